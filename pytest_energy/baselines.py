@@ -1,0 +1,302 @@
+"""The store of baselines: one JSON file per GPU model and model, one entry per cell, changed only by an update.
+
+docs/baselines.md describes the file. Keys are sorted and numbers rounded to six digits, so that an update is a small diff.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_energy import statistics
+from pytest_energy.cell import canonical_key, key_differences, slugify
+from pytest_energy.errors import BaselineError
+from pytest_energy.measurement import Measurement
+from pytest_energy.recording import write_atomically
+
+SCHEMA_VERSION = 1
+MIN_LAUNCHES = 3
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class LaunchValues:
+    """One launch of a baseline: values per cycle, each of shape (cycles,), and what was seen beside them."""
+
+    launch_id: str
+    joules_per_token: tuple[float, ...]
+    power_w: tuple[float, ...]
+    tokens_per_s: tuple[float, ...]
+    static_power_w: float | None = None
+    sm_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    power_cap_share: float | None = None
+
+    @classmethod
+    def from_measurement(cls, measurement: Measurement) -> "LaunchValues":
+        """The launch that `measurement`, a valid one, comes from."""
+        cycles, conditions = measurement.cycles, measurement.conditions
+        assert cycles is not None
+        return cls(
+            launch_id=measurement.launch_id,
+            joules_per_token=cycles.joules_per_token,
+            power_w=cycles.power_w,
+            tokens_per_s=cycles.tokens_per_s,
+            static_power_w=measurement.static_power_w,
+            sm_clock_mhz=conditions.sm_clock_mhz,
+            temperature_c=conditions.temperature_c,
+            power_cap_share=conditions.power_cap_share,
+        )
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a cell is compared with.
+
+    Attributes:
+        key: the cell's key.
+        gpu_name: the GPU model that it was measured on.
+        launches: at least three.
+        environment: the fingerprint of the newest launch.
+        history: earlier entries, oldest first: {"date", "vllm", "joules_per_token", "tokens_per_s", "power_w", "launches"}.
+    """
+
+    key: Mapping[str, Any]
+    gpu_name: str
+    launches: tuple[LaunchValues, ...]
+    environment: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def joules_per_token(self) -> list[float]:
+        """One value per launch."""
+        return statistics.launch_means([launch.joules_per_token for launch in self.launches])
+
+    @property
+    def tokens_per_s(self) -> list[float]:
+        """One value per launch: cycles hold equal tokens, so the launch's rate is the harmonic mean."""
+        return [len(launch.tokens_per_s) / math.fsum(1 / rate for rate in launch.tokens_per_s) for launch in self.launches]
+
+    @property
+    def power_w(self) -> list[float]:
+        """One value per launch: energy over time."""
+        return [jpt * rate for jpt, rate in zip(self.joules_per_token, self.tokens_per_s, strict=True)]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Means over launches, and their number."""
+        return {
+            "joules_per_token": _rounded(statistics.estimate(self.joules_per_token, statistics.FLOOR_JOULES_PER_TOKEN).value),
+            "launches": len(self.launches),
+            "power_w": _rounded(math.fsum(self.power_w) / len(self.power_w)),
+            "tokens_per_s": _rounded(statistics.estimate(self.tokens_per_s, statistics.FLOOR_TOKENS_PER_S).value),
+        }
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did to one cell: `change` is the relative change of J/token, None where the entry is new."""
+
+    path: Path
+    created: bool
+    change: float | None
+
+
+class Store:
+    """The baseline files below one folder. Nothing is written but by `update`.
+
+    Raises (all methods):
+        BaselineError: a file is damaged, of another schema version or not JSON; the message names it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[Path, dict[str, Any]] = {}
+
+    def find(self, key: Mapping[str, Any], gpu_name: str) -> Baseline | None:
+        """The baseline of this cell on this GPU model, None where there is none."""
+        wanted = canonical_key(key)
+        for baseline in self.entries():
+            if baseline.gpu_name == gpu_name and canonical_key(baseline.key) == wanted:
+                return baseline
+        return None
+
+    def entries(self) -> list[Baseline]:
+        """All baselines, in file order."""
+        return [baseline for path in self._paths() for baseline in self._read(path)]
+
+    def near_misses(self, key: Mapping[str, Any], gpu_name: str) -> list[str]:
+        """Why baselines of the same model and batch size do not fit: other GPU models, other settings."""
+        reasons = []
+        for baseline in self.entries():
+            if (baseline.key["model"], baseline.key["batch_size"]) != (key["model"], key["batch_size"]):
+                continue
+            if canonical_key(baseline.key) == canonical_key(key):
+                reasons.append(f"one was measured on another GPU model, {baseline.gpu_name}")
+            elif baseline.gpu_name == gpu_name:
+                reasons.append("one differs in " + ", ".join(key_differences(baseline.key, key)))
+        return reasons
+
+    def update(self, measurements: Sequence[Measurement]) -> Update:
+        """Make `measurements`, the launches of one cell, its baseline; the one before goes into the history.
+
+        Raises:
+            BaselineError: fewer than three launches, a launch twice, an invalid measurement, or two GPU models.
+            OSError: nothing was written.
+        """
+        first = measurements[0]
+        launches = {measurement.launch_id: measurement for measurement in measurements}
+        for measurement in measurements:
+            if not measurement.valid:
+                raise BaselineError(f"launch {measurement.launch_id} is invalid: {'; '.join(measurement.faults)}")
+        if len(launches) < MIN_LAUNCHES:
+            raise BaselineError(
+                f"a baseline needs at least {MIN_LAUNCHES} launches, this is {len(launches)}: one launch says nothing about how "
+                f"launches differ.\nMeasure with --energy-launches {MIN_LAUNCHES}, or give several recordings: --energy-replay A B C"
+            )
+        environments = [measurement.environment for measurement in launches.values()]
+        for name in ("gpu_name", "power_limit_w", "vllm"):
+            values = {str(environment.get(name)) for environment in environments}
+            if len(values) > 1:
+                raise BaselineError(f"the launches differ in {name} ({', '.join(sorted(values))}): they are no one baseline")
+        gpu_name = str(first.environment["gpu_name"])
+        previous = self.find(first.key, gpu_name)
+        history = previous.history if previous else ()
+        if previous:
+            history = (*history, {"date": previous.environment.get("date"), "vllm": previous.environment.get("vllm"), **previous.summary})
+        baseline = Baseline(
+            key=first.key,
+            gpu_name=gpu_name,
+            launches=tuple(LaunchValues.from_measurement(m) for _, m in sorted(launches.items())),
+            environment=max(environments, key=lambda environment: str(environment.get("date"))),
+            history=tuple(history),
+        )
+        path = self.folder / slugify(gpu_name) / f"{slugify(str(first.key['model']))}.json"
+        self._write(path, baseline)
+        change = None
+        if previous:
+            floor = statistics.FLOOR_JOULES_PER_TOKEN
+            change = statistics.ratio(baseline.joules_per_token, previous.joules_per_token, floor).value - 1
+        return Update(path, created=previous is None, change=change)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*/*.json"))
+
+    def _content(self, path: Path) -> dict[str, Any]:
+        if path not in self._files:
+            self._files[path] = _load(path)
+        return self._files[path]
+
+    def _read(self, path: Path) -> list[Baseline]:
+        content = self._content(path)
+        try:
+            return [_baseline(entry, content["gpu_name"]) for entry in content["cells"].values()]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(path, f"a field is missing or malformed: {error!r}") from None
+
+    def _write(self, path: Path, baseline: Baseline) -> None:
+        # Read afresh: another process may have changed the file since.
+        self._files.pop(path, None)
+        content = _load(path) if path.exists() else {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
+        wanted = canonical_key(baseline.key)
+        cells = {name: entry for name, entry in content["cells"].items() if canonical_key(entry["key"]) != wanted}
+        cells[_entry_name(baseline.key, cells)] = _entry(baseline)
+        content = {**content, "schema_version": SCHEMA_VERSION, "cells": dict(sorted(cells.items()))}
+        write_atomically(path, _dump(content).encode())
+        self._files[path] = content
+
+
+def _entry_name(key: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
+    workload = key["workload"]
+    stem = f"{key['engine']} in={workload['input_tokens']} out={workload['output_tokens']} bs={key['batch_size']:04d}"
+    name, count = stem, 1
+    while name in taken:
+        count += 1
+        name = f"{stem} ({count})"
+    return name
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BaselineError(f"baseline {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"it is truncated or not JSON: {error}") from None
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise _damaged(path, "it has no schema_version")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise BaselineError(
+            f"baseline {path} has schema version {content['schema_version']}, this pytest-energy reads {SCHEMA_VERSION}.\n"
+            "Use the pytest-energy that wrote it, or measure the baseline anew with --energy-update into another folder."
+        )
+    if not isinstance(content.get("cells"), dict):
+        raise _damaged(path, "it has no cells")
+    return content
+
+
+def _damaged(path: Path, why: str) -> BaselineError:
+    return BaselineError(f"baseline {path} is damaged: {why}.\nNothing was compared and nothing written. Restore it: git checkout -- {path}")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _series(values: Sequence[float]) -> list[float]:
+    return [_rounded(value) for value in values]
+
+
+def _entry(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "environment": baseline.environment,
+        "history": list(baseline.history),
+        "key": baseline.key,
+        "launches": [
+            {
+                "joules_per_token": _series(launch.joules_per_token),
+                "launch_id": launch.launch_id,
+                "power_cap_share": None if launch.power_cap_share is None else _rounded(launch.power_cap_share),
+                "power_w": _series(launch.power_w),
+                "sm_clock_mhz": launch.sm_clock_mhz,
+                "static_power_w": None if launch.static_power_w is None else _rounded(launch.static_power_w),
+                "temperature_c": launch.temperature_c,
+                "tokens_per_s": _series(launch.tokens_per_s),
+            }
+            for launch in baseline.launches
+        ],
+        "summary": baseline.summary,
+    }
+
+
+def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
+    launches = tuple(
+        LaunchValues(**{name: tuple(map(float, value)) if isinstance(value, list) else value for name, value in launch.items()})
+        for launch in entry["launches"]
+    )
+    for launch in launches:
+        series = (launch.joules_per_token, launch.tokens_per_s, launch.power_w)
+        if not all(values and all(math.isfinite(v) and v > 0 for v in values) for values in series):
+            raise ValueError(f"launch {launch.launch_id} holds no positive figures")
+    if len(launches) < MIN_LAUNCHES:
+        raise ValueError(f"{len(launches)} launches")
+    key = entry["key"]
+    _ = key["model"], key["batch_size"], key["workload"]["output_tokens"]
+    return Baseline(key, str(gpu_name), launches, dict(entry["environment"]), tuple(entry["history"]))
+
+
+def _dump(content: Any) -> str:
+    """JSON with sorted keys, one per line; lists of numbers stay on one line."""
+
+    def render(value: Any, indent: str) -> str:
+        inner = indent + " "
+        if isinstance(value, Mapping) and value:
+            items = (f"{inner}{json.dumps(str(name))}: {render(item, inner)}" for name, item in sorted(value.items()))
+            return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+        if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+            return "[\n" + ",\n".join(f"{inner}{render(item, inner)}" for item in value) + f"\n{indent}]"
+        return json.dumps(value, allow_nan=False)
+
+    return render(content, "") + "\n"

@@ -1,0 +1,145 @@
+"""The cell: one model, engine settings, workload and batch size. Its key finds the baseline."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_energy.errors import UsageError
+from pytest_energy.workload import Workload
+
+# What the closed-loop worker needs of every engine, whatever the suite sets besides.
+WORKER_ENGINE_ARGS: Mapping[str, Any] = {
+    "enable_prefix_caching": False,  # equal work in every cycle
+    "seed": 0,
+    "skip_tokenizer_init": True,  # prompts are token ids
+}
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w.-]+$")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as the suite names it.
+
+    Attributes:
+        location: what the engine is given: a local folder's absolute path, or a Hugging Face id.
+        name: what people and baselines call it: the folder's name, or the id.
+        config_sha256: digest of the folder's config.json; None for a Hugging Face id.
+    """
+
+    location: str
+    name: str
+    config_sha256: str | None = None
+
+    @classmethod
+    def resolve(cls, model: str, *folders: Path) -> "Model":
+        """Look `model` up as a folder below each of `folders`, else take it as a Hugging Face id.
+
+        Raises:
+            UsageError: the folder holds no readable config.json, or `model` is a path to nothing.
+        """
+        for folder in folders:
+            path = folder / model
+            if path.is_dir():
+                return cls.from_folder(path.resolve())
+        first = model.split("/")[0]
+        is_path = model.startswith((".", "/", "~")) or any((folder / first).is_dir() for folder in folders if first)
+        if is_path or not _HUB_ID.match(model):
+            looked = ", ".join(str(folder / model) for folder in folders)
+            raise UsageError(
+                f"model {model!r}: no such folder (looked for {looked}).\n"
+                "Name a folder that holds a config.json, relative to the test file, or a Hugging Face id."
+            )
+        return cls(location=model, name=model)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Model":
+        """The model in `folder`, an absolute path."""
+        config = folder / "config.json"
+        try:
+            content = config.read_bytes()
+            if not isinstance(json.loads(content), dict):
+                raise ValueError("not a JSON object")
+        except FileNotFoundError:
+            raise UsageError(
+                f"model folder {folder} has no config.json.\n"
+                "vLLM needs it to build the model. Copy the model's config.json there; for weights='dummy' nothing else is needed."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{config} cannot be read as a model configuration: {error}") from None
+        return cls(location=str(folder), name=folder.name, config_sha256=hashlib.sha256(content).hexdigest()[:16])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured point: a model under fixed engine settings, workload and batch size.
+
+    `engine_args` are the suite's own settings, max_num_seqs among them. Settings given on the command line are
+    under test, like the engine's version, and are no part of the cell.
+    """
+
+    model: Model
+    batch_size: int
+    workload: Workload = field(default_factory=Workload)
+    weights: str = "auto"
+    engine_args: tuple[tuple[str, Any], ...] = ()
+    engine: str = "offline"
+
+    @property
+    def name(self) -> str:
+        """Short and readable, as tables and messages show it."""
+        return f"{self.model.name} bs={self.batch_size}"
+
+    @property
+    def slug(self) -> str:
+        """A file name for the cell, distinct for every key."""
+        digest = hashlib.sha256(canonical_key(self.key).encode()).hexdigest()[:8]
+        return f"{slugify(self.model.name)}-bs{self.batch_size}-{digest}"
+
+    @property
+    def launch_args(self) -> dict[str, Any]:
+        """All that the engine is started with, before settings under test; equal for cells that share a launch."""
+        length = self.workload.input_tokens + self.workload.output_tokens
+        return {**WORKER_ENGINE_ARGS, "max_model_len": length, "load_format": self.weights, **dict(self.engine_args)}
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What must be equal for two measurements to be compared (the GPU model and power limit besides)."""
+        return {
+            "batch_size": self.batch_size,
+            "engine": self.engine,
+            "engine_args": dict(sorted(self.launch_args.items())),
+            "model": self.model.name,
+            "model_config_sha256": self.model.config_sha256,
+            "workload": {
+                "input_tokens": self.workload.input_tokens,
+                "output_tokens": self.workload.output_tokens,
+                "seed": self.workload.seed,
+            },
+        }
+
+
+def canonical_key(key: Mapping[str, Any]) -> str:
+    """A cell key as one line of JSON, equal for equal keys."""
+    return json.dumps(key, sort_keys=True, separators=(",", ":"))
+
+
+def key_differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two mappings, as "name: one → other", nested names joined by dots."""
+    differences = []
+    for name in sorted({*one, *other}):
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            differences += key_differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            differences.append(f"{prefix}{name}: {left} → {right}")
+    return differences
+
+
+def slugify(name: str) -> str:
+    """`name` in lower case with anything but letters, digits and dots turned into single dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "unnamed"

@@ -1,0 +1,270 @@
+"""vLLM's offline engine in a worker process: started, driven and, whatever happens, ended."""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_energy.errors import EngineError
+from pytest_energy.workload import Workload
+
+WORKER = Path(__file__).with_name("vllm_worker.py")
+_LOG_TAIL_BYTES = 4_000
+_EXIT_GRACE_S = 10.0
+_MAX_LINE_BYTES = 16_000_000
+
+# What is left behind if this very process is ended by a signal that runs no `finally`: nothing, for the worker
+# ends its group as soon as the command pipe closes.
+
+
+@dataclass(frozen=True)
+class EngineReady:
+    """What the worker reports once the engine is loaded.
+
+    Attributes:
+        versions: "vllm", "torch", "cuda", "python" and "packages" by name.
+        settings: engine settings as vLLM resolved them.
+        gpu_uuids: the GPUs that the engine runs on, in rank order; empty where it runs on none.
+        platform: vLLM's name of the device it runs on.
+        kv_cache_tokens: tokens that the KV cache holds; 0 where unknown.
+        vocabulary_size: number of token ids.
+        load_s: seconds from the start of the process.
+    """
+
+    versions: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    gpu_uuids: tuple[str, ...]
+    platform: str
+    kv_cache_tokens: int
+    vocabulary_size: int
+    load_s: float
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Engine steps in order: when each returned (ns, CLOCK_MONOTONIC) and how many tokens it generated."""
+
+    time_ns: tuple[int, ...]
+    tokens: tuple[int, ...]
+    finished: tuple[int, ...]
+
+
+class OfflineEngine:
+    """One engine launch. Use as a context manager; leaving it leaves no process behind.
+
+    Args:
+        python: the interpreter whose vLLM runs.
+        engine_args: keyword arguments of vllm.EngineArgs.
+        load_timeout_s: limit for start and load together.
+        progress_timeout_s: longest wait for a token while under load.
+
+    Raises (all methods):
+        EngineError: with the stage and the end of the engine's log.
+    """
+
+    worker = WORKER
+
+    def __init__(
+        self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float
+    ) -> None:
+        self._python, self._engine_args = python, dict(engine_args)
+        self._load_timeout_s, self._progress_timeout_s = load_timeout_s, progress_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._commands: Any = None
+        self._log: Any = None
+        self._run = 0
+        self.ready: EngineReady | None = None
+
+    def __enter__(self) -> "OfflineEngine":
+        try:
+            self._start()
+            self.ready = self._load()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def session_id(self) -> int:
+        """The worker's session (POSIX), which all its children share."""
+        assert self._process is not None
+        return self._process.pid
+
+    def _start(self) -> None:
+        self._log = tempfile.TemporaryFile()
+        events_read, events_write = os.pipe()
+        commands_read, commands_write = os.pipe()
+        try:
+            # -u: the log is whole when the process dies.
+            self._process = subprocess.Popen(
+                [self._python, "-u", str(self.worker), str(events_write), str(commands_read)],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(events_write, commands_read),
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(events_read)
+            os.close(commands_write)
+            raise EngineError("start", f"cannot run {self._python}: {error.strerror}") from None
+        finally:
+            os.close(events_write)
+            os.close(commands_read)
+        self._commands = os.fdopen(commands_write, "w", encoding="utf-8")
+        threading.Thread(target=self._read_events, args=(os.fdopen(events_read, "rb"),), daemon=True).start()
+
+    def _read_events(self, pipe: Any) -> None:
+        with pipe:
+            while line := pipe.readline(_MAX_LINE_BYTES):
+                try:
+                    event = json.loads(line)
+                    if not isinstance(event, dict):
+                        raise ValueError
+                except ValueError:
+                    event = {"event": "error", "stage": "run", "message": f"unreadable message from the worker: {line[:80]!r}"}
+                self._events.put(event)
+        self._events.put(None)
+
+    def _send(self, **command: Any) -> None:
+        try:
+            self._commands.write(json.dumps(command) + "\n")
+            self._commands.flush()
+        except (OSError, ValueError):
+            raise self._died("run") from None
+
+    def _receive(self, stage: str, timeout_s: float, waiting_for: str) -> dict[str, Any]:
+        try:
+            event = self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            raise EngineError(stage, f"no {waiting_for} for {timeout_s:.0f} s", self._log_tail()) from None
+        if event is None:
+            raise self._died(stage)
+        if event["event"] == "error":
+            raise EngineError(event["stage"], event["message"], self._log_tail())
+        return event
+
+    def _died(self, stage: str) -> EngineError:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        status = self._process.returncode
+        if status is None:
+            how = "the worker closed its pipe"
+        elif status < 0:
+            how = f"the worker was ended by {signal.Signals(-status).name}"
+        else:
+            how = f"the worker exited with status {status}"
+        return EngineError(stage, how, self._log_tail())
+
+    def _log_tail(self) -> str:
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - _LOG_TAIL_BYTES))
+        text = self._log.read().decode(errors="replace")
+        return "\n".join(text.splitlines()[-25:])
+
+    def _load(self) -> EngineReady:
+        started = time.monotonic()
+        self._send(command="load", engine_args=self._engine_args)
+        event = self._receive("load", self._load_timeout_s, "engine")
+        try:
+            return EngineReady(
+                versions=event["versions"],
+                settings=event["settings"],
+                gpu_uuids=tuple(event["gpu_uuids"]),
+                platform=str(event["platform"]),
+                kv_cache_tokens=int(event["kv_cache_tokens"]),
+                vocabulary_size=int(event["vocabulary_size"]),
+                load_s=time.monotonic() - started,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError("load", f"the worker's report is incomplete: {error!r}", self._log_tail()) from None
+
+    def start_load(self, workload: Workload, batch_size: int) -> None:
+        """Put `batch_size` requests in flight and keep them there until `stop_load`."""
+        assert self.ready is not None
+        self._run += 1
+        self._send(
+            command="run",
+            run=self._run,
+            first_wave=workload.first_wave(batch_size),
+            output_tokens=workload.output_tokens,
+            prompts=workload.prompts(max(64, 2 * batch_size), self.ready.vocabulary_size),
+        )
+
+    def take_steps(self) -> Steps:
+        """The next steps; waits for them, `progress_timeout_s` at most."""
+        while True:
+            event = self._receive("run", self._progress_timeout_s, "token")
+            if event["event"] == "steps" and event["run"] == self._run:
+                return Steps(tuple(event["time_ns"]), tuple(event["tokens"]), tuple(event["finished"]))
+
+    def stop_load(self) -> tuple[Steps, int]:
+        """Take the load off. Returns the steps not yet taken and the time (ns) at which the last one had ended."""
+        self._send(command="stop")
+        times: list[int] = []
+        tokens: list[int] = []
+        finished: list[int] = []
+        while True:
+            event = self._receive("stop", self._progress_timeout_s, "answer")
+            if event["event"] == "steps" and event["run"] == self._run:
+                times += event["time_ns"]
+                tokens += event["tokens"]
+                finished += event["finished"]
+            elif event["event"] == "stopped" and event["run"] == self._run:
+                return Steps(tuple(times), tuple(tokens), tuple(finished)), int(event["time_ns"])
+
+    def close(self) -> None:
+        """End the worker and all its children. Never raises; safe to call again."""
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            self._commands.write('{"command":"exit"}\n')
+            self._commands.flush()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if process.poll() is None and self.ready is not None:
+                process.wait(timeout=_EXIT_GRACE_S)
+        _end_session(process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        with contextlib.suppress(OSError, ValueError):
+            self._commands.close()
+        self._log.close()
+        self._process = None
+
+
+def session_members(session_id: int) -> list[int]:
+    """Process ids of the POSIX session `session_id` that are alive (zombies are not), from /proc."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session_id and fields[0] not in "ZX":
+                    members.append(int(entry.name))
+    return members
+
+
+def _end_session(session_id: int, timeout_s: float = 20.0) -> None:
+    """Kill every process of a session; children of an engine may sit in groups of their own."""
+    deadline = time.monotonic() + timeout_s
+    while (members := session_members(session_id)) and time.monotonic() < deadline:
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+

@@ -1,0 +1,29 @@
+"""The errors that pytest-energy raises; every message says what happened, what it means and what to type next."""
+
+
+class EnergyError(Exception):
+    """Base of all errors raised by pytest-energy."""
+
+
+class UsageError(EnergyError):
+    """The command line, the configuration or a marker asks for something impossible."""
+
+
+class EngineError(EnergyError):
+    """The engine did not load, crashed, hung or miscounted; `stage` is "start", "load", "run" or "stop"."""
+
+    def __init__(self, stage: str, message: str, log_tail: str = "") -> None:
+        super().__init__(f"engine failed during {stage}: {message}" + (f"\n--- engine log ---\n{log_tail}" if log_tail else ""))
+        self.stage = stage
+
+
+class MeterError(EnergyError):
+    """Energy cannot be read: no GPU, no counter, or the driver refused."""
+
+
+class RecordingError(EnergyError):
+    """A recording cannot be read, or is none."""
+
+
+class BaselineError(EnergyError):
+    """A baseline file cannot be read, or an update was refused."""

@@ -1,0 +1,251 @@
+"""measurement × baseline × tolerance → Verdict, with the reasons a person needs. Pure."""
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_energy import statistics
+from pytest_energy.baselines import Baseline
+from pytest_energy.cell import key_differences
+from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Measurement
+from pytest_energy.statistics import Estimate
+
+_SAME_CLOCK = 0.02
+_SAME_TEMPERATURE_C = 8.0
+_SAME_CAP_SHARE = 0.15
+_POWER_LIMIT_W = 1.0
+
+
+class Verdict(enum.Enum):
+    """Only `PASS` and `IMPROVED` (and, under an update, `UPDATED`) let a test pass."""
+
+    PASS = "pass"
+    IMPROVED = "improved"
+    REGRESSED = "regressed"
+    INCONCLUSIVE = "inconclusive"
+    NO_BASELINE = "no baseline"
+    NOT_COMPARABLE = "not comparable"
+    INVALID = "invalid"
+
+    @property
+    def green(self) -> bool:
+        """Whether the test passes."""
+        return self in (Verdict.PASS, Verdict.IMPROVED)
+
+
+class Metric(enum.Enum):
+    """What a test gates. The value is the name in JUnit properties and results."""
+
+    JOULES_PER_TOKEN = "joules_per_token"
+    TOKENS_PER_S = "tokens_per_s"
+
+
+DEFAULT_TOLERANCE: Mapping[Metric, float] = {Metric.JOULES_PER_TOKEN: 0.03, Metric.TOKENS_PER_S: 0.10}
+FLOOR = {Metric.JOULES_PER_TOKEN: statistics.FLOOR_JOULES_PER_TOKEN, Metric.TOKENS_PER_S: statistics.FLOOR_TOKENS_PER_S}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All launches of one cell on one side.
+
+    Attributes:
+        joules_per_token, power_w, tokens_per_s: estimates over launches.
+        launches: the valid measurements.
+    """
+
+    launches: tuple[Measurement, ...]
+    joules_per_token: Estimate
+    tokens_per_s: Estimate
+    power_w: float
+
+    @classmethod
+    def of(cls, measurements: Sequence[Measurement]) -> "Sample":
+        """Summarise valid measurements, one per launch."""
+        energy = [m.joules_per_token for m in measurements]
+        rate = [m.tokens_per_s for m in measurements]
+        return cls(
+            launches=tuple(measurements),
+            joules_per_token=statistics.estimate(energy, statistics.FLOOR_JOULES_PER_TOKEN),
+            tokens_per_s=statistics.estimate(rate, statistics.FLOOR_TOKENS_PER_S),
+            power_w=math.fsum(m.power_w for m in measurements) / len(measurements),
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Why J/token changed, in J/token: new − old = static + dynamic.
+
+    `static_low` and `static_high` bound the static part over the uncertainty of the static power.
+    """
+
+    static_low: float
+    static_high: float
+    total: float
+
+    @property
+    def reading(self) -> str:
+        """"slower", "more work per token", "both", or "cannot tell", in words for a change for the worse."""
+        if not self.total:
+            return "cannot tell"
+        shares = sorted((self.static_low / self.total, self.static_high / self.total))
+        if shares[0] >= 0.6:
+            return "static"
+        if shares[1] <= 0.4:
+            return "dynamic"
+        return "both" if shares[0] >= 0.25 and shares[1] <= 0.75 else "cannot tell"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One metric of one cell, judged.
+
+    Attributes:
+        ratio: new ÷ baseline with its interval; None where nothing was compared.
+        tolerance: relative change for the worse that fails.
+        reasons: what led to the verdict, one line each.
+        sample: the new side; None where no launch was valid.
+        baseline: the old side; None where there is none.
+        split: of a change in J/token; None where it cannot be told.
+        changed: what differs in the environment, one line each.
+    """
+
+    metric: Metric
+    verdict: Verdict
+    tolerance: float
+    reasons: tuple[str, ...]
+    ratio: Estimate | None = None
+    sample: Sample | None = None
+    baseline: Baseline | None = None
+    split: Split | None = None
+    changed: tuple[str, ...] = field(default=())
+
+    @property
+    def change(self) -> float | None:
+        """Relative change of the metric, +0.06 for 6 % more."""
+        return None if self.ratio is None else self.ratio.value - 1
+
+
+def judge(
+    metric: Metric,
+    measurements: Sequence[Measurement],
+    baseline: Baseline | None,
+    near_misses: Sequence[str] = (),
+    tolerance: float | None = None,
+    max_power_w: float | None = None,
+) -> Judgement:
+    """Judge the launches of one cell against its baseline.
+
+    Args:
+        metric: what is gated.
+        measurements: one per launch, at least one; a single invalid one makes the verdict invalid.
+        baseline: of the same cell and GPU model.
+        near_misses: why other baselines do not fit, told where `baseline` is None.
+        tolerance: relative; the metric's default where None.
+        max_power_w: power budget; J/token only.
+    """
+    tolerance = DEFAULT_TOLERANCE[metric] if tolerance is None else tolerance
+    faults = [f"launch {m.launch_id}: {fault}" for m in measurements if not m.valid for fault in m.faults]
+    if faults:
+        return Judgement(metric, Verdict.INVALID, tolerance, tuple(faults), baseline=baseline)
+    sample = Sample.of(measurements)
+    budget = None
+    if max_power_w is not None and metric is Metric.JOULES_PER_TOKEN and sample.power_w > max_power_w:
+        budget = f"power {sample.power_w:.0f} W is over the budget of {max_power_w:.0f} W (max_power_w)"
+    if baseline is None:
+        verdict = Verdict.NOT_COMPARABLE if any("GPU model" in reason for reason in near_misses) else Verdict.NO_BASELINE
+        reasons = [f"no baseline fits: {reason}" for reason in near_misses] or ["no baseline is stored for this cell"]
+        return Judgement(metric, verdict, tolerance, tuple(reasons), sample=sample)
+    mismatch = _power_limit_mismatch(measurements, baseline)
+    if mismatch:
+        return Judgement(metric, Verdict.NOT_COMPARABLE, tolerance, (mismatch,), sample=sample, baseline=baseline)
+    new = [getattr(m, metric.value) for m in measurements]
+    ratio = statistics.ratio(new, getattr(baseline, metric.value), FLOOR[metric])
+    verdict, reasons = _verdict(metric, ratio, tolerance)
+    if budget:
+        verdict, reasons = Verdict.REGRESSED, [budget, *reasons]
+    return Judgement(
+        metric=metric,
+        verdict=verdict,
+        tolerance=tolerance,
+        reasons=tuple(reasons),
+        ratio=ratio,
+        sample=sample,
+        baseline=baseline,
+        split=split(sample, baseline),
+        changed=tuple(what_changed(baseline.environment, measurements[-1].environment)),
+    )
+
+
+def _verdict(metric: Metric, ratio: Estimate, tolerance: float) -> tuple[Verdict, list[str]]:
+    # For tokens/s less is worse; turn it over so that above one is worse for both.
+    worse, low, high = ratio.value, ratio.low, ratio.high
+    if metric is Metric.TOKENS_PER_S:
+        worse, low, high = 1 / ratio.value, 1 / ratio.high, 1 / ratio.low
+        limit = 1 / (1 - tolerance)
+    else:
+        limit = 1 + tolerance
+    if worse >= limit and low > 1:
+        return Verdict.REGRESSED, []
+    if worse <= 1 / limit and high < 1:
+        return Verdict.IMPROVED, []
+    if worse >= limit:
+        return Verdict.INCONCLUSIVE, [f"the change reaches the tolerance of {tolerance:.1%}, but its interval includes no change at all"]
+    if math.sqrt(high / low) > limit:
+        return Verdict.INCONCLUSIVE, [
+            f"launches differ so much that a change of {tolerance:.1%} could not be told from none "
+            f"(± {ratio.relative_half_width:.1%} on {ratio.launches} {'launch' if ratio.launches == 1 else 'launches'})"
+        ]
+    return Verdict.PASS, []
+
+
+def _power_limit_mismatch(measurements: Sequence[Measurement], baseline: Baseline) -> str | None:
+    old = baseline.environment.get("power_limit_w")
+    for measurement in measurements:
+        new = measurement.environment.get("power_limit_w")
+        different = abs(new - old) > _POWER_LIMIT_W if isinstance(new, int | float) and isinstance(old, int | float) else new != old
+        if different:
+            return f"the power limit is {new} W, the baseline's was {old} W: energy under another limit is no comparison"
+    return None
+
+
+def split(sample: Sample, baseline: Baseline) -> Split | None:
+    """J/token = static power ÷ throughput + dynamic energy; None where the two sides' conditions or powers are unknown or differ."""
+    statics = [m.static_power_w for m in sample.launches] + [launch.static_power_w for launch in baseline.launches]
+    known = [power for power in statics if power is not None]
+    if len(known) < len(statics):
+        return None
+    for attribute, limit, relative in (
+        ("sm_clock_mhz", _SAME_CLOCK, True),
+        ("temperature_c", _SAME_TEMPERATURE_C, False),
+        ("power_cap_share", _SAME_CAP_SHARE, False),
+    ):
+        new = _mean([getattr(m.conditions, attribute) for m in sample.launches])
+        old = _mean([getattr(launch, attribute) for launch in baseline.launches])
+        if new is None or old is None or abs(new - old) > limit * (old if relative else 1):
+            return None
+    old_energy = statistics.estimate(baseline.joules_per_token, statistics.FLOOR_JOULES_PER_TOKEN).value
+    old_rate = statistics.estimate(baseline.tokens_per_s, statistics.FLOOR_TOKENS_PER_S).value
+    seconds_per_token = 1 / sample.tokens_per_s.value - 1 / old_rate
+    static_w = math.fsum(known) / len(known)
+    bounds = sorted(seconds_per_token * (static_w + sign * STATIC_POWER_UNCERTAINTY_W) for sign in (-1, 1))
+    return Split(bounds[0], bounds[1], sample.joules_per_token.value - old_energy)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if values and len(known) == len(values) else None
+
+
+# Differ in every run and explain nothing by themselves.
+_NOT_TOLD = {"date", "load_1min", "gpu_uuids"}
+
+
+def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, "name: old → new", settings under test first; another board is told as such."""
+    differences = [d for d in key_differences(old, new) if d.split(":")[0].rsplit(".", 1)[-1] not in _NOT_TOLD]
+    if old.get("gpu_uuids") != new.get("gpu_uuids"):
+        differences.append("another board of the same GPU model")
+    under_test = ("vllm", "engine_args_under_test", "engine_settings")
+    return sorted(differences, key=lambda difference: not difference.startswith(under_test))

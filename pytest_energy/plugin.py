@@ -1,0 +1,396 @@
+"""pytest hooks, options, marker and fixtures; everything else is done elsewhere and imported when first needed."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_energy.errors import EnergyError, UsageError
+
+if TYPE_CHECKING:
+    from pytest_energy.cell import Cell
+    from pytest_energy.gate import Judgement, Metric
+    from pytest_energy.markers import Marked
+    from pytest_energy.meters.zeus_meter import Meter
+    from pytest_energy.session import Session
+    from pytest_energy.settings import Settings
+
+FIXTURES = {"energy": "joules_per_token", "throughput": "tokens_per_s"}
+_SESSION = pytest.StashKey["Session"]()
+_SETTINGS = pytest.StashKey["Settings"]()
+_CELL = pytest.StashKey["Cell"]()
+_ROWS = pytest.StashKey[list[dict[str, Any]]]()
+_SELECTED_IN_FULL = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options and their ini equivalents."""
+    group = parser.getgroup("energy", "energy per token of LLM engines (pytest-energy)")
+    add = group.addoption
+    add("--energy-update", action="store_true", help="create or replace the baselines of the selected tests")
+    add("--energy-replay", nargs="+", action="extend", metavar="DIR", default=[], help="judge recordings, measure nothing")
+    add("--energy-record", metavar="DIR", help="keep the recordings of a live run in DIR")
+    add("--energy-python", metavar="PATH", help="the interpreter whose vLLM is measured (default: this one)")
+    add("--energy-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting under test (repeatable)")
+    add("--energy-baselines", metavar="DIR", help="the store of baselines (default: ROOTDIR/baselines)")
+    add("--energy-launches", metavar="N", help="engine launches per cell in a live run (default: 1, with --energy-update 3)")
+    add("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
+    add("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
+    for name in ("python", "baselines", "record", "launches", "load_timeout", "progress_timeout"):
+        parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
+    parser.addini("energy_engine_args", "defaults of --energy-engine-arg, one NAME=VALUE a line", type="linelist", default=[])
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Hooks that other plugins and conftest files may implement."""
+    from pytest_energy import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options and declare the marker."""
+    from pytest_energy.markers import ARGUMENTS
+
+    config.addinivalue_line("markers", f"energy({', '.join(ARGUMENTS)}): what the energy and throughput fixtures measure.")
+    config.stash[_ROWS] = []
+    config.pluginmanager.register(_RowCollector(config.stash[_ROWS]))
+    config.stash[_SETTINGS] = _settings(config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_energy_open_meter(gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]) -> "Meter":
+    """The meter of real GPUs."""
+    from pytest_energy.meters.zeus_meter import ZeusMeter
+
+    return ZeusMeter(gpu_uuids, is_engine_process)
+
+
+def _option(config: pytest.Config, name: str) -> tuple[str | None, Path]:
+    """An option or else its ini value, and the folder that relative paths in it start from."""
+    value = config.getoption(f"energy_{name}")
+    if value is not None:
+        return value, config.invocation_params.dir
+    return config.getini(f"energy_{name}") or None, config.inipath.parent if config.inipath else config.rootpath
+
+
+def _number(config: pytest.Config, name: str, default: float, whole: bool = False) -> float:
+    text, _ = _option(config, name)
+    if text is None:
+        return default
+    try:
+        number = int(text) if whole else float(text)
+        if not 0 < number < 1e9:
+            raise ValueError
+    except ValueError:
+        kind = "whole number" if whole else "number"
+        raise pytest.UsageError(f"--energy-{name.replace('_', '-')} {text}: it must be a positive {kind}") from None
+    return number
+
+
+def _settings(config: pytest.Config) -> "Settings":
+    from pytest_energy.settings import LaunchSettings, Settings, parse_engine_args
+
+    update, replay = config.getoption("energy_update"), config.getoption("energy_replay")
+    python, _ = _option(config, "python")
+    baselines, baselines_from = _option(config, "baselines")
+    record, record_from = _option(config, "record")
+    if update and (hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)):
+        raise pytest.UsageError(
+            "--energy-update does not work under pytest-xdist: several workers would write one file.\nRun it again with -n 0."
+        )
+    if replay and config.getoption("energy_record"):
+        raise pytest.UsageError("--energy-record keeps what is measured, and --energy-replay measures nothing: give one of them")
+    try:
+        engine_args = {**parse_engine_args(config.getini("energy_engine_args")), **parse_engine_args(config.getoption("energy_engine_arg"))}
+    except ValueError as error:
+        raise pytest.UsageError(f"--energy-engine-arg: {error}") from None
+    if replay and config.getoption("energy_engine_arg"):
+        raise pytest.UsageError("--energy-engine-arg sets up an engine, and --energy-replay launches none: leave it out")
+    return Settings(
+        baselines=baselines_from / baselines if baselines else config.rootpath / "baselines",
+        update=update,
+        replay=tuple(config.invocation_params.dir / path for path in replay),
+        record=record_from / record if record and not replay else None,
+        launches=int(_number(config, "launches", 3 if update else 1, whole=True)),
+        launch=LaunchSettings(
+            python=python or sys.executable,
+            engine_args_under_test=engine_args,
+            load_timeout_s=_number(config, "load_timeout", 1200.0),
+            progress_timeout_s=_number(config, "progress_timeout", 60.0),
+        ),
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The settings in force."""
+    settings = config.stash[_SETTINGS]
+    here = config.invocation_params.dir
+
+    def short(path: Path) -> str:
+        return os.path.relpath(path, here)
+
+    if settings.replay:
+        source = "replay of " + ", ".join(map(short, settings.replay))
+    else:
+        launches = "1 launch" if settings.launches == 1 else f"{settings.launches} launches"
+        source = f"live, {launches} of {settings.launch.python}"
+        if settings.launch.engine_args_under_test:
+            source += " with " + ", ".join(f"{k}={v}" for k, v in settings.launch.engine_args_under_test.items())
+    kept = f", recordings kept in {short(settings.record)}" if settings.record else ""
+    return f"energy: {source}, baselines {'UPDATED in' if settings.update else 'in'} {short(settings.baselines)}{kept}"
+
+
+def _is_gated(fixture_names: Sequence[str]) -> bool:
+    return any(name in fixture_names for name in FIXTURES)
+
+
+def _marked(node: Any) -> "Marked":
+    from pytest_energy.markers import Marked
+
+    arguments: dict[str, Any] = {}
+    positional: list[Any] = []
+    for mark in reversed(list(node.iter_markers("energy"))):  # the closest comes last and wins
+        positional += mark.args
+        arguments.update(mark.kwargs)
+    return Marked.from_arguments(positional, arguments)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per batch size."""
+    if _is_gated(metafunc.fixturenames):
+        try:
+            sizes = _marked(metafunc.definition).batch_sizes
+        except UsageError as error:
+            pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
+        metafunc.parametrize("energy_batch_size", sizes, ids=[f"bs{size}" for size in sizes], indirect=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Give every gated test its cell, refuse two for one cell, and keep pytest-benchmark from skipping them."""
+    gated = [item for item in items if _is_gated(getattr(item, "fixturenames", ()))]
+    taken: dict[tuple[str, str], pytest.Item] = {}
+    for item in gated:
+        _give_cell(item, taken)
+    result = yield
+    selected = set(items)
+    config.stash[_SELECTED_IN_FULL] = all(item in selected for item in gated) and not any(
+        "::" in argument or argument.endswith(".py") for argument in config.args
+    )
+    if gated:
+        from pytest_energy import benchmark_bridge
+        from pytest_energy.session import Session
+
+        benchmark_bridge.undo_skips([item for item in gated if item in selected])
+        open_meter = config.hook.pytest_energy_open_meter
+        energy_session = Session(
+            settings=config.stash[_SETTINGS],
+            open_meter=lambda uuids, is_ours: open_meter(gpu_uuids=uuids, is_engine_process=is_ours),
+            progress=_ProgressLine(config),
+        )
+        energy_session.select(item.stash[_CELL] for item in items if item in set(gated))
+        config.stash[_SESSION] = energy_session
+    return result
+
+
+def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> None:
+    from pytest_energy.cell import canonical_key
+
+    try:
+        marked = _marked(item)
+        batch_size = item.callspec.params["energy_batch_size"]  # type: ignore[attr-defined]
+        item.stash[_CELL] = cell = marked.cell(batch_size, item.path.parent, item.config.rootpath)
+    except UsageError as error:
+        raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+    for fixture in FIXTURES:
+        if fixture in getattr(item, "fixturenames", ()):
+            other = taken.setdefault((fixture, canonical_key(cell.key)), item)
+            if other is not item:
+                raise pytest.UsageError(
+                    f"{item.nodeid} and {other.nodeid} gate the same cell ({cell.name}) with the same fixture ({fixture}).\n"
+                    "One of them would decide for both: delete one, or let their workload or engine_args differ."
+                )
+
+
+class Gated:
+    """What the `energy` and `throughput` fixtures give: one metric of one cell, measured when first asked for.
+
+    A test that ends without having called `check` is checked all the same.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest, fixture: str) -> None:
+        self._item, self._fixture = request.node, fixture
+        self._judgement: Judgement | None = None
+        self._checked = False
+
+    @property
+    def judgement(self) -> "Judgement":
+        """All that was found out (pytest_energy.gate.Judgement)."""
+        from pytest_energy.gate import Metric
+
+        if self._judgement is None:
+            config = self._item.config
+            if hasattr(config, "workerinput") and not config.stash[_SETTINGS].replay:
+                pytest.fail("live measurements do not work under pytest-xdist: workers would measure each other. Run with -n 0.", pytrace=False)
+            marked = _marked(self._item)
+            metric = Metric(FIXTURES[self._fixture])
+            tolerance = marked.tolerance if metric is Metric.JOULES_PER_TOKEN else marked.throughput_tolerance
+            try:
+                self._judgement = config.stash[_SESSION].judge(self._item.stash[_CELL], metric, tolerance, marked.max_power_w)
+            except EnergyError as error:
+                pytest.fail(str(error), pytrace=False)
+        return self._judgement
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """Energy per generated token, J; None where nothing valid was measured."""
+        sample = self.judgement.sample
+        return sample.joules_per_token.value if sample else None
+
+    @property
+    def power_w(self) -> float | None:
+        """Mean power under load, W; None where nothing valid was measured."""
+        sample = self.judgement.sample
+        return sample.power_w if sample else None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Generated tokens per second; None where nothing valid was measured."""
+        sample = self.judgement.sample
+        return sample.tokens_per_s.value if sample else None
+
+    @property
+    def verdict(self) -> str:
+        """One of the seven verdicts, as the summary table shows it."""
+        return self.judgement.verdict.value
+
+    def check(self) -> None:
+        """Fail the test unless its verdict is pass or improved; under --energy-update, store the baseline instead."""
+        if self._checked:
+            return
+        from pytest_energy import benchmark_bridge, report
+
+        judgement, item = self.judgement, self._item
+        self._checked = True
+        session, cell, update = item.config.stash[_SESSION], item.stash[_CELL], None
+        refusal = None
+        if session.settings.update:
+            try:
+                update = session.update(cell)
+            except (EnergyError, OSError) as error:
+                refusal = f"the baseline of {cell.name} was not updated: {error}"
+        row = report.row(cell, judgement, update)
+        item.user_properties.extend(row.properties().items())
+        item.user_properties.append(("energy_row", row.as_dict()))
+        benchmark_bridge.add(item, session.evidence(cell), row)
+        if refusal is not None:
+            pytest.fail(refusal, pytrace=False)
+        if not row.green:
+            pytest.fail(report.explain(cell, judgement, f"pytest '{item.nodeid}'", bool(session.settings.replay)), pytrace=False)
+
+
+@pytest.fixture
+def energy(request: pytest.FixtureRequest, energy_batch_size: int) -> Gated:
+    """Gates J/token: the cell's energy per generated token against its baseline."""
+    return Gated(request, "energy")
+
+
+@pytest.fixture
+def throughput(request: pytest.FixtureRequest, energy_batch_size: int) -> Gated:
+    """Gates tokens/s; shares its measurement with `energy`."""
+    return Gated(request, "throughput")
+
+
+@pytest.fixture
+def energy_batch_size(request: pytest.FixtureRequest) -> int:
+    """The batch size of this test, one of the marker's batch_sizes."""
+    return int(request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Check what the test's body has not checked, inside the test, so that the failure stands there."""
+    result = yield
+    for name in FIXTURES:
+        gated = pyfuncitem.funcargs.get(name)
+        if isinstance(gated, Gated):
+            gated.check()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Carry the table's row with the report, also between xdist's processes; JUnit gets the plain properties."""
+    report = yield
+    if report.when == "call":
+        rows = [value for name, value in item.user_properties if name == "energy_row"]
+        report.energy_rows = rows
+        report.user_properties = [(name, value) for name, value in item.user_properties if name != "energy_row"]
+    return report
+
+
+class _RowCollector:
+    """Collects rows from reports, in the process that shows the summary."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._rows.extend(getattr(report, "energy_rows", ()))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table, and baselines that nothing uses any more."""
+    rows = config.stash[_ROWS]
+    if rows:
+        from pytest_energy import report
+        from pytest_energy.report import Row
+
+        parsed = [Row(**row) for row in rows]
+        terminalreporter.section("energy", sep="=")
+        heading, *lines = report.table(parsed)
+        terminalreporter.write_line(heading, bold=True)
+        for row, line in zip(parsed, lines, strict=True):
+            terminalreporter.write_line(line, green=row.green, red=not row.green)
+    session = config.stash.get(_SESSION, None)
+    if session is not None and config.stash.get(_SELECTED_IN_FULL, False):
+        from pytest_energy import report
+
+        try:
+            for line in report.unused(session.unused_baselines()):
+                terminalreporter.write_line(line, yellow=True)
+        except EnergyError:
+            pass  # the tests that met the damaged file have said so
+
+
+class _ProgressLine:
+    """Tells what a cell is doing: in place on a terminal, one line per phase elsewhere."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config, self._phase, self._started = config, "", time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            return
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        phase = text.split(",")[0]
+        elapsed = f"{time.monotonic() - self._started:4.0f} s"
+        if capture is None:
+            return self._show(reporter, text, phase, elapsed)
+        with capture.global_and_fixture_disabled():
+            self._show(reporter, text, phase, elapsed)
+
+    def _show(self, reporter: Any, text: str, phase: str, elapsed: str) -> None:
+        if reporter.isatty:
+            reporter.rewrite(f"energy {elapsed}  {text}", erase=True)
+        elif phase != self._phase:
+            reporter.ensure_newline()
+            reporter.write_line(f"energy {elapsed}  {phase}")
+            reporter.flush()
+        self._phase = phase

@@ -1,0 +1,65 @@
+"""What the user asked for, checked. Light: every pytest run in an environment with the plugin reads it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """How engines are launched.
+
+    Attributes:
+        python: interpreter whose vLLM is measured.
+        engine_args_under_test: settings from the command line, over those of the suite.
+        load_timeout_s, progress_timeout_s: limits for start with load, and for no token while under load.
+    """
+
+    python: str
+    engine_args_under_test: Mapping[str, Any]
+    load_timeout_s: float
+    progress_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run's settings.
+
+    Attributes:
+        baselines: folder of the store.
+        update: whether baselines are written.
+        replay: recordings to judge instead of measuring; empty for a live run.
+        record: folder that keeps the recordings of a live run, None to drop them.
+        launches: engine launches per cell in a live run.
+        launch: how engines are launched.
+    """
+
+    baselines: Path
+    update: bool
+    replay: tuple[Path, ...]
+    record: Path | None
+    launches: int
+    launch: LaunchSettings
+
+
+def parse_engine_args(texts: Sequence[str]) -> dict[str, Any]:
+    """"name=value" texts as engine arguments; a value that is JSON is taken as such, else as a string.
+
+    Raises:
+        ValueError: a text has no "=", an empty name, or a name given twice.
+    """
+    arguments: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not separator or not name.isidentifier():
+            raise ValueError(f"{text!r} is not NAME=VALUE, as in enforce_eager=true")
+        if name in arguments:
+            raise ValueError(f"{name} is given twice")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return arguments
