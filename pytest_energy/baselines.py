@@ -238,7 +238,9 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, why: str) -> BaselineError:
-    return BaselineError(f"baseline {path} is damaged: {why}.\nNothing was compared and nothing written. Restore it: git checkout -- {path}")
+    return BaselineError(
+        f"baseline {path} is damaged: {why}.\nNothing was compared and nothing written. Restore it: git checkout -- {path}"
+    )
 
 
 def _rounded(value: float) -> float:

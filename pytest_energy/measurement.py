@@ -21,8 +21,9 @@ _TRANSIENT = 0.02  # a first cycle further off than this is still warming up
 _MAD_TO_DEVIATION = 1.4826
 _AGREEMENT = 0.03  # counter energy against the integral of average power
 _FULL_BATCH = 0.90  # of the tokens that a step yields when every slot generates
-_BUSY_PERCENT = 50  # median utilization under load
-_STATIC_SETTLE_S = 0.25  # after the load stops: counter lag, last kernels
+_BUSY_PERCENT = 5  # median utilization under load; an eager engine at batch size 8 keeps an H200 busy 45 % of the time
+_MIN_POWER_SAMPLES = 5
+_STATIC_SETTLE_S = 0.15  # after the load stops: counter lag, last kernels
 _STATIC_MIN_S = 0.35
 _STATIC_CLOCK = 0.90  # of the clock under load: below it the GPU has begun to rest
 STATIC_POWER_UNCERTAINTY_W = 20.0  # docs/architecture.md: how the hot idle power was found to vary
@@ -169,8 +170,9 @@ def steady_from(*series: Sequence[float] | np.ndarray) -> int:
     """How many leading cycles to drop so that the rest is steady: the most that any series asks for.
 
     A leading cycle goes while it lies further from the median of those after it than 2 % and than three of
-    their robust standard deviations; half of the cycles at most. With a handful of cycles a rule that minimises
-    a standard error, such as MSER, would cut at random.
+    their robust standard deviations; half of the cycles at most, and never so many that fewer than `MIN_CYCLES`
+    remain: an engine whose pace wanders all the time is noisy, not warming up. With a handful of cycles a rule
+    that minimises a standard error, such as MSER, would cut at random.
 
     Args:
         series: each of shape (cycles,).
@@ -178,7 +180,7 @@ def steady_from(*series: Sequence[float] | np.ndarray) -> int:
     drop = 0
     for values in series:
         x = np.asarray(values, dtype=float)
-        while drop < len(x) // 2:
+        while drop < min(len(x) // 2, len(x) - MIN_CYCLES):
             rest = x[drop + 1 :]
             median = float(np.median(rest))
             spread = _MAD_TO_DEVIATION * float(np.median(np.abs(rest - median)))
@@ -255,7 +257,7 @@ def _window_faults(recording: Recording, window_ns: tuple[int, int], batch_size:
         # The average covers the second before it, so the first second of samples belongs to another window.
         average_w = _select(gpu, (window_ns[0] + 1_000_000_000, window_ns[1]), "average_power_mw") / 1e3
         counter_w = float(np.diff(_energy_j(gpu, window_ns))[0]) / ((window_ns[1] - window_ns[0]) / 1e9)
-        if len(average_w) < 10:
+        if len(average_w) < _MIN_POWER_SAMPLES:
             faults.append(f"power_unsampled: {gpu.uuid} has {len(average_w)} power samples in the window")
         elif not abs(counter_w / average_w.mean() - 1) <= _AGREEMENT:
             faults.append(
@@ -298,7 +300,7 @@ def _conditions(recording: Recording, window_ns: tuple[int, int] | None) -> Cond
 
 
 def _static_power_w(recording: Recording, conditions: Conditions) -> float | None:
-    """Counter power from shortly after the load stopped until the clock sank or the trace ended, summed over GPUs."""
+    """Counter power between updates from shortly after the load stopped until the clock sank or the trace ended, over all GPUs."""
     if conditions.sm_clock_mhz is None:
         return None
     start_ns = recording.load_stopped_ns + int(_STATIC_SETTLE_S * 1e9)
@@ -309,9 +311,12 @@ def _static_power_w(recording: Recording, conditions: Conditions) -> float | Non
             if time_ns > start_ns and clock < _STATIC_CLOCK * conditions.sm_clock_mhz:
                 end_ns = min(end_ns, time_ns)
                 break
-        if end_ns - start_ns < _STATIC_MIN_S * 1e9:
+        # Between updates only: one that spans the load's end would bring energy of the load along.
+        updates = _update_times_ns(gpu)
+        inside = updates[(np.asarray(gpu.counter.unchanged_ns) >= start_ns) & (updates <= end_ns)]
+        if len(inside) < 2 or inside[-1] - inside[0] < _STATIC_MIN_S * 1e9:
             return None
-        total_w += float(np.diff(_energy_j(gpu, (start_ns, end_ns)))[0]) / ((end_ns - start_ns) / 1e9)
+        total_w += float(np.diff(_energy_j(gpu, inside[[0, -1]]))[0]) / ((inside[-1] - inside[0]) / 1e9)
     return total_w
 
 

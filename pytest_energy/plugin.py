@@ -1,6 +1,8 @@
 """pytest hooks, options, marker and fixtures; everything else is done elsewhere and imported when first needed."""
 
+import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -37,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--energy-python", metavar="PATH", help="the interpreter whose vLLM is measured (default: this one)")
     add("--energy-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting under test (repeatable)")
     add("--energy-baselines", metavar="DIR", help="the store of baselines (default: ROOTDIR/baselines)")
-    add("--energy-launches", metavar="N", help="engine launches per cell in a live run (default: 1, with --energy-update 3)")
+    add("--energy-launches", metavar="N", help="engine launches per cell in a live run (default: 3)")
     add("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
     add("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
     for name in ("python", "baselines", "record", "launches", "load_timeout", "progress_timeout"):
@@ -116,7 +118,7 @@ def _settings(config: pytest.Config) -> "Settings":
         update=update,
         replay=tuple(config.invocation_params.dir / path for path in replay),
         record=record_from / record if record and not replay else None,
-        launches=int(_number(config, "launches", 3 if update else 1, whole=True)),
+        launches=int(_number(config, "launches", 3, whole=True)),
         launch=LaunchSettings(
             python=python or sys.executable,
             engine_args_under_test=engine_args,
@@ -171,7 +173,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, object, object]:
     """Give every gated test its cell, refuse two for one cell, and keep pytest-benchmark from skipping them."""
     gated = [item for item in items if _is_gated(getattr(item, "fixturenames", ()))]
     taken: dict[tuple[str, str], pytest.Item] = {}
@@ -217,6 +221,20 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
                 )
 
 
+def _rerun(item: pytest.Item) -> str:
+    """The command that measures this test again, with the options in force that say what is measured."""
+    settings, here = item.config.stash[_SETTINGS], item.config.invocation_params.dir
+    node = "::".join([os.path.relpath(item.path, here), *item.nodeid.split("::")[1:]])
+    words = ["pytest", node]
+    if settings.launch.python != sys.executable:
+        words += ["--energy-python", settings.launch.python]
+    for name, value in settings.launch.engine_args_under_test.items():
+        words += ["--energy-engine-arg", f"{name}={json.dumps(value)}"]
+    if item.config.getoption("energy_baselines"):
+        words += ["--energy-baselines", item.config.getoption("energy_baselines")]
+    return shlex.join(words)
+
+
 class Gated:
     """What the `energy` and `throughput` fixtures give: one metric of one cell, measured when first asked for.
 
@@ -236,7 +254,9 @@ class Gated:
         if self._judgement is None:
             config = self._item.config
             if hasattr(config, "workerinput") and not config.stash[_SETTINGS].replay:
-                pytest.fail("live measurements do not work under pytest-xdist: workers would measure each other. Run with -n 0.", pytrace=False)
+                pytest.fail(
+                    "live measurements do not work under pytest-xdist: workers would measure each other. Run with -n 0.", pytrace=False
+                )
             marked = _marked(self._item)
             metric = Metric(FIXTURES[self._fixture])
             tolerance = marked.tolerance if metric is Metric.JOULES_PER_TOKEN else marked.throughput_tolerance
@@ -291,7 +311,7 @@ class Gated:
         if refusal is not None:
             pytest.fail(refusal, pytrace=False)
         if not row.green:
-            pytest.fail(report.explain(cell, judgement, f"pytest '{item.nodeid}'", bool(session.settings.replay)), pytrace=False)
+            pytest.fail(report.explain(cell, judgement, _rerun(item), bool(session.settings.replay)), pytrace=False)
 
 
 @pytest.fixture

@@ -76,8 +76,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     lines = []
     for line in cells:
         parts = (
-            text.ljust(width) if name in _LEFT else text.rjust(width)
-            for name, text, width in zip(_COLUMNS, line, widths, strict=True)
+            text.ljust(width) if name in _LEFT else text.rjust(width) for name, text, width in zip(_COLUMNS, line, widths, strict=True)
         )
         lines.append("  ".join(parts).rstrip())
     return lines
@@ -144,7 +143,7 @@ def _why(judgement: Judgement) -> list[str]:
     ]
     if judgement.verdict is Verdict.REGRESSED and power < 1 and power > rate:
         lines.append("power fell too, but throughput fell further: every token holds the GPU longer")
-    if judgement.metric is Metric.JOULES_PER_TOKEN:
+    if judgement.metric is Metric.JOULES_PER_TOKEN and judgement.verdict is Verdict.REGRESSED:
         lines.append("reading: " + _reading(judgement.split))
     return lines
 
@@ -175,11 +174,11 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
     match judgement.verdict:
         case Verdict.REGRESSED:
             return [
-                f"measure again, with more launches: {rerun} --energy-launches 3",
+                f"measure again, with more launches: {rerun} --energy-launches 6",
                 f"if the change is wanted: {update}",
             ]
         case Verdict.INCONCLUSIVE:
-            return [f"measure with more launches: {rerun} --energy-launches 5"]
+            return [f"measure with more launches: {rerun} --energy-launches 6"]
         case Verdict.NO_BASELINE:
             return [f"if the cell is new, store one: {update}"]
         case Verdict.NOT_COMPARABLE:

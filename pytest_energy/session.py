@@ -41,7 +41,7 @@ class Session:
     _cells: list[Cell] = field(default_factory=list)
     _evidence: dict[str, Evidence] = field(default_factory=dict)
     _updates: dict[str, Update] = field(default_factory=dict)
-    _used: set[tuple[str, str]] = field(default_factory=set)
+    _baselines: dict[str, Baseline | None] = field(default_factory=dict)
     _replayed: dict[str, list[Recording]] | None = None
 
     def __post_init__(self) -> None:
@@ -61,9 +61,7 @@ class Session:
                 self._measure_launch_group(cell)
         return self._evidence[key]
 
-    def judge(
-        self, cell: Cell, metric: Metric, tolerance: float | None = None, max_power_w: float | None = None
-    ) -> Judgement:
+    def judge(self, cell: Cell, metric: Metric, tolerance: float | None = None, max_power_w: float | None = None) -> Judgement:
         """Judge one metric of one cell against the store as it was before this run's updates.
 
         Raises:
@@ -74,12 +72,11 @@ class Session:
             tolerance = gate.DEFAULT_TOLERANCE[metric] if tolerance is None else tolerance
             return Judgement(metric, Verdict.INVALID, tolerance, (evidence.failure,))
         gpu_name = str(evidence.measurements[0].environment.get("gpu_name"))
-        baseline = self.store.find(cell.key, gpu_name)
-        near_misses: list[str] = []
-        if baseline is None:
-            near_misses = self.store.near_misses(cell.key, gpu_name)
-        else:
-            self._used.add((canonical_key(cell.key), gpu_name))
+        key = canonical_key(cell.key)
+        if key not in self._baselines:
+            self._baselines[key] = self.store.find(cell.key, gpu_name)
+        baseline = self._baselines[key]
+        near_misses = self.store.near_misses(cell.key, gpu_name) if baseline is None else []
         return gate.judge(metric, evidence.measurements, baseline, near_misses, tolerance, max_power_w)
 
     def update(self, cell: Cell) -> Update:
@@ -95,19 +92,13 @@ class Session:
             if evidence.failure is not None:
                 raise RecordingError(evidence.failure)
             self._updates[key] = self.store.update(evidence.measurements)
-            self._used.add((key, str(evidence.measurements[0].environment["gpu_name"])))
         return self._updates[key]
 
     def unused_baselines(self) -> list[Baseline]:
-        """Baselines of the GPU models seen in this run that no cell of it asked for."""
-        gpu_names = {
-            str(m.environment.get("gpu_name")) for evidence in self._evidence.values() for m in evidence.measurements
-        }
-        return [
-            entry
-            for entry in self.store.entries()
-            if entry.gpu_name in gpu_names and (canonical_key(entry.key), entry.gpu_name) not in self._used
-        ]
+        """Baselines of the GPU models seen in this run that no selected cell asks for."""
+        selected = {canonical_key(cell.key) for cell in self._cells}
+        gpu_names = {str(m.environment.get("gpu_name")) for evidence in self._evidence.values() for m in evidence.measurements}
+        return [entry for entry in self.store.entries() if entry.gpu_name in gpu_names and canonical_key(entry.key) not in selected]
 
     def _measure_launch_group(self, cell: Cell) -> None:
         group = [c for c in self._cells if _launch_key(c) == _launch_key(cell)] or [cell]
@@ -170,9 +161,5 @@ def _read_recordings(paths: Sequence[Path]) -> dict[str, list[Recording]]:
     for recordings in cells.values():
         gpu_names = sorted({str(recorded.environment.get("gpu_name")) for recorded in recordings})
         if len(gpu_names) > 1:
-            raise RecordingError(
-                f"the recordings of one cell come from different GPU models ({', '.join(gpu_names)}): replay them apart."
-            )
+            raise RecordingError(f"the recordings of one cell come from different GPU models ({', '.join(gpu_names)}): replay them apart.")
     return cells
-
-

@@ -73,9 +73,7 @@ class OfflineEngine:
 
     worker = WORKER
 
-    def __init__(
-        self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float
-    ) -> None:
+    def __init__(self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float) -> None:
         self._python, self._engine_args = python, dict(engine_args)
         self._load_timeout_s, self._progress_timeout_s = load_timeout_s, progress_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -120,7 +118,9 @@ class OfflineEngine:
         except OSError as error:
             os.close(events_read)
             os.close(commands_write)
-            raise EngineError("start", f"cannot run {self._python}: {error.strerror}") from None
+            raise EngineError(
+                "start", f"cannot run {self._python}: {error.strerror}.\nGive the path of a Python interpreter: --energy-python PATH"
+            ) from None
         finally:
             os.close(events_write)
             os.close(commands_read)
@@ -154,7 +154,14 @@ class OfflineEngine:
         if event is None:
             raise self._died(stage)
         if event["event"] == "error":
-            raise EngineError(event["stage"], event["message"], self._log_tail())
+            message = event["message"]
+            if "No module named 'vllm'" in message:
+                message = (
+                    f"{self._python} has no vLLM.\nInstall it there, or name the interpreter of the environment that has it: "
+                    "--energy-python /venv/bin/python"
+                )
+                raise EngineError(event["stage"], message)
+            raise EngineError(event["stage"], message, self._log_tail())
         return event
 
     def _died(self, stage: str) -> EngineError:
@@ -267,4 +274,3 @@ def _end_session(session_id: int, timeout_s: float = 20.0) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-

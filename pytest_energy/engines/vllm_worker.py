@@ -227,9 +227,7 @@ def serve(channel):
             elif name == "exit":
                 return 0
     except BaseException as error:
-        channel.send(
-            event="error", stage=stage, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
-        )
+        channel.send(event="error", stage=stage, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
         return 3
 
 

@@ -1,10 +1,12 @@
 """GPU and CPU energy through Zeus; what its device layer lacks (UUIDs, clocks, processes) from nvidia-ml-py.
 
-    load        ████████████████████████████████
-    counter     │    │    │    │    │    │    │    │    one update every 100 ms (H100, H200)
-    reads       │···││···││···││···││···││···││···││    sparse just after an update, dense when the next is due
+    counter     │    │    │    │    │    │    │    │    │    one update every 100 ms (H100, H200)
+    reads       ··│              ··│              ··│        none for 0.45 s, then dense until the value changes
+    samples       s                                 s        power, clock, … once a second, just after an update
 
-An update lies between the last unchanged and the first changed read; both times are kept.
+A kept update lies between the last unchanged and the first changed read; both times are kept. Reads are few
+because they are not free: a driver call takes 8 to 20 ms on some machines, and reading at every update slowed
+an engine by some 2 % (docs/measurements.md).
 """
 
 import contextlib
@@ -16,8 +18,9 @@ from typing import Any, Protocol
 from pytest_energy.errors import MeterError
 from pytest_energy.recording import CpuEnergy, EnergyCounter, GpuSamples, GpuTrace
 
-_REST_AFTER_UPDATE_S = 0.08  # of the 0.1 s between two updates
-_DENSE_READ_S = 0.002
+_REST_AFTER_UPDATE_S = 0.45  # ends shortly before an update, where they come every 0.1 s
+_DENSE_READ_S = 0.004
+_SAMPLE_EVERY_S = 1.0
 _STUCK_AFTER_S = 2.0
 _MAX_READ_ERRORS = 20
 
@@ -142,8 +145,7 @@ def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
 
         pynvml.nvmlInit()
         index_of = {
-            _text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))): index
-            for index in range(pynvml.nvmlDeviceGetCount())
+            _text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))): index for index in range(pynvml.nvmlDeviceGetCount())
         }
     except ImportError as error:
         raise MeterError(f"Zeus cannot be imported ({error}). Install it: pip install zeus") from None
@@ -181,6 +183,7 @@ class _GpuReader:
         self._last_read_ns = 0
         self._errors = 0
         self._updated_s = time.monotonic()
+        self._next_sample_s = 0.0
         self.next_read_s = 0.0
 
     def read(self) -> bool:
@@ -212,7 +215,9 @@ class _GpuReader:
             self._updates.append((self._last_read_ns, after, energy_mj))
             self.next_read_s = now_s + _REST_AFTER_UPDATE_S
         self._last_read_ns = before
-        self._sample(after)
+        if now_s >= self._next_sample_s:
+            self._next_sample_s = now_s + _SAMPLE_EVERY_S - _REST_AFTER_UPDATE_S / 2
+            self._sample(after)
         return True
 
     def _sample(self, time_ns: int) -> None:
