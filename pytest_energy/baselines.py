@@ -274,10 +274,7 @@ def _entry(baseline: Baseline) -> dict[str, Any]:
 
 
 def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
-    launches = tuple(
-        LaunchValues(**{name: tuple(map(float, value)) if isinstance(value, list) else value for name, value in launch.items()})
-        for launch in entry["launches"]
-    )
+    launches = tuple(_launch_values(launch) for launch in entry["launches"])
     for launch in launches:
         series = (launch.joules_per_token, launch.tokens_per_s, launch.power_w)
         if not all(values and all(math.isfinite(v) and v > 0 for v in values) for values in series):
@@ -287,6 +284,11 @@ def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
     key = entry["key"]
     _ = key["model"], key["batch_size"], key["workload"]["output_tokens"]
     return Baseline(key, str(gpu_name), launches, dict(entry["environment"]), tuple(entry["history"]))
+
+
+def _launch_values(launch: Mapping[str, Any]) -> LaunchValues:
+    values: dict[str, Any] = {name: tuple(map(float, value)) if isinstance(value, list) else value for name, value in launch.items()}
+    return LaunchValues(**values)
 
 
 def _dump(content: Any) -> str:

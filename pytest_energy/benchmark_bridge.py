@@ -34,7 +34,7 @@ def add(item: pytest.Item, evidence: Evidence, row: Row) -> None:
     from pytest_benchmark.stats import Metadata
 
     extra_info = {name: value for name, value in row.as_dict().items() if value is not None}
-    entry = Metadata(_Entry(item, extra_info), iterations=1, options={})
+    entry: Any = Metadata(_Entry(item, extra_info), iterations=1, options={})  # type: ignore[no-untyped-call]
     for time in times:
         entry.stats.update(time)
     session.benchmarks.append(entry)

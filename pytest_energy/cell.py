@@ -46,7 +46,7 @@ class Model:
             path = folder / model
             if path.is_dir():
                 return cls.from_folder(path.resolve())
-        first = model.split("/")[0]
+        first = model.partition("/")[0]
         is_path = model.startswith((".", "/", "~")) or any((folder / first).is_dir() for folder in folders if first)
         if is_path or not _HUB_ID.match(model):
             looked = ", ".join(str(folder / model) for folder in folders)

@@ -86,7 +86,7 @@ class Split:
 
     @property
     def reading(self) -> str:
-        """ "slower", "more work per token", "both", or "cannot tell", in words for a change for the worse."""
+        """Which part moved: "static", "dynamic", "both" or "cannot tell"."""
         if not self.total:
             return "cannot tell"
         shares = sorted((self.static_low / self.total, self.static_high / self.total))

@@ -11,7 +11,6 @@ from typing import Any
 from pytest_energy import environment, measurement
 from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import EngineReady, OfflineEngine, session_members
-
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Recording, TokenCounter
 from pytest_energy.settings import LaunchSettings
@@ -93,7 +92,7 @@ def _record_cell(
     try:
         time.sleep(0.3)  # the counter's first update lies before the load
         engine.start_load(cell.workload, cell.batch_size)
-        total, next_look, told = 0, (1 + TARGET_CYCLES) * cycle_tokens, 0.0
+        total, next_look, told = 0, float((1 + TARGET_CYCLES) * cycle_tokens), 0.0
         while True:
             steps = engine.take_steps()
             times += steps.time_ns

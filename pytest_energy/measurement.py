@@ -198,7 +198,7 @@ def _cycle_boundaries_ns(recording: Recording, cycle_tokens: int) -> np.ndarray:
         return np.empty(0, dtype=np.int64)
     # Inside a step the tokens come about evenly; times are kept relative so that no nanosecond is rounded away.
     marks = np.arange(1, total[-1] // cycle_tokens + 1) * cycle_tokens
-    boundaries = time_ns[0] + np.rint(np.interp(marks, total, (time_ns - time_ns[0]).astype(float))).astype(np.int64)
+    boundaries: np.ndarray = time_ns[0] + np.rint(np.interp(marks, total, (time_ns - time_ns[0]).astype(float))).astype(np.int64)
     covered = [_span_ns(gpu) for gpu in recording.gpus if gpu.counter.changed_ns]
     for first, last in covered:
         boundaries = boundaries[(boundaries >= first) & (boundaries <= last)]
@@ -212,14 +212,14 @@ def _span_ns(gpu: GpuTrace) -> tuple[int, int]:
 def _update_times_ns(gpu: GpuTrace) -> np.ndarray:
     """When the counter was updated: midway between the last read of the old and the first of the new value."""
     unchanged, changed = np.asarray(gpu.counter.unchanged_ns), np.asarray(gpu.counter.changed_ns)
-    return unchanged + (changed - unchanged) // 2
+    return np.asarray(unchanged + (changed - unchanged) // 2)
 
 
 def _energy_j(gpu: GpuTrace, time_ns: Sequence[int] | np.ndarray) -> np.ndarray:
     """The GPU's energy counter at `time_ns`, interpolated between updates; zero at the first update."""
     updates, energy_mj = _update_times_ns(gpu), np.asarray(gpu.counter.energy_mj, dtype=np.int64)
     relative_s = (np.asarray(time_ns, dtype=np.int64) - updates[0]) / 1e9
-    return np.interp(relative_s, (updates - updates[0]) / 1e9, (energy_mj - energy_mj[0]) / 1e3)
+    return np.asarray(np.interp(relative_s, (updates - updates[0]) / 1e9, (energy_mj - energy_mj[0]) / 1e3))
 
 
 def _counter_faults(recording: Recording) -> list[str]:
@@ -243,7 +243,7 @@ def _counter_faults(recording: Recording) -> list[str]:
 def _select(gpu: GpuTrace, window_ns: tuple[int, int], name: str) -> np.ndarray:
     time_ns = np.asarray(gpu.samples.time_ns, dtype=np.int64)
     values = np.asarray(getattr(gpu.samples, name), dtype=float)
-    return values[(time_ns >= window_ns[0]) & (time_ns <= window_ns[1])]
+    return np.asarray(values[(time_ns >= window_ns[0]) & (time_ns <= window_ns[1])])
 
 
 def _window_faults(recording: Recording, window_ns: tuple[int, int], batch_size: int) -> list[str]:

@@ -1,5 +1,7 @@
 """pytest hooks, options, marker and fixtures; everything else is done elsewhere and imported when first needed."""
 
+from __future__ import annotations
+
 import json
 import os
 import shlex
@@ -15,18 +17,18 @@ from pytest_energy.errors import EnergyError, UsageError
 
 if TYPE_CHECKING:
     from pytest_energy.cell import Cell
-    from pytest_energy.gate import Judgement, Metric
+    from pytest_energy.gate import Judgement
     from pytest_energy.markers import Marked
     from pytest_energy.meters.zeus_meter import Meter
     from pytest_energy.session import Session
     from pytest_energy.settings import Settings
 
 FIXTURES = {"energy": "joules_per_token", "throughput": "tokens_per_s"}
-_SESSION = pytest.StashKey["Session"]()
-_SETTINGS = pytest.StashKey["Settings"]()
-_CELL = pytest.StashKey["Cell"]()
-_ROWS = pytest.StashKey[list[dict[str, Any]]]()
-_SELECTED_IN_FULL = pytest.StashKey[bool]()
+_SESSION: pytest.StashKey[Session] = pytest.StashKey()
+_SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
+_CELL: pytest.StashKey[Cell] = pytest.StashKey()
+_ROWS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+_SELECTED_IN_FULL: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_energy_open_meter(gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]) -> "Meter":
+def pytest_energy_open_meter(gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]) -> Meter:
     """The meter of real GPUs."""
     from pytest_energy.meters.zeus_meter import ZeusMeter
 
@@ -94,7 +96,7 @@ def _number(config: pytest.Config, name: str, default: float, whole: bool = Fals
     return number
 
 
-def _settings(config: pytest.Config) -> "Settings":
+def _settings(config: pytest.Config) -> Settings:
     from pytest_energy.settings import LaunchSettings, Settings, parse_engine_args
 
     update, replay = config.getoption("energy_update"), config.getoption("energy_replay")
@@ -151,7 +153,7 @@ def _is_gated(fixture_names: Sequence[str]) -> bool:
     return any(name in fixture_names for name in FIXTURES)
 
 
-def _marked(node: Any) -> "Marked":
+def _marked(node: Any) -> Marked:
     from pytest_energy.markers import Marked
 
     arguments: dict[str, Any] = {}
@@ -247,7 +249,7 @@ class Gated:
         self._checked = False
 
     @property
-    def judgement(self) -> "Judgement":
+    def judgement(self) -> Judgement:
         """All that was found out (pytest_energy.gate.Judgement)."""
         from pytest_energy.gate import Metric
 
@@ -349,7 +351,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.when == "call":
         rows = [value for name, value in item.user_properties if name == "energy_row"]
-        report.energy_rows = rows
+        report.energy_rows = rows  # type: ignore[attr-defined]
         report.user_properties = [(name, value) for name, value in item.user_properties if name != "energy_row"]
     return report
 
@@ -399,7 +401,7 @@ class _ProgressLine:
         if reporter is None:
             return
         capture = self._config.pluginmanager.get_plugin("capturemanager")
-        phase = text.split(",")[0]
+        phase = text.split(",", maxsplit=1)[0]
         elapsed = f"{time.monotonic() - self._started:4.0f} s"
         if capture is None:
             return self._show(reporter, text, phase, elapsed)

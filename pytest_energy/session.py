@@ -105,11 +105,9 @@ class Session:
         measured: dict[str, list[Measurement]] = {canonical_key(c.key): [] for c in group}
         failure = None
         for number in range(self.settings.launches):
-            prefix = f"launch {number + 1} of {self.settings.launches}: " if self.settings.launches > 1 else ""
+            progress = self._numbered(number)
             try:
-                launched = live.record_launch(
-                    group, self.settings.launch, self.open_meter, lambda text, prefix=prefix: self.progress(prefix + text)
-                )
+                launched = live.record_launch(group, self.settings.launch, self.open_meter, progress)
                 for done, recorded in launched:
                     self._keep(done, recorded)
                     measured[canonical_key(done.key)].append(measurement.measure(recorded))
@@ -120,6 +118,10 @@ class Session:
             values = tuple(measured[canonical_key(c.key)])
             missing = failure if len(values) < self.settings.launches else None
             self._evidence[canonical_key(c.key)] = Evidence(values, missing)
+
+    def _numbered(self, number: int) -> Callable[[str], None]:
+        prefix = f"launch {number + 1} of {self.settings.launches}: " if self.settings.launches > 1 else ""
+        return lambda text: self.progress(prefix + text)
 
     def _keep(self, cell: Cell, recorded: Recording) -> None:
         if self.settings.record is not None:

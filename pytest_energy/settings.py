@@ -45,7 +45,7 @@ class Settings:
 
 
 def parse_engine_args(texts: Sequence[str]) -> dict[str, Any]:
-    """ "name=value" texts as engine arguments; a value that is JSON is taken as such, else as a string.
+    """Texts "name=value" as engine arguments; a value that is JSON is taken as such, else as a string.
 
     Raises:
         ValueError: a text has no "=", an empty name, or a name given twice.

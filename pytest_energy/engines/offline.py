@@ -102,7 +102,7 @@ class OfflineEngine:
         return self._process.pid
 
     def _start(self) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives until close)
         events_read, events_write = os.pipe()
         commands_read, commands_write = os.pipe()
         try:

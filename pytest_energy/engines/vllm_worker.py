@@ -74,7 +74,7 @@ class Channel:
 
 
 def load(engine_args):
-    """The engine, as `vllm.LLM` would build it."""
+    """The engine, with LLMEngine's own defaults for whatever the suite does not set."""
     from vllm import EngineArgs, LLMEngine
 
     engine_args = {"disable_log_stats": True, **engine_args}  # as vllm.LLM does
@@ -164,7 +164,7 @@ class ClosedLoop:
             remaining = self._remaining.get(output.request_id)
             if remaining is None:
                 continue  # left over from an earlier run
-            tokens = sum(len(completion.token_ids) for completion in output.outputs)
+            tokens = len(output.outputs[0].token_ids)
             generated += tokens
             self._remaining[output.request_id] = remaining = remaining - tokens
             if output.finished:
