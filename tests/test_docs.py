@@ -1,0 +1,100 @@
+"""What README and docs show is what happens: their suites are run as they stand, their tables computed again."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+
+
+def rows(text: str) -> list[str]:
+    """Lines of the summary table, without the spaces that depend on the widest entry."""
+    return [" ".join(line.split()) for line in text.splitlines() if line.startswith("llama-3.1-8b bs=")]
+
+
+def run_pytest(arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *shlex.split(arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def users_folder(tmp_path: Path) -> Path:
+    """A user's repository: the README's test files, the model's config, baselines."""
+    for block in blocks("README.md", "python"):
+        name = block.splitlines()[0].removeprefix("# ")
+        (tmp_path / name).write_text(block)
+    shutil.copytree(ROOT / "suites" / "models", tmp_path / "models")
+    shutil.copytree(ROOT / "baselines", tmp_path / "baselines")
+    return tmp_path
+
+
+def test_readme_gate_is_ten_lines() -> None:
+    gate = blocks("README.md", "python")[0]
+    code = [line for line in gate.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(code) <= 10
+
+
+def test_readme_gate_passes_for_an_unchanged_upgrade(users_folder: Path) -> None:
+    result = run_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1'}", users_folder)
+    assert result.returncode == 0, result.stdout
+    assert "2 passed" in result.stdout
+
+
+def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_folder: Path) -> None:
+    result = run_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1-eager'}", users_folder)
+    assert result.returncode == 1
+    assert result.stdout.count("REGRESSED: llama-3.1-8b") == 2
+
+
+def test_readme_power_budget_fails(users_folder: Path) -> None:
+    result = run_pytest(f"test_my_budget.py --energy-replay {RECORDINGS / 'vllm-0.25.1'}", users_folder)
+    assert result.returncode == 1
+    assert "over the budget of 600 W" in result.stdout
+
+
+def test_readme_message_is_the_one_printed() -> None:
+    result = run_pytest(f'suites -k "bs8 or bs64" --energy-replay {RECORDINGS / "vllm-0.25.1-eager"}')
+    shown = next(block for block in blocks("README.md", "text") if block.startswith("REGRESSED"))
+    assert [line for line in shown.splitlines() if line not in result.stdout] == []
+
+
+def test_readme_table_is_the_one_printed() -> None:
+    result = run_pytest(f"suites --energy-replay {RECORDINGS / 'vllm-0.25.1'}")
+    shown = rows(next(block for block in blocks("README.md", "text") if block.startswith("cell")))
+    assert shown
+    assert set(shown) <= set(rows(result.stdout))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_verdicts_on_the_measurements_page(number: int) -> None:
+    (block,) = (b for b in blocks("docs/measurements.md", "text") if b.startswith("$ pytest"))
+    command, _, table = block.split("$ pytest ")[1:][number].partition("\n")
+    result = run_pytest(command)
+    assert rows(table)
+    assert set(rows(table)) <= set(rows(result.stdout))
+
+
+def test_launches_on_the_measurements_page() -> None:
+    script = [sys.executable, str(ROOT / "benchmarks" / "launch_table.py"), str(RECORDINGS)]
+    printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs" / "measurements.md").read_text()
+    for table in printed.strip().split("\n\n"):
+        assert table in page
+
+
+def test_links_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)", document.read_text()):
+            if "://" not in link:
+                assert (document.parent / link).exists(), f"{document.name}: {link}"
