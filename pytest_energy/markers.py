@@ -1,5 +1,6 @@
 """The `energy` marker and the settings that a test file gives with it: parsed, checked, refused when unknown."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,6 +110,10 @@ def _batch_sizes(values: Any) -> tuple[int, ...]:
 def _engine_args(value: Any) -> tuple[tuple[str, Any], ...]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in value):
         raise UsageError(f"engine_args is {value!r}: it must be a dict from names of vllm.EngineArgs to values")
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"engine_args is {value!r}: its values must be texts, numbers, booleans, lists or dicts ({error})") from None
     return tuple(sorted(value.items()))
 
 

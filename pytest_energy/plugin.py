@@ -100,7 +100,9 @@ def _settings(config: pytest.Config) -> Settings:
     from pytest_energy.settings import LaunchSettings, Settings, parse_engine_args
 
     update, replay = config.getoption("energy_update"), config.getoption("energy_replay")
-    python, _ = _option(config, "python")
+    python, python_from = _option(config, "python")
+    if python and "/" in python:
+        python = str(python_from / Path(python).expanduser())
     baselines, baselines_from = _option(config, "baselines")
     record, record_from = _option(config, "record")
     if update and (hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)):

@@ -111,9 +111,14 @@ class Session:
                 for done, recorded in launched:
                     self._keep(done, recorded)
                     measured[canonical_key(done.key)].append(measurement.measure(recorded))
-            except (EngineError, MeterError) as error:
+            except (EngineError, MeterError, RecordingError) as error:
                 failure = str(error)
                 break
+            except Exception as error:
+                # Not foreseen, so let it be seen whole, once; the group's other tests must not launch engines over and over.
+                for c in group:
+                    self._evidence[canonical_key(c.key)] = Evidence(failure=f"measuring failed: {type(error).__name__}: {error}")
+                raise
         for c in group:
             values = tuple(measured[canonical_key(c.key)])
             missing = failure if len(values) < self.settings.launches else None
@@ -124,8 +129,16 @@ class Session:
         return lambda text: self.progress(prefix + text)
 
     def _keep(self, cell: Cell, recorded: Recording) -> None:
-        if self.settings.record is not None:
-            recording.write(recorded, self.settings.record / recorded.launch_id / f"{cell.slug}{recording.SUFFIX}")
+        if self.settings.record is None:
+            return
+        path = self.settings.record / recorded.launch_id / f"{cell.slug}{recording.SUFFIX}"
+        try:
+            recording.write(recorded, path)
+        except OSError as error:
+            raise RecordingError(
+                f"the recording of {cell.name} cannot be written to {path}: {error.strerror}.\n"
+                "Its figures are lost with it. Free space, or give another folder: --energy-record DIR"
+            ) from None
 
     def _replay(self, cell: Cell) -> Evidence:
         if self._replayed is None:

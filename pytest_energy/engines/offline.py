@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import tempfile
@@ -78,7 +79,7 @@ class OfflineEngine:
         self._load_timeout_s, self._progress_timeout_s = load_timeout_s, progress_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._commands: Any = None
+        self._commands = -1
         self._log: Any = None
         self._run = 0
         self.ready: EngineReady | None = None
@@ -124,7 +125,8 @@ class OfflineEngine:
         finally:
             os.close(events_write)
             os.close(commands_read)
-        self._commands = os.fdopen(commands_write, "w", encoding="utf-8")
+        os.set_blocking(commands_write, False)
+        self._commands = commands_write
         threading.Thread(target=self._read_events, args=(os.fdopen(events_read, "rb"),), daemon=True).start()
 
     def _read_events(self, pipe: Any) -> None:
@@ -132,7 +134,7 @@ class OfflineEngine:
             while line := pipe.readline(_MAX_LINE_BYTES):
                 try:
                     event = json.loads(line)
-                    if not isinstance(event, dict):
+                    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
                         raise ValueError
                 except ValueError:
                     event = {"event": "error", "stage": "run", "message": f"unreadable message from the worker: {line[:80]!r}"}
@@ -140,11 +142,17 @@ class OfflineEngine:
         self._events.put(None)
 
     def _send(self, **command: Any) -> None:
-        try:
-            self._commands.write(json.dumps(command) + "\n")
-            self._commands.flush()
-        except (OSError, ValueError):
-            raise self._died("run") from None
+        """Write a command; a worker that does not read is given up after `progress_timeout_s`."""
+        rest = memoryview((json.dumps(command) + "\n").encode())
+        deadline = time.monotonic() + self._progress_timeout_s
+        while rest:
+            _, writable, _ = select.select([], [self._commands], [], max(0.0, deadline - time.monotonic()))
+            if not writable:
+                raise EngineError("run", f"the worker takes no command for {self._progress_timeout_s:.0f} s", self._log_tail())
+            try:
+                rest = rest[os.write(self._commands, rest) :]
+            except OSError:
+                raise self._died("run") from None
 
     def _receive(self, stage: str, timeout_s: float, waiting_for: str) -> dict[str, Any]:
         try:
@@ -239,17 +247,16 @@ class OfflineEngine:
         process = self._process
         if process is None:
             return
-        with contextlib.suppress(OSError, ValueError):
-            self._commands.write('{"command":"exit"}\n')
-            self._commands.flush()
+        with contextlib.suppress(OSError):
+            os.write(self._commands, b'{"command":"exit"}\n')
         with contextlib.suppress(subprocess.TimeoutExpired):
             if process.poll() is None and self.ready is not None:
                 process.wait(timeout=_EXIT_GRACE_S)
         _end_session(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
-        with contextlib.suppress(OSError, ValueError):
-            self._commands.close()
+        with contextlib.suppress(OSError):
+            os.close(self._commands)
         self._log.close()
         self._process = None
 

@@ -1,7 +1,7 @@
 """GPU and CPU energy through Zeus; what its device layer lacks (UUIDs, clocks, processes) from nvidia-ml-py.
 
     counter     │    │    │    │    │    │    │    │    │    one update every 100 ms (H100, H200)
-    reads       ··│              ··│              ··│        none for 0.45 s, then dense until the value changes
+    reads       ··│              ··│              ··│        none for 0.47 s, then dense until the value changes
     samples       s                                 s        power, clock, … once a second, just after an update
 
 A kept update lies between the last unchanged and the first changed read; both times are kept. Reads are few
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from pytest_energy.errors import MeterError
 from pytest_energy.recording import CpuEnergy, EnergyCounter, GpuSamples, GpuTrace
 
-_REST_AFTER_UPDATE_S = 0.45  # ends shortly before an update, where they come every 0.1 s
+_REST_AFTER_UPDATE_S = 0.47  # ends shortly before an update, where they come every 0.1 s
 _DENSE_READ_S = 0.004
 _SAMPLE_EVERY_S = 1.0
 _STUCK_AFTER_S = 2.0
@@ -94,13 +94,16 @@ class ZeusMeter:
         import pynvml
 
         first = self._gpus[0]
-        limit_w = sorted({gpu.get_power_management_limit() / 1000 for gpu in self._gpus})
-        described: dict[str, Any] = {
-            "gpu_name": first.get_name(),
-            "gpu_uuids": list(self._uuids),
-            "power_limit_w": limit_w[0] if len(limit_w) == 1 else limit_w,
-            "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
-        }
+        try:
+            limit_w = sorted({gpu.get_power_management_limit() / 1000 for gpu in self._gpus})
+            described: dict[str, Any] = {
+                "gpu_name": first.get_name(),
+                "gpu_uuids": list(self._uuids),
+                "power_limit_w": limit_w[0] if len(limit_w) == 1 else limit_w,
+                "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
+            }
+        except Exception as error:
+            raise MeterError(f"the driver does not tell the GPU's name and power limit: {error}. Does nvidia-smi show them?") from None
         optional: dict[str, Callable[[], Any]] = {
             "default_power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(first.handle) / 1000,
             "persistence_mode": first.get_persistence_mode,
@@ -183,6 +186,7 @@ class _GpuReader:
         self._last_mj: int | None = None
         self._last_read_ns = 0
         self._errors = 0
+        self._reading_densely = False
         self._updated_s = time.monotonic()
         self._next_sample_s = 0.0
         self.next_read_s = 0.0
@@ -201,25 +205,24 @@ class _GpuReader:
             self.next_read_s = float("inf") if self._errors >= _MAX_READ_ERRORS else time.monotonic() + 0.05
             return False
         now_s = time.monotonic()
-        self.next_read_s = now_s + _DENSE_READ_S
-        if energy_mj == self._last_mj:
-            self._last_read_ns = before
-            if now_s - self._updated_s > _STUCK_AFTER_S:
-                self._fault("counter_stuck", f"no update for {_STUCK_AFTER_S:.0f} s")
-            return False
-        first = self._last_mj is None
-        if self._last_mj is not None and energy_mj < self._last_mj:
-            self._fault("counter_backwards", f"{self._last_mj} → {energy_mj} mJ")
-        self._last_mj = energy_mj
-        self._updated_s = now_s
-        if not first:  # when the first value came about is unknown
+        moved = energy_mj != self._last_mj
+        if moved:
+            if self._last_mj is not None and energy_mj < self._last_mj:
+                self._fault("counter_backwards", f"{self._last_mj} → {energy_mj} mJ")
+            self._updated_s = now_s
+        elif now_s - self._updated_s > _STUCK_AFTER_S:
+            self._fault("counter_stuck", f"no update for {_STUCK_AFTER_S:.0f} s")
+        # Only a change since a read made just before is one update, seen; over a rest there were several.
+        seen = moved and self._reading_densely
+        if seen:
             self._updates.append((self._last_read_ns, after, energy_mj))
-            self.next_read_s = now_s + _REST_AFTER_UPDATE_S
-        self._last_read_ns = before
-        if now_s >= self._next_sample_s:
+        self._reading_densely = not seen
+        self._last_mj, self._last_read_ns = energy_mj, before
+        self.next_read_s = now_s + (_REST_AFTER_UPDATE_S if seen else _DENSE_READ_S)
+        if seen and now_s >= self._next_sample_s:
             self._next_sample_s = now_s + _SAMPLE_EVERY_S - _REST_AFTER_UPDATE_S / 2
             self._sample(after)
-        return True
+        return seen
 
     def _sample(self, time_ns: int) -> None:
         import pynvml
