@@ -259,7 +259,7 @@ def _window_faults(recording: Recording, window_ns: tuple[int, int], batch_size:
         counter_w = float(np.diff(_energy_j(gpu, window_ns))[0]) / ((window_ns[1] - window_ns[0]) / 1e9)
         if len(average_w) < _MIN_POWER_SAMPLES:
             faults.append(f"power_unsampled: {gpu.uuid} has {len(average_w)} power samples in the window")
-        elif not abs(counter_w / average_w.mean() - 1) <= _AGREEMENT:
+        elif not abs(counter_w - average_w.mean()) <= _AGREEMENT * average_w.mean():
             faults.append(
                 f"counter_disagrees: {gpu.uuid} counted {counter_w:.0f} W on average, the power readings say "
                 f"{average_w.mean():.0f} W (more than {_AGREEMENT:.0%} apart)"

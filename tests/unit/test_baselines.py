@@ -1,0 +1,141 @@
+"""The store: created, changed, refused, never damaged."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy.baselines import Store
+from pytest_energy.cell import Cell
+from pytest_energy.errors import BaselineError
+from pytest_energy.measurement import Measurement, measure
+from tests.simulated import GPU_NAME, recording
+
+
+def launches(cell: Cell, names: Sequence[str] = ("a", "b", "c"), **kwargs: Any) -> list[Measurement]:
+    return [measure(recording(cell, launch_id=name, cycles=12.5, **kwargs)) for name in names]
+
+
+def only_file(folder: Path) -> Path:
+    (path,) = (p for p in folder.rglob("*") if p.is_file())
+    return path
+
+
+def test_create_then_change(cell: Cell, tmp_path: Path) -> None:
+    created = Store(tmp_path).update(launches(cell))
+    assert created.created
+    assert created.path.relative_to(tmp_path) == Path("simulated-gpu/tiny.json")
+    changed = Store(tmp_path).update(launches(cell, ("d", "e", "f"), power_w=450.0, environment={"vllm": "0.0.2"}))
+    assert not changed.created
+    assert changed.change == pytest.approx(-0.1, abs=1e-4)
+    found = Store(tmp_path).find(cell.key, GPU_NAME)
+    assert found is not None
+    assert found.summary["joules_per_token"] == pytest.approx(0.45, rel=1e-3)
+    assert [entry["vllm"] for entry in found.history] == ["0.0.1"]
+    assert found.history[0]["joules_per_token"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_what_is_read_is_what_was_measured(cell: Cell, tmp_path: Path) -> None:
+    measured = launches(cell, noise=0.1)
+    Store(tmp_path).update(measured)
+    found = Store(tmp_path).find(cell.key, GPU_NAME)
+    assert found is not None
+    for name in ("joules_per_token", "tokens_per_s", "power_w"):
+        assert getattr(found, name) == pytest.approx([getattr(m, name) for m in measured], rel=1e-4)
+
+
+def test_equal_updates_write_equal_bytes(cell: Cell, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        Store(tmp_path / name).update(launches(cell))
+    assert only_file(tmp_path / "one").read_bytes() == only_file(tmp_path / "two").read_bytes()
+
+
+def test_an_update_is_a_small_diff(cell: Cell, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    other = replace(cell, batch_size=4)
+    store.update(launches(cell))
+    store.update(launches(other))
+    before = only_file(tmp_path).read_text().splitlines()
+    store.update(launches(cell, power_w=501.0))
+    after = only_file(tmp_path).read_text().splitlines()
+    assert len(set(after) - set(before)) < 30
+    assert json.loads("\n".join(after))["cells"].keys() == json.loads("\n".join(before))["cells"].keys()
+
+
+@pytest.mark.parametrize(
+    ("measured", "reason"),
+    [
+        (lambda c: launches(c, ("a", "b")), "at least 3 launches, this is 2"),
+        (lambda c: launches(c, ("a", "b", "b")), "this is 2"),
+        (lambda c: [*launches(c), measure(recording(c, launch_id="x", faults=["throttled: hot"]))], "throttled: hot"),
+        (lambda c: [*launches(c), *launches(c, ("x",), environment={"gpu_name": "other"})], "differ in gpu_name"),
+        (lambda c: [*launches(c), *launches(c, ("x",), environment={"vllm": "9"})], "differ in vllm"),
+        (lambda c: [*launches(c), *launches(c, ("x",), environment={"power_limit_w": 500})], "differ in power_limit_w"),
+    ],
+)
+def test_refused_updates_write_nothing(cell: Cell, tmp_path: Path, measured: Any, reason: str) -> None:
+    with pytest.raises(BaselineError, match=reason):
+        Store(tmp_path).update(measured(cell))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
+def test_a_crash_during_an_update_leaves_the_old_file(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    Store(tmp_path).update(launches(cell))
+    before = only_file(tmp_path).read_bytes()
+
+    def crash(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(step, crash)
+    with pytest.raises(OSError, match="No space"):
+        Store(tmp_path).update(launches(cell, power_w=400.0))
+    assert only_file(tmp_path).read_bytes() == before
+
+
+def test_near_misses_tell_why(cell: Cell, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.update(launches(cell))
+    more = replace(cell, engine_args=(("max_num_seqs", 16),))
+    assert store.find(more.key, GPU_NAME) is None
+    assert store.near_misses(more.key, GPU_NAME) == ["one differs in engine_args.max_num_seqs: 8 → 16"]
+    assert store.near_misses(cell.key, "NVIDIA H200") == ["one was measured on another GPU model, simulated GPU"]
+
+
+def spoil(content: dict[str, Any], **changes: Any) -> str:
+    (entry,) = content["cells"].values()
+    return json.dumps({**content, "cells": {"x": {**entry, **changes}}})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: "no JSON",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"schema_version": 1', '"schema_version": 2'),
+        lambda text: json.dumps({**json.loads(text), "cells": []}),
+        lambda text: spoil(json.loads(text), launches=[]),
+        lambda text: spoil(json.loads(text), key={}),
+        lambda text: spoil(json.loads(text), environment=None),
+        lambda text: text.replace('"tokens_per_s": [1', '"tokens_per_s": [-1'),
+        lambda text: text.replace('"tokens_per_s": [', '"tokens_per_s": ["x", '),
+        lambda text: text.replace('"tokens_per_s": [', '"tokens_per_s": [NaN, '),
+    ],
+)
+def test_a_damaged_file_is_named_and_kept(cell: Cell, tmp_path: Path, damage: Any) -> None:
+    Store(tmp_path).update(launches(cell))
+    path = only_file(tmp_path)
+    spoiled = damage(path.read_text())
+    assert spoiled != path.read_text()
+    path.write_text(spoiled)
+    for use in (lambda s: s.find(cell.key, GPU_NAME), lambda s: s.update(launches(cell))):
+        with pytest.raises(BaselineError, match="tiny.json"):
+            use(Store(tmp_path))
+    assert path.read_text() == spoiled

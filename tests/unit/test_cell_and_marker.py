@@ -1,0 +1,162 @@
+"""Cells and their keys, markers and their refusals, workloads, engine arguments."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_energy.cell import Model, key_differences
+from pytest_energy.errors import UsageError
+from pytest_energy.markers import Marked
+from pytest_energy.settings import parse_engine_args
+from pytest_energy.workload import Workload
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    (tmp_path / "models" / "tiny" / "config.json").write_text('{"vocab_size": 2048}')
+    (tmp_path / "models" / "empty").mkdir()
+    (tmp_path / "models" / "broken").mkdir()
+    (tmp_path / "models" / "broken" / "config.json").write_text("[1")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("models/empty", "no config.json"),
+        ("models/broken", "cannot be read as a model configuration"),
+        ("models/none", "no such folder"),
+        ("./none", "no such folder"),
+        ("/none", "no such folder"),
+        ("a b", "no such folder"),
+    ],
+)
+def test_models_that_are_none(folder: Path, name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Model.resolve(name, folder)
+
+
+def test_models(folder: Path) -> None:
+    local = Model.resolve("models/tiny", folder / "elsewhere", folder)
+    assert (local.name, local.location) == ("tiny", str(folder / "models" / "tiny"))
+    assert local.config_sha256
+    assert Model.resolve("meta-llama/Llama-3.1-8B", folder) == Model("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B")
+
+
+def marked(**arguments: Any) -> Marked:
+    return Marked.from_arguments((), {"model": "models/tiny", "batch_sizes": [1, 8], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batchsizes": [1]}, "no argument 'batchsizes'"),
+        ({"batch_sizes": [0]}, "a batch size is 0"),
+        ({"batch_sizes": [1.5]}, "a batch size is 1.5"),
+        ({"batch_sizes": ["8"]}, "a batch size is '8'"),
+        ({"batch_sizes": [True]}, "a batch size is True"),
+        ({"batch_sizes": [-3]}, "a batch size is -3"),
+        ({"batch_sizes": []}, r"batch_sizes is \[\]"),
+        ({"batch_sizes": 8}, "batch_sizes is 8"),
+        ({"batch_sizes": [8, 8]}, "8 twice"),
+        ({"model": 7}, "model is 7"),
+        ({"weights": "zeros"}, "weights is 'zeros'"),
+        ({"input_tokens": 0}, "input_tokens is 0"),
+        ({"output_tokens": "many"}, "output_tokens is 'many'"),
+        ({"tolerance": -0.1}, "tolerance is -0.1"),
+        ({"tolerance": 3}, "tolerance is 3"),
+        ({"tolerance": float("nan")}, "tolerance is nan"),
+        ({"throughput_tolerance": "5%"}, "throughput_tolerance is '5%'"),
+        ({"max_power_w": 0}, "max_power_w is 0"),
+        ({"engine_args": ["x"]}, "engine_args is"),
+        ({"engine_args": {"dtype": object()}}, "engine_args is"),
+    ],
+)
+def test_refused_marker_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        marked(**arguments)
+
+
+@pytest.mark.parametrize("missing", ["model", "batch_sizes"])
+def test_a_marker_says_model_and_batch_sizes(missing: str) -> None:
+    arguments = {"model": "m", "batch_sizes": [1]}
+    del arguments[missing]
+    with pytest.raises(UsageError, match=f"nothing says {missing}"):
+        Marked.from_arguments((), arguments)
+
+
+def test_a_marker_takes_no_positional_argument() -> None:
+    with pytest.raises(UsageError, match="keyword arguments only"):
+        Marked.from_arguments(("m",), {})
+
+
+def test_cells_of_one_marker_share_a_launch(folder: Path) -> None:
+    one, eight = (marked().cell(size, folder) for size in (1, 8))
+    assert one.launch_args == eight.launch_args
+    assert one.launch_args["max_num_seqs"] == 8
+    assert one.key != eight.key
+    assert one.slug != eight.slug
+
+
+def test_max_num_seqs_may_be_set(folder: Path) -> None:
+    assert marked(engine_args={"max_num_seqs": 256}).cell(1, folder).launch_args["max_num_seqs"] == 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "difference"),
+    [
+        ({"weights": "dummy"}, "engine_args.load_format: auto → dummy"),
+        ({"input_tokens": 100}, "workload.input_tokens: 512 → 100"),
+        ({"engine_args": {"dtype": "float16"}}, "engine_args.dtype: None → float16"),
+    ],
+)
+def test_whatever_is_measured_is_in_the_key(folder: Path, arguments: dict[str, Any], difference: str) -> None:
+    differences = key_differences(marked().cell(1, folder).key, marked(**arguments).cell(1, folder).key)
+    assert difference in differences
+
+
+def test_another_config_is_another_key(folder: Path) -> None:
+    before = marked().cell(1, folder)
+    (folder / "models" / "tiny" / "config.json").write_text('{"vocab_size": 4096}')
+    assert marked().cell(1, folder).key != before.key
+
+
+@given(st.integers(1, 512), st.integers(1, 512))
+def test_first_wave_is_staggered(batch_size: int, output_tokens: int) -> None:
+    wave = Workload(8, output_tokens).first_wave(batch_size)
+    assert len(wave) == batch_size
+    assert list(wave) == sorted(wave)
+    assert wave[0] >= 1
+    assert wave[-1] == output_tokens
+    gaps = {b - a for a, b in zip(wave, wave[1:], strict=False)}
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+@given(st.integers(0, 100), st.integers(1, 2**17))
+def test_prompts(seed: int, vocabulary_size: int) -> None:
+    workload = Workload(16, 8, seed)
+    prompts = workload.prompts(3, vocabulary_size)
+    assert [len(prompt) for prompt in prompts] == [16] * 3
+    assert all(0 <= token < vocabulary_size for prompt in prompts for token in prompt)
+    assert prompts == workload.prompts(3, vocabulary_size)
+
+
+def test_engine_args() -> None:
+    assert parse_engine_args(["enforce-eager=true", "a=False", "n=3", "dtype=float16", 'c={"x": 1}', "e="]) == {
+        "enforce_eager": True,
+        "a": False,
+        "n": 3,
+        "dtype": "float16",
+        "c": {"x": 1},
+        "e": "",
+    }
+
+
+@pytest.mark.parametrize(("texts", "message"), [(["a"], "NAME=VALUE"), (["=1"], "NAME=VALUE"), (["a=1", "a=2"], "twice")])
+def test_bad_engine_args(texts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_engine_args(texts)

@@ -1,0 +1,179 @@
+"""Seven verdicts, their reasons and what explains a change."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy import report
+from pytest_energy.baselines import Baseline, Store
+from pytest_energy.cell import Cell
+from pytest_energy.gate import Judgement, Metric, Verdict, judge, what_changed
+from pytest_energy.measurement import Measurement, measure
+from tests.simulated import recording
+
+STATIC_W, DYNAMIC_J = 120.0, 0.38
+
+
+def launches(cell: Cell, power_w: Sequence[float], tokens_per_s: Sequence[float], name: str = "new", **kwargs: Any) -> list[Measurement]:
+    return [
+        measure(recording(cell, launch_id=f"{name}-{i}", power_w=p, tokens_per_s=r, cycles=12.5, **kwargs))
+        for i, (p, r) in enumerate(zip(power_w, tokens_per_s, strict=True))
+    ]
+
+
+def at_pace(cell: Cell, tokens_per_s: float, dynamic_j: float = DYNAMIC_J, name: str = "new") -> list[Measurement]:
+    """Three launches of an engine whose power is static + dynamic × throughput."""
+    power_w = STATIC_W + dynamic_j * tokens_per_s
+    return launches(cell, [power_w, power_w * 1.002, power_w * 0.998], [tokens_per_s] * 3, name)
+
+
+@pytest.fixture
+def baseline(cell: Cell, tmp_path: Path) -> Baseline:
+    store = Store(tmp_path)
+    store.update(at_pace(cell, 1000.0, name="old"))
+    found = store.find(cell.key, "simulated GPU")
+    assert found is not None
+    return found
+
+
+def verdict(cell: Cell, baseline: Baseline | None, energy: float = 1.0, rate: float = 1.0, **kwargs: Any) -> Judgement:
+    """The verdict on three launches with J/token and tokens/s changed by these factors."""
+    metric = kwargs.pop("metric", Metric.JOULES_PER_TOKEN)
+    tokens_per_s = 1000.0 * rate
+    measured = at_pace(cell, tokens_per_s, (0.5 * energy * tokens_per_s - STATIC_W) / tokens_per_s)
+    return judge(metric, measured, baseline, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"),
+    [(1.0, Verdict.PASS), (1.02, Verdict.PASS), (0.98, Verdict.PASS), (1.06, Verdict.REGRESSED), (0.94, Verdict.IMPROVED)],
+)
+def test_energy(cell: Cell, baseline: Baseline, factor: float, expected: Verdict) -> None:
+    judged = verdict(cell, baseline, energy=factor)
+    assert judged.verdict is expected
+    assert judged.change == pytest.approx(factor - 1, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"),
+    [(1.0, Verdict.PASS), (0.95, Verdict.PASS), (0.85, Verdict.REGRESSED), (1.2, Verdict.IMPROVED)],
+)
+def test_throughput(cell: Cell, baseline: Baseline, factor: float, expected: Verdict) -> None:
+    assert verdict(cell, baseline, rate=factor, metric=Metric.TOKENS_PER_S).verdict is expected
+
+
+def test_tolerance_is_the_tests_own(cell: Cell, baseline: Baseline) -> None:
+    assert verdict(cell, baseline, energy=1.06, tolerance=0.10).verdict is Verdict.PASS
+    assert verdict(cell, baseline, energy=1.025, tolerance=0.02).verdict is not Verdict.PASS
+
+
+def test_unequal_launches_are_inconclusive(cell: Cell, baseline: Baseline) -> None:
+    judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [440, 500, 560], [1000] * 3), baseline)
+    assert judged.verdict is Verdict.INCONCLUSIVE
+    assert "too unequal" in judged.reasons[0]
+
+
+def test_a_change_that_may_be_chance_is_inconclusive(cell: Cell, baseline: Baseline) -> None:
+    judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [480, 520, 580], [1000] * 3), baseline)
+    assert judged.verdict is Verdict.INCONCLUSIVE
+    assert "reaches the tolerance" in judged.reasons[0]
+
+
+def test_one_launch_alone_is_no_verdict_on_a_small_change(cell: Cell, baseline: Baseline) -> None:
+    assert judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000)[:1], baseline).verdict is Verdict.INCONCLUSIVE
+    assert judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline).verdict is Verdict.REGRESSED
+
+
+def test_no_baseline(cell: Cell) -> None:
+    assert verdict(cell, None).verdict is Verdict.NO_BASELINE
+
+
+def test_another_gpu_model_is_not_comparable(cell: Cell) -> None:
+    judged = verdict(cell, None, near_misses=["one was measured on another GPU model, NVIDIA H100"])
+    assert judged.verdict is Verdict.NOT_COMPARABLE
+    assert "NVIDIA H100" in judged.reasons[0]
+
+
+def test_another_power_limit_is_not_comparable(cell: Cell, baseline: Baseline) -> None:
+    capped = launches(cell, [500] * 3, [1000] * 3, environment={"power_limit_w": 500.0})
+    judged = judge(Metric.JOULES_PER_TOKEN, capped, baseline)
+    assert judged.verdict is Verdict.NOT_COMPARABLE
+    assert "500.0 W" in judged.reasons[0]
+    assert "700.0 W" in judged.reasons[0]
+
+
+def test_one_invalid_launch_spoils_the_verdict(cell: Cell, baseline: Baseline) -> None:
+    measured = [*at_pace(cell, 1000), measure(recording(cell, launch_id="bad", faults=["foreign_process: pid 7"]))]
+    judged = judge(Metric.JOULES_PER_TOKEN, measured, baseline)
+    assert judged.verdict is Verdict.INVALID
+    assert judged.reasons == ("launch bad: foreign_process: pid 7",)
+
+
+def test_power_budget(cell: Cell, baseline: Baseline) -> None:
+    judged = verdict(cell, baseline, max_power_w=450)
+    assert judged.verdict is Verdict.REGRESSED
+    assert "budget of 450 W" in judged.reasons[0]
+    assert verdict(cell, baseline, max_power_w=550).verdict is Verdict.PASS
+
+
+def test_swapping_sides_turns_regressed_into_improved(cell: Cell, tmp_path: Path) -> None:
+    cheap, dear = at_pace(cell, 1000, 0.38, "cheap"), at_pace(cell, 1000, 0.45, "dear")
+    verdicts = []
+    for name, old, new in (("a", cheap, dear), ("b", dear, cheap)):
+        store = Store(tmp_path / name)
+        store.update(old)
+        verdicts.append(judge(Metric.JOULES_PER_TOKEN, new, store.find(cell.key, "simulated GPU")).verdict)
+    assert verdicts == [Verdict.REGRESSED, Verdict.IMPROVED]
+
+
+def test_a_slower_engine_reads_as_static_energy(cell: Cell, baseline: Baseline) -> None:
+    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline)
+    assert judged.verdict is Verdict.REGRESSED
+    assert judged.split is not None
+    assert judged.split.reading == "static"
+    assert judged.split.static_low < judged.split.total < judged.split.static_high
+
+
+def test_more_work_per_token_reads_as_dynamic_energy(cell: Cell, baseline: Baseline) -> None:
+    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5), baseline)
+    assert judged.split is not None
+    assert judged.split.reading == "dynamic"
+
+
+@pytest.mark.parametrize(("name", "value"), [("sm_clock_mhz", 1500.0), ("temperature_c", 80.0), ("power_cap_share", 0.9)])
+def test_no_reading_where_conditions_differ(cell: Cell, baseline: Baseline, name: str, value: float) -> None:
+    measured = [replace(m, conditions=replace(m.conditions, **{name: value})) for m in at_pace(cell, 500)]
+    assert judge(Metric.JOULES_PER_TOKEN, measured, baseline).split is None
+
+
+def test_what_changed_tells_what_matters_first() -> None:
+    old = {"date": "1", "driver": "1", "vllm": "1", "gpu_uuids": ["a"], "host": {"load_1min": 1, "cpu_model": "x"}}
+    new = {"date": "2", "driver": "2", "vllm": "2", "gpu_uuids": ["b"], "host": {"load_1min": 2, "cpu_model": "y"}}
+    assert what_changed(old, new) == ["vllm: 1 → 2", "driver: 1 → 2", "host.cpu_model: x → y", "another board of the same GPU model"]
+
+
+def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: Baseline) -> None:
+    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline)
+    message = report.explain(cell, judged, "pytest a.py", replayed=False)
+    for part in ("REGRESSED", "+24.0 %", "95 % interval", "power fell too", "static", "what changed", "--energy-launches", "--energy-update"):
+        assert part in message
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+def test_every_verdict_but_pass_says_what_to_type(cell: Cell, baseline: Baseline, replayed: bool) -> None:
+    for judged in (
+        verdict(cell, baseline, energy=1.1),
+        verdict(cell, None),
+        judge(Metric.JOULES_PER_TOKEN, launches(cell, [440, 500, 560], [1000] * 3), baseline),
+        verdict(cell, None, near_misses=["another GPU model"]),
+    ):
+        assert "next: " in report.explain(cell, judged, "pytest a.py", replayed)
+
+
+def test_the_table_fits_into_100_columns(cell: Cell, baseline: Baseline) -> None:
+    wide = replace(cell, model=replace(cell.model, name="llama-3.1-8b"), batch_size=256)
+    rows = [report.row(wide, verdict(cell, baseline, energy=e, metric=m)) for e in (1, 1.5) for m in Metric]
+    assert max(map(len, report.table(rows))) <= 100

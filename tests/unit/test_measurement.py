@@ -1,0 +1,198 @@
+"""Recording → measurement: figures recovered, faults found."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_energy.cell import Cell, Model
+from pytest_energy.measurement import measure, steady_from
+from pytest_energy.recording import EnergyCounter, GpuTrace, Recording, TokenCounter
+from pytest_energy.workload import Workload
+from tests.simulated import recording
+
+SETTINGS = settings(max_examples=40, deadline=None)
+
+
+def make_cell(batch_size: int = 8, output_tokens: int = 250) -> Cell:
+    return Cell(Model("/models/tiny", "tiny"), batch_size, Workload(64, output_tokens), "dummy")
+
+
+def with_gpu(recorded: Recording, **changes: Any) -> Recording:
+    return replace(recorded, gpus=(replace(recorded.gpus[0], **changes),))
+
+
+def with_samples(recorded: Recording, **values: int) -> Recording:
+    samples = recorded.gpus[0].samples
+    constant = {name: (value,) * len(samples.time_ns) for name, value in values.items()}
+    return with_gpu(recorded, samples=replace(samples, **constant))
+
+
+def scaled(gpu: GpuTrace, factor: float) -> GpuTrace:
+    return replace(
+        gpu,
+        counter=replace(gpu.counter, energy_mj=tuple(round(e * factor) for e in gpu.counter.energy_mj)),
+        samples=replace(gpu.samples, average_power_mw=tuple(round(p * factor) for p in gpu.samples.average_power_mw)),
+    )
+
+
+@SETTINGS
+@given(
+    power_w=st.floats(80, 700),
+    batch_size=st.sampled_from([1, 3, 8, 64]),
+    steps_per_s=st.floats(40, 160),
+    noise=st.floats(0, 0.1),
+    seed=st.integers(0, 10**6),
+)
+def test_recovers_what_was_simulated(power_w: float, batch_size: int, steps_per_s: float, noise: float, seed: int) -> None:
+    cell = make_cell(batch_size)
+    rate = batch_size * steps_per_s
+    m = measure(recording(cell, power_w=power_w, tokens_per_s=rate, noise=noise, seed=seed, cycles=9.5))
+    assert m.valid, m.faults
+    assert math.isclose(m.power_w, power_w, rel_tol=0.005)
+    assert math.isclose(m.tokens_per_s, rate, rel_tol=0.02 if noise else 0.001)
+    assert math.isclose(m.joules_per_token, m.power_w / m.tokens_per_s, rel_tol=1e-9)
+
+
+@SETTINGS
+@given(factor=st.floats(0.5, 2.0))
+def test_scaled_energy_scales_energy_alone(factor: float) -> None:
+    recorded = recording(make_cell())
+    one, other = measure(recorded), measure(replace(recorded, gpus=(scaled(recorded.gpus[0], factor),)))
+    assert math.isclose(other.joules_per_token, factor * one.joules_per_token, rel_tol=1e-4)
+    assert math.isclose(other.power_w, factor * one.power_w, rel_tol=1e-4)
+    assert other.tokens_per_s == one.tokens_per_s
+
+
+@SETTINGS
+@given(shift_ns=st.integers(0, 10**16))
+def test_the_clock_may_start_anywhere(shift_ns: int) -> None:
+    recorded = recording(make_cell(), noise=0.05)
+
+    def moved(times: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(t + shift_ns for t in times)
+
+    gpu = recorded.gpus[0]
+    counter = replace(gpu.counter, unchanged_ns=moved(gpu.counter.unchanged_ns), changed_ns=moved(gpu.counter.changed_ns))
+    later = replace(
+        recorded,
+        tokens=replace(recorded.tokens, time_ns=moved(recorded.tokens.time_ns)),
+        gpus=(replace(gpu, counter=counter, samples=replace(gpu.samples, time_ns=moved(gpu.samples.time_ns))),),
+        load_stopped_ns=recorded.load_stopped_ns + shift_ns,
+    )
+    assert measure(later).cycles == measure(recorded).cycles
+
+
+def test_the_first_cycle_is_warm_up() -> None:
+    m = measure(recording(make_cell(), cycles=6.5))
+    assert m.cycles is not None
+    assert len(m.cycles.time_s) == 5
+
+
+def test_the_hot_idle_power_is_the_static_power() -> None:
+    assert measure(recording(make_cell(), idle_power_w=123.0)).static_power_w == pytest.approx(123.0, rel=0.01)
+
+
+def test_no_static_power_when_the_clock_sank_at_once() -> None:
+    recorded = recording(make_cell())
+    samples = recorded.gpus[0].samples
+    clocks = tuple(345 if t > recorded.load_stopped_ns else 1980 for t in samples.time_ns)
+    assert measure(with_gpu(recorded, samples=replace(samples, sm_clock_mhz=clocks))).static_power_w is None
+
+
+def test_a_slow_start_is_skipped() -> None:
+    recorded = recording(make_cell(), cycles=8.5)
+    slow_steps = 500  # two cycles, of which one is warm-up anyway
+    step = recorded.tokens.time_ns[1] - recorded.tokens.time_ns[0]
+    delays = [min(i, slow_steps) * step // 2 for i in range(len(recorded.tokens.time_ns))]
+    times = tuple(t + d - delays[-1] for t, d in zip(recorded.tokens.time_ns, delays, strict=True))
+    longer = recording(make_cell(), cycles=12).gpus[0]
+    start = times[0] - longer.counter.unchanged_ns[0] - 300_000_000
+    gpu = replace(
+        longer,
+        counter=EnergyCounter(
+            tuple(t + start for t in longer.counter.unchanged_ns),
+            tuple(t + start for t in longer.counter.changed_ns),
+            longer.counter.energy_mj,
+        ),
+        samples=replace(longer.samples, time_ns=tuple(t + start for t in longer.samples.time_ns)),
+    )
+    m = measure(replace(recorded, tokens=replace(recorded.tokens, time_ns=times), gpus=(gpu,)))
+    assert m.skipped_cycles == 1
+    assert m.tokens_per_s == pytest.approx(1000, rel=0.005)
+
+
+@given(st.lists(st.floats(0.9, 1.1), min_size=0, max_size=12))
+def test_enough_cycles_always_remain(values: list[float]) -> None:
+    drop = steady_from(values)
+    assert drop <= len(values) // 2
+    assert len(values) - drop >= min(3, len(values))
+
+
+def test_several_gpus_add_up_and_are_told_apart() -> None:
+    recorded = recording(make_cell(), power_w=400.0)
+    second = replace(scaled(recorded.gpus[0], 0.5), uuid="GPU-11111111-1111-1111-1111-111111111111")
+    m = measure(replace(recorded, gpus=(*recorded.gpus, second)))
+    assert m.power_w == pytest.approx(600.0, rel=0.002)
+    first_j, second_j = m.gpu_energy_j.values()
+    assert first_j == pytest.approx(2 * second_j, rel=0.002)
+    assert m.cycles is not None
+    assert first_j + second_j == pytest.approx(sum(m.cycles.energy_j), rel=1e-9)
+
+
+def standing_still(recorded: Recording) -> Recording:
+    counter = recorded.gpus[0].counter
+    keep = [i for i in range(len(counter.energy_mj)) if not 30 <= i < 60]
+    series = (tuple(values[i] for i in keep) for values in (counter.unchanged_ns, counter.changed_ns, counter.energy_mj))
+    return with_gpu(recorded, counter=EnergyCounter(*series))
+
+
+def running_backwards(recorded: Recording) -> Recording:
+    energy = list(recorded.gpus[0].counter.energy_mj)
+    energy[40:] = [e - energy[40] for e in energy[40:]]
+    return with_gpu(recorded, counter=replace(recorded.gpus[0].counter, energy_mj=tuple(energy)))
+
+
+def half_empty(recorded: Recording) -> Recording:
+    return replace(recorded, tokens=replace(recorded.tokens, tokens=(4,) * len(recorded.tokens.tokens)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "spoil"),
+    [
+        ("counter_stuck", standing_still),
+        ("counter_stuck", lambda r: with_gpu(r, counter=EnergyCounter((), (), ()))),
+        ("counter_backwards", running_backwards),
+        ("no_counter", lambda r: replace(r, gpus=())),
+        ("counter_disagrees", lambda r: with_samples(r, average_power_mw=520_000)),
+        ("counter_disagrees", lambda r: with_samples(r, average_power_mw=0)),
+        ("batch_not_full", half_empty),
+        ("gpu_idle", lambda r: with_samples(r, utilization_percent=0)),
+        ("throttled", lambda r: with_samples(r, throttle_reasons=0x8)),
+        ("throttled", lambda r: with_samples(r, throttle_reasons=0x20)),
+        ("throttled", lambda r: with_samples(r, throttle_reasons=0x44)),
+        ("throttled", lambda r: with_samples(r, throttle_reasons=0x80)),
+        ("kv_cache_too_small", lambda r: replace(r, kv_cache_tokens=2000)),
+        ("too_short", lambda r: replace(r, tokens=TokenCounter(*(s[:900] for s in (r.tokens.time_ns, r.tokens.tokens, r.tokens.finished))))),
+        ("too_short", lambda r: replace(r, tokens=TokenCounter((), (), ()))),
+        ("foreign_process", lambda r: with_gpu(r, faults=("foreign_process: pid 7",))),
+        ("lost", lambda r: replace(r, faults=("lost: something",))),
+    ],
+)
+def test_faults_make_a_measurement_invalid(fault: str, spoil: Any) -> None:
+    m = measure(spoil(recording(make_cell(), cycles=8.5)))
+    assert not m.valid
+    assert any(f.startswith(f"{fault}:") for f in m.faults), m.faults
+
+
+def test_the_software_power_cap_is_no_fault() -> None:
+    m = measure(with_samples(recording(make_cell()), throttle_reasons=0x4))
+    assert m.valid
+    assert m.conditions.power_cap_share == 1.0
+
+
+def test_a_small_disagreement_is_no_fault() -> None:
+    assert measure(with_samples(recording(make_cell()), average_power_mw=510_000)).valid

@@ -1,0 +1,110 @@
+"""The recording's file: what goes in comes out; damage is named; nothing is half written."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_energy import recording
+from pytest_energy.cell import Cell
+from pytest_energy.errors import RecordingError
+from tests import simulated
+
+
+def packed(content: object) -> bytes:
+    return gzip.compress(json.dumps(content).encode())
+
+
+def test_round_trip(cell: Cell, tmp_path: Path) -> None:
+    recorded = simulated.recording(cell, noise=0.1)
+    recording.write(recorded, tmp_path / "a.json.gz")
+    assert recording.read(tmp_path / "a.json.gz") == recorded
+
+
+def test_equal_recordings_give_equal_bytes_and_small_ones(cell: Cell, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        recording.write(simulated.recording(cell, noise=0.1), tmp_path / f"{name}.json.gz")
+    content = (tmp_path / "a.json.gz").read_bytes()
+    assert content == (tmp_path / "b.json.gz").read_bytes()
+    assert len(content) < 100_000
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
+def test_a_crash_while_writing_leaves_the_old_file(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    path = tmp_path / "a.json.gz"
+    recording.write(simulated.recording(cell), path)
+    before = path.read_bytes()
+
+    def crash(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(step, crash)
+    with pytest.raises(OSError, match="No space"):
+        recording.write(simulated.recording(cell, power_w=1.0), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def damaged(cell: Cell) -> dict[str, bytes]:
+    content = recording.to_json(simulated.recording(cell))
+    whole = packed(content)
+    tokens = content["tokens"]
+    return {
+        "empty": b"",
+        "not gzip": b"{}",
+        "truncated": whole[: len(whole) // 2],
+        "flipped": whole[:200] + bytes([whole[200] ^ 255]) + whole[201:],
+        "not JSON": gzip.compress(b"{"),
+        "a list": packed([content]),
+        "no version": packed({name: value for name, value in content.items() if name != "schema_version"}),
+        "other version": packed({**content, "schema_version": 2}),
+        "field missing": packed({name: value for name, value in content.items() if name != "gpus"}),
+        "lengths differ": packed({**content, "tokens": {**tokens, "finished": [0]}}),
+        "a float": packed({**content, "tokens": {**tokens, "tokens": [0.5] * len(tokens["tokens"])}}),
+        "key no object": packed({**content, "key": "x"}),
+        "series no object": packed({**content, "tokens": []}),
+        "deep": gzip.compress(b"[" * 100_000),
+        "bomb": gzip.compress(b" " * 30_000_000),
+    }
+
+
+def test_every_damage_is_told_with_the_files_name(cell: Cell, tmp_path: Path) -> None:
+    for name, content in damaged(cell).items():
+        path = tmp_path / f"{name}.json.gz"
+        path.write_bytes(content)
+        with pytest.raises(RecordingError, match=f"{name}.json.gz"):
+            recording.read(path)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.recursive(st.none() | st.integers() | st.text() | st.floats(), lambda c: st.lists(c) | st.dictionaries(st.text(), c), max_leaves=8))
+def test_no_content_gets_through_unnoticed(tmp_path: Path, cell: Cell, content: object) -> None:
+    whole = recording.to_json(simulated.recording(cell, cycles=0.1))
+    path = tmp_path / "x.json.gz"
+    for name in ("tokens", "gpus", "cpu", "environment", "faults", "load_stopped_ns"):
+        path.write_bytes(gzip.compress(json.dumps({**whole, name: content}).encode()))
+        try:
+            recording.read(path)
+        except RecordingError as error:
+            assert "x.json.gz" in str(error)
+
+
+def test_find(cell: Cell, tmp_path: Path) -> None:
+    file = tmp_path / "one" / "launch" / "cell.json.gz"
+    recording.write(simulated.recording(cell), file)
+    assert list(recording.find(tmp_path)) == list(recording.find(file)) == [file]
+    with pytest.raises(RecordingError, match="does not exist"):
+        list(recording.find(tmp_path / "two"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecordingError, match="holds no recordings"):
+        list(recording.find(tmp_path / "empty"))
+
+
+def test_faults_survive(cell: Cell, tmp_path: Path) -> None:
+    recorded = replace(simulated.recording(cell), faults=("a: b",))
+    recording.write(recorded, tmp_path / "a.json.gz")
+    assert recording.read(tmp_path / "a.json.gz").faults == ("a: b",)
