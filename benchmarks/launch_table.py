@@ -61,10 +61,11 @@ def spread_rows(cells: dict[tuple[str, int], list[Measurement]], labels: Sequenc
             rate = deviation([m.tokens_per_s for m in launches])
             pooled.setdefault(batch_size, []).append((degrees, energy, rate))
     rows = ["| batch size | degrees of freedom | J/token | tokens/s |", "|---|---|---|---|"]
-    for batch_size, entries in [*sorted(pooled.items()), (0, [entry for entries in pooled.values() for entry in entries])]:
+    everything = [entry for entries in pooled.values() for entry in entries]
+    for name, entries in [*((str(size), pooled[size]) for size in sorted(pooled)), ("all", everything)]:
         total = sum(degrees for degrees, _, _ in entries)
         energy, rate = (math.sqrt(sum(entry[0] * entry[i] ** 2 for entry in entries) / total) for i in (1, 2))
-        rows.append(f"| {batch_size or 'all'} | {total} | {energy:.2%} | {rate:.2%} |")
+        rows.append(f"| {name} | {total} | {energy:.2%} | {rate:.2%} |")
     return rows
 
 

@@ -28,6 +28,7 @@ _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _CELL: pytest.StashKey[Cell] = pytest.StashKey()
 _ROWS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+_ITEM_ROWS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 _SELECTED_IN_FULL: pytest.StashKey[bool] = pytest.StashKey()
 
 
@@ -310,7 +311,7 @@ class Gated:
                 refusal = f"the baseline of {cell.name} was not updated: {error}"
         row = report.row(cell, judgement, update)
         item.user_properties.extend(row.properties().items())
-        item.user_properties.append(("energy_row", row.as_dict()))
+        item.stash.setdefault(_ITEM_ROWS, []).append(row.as_dict())
         benchmark_bridge.add(item, session.evidence(cell), row)
         if refusal is not None:
             pytest.fail(refusal, pytrace=False)
@@ -349,12 +350,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Carry the table's row with the report, also between xdist's processes; JUnit gets the plain properties."""
+    """Carry the table's rows with the report, also between xdist's processes."""
     report = yield
     if report.when == "call":
-        rows = [value for name, value in item.user_properties if name == "energy_row"]
-        report.energy_rows = rows  # type: ignore[attr-defined]
-        report.user_properties = [(name, value) for name, value in item.user_properties if name != "energy_row"]
+        report.energy_rows = item.stash.get(_ITEM_ROWS, [])  # type: ignore[attr-defined]
     return report
 
 
@@ -376,6 +375,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         from pytest_energy.report import Row
 
         parsed = [Row(**row) for row in rows]
+        terminalreporter.ensure_newline()
         terminalreporter.section("energy", sep="=")
         heading, *lines = report.table(parsed)
         terminalreporter.write_line(heading, bold=True)

@@ -84,7 +84,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def _texts(r: Row) -> tuple[str, ...]:
     def figure(value: float | None, pattern: str) -> str:
-        return "-" if value is None else format(value, pattern)
+        return "-" if value is None else format(value, pattern).replace("-0.0%", "+0.0%")
 
     energy = figure(r.joules_per_token, "#.4g")
     if r.joules_per_token_half_width is not None:
@@ -193,7 +193,7 @@ def _launches(count: int) -> str:
 
 
 def _percent(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f} %"
+    return f"{100 * (ratio - 1):+.1f} %".replace("-0.0 %", "+0.0 %")
 
 
 def _interval(ratio: Estimate) -> str:

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+# Imported here so that pytester's runs, which forget what they imported, do not load numpy twice.
+import pytest_energy.session
+import pytest_energy.statistics  # noqa: F401
 from pytest_energy.cell import Cell, Model
 from pytest_energy.workload import Workload
 
@@ -22,3 +25,11 @@ def cell() -> Cell:
         weights="dummy",
         engine_args=(("max_num_seqs", 8),),
     )
+
+
+@pytest.fixture(autouse=True)
+def few_plugins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare pytester's runs the other plugins of this environment, which they would compile anew each time."""
+    if "pytester" in request.fixturenames:
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        monkeypatch.setenv("PYTEST_PLUGINS", "pytest_energy.plugin,pytest_benchmark.plugin")

@@ -23,9 +23,6 @@ _LOG_TAIL_BYTES = 4_000
 _EXIT_GRACE_S = 10.0
 _MAX_LINE_BYTES = 16_000_000
 
-# What is left behind if this very process is ended by a signal that runs no `finally`: nothing, for the worker
-# ends its group as soon as the command pipe closes.
-
 
 @dataclass(frozen=True)
 class EngineReady:
@@ -89,12 +86,12 @@ class OfflineEngine:
             self._start()
             self.ready = self._load()
         except BaseException:
-            self.close()
+            self._close(grace_s=0.0)
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._close(grace_s=_EXIT_GRACE_S if kind is None else 0.0)
 
     @property
     def session_id(self) -> int:
@@ -119,6 +116,7 @@ class OfflineEngine:
         except OSError as error:
             os.close(events_read)
             os.close(commands_write)
+            self._log.close()
             raise EngineError(
                 "start", f"cannot run {self._python}: {error.strerror}.\nGive the path of a Python interpreter: --energy-python PATH"
             ) from None
@@ -242,16 +240,15 @@ class OfflineEngine:
             elif event["event"] == "stopped" and event["run"] == self._run:
                 return Steps(tuple(times), tuple(tokens), tuple(finished)), int(event["time_ns"])
 
-    def close(self) -> None:
-        """End the worker and all its children. Never raises; safe to call again."""
+    def _close(self, grace_s: float) -> None:
+        """End the worker and all its children; it may end by itself within `grace_s`. Never raises."""
         process = self._process
         if process is None:
             return
         with contextlib.suppress(OSError):
             os.write(self._commands, b'{"command":"exit"}\n')
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if process.poll() is None and self.ready is not None:
-                process.wait(timeout=_EXIT_GRACE_S)
+            process.wait(timeout=grace_s)
         _end_session(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)

@@ -6,7 +6,7 @@ vllm only, and serves every vLLM from 0.20 on:
     PYTHON vllm_worker.py EVENTS_FD COMMANDS_FD
 
 Commands come in and events go out as JSON lines on two private pipes; vLLM's own output stays on stdout and
-stderr. When the command pipe closes (the parent died) the whole process group ends.
+stderr. When the command pipe closes (the parent died) the whole session ends.
 
     {"command": "load", "engine_args": {...}}
         → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ...}
@@ -61,7 +61,7 @@ class Channel:
     def _read(self):
         for line in self._commands:
             self._queue.put(json.loads(line))
-        os.killpg(os.getpgrp(), signal.SIGKILL)  # the parent is gone: leave nothing behind
+        end_session()  # the parent is gone: leave nothing behind
 
     def send(self, **event):
         self._events.write(json.dumps(event, separators=(",", ":")) + "\n")
@@ -71,6 +71,19 @@ class Channel:
 
     def has_command(self):
         return not self._queue.empty()
+
+
+def end_session():
+    """Kill all processes of this POSIX session, this one last; children may sit in groups of their own."""
+    own = os.getpid()
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != own:
+            try:
+                if os.getsid(int(name)) == os.getsid(0):
+                    os.kill(int(name), signal.SIGKILL)
+            except OSError:
+                pass
+    os.kill(own, signal.SIGKILL)
 
 
 def load(engine_args):

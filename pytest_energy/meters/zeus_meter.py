@@ -76,7 +76,7 @@ class ZeusMeter:
             if any(updated):
                 self._cpu.read()
             due = min(reader.next_read_s for reader in self._readers)
-            self._stop.wait(max(_DENSE_READ_S, due - time.monotonic()))
+            self._stop.wait(min(max(_DENSE_READ_S, due - time.monotonic()), 1.0))
 
     def read(self) -> tuple[tuple[GpuTrace, ...], CpuEnergy]:
         """The trace so far."""

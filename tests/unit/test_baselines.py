@@ -136,6 +136,6 @@ def test_a_damaged_file_is_named_and_kept(cell: Cell, tmp_path: Path, damage: An
     assert spoiled != path.read_text()
     path.write_text(spoiled)
     for use in (lambda s: s.find(cell.key, GPU_NAME), lambda s: s.update(launches(cell))):
-        with pytest.raises(BaselineError, match="tiny.json"):
+        with pytest.raises(BaselineError, match=r"tiny\.json"):
             use(Store(tmp_path))
     assert path.read_text() == spoiled

@@ -1,5 +1,6 @@
 """Cells and their keys, markers and their refusals, workloads, engine arguments."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_first_wave_is_staggered(batch_size: int, output_tokens: int) -> None:
     assert list(wave) == sorted(wave)
     assert wave[0] >= 1
     assert wave[-1] == output_tokens
-    gaps = {b - a for a, b in zip(wave, wave[1:], strict=False)}
+    gaps = {b - a for a, b in itertools.pairwise(wave)}
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 

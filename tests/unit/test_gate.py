@@ -158,7 +158,16 @@ def test_what_changed_tells_what_matters_first() -> None:
 def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: Baseline) -> None:
     judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline)
     message = report.explain(cell, judged, "pytest a.py", replayed=False)
-    for part in ("REGRESSED", "+24.0 %", "95 % interval", "power fell too", "static", "what changed", "--energy-launches", "--energy-update"):
+    for part in (
+        "REGRESSED",
+        "+24.0 %",
+        "95 % interval",
+        "power fell too",
+        "static",
+        "what changed",
+        "--energy-launches",
+        "--energy-update",
+    ):
         assert part in message
 
 

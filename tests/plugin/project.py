@@ -1,0 +1,53 @@
+"""A user's repository for the plugin's tests."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy import recording
+from pytest_energy.markers import Marked
+from tests import simulated
+
+MARKER = {"model": "tiny", "weights": "dummy", "batch_sizes": [2, 8], "input_tokens": 64, "output_tokens": 250}
+TESTS = f"""
+    import pytest
+    pytestmark = pytest.mark.energy(**{MARKER!r})
+
+    def test_energy(energy):
+        energy.check()
+
+    def test_throughput(throughput):
+        pass
+"""
+
+
+class Project:
+    """A user's repository with simulated recordings and, where asked for, baselines."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester, self.path = pytester, pytester.path
+        (self.path / "tiny").mkdir()
+        (self.path / "tiny" / "config.json").write_text('{"vocab_size": 2048}')
+        pytester.makepyfile(test_tiny=TESTS)
+
+    def record(self, label: str, launches: int = 3, marker: dict[str, Any] | None = None, **kwargs: Any) -> Path:
+        marked = Marked.from_arguments((), marker or MARKER)
+        for size in marked.batch_sizes:
+            for launch in range(launches):
+                made = simulated.recording(
+                    marked.cell(size, self.path), launch_id=f"{label}-{launch}", cycles=12.5, tokens_per_s=1000.0 + launch, **kwargs
+                )
+                recording.write(made, self.path / label / made.launch_id / f"{size}.json.gz")
+        return self.path / label
+
+    def store(self) -> None:
+        self.record("old")
+        assert self.run("--energy-replay", "old", "--energy-update").ret == 0
+
+    def run(self, *arguments: str | Path) -> pytest.RunResult:
+        return self.pytester.runpytest("-p", "no:cacheprovider", *arguments)
+
+    def files(self) -> dict[str, bytes]:
+        paths = [p for p in self.path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        return {str(p.relative_to(self.path)): p.read_bytes() for p in paths}

@@ -1,0 +1,320 @@
+"""The plugin as its users meet it: options, fixtures, table, JUnit, pytest-benchmark, xdist; on simulated recordings."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests import simulated
+from tests.conftest import ROOT
+from tests.plugin.project import MARKER, TESTS, Project
+
+
+@pytest.fixture
+def live(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Replaces the engine and meter by simulation; holds the batch sizes of each launch."""
+    launched: list[list[int]] = []
+
+    def record_launch(cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None]) -> Any:
+        launched.append([cell.batch_size for cell in cells])
+        progress("tiny: loading (python)")
+        for cell in cells:
+            progress(f"{cell.name}: measuring, 1.0 cycles, 1,000 tokens/s")
+            assert cell.launch_args["max_num_seqs"] == 8
+            yield cell, simulated.recording(cell, launch_id=f"live-{len(launched)}", cycles=12.5)
+
+    monkeypatch.setattr("pytest_energy.live.record_launch", record_launch)
+    return launched
+
+
+def test_passes_and_shows_the_table(project: Project) -> None:
+    project.store()
+    project.record("same")
+    result = project.run("--energy-replay", "same")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "energy: replay of same, baselines in baselines",
+            "cell * metric * J/token * W * tokens/s * baseline * change * verdict",
+            "tiny bs=2 * J/token * 0.4995 ±* 500 * 1,001 * 0.4995 *+0.0% ±* pass",
+            "tiny bs=8 * tokens/s * 500 * 1,001 * 1,001 * pass",
+        ]
+    )
+
+
+def test_create_change_and_history(project: Project) -> None:
+    project.record("old")
+    created = project.run("--energy-replay", "old", "--energy-update")
+    created.assert_outcomes(passed=4)
+    created.stdout.fnmatch_lines(["energy: *baselines UPDATED in baselines", "tiny bs=2 * created", "tiny bs=8 * created"])
+    project.record("new", power_w=450.0)
+    changed = project.run("--energy-replay", "new", "--energy-update")
+    changed.stdout.fnmatch_lines(["tiny bs=2 *J/token * 0.4995 *-10.0% ±* changed", "tiny bs=2 *tokens/s *+0.0% ±* changed"])
+    stored = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())
+    assert [len(cell["history"]) for cell in stored["cells"].values()] == [1, 1]
+
+
+def test_updates_only_the_selected_tests(project: Project) -> None:
+    project.store()
+    before = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())["cells"]
+    project.record("new", power_w=450.0)
+    project.run("--energy-replay", "new", "--energy-update", "-k", "bs2")
+    after = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())["cells"]
+    assert [name for name in after if after[name] != before[name]] == ["offline in=64 out=250 bs=0002"]
+
+
+def test_nothing_is_written_unasked(project: Project) -> None:
+    project.store()
+    project.record("dear", power_w=560.0)
+    project.record("new", marker={**MARKER, "output_tokens": 500})
+    before = project.files()
+    for label in ("old", "dear", "new"):
+        project.run("--energy-replay", label)
+    assert project.files() == before
+
+
+@pytest.mark.parametrize(
+    ("launches", "kwargs", "reason"), [(2, {}, "at least 3 launches"), (3, {"faults": ("throttled: hot",)}, "throttled: hot")]
+)
+def test_refused_updates_fail_and_change_nothing(project: Project, launches: int, kwargs: dict[str, Any], reason: str) -> None:
+    project.store()
+    project.record("new", launches=launches, power_w=450.0, **kwargs)
+    before = project.files()
+    result = project.run("--energy-replay", "new", "--energy-update")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines([f"the baseline of tiny bs=2 was not updated: *{reason}*"])
+    assert project.files() == before
+
+
+def test_the_failure_stands_in_the_test_with_its_figures(project: Project) -> None:
+    project.store()
+    project.record("dear", power_w=560.0)
+    result = project.run("--energy-replay", "dear", "--junitxml", "junit.xml")
+    result.assert_outcomes(failed=2, passed=2)
+    assert result.ret == 1
+    cases = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
+    failed = {case.get("name"): case.find("failure") for case in cases}
+    assert {name for name, failure in failed.items() if failure is not None} == {"test_energy[bs2]", "test_energy[bs8]"}
+    failure = failed["test_energy[bs8]"]
+    assert failure is not None
+    assert "+12.0 %" in (failure.text or "")
+    properties = {p.get("name"): p.get("value") for p in cases[1].findall(".//property")}
+    assert properties == {
+        "joules_per_token": "0.559441",
+        "power_w": "560",
+        "tokens_per_s": "1001",
+        "change": "0.12",
+        "metric": "joules_per_token",
+        "verdict": "regressed",
+    }
+
+
+def test_a_body_that_never_checks_is_checked_and_a_body_that_fails_fails_for_its_own_reason(project: Project) -> None:
+    project.store()
+    project.record("dear", power_w=560.0)
+    project.pytester.makepyfile(
+        test_tiny=f"""
+        import pytest
+        pytestmark = pytest.mark.energy(**{MARKER!r})
+
+        def test_forgets(energy):
+            assert energy.power_w > 500
+            assert energy.joules_per_token > 0.5
+            assert energy.tokens_per_s > 900
+            assert energy.verdict == "regressed"
+
+        def test_own_reason(throughput):
+            assert throughput.power_w < 300, "too hot for my rack"
+        """
+    )
+    result = project.run("--energy-replay", "dear")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["REGRESSED: tiny bs=2*", "*too hot for my rack*"])
+
+
+def test_a_test_may_refine_its_modules_marker(project: Project) -> None:
+    project.store()
+    project.record("dear", power_w=560.0)
+    project.pytester.makepyfile(
+        test_tiny=TESTS.replace("    def test_energy", "    @pytest.mark.energy(tolerance=0.2)\n    def test_energy")
+    )
+    project.run("--energy-replay", "dear").assert_outcomes(passed=4)
+
+
+def test_one_launch_serves_all_cells_of_all_tests(project: Project, live: list[list[int]]) -> None:
+    result = project.run("--energy-update")
+    result.assert_outcomes(passed=4)
+    assert live == [[2, 8]] * 3
+    result.stdout.fnmatch_lines(
+        ["energy: live, 3 launches of *", "energy * s  launch 1 of 3: tiny: loading*", "energy * s  launch 3 of 3: tiny bs=8: measuring"]
+    )
+
+
+def test_a_selection_measures_only_itself_on_the_same_engine(project: Project, live: list[list[int]]) -> None:
+    project.run("--energy-launches", "2", "-k", "bs2")
+    assert live == [[2], [2]]
+
+
+def test_recordings_of_a_live_run_replay_to_the_same_table(project: Project, live: list[list[int]]) -> None:
+    project.store()
+
+    def table(result: pytest.RunResult) -> list[str]:
+        return [line for line in result.outlines if line.startswith("tiny bs=")]
+
+    measured = project.run("--energy-record", "kept")
+    assert table(measured)
+    assert table(project.run("--energy-replay", "kept")) == table(measured)
+    assert len(list((project.path / "kept").rglob("*.json.gz"))) == 6
+
+
+def test_a_full_disk_is_told_and_engines_are_not_launched_again_and_again(
+    project: Project, live: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = project.run("--energy-record", "kept")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["*cannot be written to *kept*No space left on device*"])
+    assert len(live) == 1
+
+
+def test_ctrl_c_while_measuring_writes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("pytest_energy.live.record_launch", interrupted)
+    before = project.files()
+    options = ("-p", "no:cacheprovider", "--energy-update", "--energy-record", "kept")
+    assert project.pytester.runpytest_inprocess(*options, no_reraise_ctrlc=True).ret == pytest.ExitCode.INTERRUPTED
+    assert project.files() == before
+
+
+def test_an_unforeseen_error_is_shown_once_and_no_test_is_green(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    launches = []
+
+    def broken(*_: Any) -> Any:
+        launches.append(1)
+        raise ZeroDivisionError("what?")
+        yield
+
+    monkeypatch.setattr("pytest_energy.live.record_launch", broken)
+    project.run().assert_outcomes(failed=4)
+    assert len(launches) == 1
+
+
+def test_ini_settings_and_the_command_line_over_them(project: Project, live: list[list[int]]) -> None:
+    project.pytester.makeini(
+        "[pytest]\nenergy_baselines = store\nenergy_launches = 4\nenergy_python = venv/bin/python\n"
+        "energy_engine_args =\n  enforce_eager=true\n  block_size=16"
+    )
+    result = project.run("--energy-update", "--energy-engine-arg", "block_size=32")
+    result.stdout.fnmatch_lines(["energy: live, 4 launches of */venv/bin/python with enforce_eager=True, block_size=32, *store"])
+    assert (project.path / "store/simulated-gpu/tiny.json").is_file()
+    assert len(live) == 4
+    project.run("--energy-launches", "1")
+    assert len(live) == 5
+
+
+def test_unused_baselines_are_told_when_all_tests_ran(project: Project) -> None:
+    project.store()
+    project.pytester.makepyfile(test_tiny=TESTS.replace("[2, 8]", "[8]"))
+    everything = project.run("--energy-replay", "old")
+    everything.stdout.fnmatch_lines(["unused baseline: simulated GPU, tiny, batch size 2 *"])
+    for selection in (["-k", "test_energy"], ["test_tiny.py::test_energy"], ["test_tiny.py"]):
+        assert "unused baseline" not in project.run("--energy-replay", "old", *selection).stdout.str()
+
+
+@pytest.mark.parametrize("option", ["--benchmark-skip", "--benchmark-only", "--benchmark-disable", "-pno:benchmark"])
+def test_no_option_of_pytest_benchmark_turns_a_test_green_or_skips_it(
+    project: Project, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "PYTEST_PLUGINS", "pytest_energy.plugin" if option == "-pno:benchmark" else "pytest_energy.plugin,pytest_benchmark.plugin"
+    )
+    project.store()
+    project.record("dear", power_w=560.0)
+    project.run("--energy-replay", "dear", option).assert_outcomes(failed=2, passed=2)
+
+
+def test_pytest_benchmark_shows_seconds_per_cycle_and_the_energy(project: Project) -> None:
+    project.store()
+    result = project.run("--energy-replay", "old", "--benchmark-json", "bench.json")
+    result.stdout.fnmatch_lines(["*benchmark 'energy': 4 tests*"])
+    entries = {entry["name"]: entry for entry in json.loads((project.path / "bench.json").read_text())["benchmarks"]}
+    assert set(entries) == {"test_energy[bs2]", "test_energy[bs8]", "test_throughput[bs2]", "test_throughput[bs8]"}
+    entry = entries["test_energy[bs8]"]
+    assert entry["stats"]["mean"] == pytest.approx(8 * 250 / 1001, rel=0.01)
+    assert entry["extra_info"]["joules_per_token"] == pytest.approx(0.4995, rel=0.001)
+    assert entry["extra_info"]["verdict"] == "pass"
+
+
+def test_replay_works_under_xdist(project: Project) -> None:
+    project.store()
+    project.record("dear", power_w=560.0)
+    result = project.pytester.runpytest_subprocess("-p", "xdist", "-n", "2", "--energy-replay", "dear", "-p", "no:cacheprovider")
+    assert result.ret == 1
+    result.assert_outcomes(failed=2, passed=2)
+    result.stdout.fnmatch_lines(["tiny bs=2 * regressed"])
+
+
+def test_live_runs_and_updates_are_refused_under_xdist(project: Project) -> None:
+    update = project.pytester.runpytest_subprocess("-p", "xdist", "-n", "2", "--energy-update")
+    assert update.ret == pytest.ExitCode.USAGE_ERROR
+    update.stderr.fnmatch_lines(["*--energy-update does not work under pytest-xdist*", "*-n 0*"])
+    live = project.pytester.runpytest_subprocess("-p", "xdist", "-n", "2")
+    assert live.ret == 1
+    live.stdout.fnmatch_lines(["*live measurements do not work under pytest-xdist*"])
+
+
+@pytest.mark.parametrize("arguments", [["-x"], ["--lf"], ["-p", "no:terminal"], ["-q"], ["-v"]])
+def test_ordinary_options_keep_the_verdict(project: Project, arguments: list[str]) -> None:
+    project.store()
+    project.record("dear", power_w=560.0)
+    assert project.pytester.runpytest("--energy-replay", "dear", *arguments).ret == 1
+
+
+def test_collect_only_measures_nothing(project: Project, live: list[list[int]]) -> None:
+    assert project.run("--collect-only").ret == 0
+    assert live == []
+
+
+def test_the_plugin_is_light() -> None:
+    code = """
+import sys, time, pytest, _pytest.fixtures
+start = time.perf_counter()
+import pytest_energy.plugin
+print(1000 * (time.perf_counter() - start))
+"""
+    times = sorted(float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5))
+    assert times[2] <= 50
+
+
+def test_a_run_without_energy_tests_loads_nothing_heavy(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_PLUGINS", "pytest_energy.plugin")
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_modules():
+            assert "pytest_energy.plugin" in sys.modules
+            heavy = {"numpy", "scipy", "pandas", "zeus", "matplotlib", "pynvml", "pytest_energy.session"}
+            assert heavy & set(sys.modules) == set()
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+
+
+def test_the_plugin_works_by_name_without_being_installed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.store()
+    monkeypatch.delenv("PYTEST_PLUGINS")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    result = project.pytester.runpytest_subprocess("-p", "pytest_energy.plugin", "--energy-replay", "old")
+    result.assert_outcomes(passed=4)

@@ -1,0 +1,136 @@
+"""The shipped suite and baselines judge shipped recordings of real engines."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_energy import recording
+from tests.conftest import ROOT
+
+RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
+Result = pytest.RunResult
+Suite = Callable[..., Result]
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> Suite:
+    def run(*arguments: str | Path, baselines: Path = ROOT / "baselines") -> Result:
+        return pytester.runpytest(ROOT / "suites", "--rootdir", ROOT, "--energy-baselines", baselines, "-p", "no:cacheprovider", *arguments)
+
+    return run
+
+
+def verdicts(result: Result, metric: str = "J/token") -> dict[str, str]:
+    """Verdict by cell, from the summary table."""
+    lines = [line for line in result.outlines if line.startswith("llama-3.1-8b bs=") and f" {metric} " in line]
+    return {line.split()[1]: line.rpartition("  ")[2] for line in lines}
+
+
+def scaled_copy(label: str, factor: float, target: Path) -> Path:
+    """A copy of the recordings with all energy and power multiplied."""
+    for file in recording.find(RECORDINGS / label):
+        recorded = recording.read(file)
+        gpus = tuple(
+            replace(
+                gpu,
+                counter=replace(gpu.counter, energy_mj=tuple(round(e * factor) for e in gpu.counter.energy_mj)),
+                samples=replace(gpu.samples, average_power_mw=tuple(round(p * factor) for p in gpu.samples.average_power_mw)),
+            )
+            for gpu in recorded.gpus
+        )
+        recording.write(replace(recorded, gpus=gpus), target / file.relative_to(RECORDINGS))
+    return target
+
+
+def test_an_upgrade_that_costs_nothing_passes(suite: Suite) -> None:
+    started = time.monotonic()
+    result = suite("--energy-replay", RECORDINGS / "vllm-0.25.1")
+    assert time.monotonic() - started < 5
+    assert result.ret == 0
+    assert set(verdicts(result)) == {"bs=1", "bs=8", "bs=64", "bs=256"}
+    assert set(verdicts(result).values()) <= {"pass", "improved"}
+
+
+@pytest.mark.parametrize("name", ["vllm-0.25.1-eager", "vllm-0.25.1"])
+def test_six_percent_more_energy_is_regressed_in_every_cell_whatever_its_name(suite: Suite, tmp_path: Path, name: str) -> None:
+    copy = scaled_copy("vllm-0.25.1", 1.06, tmp_path / name)
+    result = suite("-k", "test_energy", "--energy-replay", copy)
+    assert result.ret == 1
+    assert set(verdicts(result).values()) == {"regressed"}
+    assert len(verdicts(result)) == 4
+
+
+def test_an_engine_without_cuda_graphs_is_regressed_though_its_power_fell(suite: Suite) -> None:
+    result = suite("-k", "bs8 or bs64", "--energy-replay", RECORDINGS / "vllm-0.25.1-eager")
+    assert result.ret == 1
+    assert verdicts(result) == {"bs=8": "regressed", "bs=64": "regressed"}
+    result.stdout.fnmatch_lines(
+        [
+            "REGRESSED: llama-3.1-8b bs=8, J/token 0.4653 is +35.5 % against *",
+            "*power fell too, but throughput fell further*",
+            "*what changed: engine_args_under_test.enforce_eager: None → True*",
+            "REGRESSED: llama-3.1-8b bs=64, J/token 0.1149 is +14.7 % against *",
+        ]
+    )
+
+
+def test_an_engine_without_asynchronous_scheduling_is_regressed(suite: Suite) -> None:
+    result = suite("-k", "bs8 or bs64", "--energy-replay", RECORDINGS / "vllm-0.25.1-no-async")
+    assert result.ret == 1
+    assert verdicts(result) == {"bs=8": "regressed", "bs=64": "regressed"}
+
+
+def test_cells_without_a_recording_fail_and_say_so(suite: Suite) -> None:
+    result = suite("--energy-replay", RECORDINGS / "vllm-0.25.1-eager")
+    assert verdicts(result)["bs=1"] == "invalid"
+    result.stdout.fnmatch_lines(["*no recording of llama-3.1-8b bs=1 in *vllm-0.25.1-eager*"])
+
+
+def test_the_baselines_own_launches_pass(suite: Suite) -> None:
+    result = suite("--energy-replay", RECORDINGS / "vllm-0.20.2")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["llama-3.1-8b bs=64 *J/token *0.1002* 0.1002 *0.0%* pass"])
+
+
+def test_the_shipped_baseline_is_what_the_shipped_recordings_give(suite: Suite, tmp_path: Path) -> None:
+    result = suite("--energy-replay", RECORDINGS / "vllm-0.20.2", "--energy-update", baselines=tmp_path)
+    assert result.ret == 0
+    name = "nvidia-h200/llama-3.1-8b.json"
+    assert (tmp_path / name).read_bytes() == (ROOT / "baselines" / name).read_bytes()
+
+
+def test_the_other_way_round_the_changes_are_mirrored(suite: Suite, tmp_path: Path) -> None:
+    suite("--energy-replay", RECORDINGS / "vllm-0.25.1", "--energy-update", baselines=tmp_path)
+    result = suite("--energy-replay", RECORDINGS / "vllm-0.20.2", baselines=tmp_path)
+    result.stdout.fnmatch_lines(["llama-3.1-8b bs=256 *J/token *+2.5% *"])
+
+
+def test_several_folders_count_together_and_a_launch_given_twice_once(suite: Suite, tmp_path: Path) -> None:
+    launches = sorted((RECORDINGS / "vllm-0.25.1").iterdir())
+    twice = suite("-k", "test_energy", "--energy-replay", launches[0], launches[0], "--energy-update", baselines=tmp_path)
+    assert twice.ret == 1
+    twice.stdout.fnmatch_lines(["*at least 3 launches, this is 1*"])
+    assert list(tmp_path.iterdir()) == []
+    assert suite("-k", "test_energy", "--energy-replay", *launches, "--energy-update", baselines=tmp_path).ret == 0
+
+
+def test_replay_writes_nothing(suite: Suite) -> None:
+    def digest() -> dict[Path, str]:
+        files = [p for name in ("baselines", "recordings", "suites") for p in (ROOT / name).rglob("*") if p.is_file()]
+        return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files if "__pycache__" not in p.parts}
+
+    before = digest()
+    suite("--energy-replay", RECORDINGS / "vllm-0.25.1")
+    assert digest() == before
+
+
+def test_every_shipped_recording_is_small_and_holds_no_path_or_variable() -> None:
+    for file in recording.find(RECORDINGS):
+        assert file.stat().st_size < 100_000
+        text = str(recording.to_json(recording.read(file))["environment"])
+        assert "/tmp" not in text
+        assert "/home" not in text
