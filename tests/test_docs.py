@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,20 +24,29 @@ def rows(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines() if line.startswith("llama-3.1-8b bs=")]
 
 
-def run_pytest(arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *shlex.split(arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+Run = Callable[[str], pytest.RunResult]
 
 
 @pytest.fixture
-def users_folder(tmp_path: Path) -> Path:
-    """A user's repository: the README's test files, the model's config, baselines."""
+def run_pytest(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `pytest` with the arguments of a command line, from the repository's root."""
+
+    def run(arguments: str) -> pytest.RunResult:
+        monkeypatch.chdir(ROOT)
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", "--rootdir", str(ROOT), *shlex.split(arguments))
+
+    return run
+
+
+@pytest.fixture
+def users_pytest(pytester: pytest.Pytester) -> Run:
+    """Runs `pytest` in a user's repository: the README's test files, the model's config, baselines."""
     for block in blocks("README.md", "python"):
         name = block.splitlines()[0].removeprefix("# ")
-        (tmp_path / name).write_text(block)
-    shutil.copytree(ROOT / "suites" / "models", tmp_path / "models")
-    shutil.copytree(ROOT / "baselines", tmp_path / "baselines")
-    return tmp_path
+        (pytester.path / name).write_text(block)
+    shutil.copytree(ROOT / "suites" / "models", pytester.path / "models")
+    shutil.copytree(ROOT / "baselines", pytester.path / "baselines")
+    return lambda arguments: pytester.runpytest_inprocess("-p", "no:cacheprovider", *shlex.split(arguments))
 
 
 def test_readme_gate_is_ten_lines() -> None:
@@ -45,44 +55,44 @@ def test_readme_gate_is_ten_lines() -> None:
     assert len(code) <= 10
 
 
-def test_readme_gate_passes_for_an_unchanged_upgrade(users_folder: Path) -> None:
-    result = run_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1'}", users_folder)
-    assert result.returncode == 0, result.stdout
-    assert "2 passed" in result.stdout
+def test_readme_gate_passes_for_an_unchanged_upgrade(users_pytest: Run) -> None:
+    result = users_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1'}")
+    assert result.ret == 0
+    assert "2 passed" in result.stdout.str()
 
 
-def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_folder: Path) -> None:
-    result = run_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1-eager'}", users_folder)
-    assert result.returncode == 1
-    assert result.stdout.count("REGRESSED: llama-3.1-8b") == 2
+def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run) -> None:
+    result = users_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1-eager'}")
+    assert result.ret == 1
+    assert result.stdout.str().count("REGRESSED: llama-3.1-8b") == 2
 
 
-def test_readme_power_budget_fails(users_folder: Path) -> None:
-    result = run_pytest(f"test_my_budget.py --energy-replay {RECORDINGS / 'vllm-0.25.1'}", users_folder)
-    assert result.returncode == 1
-    assert "over the budget of 600 W" in result.stdout
+def test_readme_power_budget_fails(users_pytest: Run) -> None:
+    result = users_pytest(f"test_my_budget.py --energy-replay {RECORDINGS / 'vllm-0.25.1'}")
+    assert result.ret == 1
+    assert "over the budget of 600 W" in result.stdout.str()
 
 
-def test_readme_message_is_the_one_printed() -> None:
+def test_readme_message_is_the_one_printed(run_pytest: Run) -> None:
     result = run_pytest(f'suites -k "bs8 or bs64" --energy-replay {RECORDINGS / "vllm-0.25.1-eager"}')
     shown = next(block for block in blocks("README.md", "text") if block.startswith("REGRESSED"))
-    assert [line for line in shown.splitlines() if line not in result.stdout] == []
+    assert [line for line in shown.splitlines() if line not in result.stdout.str()] == []
 
 
-def test_readme_table_is_the_one_printed() -> None:
+def test_readme_table_is_the_one_printed(run_pytest: Run) -> None:
     result = run_pytest(f"suites --energy-replay {RECORDINGS / 'vllm-0.25.1'}")
     shown = rows(next(block for block in blocks("README.md", "text") if block.startswith("cell")))
     assert shown
-    assert set(shown) <= set(rows(result.stdout))
+    assert set(shown) <= set(rows(result.stdout.str()))
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_verdicts_on_the_measurements_page(number: int) -> None:
+def test_verdicts_on_the_measurements_page(run_pytest: Run, number: int) -> None:
     (block,) = (b for b in blocks("docs/measurements.md", "text") if b.startswith("$ pytest"))
     command, _, table = block.split("$ pytest ")[1:][number].partition("\n")
     result = run_pytest(command)
     assert rows(table)
-    assert set(rows(table)) <= set(rows(result.stdout))
+    assert set(rows(table)) <= set(rows(result.stdout.str()))
 
 
 def test_launches_on_the_measurements_page() -> None:

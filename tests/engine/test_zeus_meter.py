@@ -67,10 +67,10 @@ def meter_for(seconds: float, *uuids: str, is_ours: Callable[[int], bool] | None
 
 
 def test_every_update_lies_within_its_bounds(devices: list[Device]) -> None:
-    (trace,), _ = meter_for(2.1)
+    (trace,), _ = meter_for(1.75)
     assert trace.faults == ()
     counter = trace.counter
-    assert 3 <= len(counter.energy_mj) <= 5  # one in five is watched
+    assert 3 <= len(counter.energy_mj) <= 4  # one in five is watched
     for unchanged_ns, changed_ns, energy_mj in zip(counter.unchanged_ns, counter.changed_ns, counter.energy_mj, strict=True):
         true_s = devices[0].start_s + round((energy_mj - 1_000_000) / 1000 / devices[0].power_w / UPDATE_S) * UPDATE_S
         assert unchanged_ns / 1e9 - 1e-6 <= true_s <= changed_ns / 1e9 + 1e-6
@@ -78,7 +78,7 @@ def test_every_update_lies_within_its_bounds(devices: list[Device]) -> None:
 
 
 def test_energy_between_updates_is_power_times_time(devices: list[Device]) -> None:
-    (trace,), _ = meter_for(2.1)
+    (trace,), _ = meter_for(1.75)
     middle = (np.asarray(trace.counter.unchanged_ns) + np.asarray(trace.counter.changed_ns)) / 2e9
     power_w = np.ptp(trace.counter.energy_mj) / 1e3 / np.ptp(middle)
     assert power_w == pytest.approx(devices[0].power_w, rel=0.02)
@@ -87,9 +87,9 @@ def test_energy_between_updates_is_power_times_time(devices: list[Device]) -> No
 def test_reads_are_few(devices: list[Device]) -> None:
     reads = []
     devices[0].spoil = lambda elapsed_s, energy_mj: reads.append(elapsed_s) or energy_mj  # type: ignore[func-returns-value]
-    (trace,), _ = meter_for(2.1)
-    assert len(reads) / 2.1 < 60
-    assert 2 <= len(trace.samples.time_ns) <= 3
+    (trace,), _ = meter_for(1.75)
+    assert len(reads) / 1.75 < 60
+    assert len(trace.samples.time_ns) == 2
     assert set(trace.samples.sm_clock_mhz) == {1980}
 
 
@@ -100,8 +100,8 @@ def test_a_counter_that_stands_still(devices: list[Device]) -> None:
 
 
 def test_a_counter_that_runs_backwards(devices: list[Device]) -> None:
-    devices[0].spoil = lambda elapsed_s, energy_mj: energy_mj if elapsed_s < 0.6 else energy_mj - 900_000
-    (trace,), _ = meter_for(1.2)
+    devices[0].spoil = lambda elapsed_s, energy_mj: energy_mj if elapsed_s < 0.4 else energy_mj - 900_000
+    (trace,), _ = meter_for(0.9)
     assert any(fault.startswith("counter_backwards") for fault in trace.faults)
 
 
@@ -128,7 +128,7 @@ def test_a_lost_gpu_ends_the_reading(devices: list[Device]) -> None:
         raise RuntimeError("GPU is lost")
 
     devices[0].spoil = spoil
-    (trace,), _ = meter_for(1.2)
+    (trace,), _ = meter_for(0.9)
     assert trace.faults == ("counter_unreadable: GPU is lost",)
     assert len(reads) <= 20
 
@@ -140,7 +140,7 @@ def test_a_foreign_process_is_a_fault(devices: list[Device]) -> None:
 
 
 def test_several_gpus_come_in_the_engines_order(devices: list[Device]) -> None:
-    traces, _ = meter_for(1.2, *reversed(UUIDS))
+    traces, _ = meter_for(0.8, *reversed(UUIDS))
     assert [trace.uuid for trace in traces] == ["GPU-bbbb", "GPU-aaaa"]
     assert [round(np.mean(trace.samples.average_power_mw)) for trace in traces] == [200_000, 500_000]
 
@@ -149,7 +149,7 @@ def test_reading_goes_on_while_it_is_looked_at(devices: list[Device]) -> None:
     meter = ZeusMeter(UUIDS[:1])
     meter.start()
     lengths = []
-    for _ in range(130):
+    for _ in range(90):
         (trace,), _ = meter.read()
         assert len(trace.counter.energy_mj) == len(trace.counter.changed_ns)
         lengths.append(len(trace.counter.energy_mj))
