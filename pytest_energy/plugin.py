@@ -367,6 +367,7 @@ class _RowCollector:
         self._rows.extend(getattr(report, "energy_rows", ()))
 
 
+@pytest.hookimpl(trylast=True)  # last, where it is seen
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The table, and baselines that nothing uses any more."""
     rows = config.stash[_ROWS]
