@@ -178,7 +178,7 @@ class Store:
         change = None
         if previous:
             floor = statistics.FLOOR_JOULES_PER_TOKEN
-            change = statistics.ratio(baseline.joules_per_token, previous.joules_per_token, floor).value - 1
+            change = statistics.compare(baseline.joules_per_token, previous.joules_per_token, floor).value - 1
         return Update(path, created=previous is None, change=change)
 
     def _paths(self) -> list[Path]:

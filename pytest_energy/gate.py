@@ -10,7 +10,10 @@ from pytest_energy import statistics
 from pytest_energy.baselines import Baseline
 from pytest_energy.cell import key_differences
 from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Measurement
-from pytest_energy.statistics import Estimate
+from pytest_energy.statistics import Comparison, Estimate
+
+FALSE_ALARMS_PER_RUN = 0.01  # probability of any, shared by all cells and metrics of a run
+MISSED_PER_CELL = 0.05  # probability of passing a change as large as the tolerance
 
 _SAME_CLOCK = 0.02
 _SAME_TEMPERATURE_C = 8.0
@@ -115,7 +118,7 @@ class Judgement:
     verdict: Verdict
     tolerance: float
     reasons: tuple[str, ...]
-    ratio: Estimate | None = None
+    ratio: Comparison | None = None
     sample: Sample | None = None
     baseline: Baseline | None = None
     split: Split | None = None
@@ -134,6 +137,7 @@ def judge(
     near_misses: Sequence[str] = (),
     tolerance: float | None = None,
     max_power_w: float | None = None,
+    comparisons: int = 1,
 ) -> Judgement:
     """Judge the launches of one cell against its baseline.
 
@@ -144,6 +148,7 @@ def judge(
         near_misses: why other baselines do not fit, told where `baseline` is None.
         tolerance: relative; the metric's default where None.
         max_power_w: power budget; J/token only.
+        comparisons: cells × metrics that this run judges.
     """
     tolerance = DEFAULT_TOLERANCE[metric] if tolerance is None else tolerance
     faults = [f"launch {m.launch_id}: {fault}" for m in measurements if not m.valid for fault in m.faults]
@@ -161,8 +166,8 @@ def judge(
     if mismatch:
         return Judgement(metric, Verdict.NOT_COMPARABLE, tolerance, (mismatch,), sample=sample, baseline=baseline)
     new = [getattr(m, metric.value) for m in measurements]
-    ratio = statistics.ratio(new, getattr(baseline, metric.value), FLOOR[metric])
-    verdict, reasons = _verdict(metric, ratio, tolerance)
+    ratio = statistics.compare(new, getattr(baseline, metric.value), FLOOR[metric])
+    verdict, reasons = compare(metric, ratio, tolerance, comparisons)
     if budget:
         verdict, reasons = Verdict.REGRESSED, [budget, *reasons]
     return Judgement(
@@ -178,26 +183,34 @@ def judge(
     )
 
 
-def _verdict(metric: Metric, ratio: Estimate, tolerance: float) -> tuple[Verdict, list[str]]:
-    # For tokens/s less is worse; turn it over so that above one is worse for both.
-    worse, low, high = ratio.value, ratio.low, ratio.high
-    if metric is Metric.TOKENS_PER_S:
-        worse, low, high = 1 / ratio.value, 1 / ratio.high, 1 / ratio.low
-        limit = 1 / (1 - tolerance)
-    else:
-        limit = 1 + tolerance
-    if worse >= limit and low > 1:
+def compare(metric: Metric, ratio: Comparison, tolerance: float, comparisons: int = 1) -> tuple[Verdict, list[str]]:
+    """The verdict on new ÷ old alone: pass, improved, regressed or inconclusive, with what there is to say about it.
+
+    Args:
+        comparisons: how many of them this run makes; they share its false-alarm level (Bonferroni).
+    """
+    # Logarithms, turned so that more is worse: for tokens/s less is worse.
+    worse = math.log(ratio.value) * (1 if metric is Metric.JOULES_PER_TOKEN else -1)
+    limit = math.log1p(tolerance) if metric is Metric.JOULES_PER_TOKEN else -math.log1p(-tolerance)
+    by_chance = ratio.bound(1 - FALSE_ALARMS_PER_RUN / comparisons)
+    if worse >= limit and worse > by_chance:
         return Verdict.REGRESSED, []
-    if worse <= 1 / limit and high < 1:
+    if worse <= -limit and -worse > by_chance:
         return Verdict.IMPROVED, []
+    highest = worse + ratio.bound(1 - MISSED_PER_CELL)
+    if highest < limit:
+        return Verdict.PASS, []
+    launches = "1 launch" if ratio.launches == 1 else f"{ratio.launches} launches"
     if worse >= limit:
-        return Verdict.INCONCLUSIVE, [f"the change reaches the tolerance of {tolerance:.1%}, but its interval includes no change at all"]
-    if math.sqrt(high / low) > limit:
-        return Verdict.INCONCLUSIVE, [
-            f"too few launches, or too unequal ones: a change of {tolerance:.1%} could not be told from none "
-            f"(± {ratio.relative_half_width:.1%} with {ratio.launches} {'launch' if ratio.launches == 1 else 'launches'})"
-        ]
-    return Verdict.PASS, []
+        reason = (
+            f"the change reaches the tolerance of {tolerance:.1%}, but with {launches} one of up to "
+            f"{math.expm1(by_chance):.1%} may be chance"
+        )
+    else:
+        name = "rise" if metric is Metric.JOULES_PER_TOKEN else "fall"
+        reason = f"with {launches} a {name} as large as the tolerance of {tolerance:.1%} cannot be excluded"
+    discarded = ["the launches differ far more than the assumed noise: their own spread alone is used"] if ratio.floor_discarded else []
+    return Verdict.INCONCLUSIVE, [reason, *discarded]
 
 
 def _power_limit_mismatch(measurements: Sequence[Measurement], baseline: Baseline) -> str | None:

@@ -193,6 +193,7 @@ def pytest_collection_modifyitems(
     )
     if gated:
         from pytest_energy import benchmark_bridge
+        from pytest_energy.gate import Metric
         from pytest_energy.session import Session
 
         benchmark_bridge.undo_skips([item for item in gated if item in selected])
@@ -202,7 +203,13 @@ def pytest_collection_modifyitems(
             open_meter=lambda uuids, is_ours: open_meter(gpu_uuids=uuids, is_engine_process=is_ours),
             progress=_ProgressLine(config),
         )
-        energy_session.select(item.stash[_CELL] for item in items if item in set(gated))
+        energy_session.select(
+            (item.stash[_CELL], Metric(metric))
+            for item in items
+            if item in set(gated)
+            for fixture, metric in FIXTURES.items()
+            if fixture in getattr(item, "fixturenames", ())
+        )
         config.stash[_SESSION] = energy_session
     return result
 

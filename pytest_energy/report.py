@@ -7,7 +7,7 @@ from typing import Any
 from pytest_energy.baselines import Baseline, Update
 from pytest_energy.cell import Cell
 from pytest_energy.gate import Judgement, Metric, Split, Verdict
-from pytest_energy.statistics import Estimate
+from pytest_energy.statistics import Comparison
 
 UNIT = {Metric.JOULES_PER_TOKEN: "J/token", Metric.TOKENS_PER_S: "tokens/s"}
 _COLUMNS = ("cell", "metric", "J/token", "W", "tokens/s", "baseline", "change", "verdict")
@@ -196,7 +196,7 @@ def _percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %".replace("-0.0 %", "+0.0 %")
 
 
-def _interval(ratio: Estimate) -> str:
+def _interval(ratio: Comparison) -> str:
     return f"{_percent(ratio.low)} to {_percent(ratio.high)}"
 
 

@@ -42,14 +42,17 @@ class Session:
     _evidence: dict[str, Evidence] = field(default_factory=dict)
     _updates: dict[str, Update] = field(default_factory=dict)
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
+    _comparisons: int = 1
     _replayed: dict[str, list[Recording]] | None = None
 
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
 
-    def select(self, cells: Iterable[Cell]) -> None:
-        """Say which cells this run will ask for; those that share a launch are measured in one."""
-        self._cells = list({canonical_key(cell.key): cell for cell in cells}.values())
+    def select(self, asked: Iterable[tuple[Cell, Metric]]) -> None:
+        """Say what this run will ask for: cells that share a launch are measured in one, and all comparisons share the error level."""
+        asked = list(asked)
+        self._cells = list({canonical_key(cell.key): cell for cell, _ in asked}.values())
+        self._comparisons = max(1, len(asked))
 
     def evidence(self, cell: Cell) -> Evidence:
         """The cell's measurements; the first call for a launch measures all selected cells that share it."""
@@ -77,7 +80,7 @@ class Session:
             self._baselines[key] = self.store.find(cell.key, gpu_name)
         baseline = self._baselines[key]
         near_misses = self.store.near_misses(cell.key, gpu_name) if baseline is None else []
-        return gate.judge(metric, evidence.measurements, baseline, near_misses, tolerance, max_power_w)
+        return gate.judge(metric, evidence.measurements, baseline, near_misses, tolerance, max_power_w, self._comparisons)
 
     def update(self, cell: Cell) -> Update:
         """Make the cell's launches its baseline, once per run.

@@ -1,10 +1,12 @@
-"""Cycles → estimate with interval; two sides → ratio with interval. Pure functions; the launch is the unit.
+"""Cycles → estimate with interval; two sides → comparison. Pure functions; the launch is the unit.
 
 Between two launches of one engine J/token varies more than between two cycles of one launch, so cycles are
-averaged within their launch and all inference rests on launches. With two or three launches a sample standard
-deviation is hardly an estimate at all; it is moderated by an assumed noise floor worth a stated number of
-degrees of freedom (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3; the same idea as an empirical-Bayes
-pooled variance), which keeps a lucky pair of launches from looking exact.
+averaged within their launch and all inference rests on launches. docs/statistics.md has the formulas.
+
+With two or three launches a sample standard deviation is hardly an estimate at all; it is moderated by an assumed
+noise floor worth a stated number of degrees of freedom (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3), which
+keeps a lucky pair of launches from looking exact. Where the launches differ far more than the floor allows for,
+the floor does not apply to this engine and the sample speaks alone.
 """
 
 import math
@@ -12,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import chdtri, stdtrit
 
 CONFIDENCE = 0.95
+_EXCESS = 0.001  # probability of discarding a floor that holds; rare even in a suite of many cells
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class NoiseFloor:
     degrees_of_freedom: float
 
 
-# Between the launches in recordings/ and five on H100s; batch size 64 is the noisiest (docs/measurements.md).
-FLOOR_JOULES_PER_TOKEN = NoiseFloor(deviation=0.015, degrees_of_freedom=10)
+# Pooled over the launches in recordings/ (1.0 % and 1.6 %, 20 degrees of freedom; docs/measurements.md), the second
+# rounded up, for throughput against a baseline of another day is noisier than within one.
+FLOOR_JOULES_PER_TOKEN = NoiseFloor(deviation=0.010, degrees_of_freedom=10)
 FLOOR_TOKENS_PER_S = NoiseFloor(deviation=0.030, degrees_of_freedom=10)
 
 
@@ -50,6 +54,44 @@ class Estimate:
         return (self.high - self.low) / (2 * self.value)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """new ÷ old, geometric means over launches.
+
+    Attributes:
+        value: the ratio.
+        standard_error: of its logarithm.
+        degrees_of_freedom: of the standard error.
+        launches: on the new side.
+        floor_discarded: whether the launches differed far more than the noise floor allows for.
+    """
+
+    value: float
+    standard_error: float
+    degrees_of_freedom: float
+    launches: int
+    floor_discarded: bool
+
+    def bound(self, probability: float) -> float:
+        """How far the logarithm's error stays below, with `probability` (one-sided, Student t)."""
+        return float(stdtrit(self.degrees_of_freedom, probability)) * self.standard_error
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return self.value * math.exp(-self.bound(0.5 + CONFIDENCE / 2))
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval."""
+        return self.value * math.exp(self.bound(0.5 + CONFIDENCE / 2))
+
+    @property
+    def relative_half_width(self) -> float:
+        """Half of the interval's width over the value."""
+        return (self.high - self.low) / (2 * self.value)
+
+
 def launch_means(launches: Sequence[Sequence[float]]) -> list[float]:
     """Each launch's mean over its cycles; `launches` is ragged, one sequence of cycle values per launch."""
     return [math.fsum(values) / len(values) for values in launches]
@@ -61,11 +103,20 @@ def _log_moments(values: Sequence[float]) -> tuple[float, float, int]:
     return float(logs.mean()), float(((logs - logs.mean()) ** 2).sum()), len(logs) - 1
 
 
-def _moderated(sum_of_squares: float, degrees: int, floor: NoiseFloor) -> tuple[float, float]:
-    """Moderated standard deviation of a launch (log scale) and its degrees of freedom."""
+@dataclass(frozen=True)
+class _Spread:
+    deviation: float
+    degrees_of_freedom: float
+    floor_discarded: bool
+
+
+def _spread(sum_of_squares: float, degrees: int, floor: NoiseFloor) -> _Spread:
+    """Standard deviation of a launch (log scale), moderated by the floor unless the sample contradicts it."""
+    prior = floor.degrees_of_freedom * floor.deviation**2
+    if degrees and (not prior or sum_of_squares / floor.deviation**2 > float(chdtri(degrees, _EXCESS))):
+        return _Spread(math.sqrt(sum_of_squares / degrees), degrees, bool(prior))
     total = degrees + floor.degrees_of_freedom
-    variance = (sum_of_squares + floor.degrees_of_freedom * floor.deviation**2) / total
-    return math.sqrt(variance), total
+    return _Spread(math.sqrt((sum_of_squares + prior) / total), total, False)
 
 
 def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:
@@ -76,13 +127,14 @@ def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:
         floor: the assumed noise between launches.
     """
     mean, squares, degrees = _log_moments(values)
-    deviation, total = _moderated(squares, degrees, floor)
-    half = float(stdtrit(total, 0.5 + CONFIDENCE / 2)) * deviation / math.sqrt(len(values))
+    spread = _spread(squares, degrees, floor)
+    quantile = float(stdtrit(spread.degrees_of_freedom, 0.5 + CONFIDENCE / 2))
+    half = quantile * spread.deviation / math.sqrt(len(values))
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(values))
 
 
-def ratio(new: Sequence[float], old: Sequence[float], floor: NoiseFloor) -> Estimate:
-    """new ÷ old (geometric means over launches) with its interval.
+def compare(new: Sequence[float], old: Sequence[float], floor: NoiseFloor) -> Comparison:
+    """new ÷ old and how sure it is.
 
     Variances of the two sides are pooled: both are launches of much the same engine on the same kind of machine.
 
@@ -92,7 +144,11 @@ def ratio(new: Sequence[float], old: Sequence[float], floor: NoiseFloor) -> Esti
     """
     new_mean, new_squares, new_degrees = _log_moments(new)
     old_mean, old_squares, old_degrees = _log_moments(old)
-    deviation, total = _moderated(new_squares + old_squares, new_degrees + old_degrees, floor)
-    half = float(stdtrit(total, 0.5 + CONFIDENCE / 2)) * deviation * math.sqrt(1 / len(new) + 1 / len(old))
-    difference = new_mean - old_mean
-    return Estimate(math.exp(difference), math.exp(difference - half), math.exp(difference + half), len(new))
+    spread = _spread(new_squares + old_squares, new_degrees + old_degrees, floor)
+    return Comparison(
+        value=math.exp(new_mean - old_mean),
+        standard_error=spread.deviation * math.sqrt(1 / len(new) + 1 / len(old)),
+        degrees_of_freedom=spread.degrees_of_freedom,
+        launches=len(new),
+        floor_discarded=spread.floor_discarded,
+    )

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pytest_energy import report
+from pytest_energy import report, statistics
 from pytest_energy.baselines import Baseline, Store
 from pytest_energy.cell import Cell
-from pytest_energy.gate import Judgement, Metric, Verdict, judge, what_changed
+from pytest_energy.gate import DEFAULT_TOLERANCE, FLOOR, Judgement, Metric, Verdict, compare, judge, what_changed
 from pytest_energy.measurement import Measurement, measure
 from tests.simulated import recording
 
@@ -49,7 +51,14 @@ def verdict(cell: Cell, baseline: Baseline | None, energy: float = 1.0, rate: fl
 
 @pytest.mark.parametrize(
     ("factor", "expected"),
-    [(1.0, Verdict.PASS), (1.02, Verdict.PASS), (0.98, Verdict.PASS), (1.06, Verdict.REGRESSED), (0.94, Verdict.IMPROVED)],
+    [
+        (1.0, Verdict.PASS),
+        (1.01, Verdict.PASS),
+        (0.98, Verdict.PASS),
+        (1.025, Verdict.INCONCLUSIVE),
+        (1.06, Verdict.REGRESSED),
+        (0.94, Verdict.IMPROVED),
+    ],
 )
 def test_energy(cell: Cell, baseline: Baseline, factor: float, expected: Verdict) -> None:
     judged = verdict(cell, baseline, energy=factor)
@@ -73,7 +82,8 @@ def test_tolerance_is_the_tests_own(cell: Cell, baseline: Baseline) -> None:
 def test_unequal_launches_are_inconclusive(cell: Cell, baseline: Baseline) -> None:
     judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [440, 500, 560], [1000] * 3), baseline)
     assert judged.verdict is Verdict.INCONCLUSIVE
-    assert "too unequal" in judged.reasons[0]
+    assert "cannot be excluded" in judged.reasons[0]
+    assert "differ far more than the assumed noise" in judged.reasons[1]
 
 
 def test_a_change_that_may_be_chance_is_inconclusive(cell: Cell, baseline: Baseline) -> None:
@@ -82,9 +92,47 @@ def test_a_change_that_may_be_chance_is_inconclusive(cell: Cell, baseline: Basel
     assert "reaches the tolerance" in judged.reasons[0]
 
 
-def test_one_launch_alone_is_no_verdict_on_a_small_change(cell: Cell, baseline: Baseline) -> None:
-    assert judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000)[:1], baseline).verdict is Verdict.INCONCLUSIVE
+def test_one_launch_carries_less_than_three(cell: Cell, baseline: Baseline) -> None:
+    dearer = launches(cell, [507.0] * 3, [1000.0] * 3)
+    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline).verdict is Verdict.PASS
+    assert judge(Metric.JOULES_PER_TOKEN, dearer[:1], baseline).verdict is Verdict.INCONCLUSIVE
     assert judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline).verdict is Verdict.REGRESSED
+
+
+def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> None:
+    """What is surely worse when judged alone may be chance among a thousand."""
+    dearer = launches(cell, [519.0] * 3, [1000.0] * 3)
+    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline).verdict is Verdict.REGRESSED
+    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, comparisons=10_000)
+    assert judged.verdict is Verdict.INCONCLUSIVE
+    assert "may be chance" in judged.reasons[0]
+
+
+@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("new", [1, 2, 3, 6])
+def test_for_every_number_of_launches_some_data_make_the_gate_fire(metric: Metric, new: int) -> None:
+    worse = 2.0 if metric is Metric.JOULES_PER_TOKEN else 0.5
+    ratio = statistics.compare([worse] * new, [1.0] * 3, FLOOR[metric])
+    assert compare(metric, ratio, DEFAULT_TOLERANCE[metric], comparisons=100)[0] is Verdict.REGRESSED
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(0.5, 2.0), min_size=1, max_size=5),
+    st.lists(st.floats(0.5, 2.0), min_size=3, max_size=5),
+    st.integers(2, 4),
+)
+def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(new: list[float], old: list[float], times: int) -> None:
+    def judged(a: list[float], b: list[float]) -> Verdict:
+        return compare(Metric.JOULES_PER_TOKEN, statistics.compare(a, b, FLOOR[Metric.JOULES_PER_TOKEN]), 0.03)[0]
+
+    once, repeated = judged(new, old), judged(new * times, old * times)
+    opposite = {
+        Verdict.REGRESSED: {Verdict.PASS, Verdict.IMPROVED},
+        Verdict.IMPROVED: {Verdict.REGRESSED},
+        Verdict.PASS: {Verdict.REGRESSED},
+    }
+    assert repeated not in opposite.get(once, set())
 
 
 def test_no_baseline(cell: Cell) -> None:
