@@ -66,7 +66,10 @@ def meter_for(seconds: float, *uuids: str, is_ours: Callable[[int], bool] | None
     return meter.read()
 
 
-def test_every_update_lies_within_its_bounds(devices: list[Device]) -> None:
+def test_a_sound_counter(devices: list[Device]) -> None:
+    """Every update within its bounds, energy = power × time between them, few reads, no fault."""
+    reads = []
+    devices[0].spoil = lambda elapsed_s, energy_mj: reads.append(elapsed_s) or energy_mj  # type: ignore[func-returns-value]
     (trace,), _ = meter_for(1.75)
     assert trace.faults == ()
     counter = trace.counter
@@ -75,68 +78,57 @@ def test_every_update_lies_within_its_bounds(devices: list[Device]) -> None:
         true_s = devices[0].start_s + round((energy_mj - 1_000_000) / 1000 / devices[0].power_w / UPDATE_S) * UPDATE_S
         assert unchanged_ns / 1e9 - 1e-6 <= true_s <= changed_ns / 1e9 + 1e-6
         assert changed_ns - unchanged_ns < 0.03e9
-
-
-def test_energy_between_updates_is_power_times_time(devices: list[Device]) -> None:
-    (trace,), _ = meter_for(1.75)
-    middle = (np.asarray(trace.counter.unchanged_ns) + np.asarray(trace.counter.changed_ns)) / 2e9
-    power_w = np.ptp(trace.counter.energy_mj) / 1e3 / np.ptp(middle)
-    assert power_w == pytest.approx(devices[0].power_w, rel=0.02)
-
-
-def test_reads_are_few(devices: list[Device]) -> None:
-    reads = []
-    devices[0].spoil = lambda elapsed_s, energy_mj: reads.append(elapsed_s) or energy_mj  # type: ignore[func-returns-value]
-    (trace,), _ = meter_for(1.75)
+    middle = (np.asarray(counter.unchanged_ns) + np.asarray(counter.changed_ns)) / 2e9
+    assert np.ptp(counter.energy_mj) / 1e3 / np.ptp(middle) == pytest.approx(devices[0].power_w, rel=0.02)
     assert len(reads) / 1.75 < 60
     assert len(trace.samples.time_ns) == 2
     assert set(trace.samples.sm_clock_mhz) == {1980}
 
 
-def test_a_counter_that_stands_still(devices: list[Device]) -> None:
-    devices[0].spoil = lambda elapsed_s, energy_mj: min(energy_mj, 1_200_000)
-    (trace,), _ = meter_for(2.8)
-    assert any(fault.startswith("counter_stuck") for fault in trace.faults)
+def test_faults_of_the_counter(devices: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side, one device and one meter each."""
+    failed: list[float] = []
+    lost: list[float] = []
 
-
-def test_a_counter_that_runs_backwards(devices: list[Device]) -> None:
-    devices[0].spoil = lambda elapsed_s, energy_mj: energy_mj if elapsed_s < 0.4 else energy_mj - 900_000
-    (trace,), _ = meter_for(0.9)
-    assert any(fault.startswith("counter_backwards") for fault in trace.faults)
-
-
-def test_a_read_that_fails_now_and_then_is_noted(devices: list[Device]) -> None:
-    failed = []
-
-    def spoil(elapsed_s: float, energy_mj: int) -> int:
+    def now_and_then(elapsed_s: float, energy_mj: int) -> int:
         if 0.6 < elapsed_s < 0.8 and len(failed) < 3:
             failed.append(elapsed_s)
             raise RuntimeError("Unknown Error")
         return energy_mj
 
-    devices[0].spoil = spoil
-    (trace,), _ = meter_for(1.4)
-    assert trace.faults == ("counter_unreadable: Unknown Error",)
-    assert len(trace.counter.energy_mj) >= 2
-
-
-def test_a_lost_gpu_ends_the_reading(devices: list[Device]) -> None:
-    reads = []
-
-    def spoil(elapsed_s: float, energy_mj: int) -> int:
-        reads.append(elapsed_s)
+    def gone(elapsed_s: float, energy_mj: int) -> int:
+        lost.append(elapsed_s)
         raise RuntimeError("GPU is lost")
 
-    devices[0].spoil = spoil
-    (trace,), _ = meter_for(0.9)
-    assert trace.faults == ("counter_unreadable: GPU is lost",)
-    assert len(reads) <= 20
-
-
-def test_a_foreign_process_is_a_fault(devices: list[Device]) -> None:
-    devices[0].handle.pids = [1, 7]
-    (trace,), _ = meter_for(0.8, is_ours=lambda pid: pid == 1)
-    assert trace.faults == ("foreign_process: pid 7",)
+    spoils: dict[str, Callable[[float, int], int]] = {
+        "sound": lambda elapsed_s, energy_mj: energy_mj,
+        "stuck": lambda elapsed_s, energy_mj: min(energy_mj, 1_200_000),
+        "backwards": lambda elapsed_s, energy_mj: energy_mj if elapsed_s < 0.6 else energy_mj - 900_000,
+        "now and then": now_and_then,
+        "gone": gone,
+        "foreign": lambda elapsed_s, energy_mj: energy_mj,
+    }
+    made = {name: Device(uuid=name) for name in spoils}
+    for name, spoil in spoils.items():
+        made[name].spoil = spoil
+    made["foreign"].handle.pids = [1, 7]
+    monkeypatch.setattr(zeus_meter, "_open_gpus", lambda uuids: [made[uuid] for uuid in uuids])
+    meters = {name: ZeusMeter([name], lambda pid: pid == 1) for name in made}
+    for meter in meters.values():
+        meter.start()
+    time.sleep(2.8)
+    traces = {}
+    for name, meter in meters.items():
+        meter.stop()
+        (traces[name],), _ = meter.read()
+    assert traces["sound"].faults == ()
+    assert [fault.split(":")[0] for fault in traces["stuck"].faults] == ["counter_stuck"]
+    assert [fault.split(":")[0] for fault in traces["backwards"].faults] == ["counter_backwards"]
+    assert traces["now and then"].faults == ("counter_unreadable: Unknown Error",)
+    assert len(traces["now and then"].counter.energy_mj) >= 3
+    assert traces["gone"].faults == ("counter_unreadable: GPU is lost",)
+    assert len(lost) <= 20
+    assert traces["foreign"].faults == ("foreign_process: pid 7",)
 
 
 def test_several_gpus_come_in_the_engines_order(devices: list[Device]) -> None:
@@ -165,7 +157,7 @@ def test_a_new_trace_starts_afresh(devices: list[Device]) -> None:
     for _ in range(2):
         meter.start()
         started_ns = time.monotonic_ns()
-        time.sleep(0.8)
+        time.sleep(0.4)
         meter.stop()
         (trace,), _ = meter.read()
         assert trace.counter.changed_ns[0] > started_ns
@@ -233,9 +225,9 @@ def test_cpu_energy_is_read_across_wraps(devices: list[Device], tmp_path: Path, 
     monkeypatch.setattr("zeus.device.cpu.rapl.rapl_is_available", lambda: True)
     meter = ZeusMeter(UUIDS[:1])
     meter.start()
-    time.sleep(0.8)
+    time.sleep(0.6)
     energy.write_text("500000\n")
-    time.sleep(0.8)
+    time.sleep(0.6)
     meter.stop()
     _, cpu = meter.read()
     assert cpu.unavailable == ""
