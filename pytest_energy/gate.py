@@ -111,6 +111,7 @@ class Judgement:
         sample: the new side; None where no launch was valid.
         baseline: the old side; None where there is none.
         split: of a change in J/token; None where it cannot be told.
+        only_over_budget: regressed for `max_power_w` alone.
         changed: what differs in the environment, one line each.
     """
 
@@ -122,6 +123,7 @@ class Judgement:
     sample: Sample | None = None
     baseline: Baseline | None = None
     split: Split | None = None
+    only_over_budget: bool = False
     changed: tuple[str, ...] = field(default=())
 
     @property
@@ -168,6 +170,7 @@ def judge(
     new = [getattr(m, metric.value) for m in measurements]
     ratio = statistics.compare(new, getattr(baseline, metric.value), FLOOR[metric])
     verdict, reasons = compare(metric, ratio, tolerance, comparisons)
+    regressed_alone = verdict is Verdict.REGRESSED
     if budget:
         verdict, reasons = Verdict.REGRESSED, [budget, *reasons]
     return Judgement(
@@ -179,6 +182,7 @@ def judge(
         sample=sample,
         baseline=baseline,
         split=split(sample, baseline),
+        only_over_budget=budget is not None and not regressed_alone,
         changed=tuple(what_changed(baseline.environment, measurements[-1].environment)),
     )
 

@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--energy-record", metavar="DIR", help="keep the recordings of a live run in DIR")
     add("--energy-python", metavar="PATH", help="the interpreter whose vLLM is measured (default: this one)")
     add("--energy-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting under test (repeatable)")
-    add("--energy-baselines", metavar="DIR", help="the store of baselines (default: ROOTDIR/baselines)")
+    add("--energy-baselines", metavar="DIR", help="the store of baselines (default: baselines in the project)")
     add("--energy-launches", metavar="N", help="engine launches per cell in a live run (default: 3)")
     add("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
     add("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
@@ -97,6 +97,21 @@ def _number(config: pytest.Config, name: str, default: float, whole: bool = Fals
     return number
 
 
+def _project_folder(config: pytest.Config) -> Path:
+    """Where the default store lies: the repository's top, seen from where pytest was called.
+
+    pytest's own rootdir is no help: it takes the words after --energy-replay for test paths, and moves up to what they
+    have in common.
+    """
+    here = config.invocation_params.dir
+    if config.getoption("rootdir"):
+        return config.rootpath
+    for folder in (here, *here.parents):
+        if any((folder / name).exists() for name in ("baselines", ".git", "pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg")):
+            return folder
+    return config.rootpath
+
+
 def _settings(config: pytest.Config) -> Settings:
     from pytest_energy.settings import LaunchSettings, Settings, parse_engine_args
 
@@ -119,7 +134,7 @@ def _settings(config: pytest.Config) -> Settings:
     if replay and config.getoption("energy_engine_arg"):
         raise pytest.UsageError("--energy-engine-arg sets up an engine, and --energy-replay launches none: leave it out")
     return Settings(
-        baselines=baselines_from / baselines if baselines else config.rootpath / "baselines",
+        baselines=baselines_from / baselines if baselines else _project_folder(config) / "baselines",
         update=update,
         replay=tuple(config.invocation_params.dir / path for path in replay),
         record=record_from / record if record and not replay else None,

@@ -141,9 +141,10 @@ def _why(judgement: Judgement) -> list[str]:
         f"power {sample.power_w:.0f} W ({_percent(power)}) ÷ throughput {sample.tokens_per_s.value:,.0f} tokens/s ({_percent(rate)})"
         f" = {sample.joules_per_token.value:#.4g} J/token"
     ]
-    if judgement.verdict is Verdict.REGRESSED and power < 1 and power > rate:
+    explained = judgement.verdict is Verdict.REGRESSED and not judgement.only_over_budget
+    if explained and rate < power < 1:
         lines.append("power fell too, but throughput fell further: every token holds the GPU longer")
-    if judgement.metric is Metric.JOULES_PER_TOKEN and judgement.verdict is Verdict.REGRESSED:
+    if explained and judgement.metric is Metric.JOULES_PER_TOKEN:
         lines.append("reading: " + _reading(judgement.split))
     return lines
 
@@ -171,6 +172,8 @@ def _changes(changed: Sequence[str]) -> str:
 
 def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
     update = f"{rerun} --energy-update" + (" --energy-replay A B C   (recordings of at least three launches)" if replayed else "")
+    if judgement.only_over_budget:
+        return ["raise max_power_w in the test if the budget allows it; a baseline update does not change it"]
     match judgement.verdict:
         case Verdict.REGRESSED:
             return [

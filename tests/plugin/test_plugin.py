@@ -77,6 +77,17 @@ def test_nothing_is_written_unasked(project: Project) -> None:
     assert project.files() == before
 
 
+def test_recordings_from_elsewhere_do_not_move_the_store(project: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    project.pytester.makeini("[pytest]")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "pytest.ini").write_text("[pytest]\n")
+    (project.record("old")).rename(elsewhere / "old")
+    assert project.run("--energy-replay", elsewhere / "old", "--energy-update").ret == 0
+    assert (project.path / "baselines/simulated-gpu/tiny.json").is_file()
+    assert not (elsewhere / "baselines").exists()
+    assert not (elsewhere.parent / "baselines").exists()
+
+
 @pytest.mark.parametrize(
     ("launches", "kwargs", "reason"), [(2, {}, "at least 3 launches"), (3, {"faults": ("throttled: hot",)}, "throttled: hot")]
 )

@@ -164,6 +164,9 @@ def test_power_budget(cell: Cell, baseline: Baseline) -> None:
     judged = verdict(cell, baseline, max_power_w=450)
     assert judged.verdict is Verdict.REGRESSED
     assert "budget of 450 W" in judged.reasons[0]
+    message = report.explain(cell, judged, "pytest a.py", replayed=False)
+    assert "raise max_power_w" in message
+    assert "--energy-update" not in message
     assert verdict(cell, baseline, max_power_w=550).verdict is Verdict.PASS
 
 
