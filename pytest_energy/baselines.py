@@ -104,6 +104,15 @@ class Update:
     change: float | None
 
 
+def mixed(environments: Sequence[Mapping[str, Any]]) -> str | None:
+    """In what launches that should be of one engine on one kind of GPU differ, "name (one, other)"; None if in nothing."""
+    for name in ("gpu_name", "power_limit_w", "vllm", "engine_args_under_test"):
+        values = sorted({str(environment.get(name)) for environment in environments})
+        if len(values) > 1:
+            return f"{name} ({', '.join(values)})"
+    return None
+
+
 class Store:
     """The baseline files below one folder. Nothing is written but by `update`.
 
@@ -157,10 +166,9 @@ class Store:
                 f"launches differ.\nMeasure with --energy-launches {MIN_LAUNCHES}, or give several recordings: --energy-replay A B C"
             )
         environments = [measurement.environment for measurement in launches.values()]
-        for name in ("gpu_name", "power_limit_w", "vllm"):
-            values = {str(environment.get(name)) for environment in environments}
-            if len(values) > 1:
-                raise BaselineError(f"the launches differ in {name} ({', '.join(sorted(values))}): they are no one baseline")
+        differing = mixed(environments)
+        if differing:
+            raise BaselineError(f"the launches differ in {differing}: they are no one baseline")
         gpu_name = str(first.environment["gpu_name"])
         previous = self.find(first.key, gpu_name)
         history = previous.history if previous else ()

@@ -3,7 +3,7 @@
 import datetime
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ Progress = Callable[[str], None]
 
 def record_launch(
     cells: Sequence[Cell], settings: LaunchSettings, open_meter: OpenMeter, progress: Progress
-) -> Iterator[tuple[Cell, Recording]]:
+) -> Generator[tuple[Cell, Recording], None, None]:
     """One engine launch: record each of `cells`, which must share their launch arguments, in the order given.
 
     Raises:

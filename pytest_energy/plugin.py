@@ -202,7 +202,7 @@ def pytest_collection_modifyitems(
     for item in gated:
         _give_cell(item, taken)
     result = yield
-    selected = set(items)
+    selected, all_gated = set(items), set(gated)
     config.stash[_SELECTED_IN_FULL] = all(item in selected for item in gated) and not any(
         "::" in argument or argument.endswith(".py") for argument in config.args
     )
@@ -221,7 +221,7 @@ def pytest_collection_modifyitems(
         energy_session.select(
             (item.stash[_CELL], Metric(metric))
             for item in items
-            if item in set(gated)
+            if item in all_gated
             for fixture, metric in FIXTURES.items()
             if fixture in getattr(item, "fixturenames", ())
         )
@@ -363,10 +363,16 @@ def energy_batch_size(request: pytest.FixtureRequest) -> int:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Check what the test's body has not checked, inside the test, so that the failure stands there."""
     result = yield
+    failures = []
     for name in FIXTURES:
         gated = pyfuncitem.funcargs.get(name)
         if isinstance(gated, Gated):
-            gated.check()
+            try:
+                gated.check()
+            except pytest.fail.Exception as failure:  # the other metric shall be told, too
+                failures.append(str(failure))
+    if failures:
+        pytest.fail("\n".join(failures), pytrace=False)
     return result
 
 

@@ -3,12 +3,13 @@
 Knows nothing of pytest. The plugin makes one of these and asks it; reports are made from what it answers.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_energy import gate, live, measurement, recording
-from pytest_energy.baselines import Baseline, Store, Update
+from pytest_energy.baselines import Baseline, Store, Update, mixed
 from pytest_energy.cell import Cell, canonical_key, key_differences
 from pytest_energy.errors import EngineError, MeterError, RecordingError
 from pytest_energy.gate import Judgement, Metric, Verdict
@@ -110,10 +111,11 @@ class Session:
         for number in range(self.settings.launches):
             progress = self._numbered(number)
             try:
-                launched = live.record_launch(group, self.settings.launch, self.open_meter, progress)
-                for done, recorded in launched:
-                    self._keep(done, recorded)
-                    measured[canonical_key(done.key)].append(measurement.measure(recorded))
+                # Closed at once whatever happens here, and the engine with it.
+                with contextlib.closing(live.record_launch(group, self.settings.launch, self.open_meter, progress)) as launched:
+                    for done, recorded in launched:
+                        self._keep(done, recorded)
+                        measured[canonical_key(done.key)].append(measurement.measure(recorded))
             except (EngineError, MeterError, RecordingError) as error:
                 failure = str(error)
                 break
@@ -166,7 +168,7 @@ def _read_recordings(paths: Sequence[Path]) -> dict[str, list[Recording]]:
     """Recordings below `paths` by cell key, a launch once, in order of their launch.
 
     Raises:
-        RecordingError: a file is damaged, a path holds none, or a cell's recordings come from two GPU models.
+        RecordingError: a file is damaged, a path holds none, or a cell's recordings are of different engines or GPU models.
     """
     by_launch: dict[tuple[str, str], Recording] = {}
     for path in paths:
@@ -177,7 +179,9 @@ def _read_recordings(paths: Sequence[Path]) -> dict[str, list[Recording]]:
     for (key, _), recorded in sorted(by_launch.items(), key=lambda item: item[0]):
         cells.setdefault(key, []).append(recorded)
     for recordings in cells.values():
-        gpu_names = sorted({str(recorded.environment.get("gpu_name")) for recorded in recordings})
-        if len(gpu_names) > 1:
-            raise RecordingError(f"the recordings of one cell come from different GPU models ({', '.join(gpu_names)}): replay them apart.")
+        differing = mixed([recorded.environment for recorded in recordings])
+        if differing:
+            raise RecordingError(
+                f"the recordings of one cell differ in {differing}: they are no launches of one engine. Replay them apart."
+            )
     return cells

@@ -64,7 +64,8 @@ def test_readme_gate_passes_for_an_unchanged_upgrade(users_pytest: Run) -> None:
 def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run) -> None:
     result = users_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1-eager'}")
     assert result.ret == 1
-    assert sum(line.startswith("REGRESSED: llama-3.1-8b") for line in result.outlines) == 2
+    failures = [line.split(" is ")[0].rpartition(" ")[0] for line in result.outlines if line.startswith("REGRESSED: ")]
+    assert failures == [f"REGRESSED: llama-3.1-8b bs={size}, {metric}" for size in (8, 64) for metric in ("J/token", "tokens/s")]
 
 
 def test_readme_power_budget_fails(users_pytest: Run) -> None:

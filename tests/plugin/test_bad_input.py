@@ -112,7 +112,13 @@ def test_a_recording_under_another_power_limit(project: Project) -> None:
 def test_recordings_of_two_gpu_models_together(project: Project) -> None:
     project.record("a")
     project.record("b", environment={"gpu_name": "NVIDIA H200"})
-    refused(project, ["--energy-replay", "a", "b"], "different GPU models (NVIDIA H200, simulated GPU): replay them apart")
+    refused(project, ["--energy-replay", "a", "b"], "differ in gpu_name (NVIDIA H200, simulated GPU)", "Replay them apart")
+
+
+def test_recordings_of_two_engines_together(project: Project) -> None:
+    project.record("a")
+    project.record("b", environment={"engine_args_under_test": {"enforce_eager": True}})
+    refused(project, ["--energy-replay", "a", "b"], "differ in engine_args_under_test", "no launches of one engine")
 
 
 def test_no_baseline(project: Project) -> None:
