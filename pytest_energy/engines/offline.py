@@ -135,7 +135,7 @@ class OfflineEngine:
                     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
                         raise ValueError
                 except ValueError:
-                    event = {"event": "error", "stage": "run", "message": f"unreadable message from the worker: {line[:80]!r}"}
+                    event = {"event": "error", "message": f"unreadable message from the worker: {line[:80]!r}"}
                 self._events.put(event)
         self._events.put(None)
 
@@ -160,14 +160,14 @@ class OfflineEngine:
         if event is None:
             raise self._died(stage)
         if event["event"] == "error":
-            message = event["message"]
+            message, stage = str(event.get("message")), str(event.get("stage", stage))
             if "No module named 'vllm'" in message:
                 message = (
                     f"{self._python} has no vLLM.\nInstall it there, or name the interpreter of the environment that has it: "
                     "--energy-python /venv/bin/python"
                 )
-                raise EngineError(event["stage"], message)
-            raise EngineError(event["stage"], message, self._log_tail())
+                raise EngineError(stage, message)
+            raise EngineError(stage, message, self._log_tail())
         return event
 
     def _died(self, stage: str) -> EngineError:
@@ -222,23 +222,30 @@ class OfflineEngine:
         """The next steps; waits for them, `progress_timeout_s` at most."""
         while True:
             event = self._receive("run", self._progress_timeout_s, "token")
-            if event["event"] == "steps" and event["run"] == self._run:
-                return Steps(tuple(event["time_ns"]), tuple(event["tokens"]), tuple(event["finished"]))
+            if self._is_of_this_run(event, "steps"):
+                return self._steps(event)
+
+    def _is_of_this_run(self, event: Mapping[str, Any], name: str) -> bool:
+        return event["event"] == name and event.get("run") == self._run
+
+    def _steps(self, event: Mapping[str, Any]) -> Steps:
+        series = [event.get(name) for name in ("time_ns", "tokens", "finished")]
+        whole = all(isinstance(s, list) and all(type(value) is int for value in s) for s in series)
+        if not whole or len({len(s or ()) for s in series}) > 1:
+            raise EngineError("run", "the worker's report of its steps is malformed", self._log_tail())
+        return Steps(*(tuple(s or ()) for s in series))
 
     def stop_load(self) -> tuple[Steps, int]:
         """Take the load off. Returns the steps not yet taken and the time (ns) at which the last one had ended."""
         self._send(command="stop")
-        times: list[int] = []
-        tokens: list[int] = []
-        finished: list[int] = []
+        rest = Steps((), (), ())
         while True:
             event = self._receive("stop", self._progress_timeout_s, "answer")
-            if event["event"] == "steps" and event["run"] == self._run:
-                times += event["time_ns"]
-                tokens += event["tokens"]
-                finished += event["finished"]
-            elif event["event"] == "stopped" and event["run"] == self._run:
-                return Steps(tuple(times), tuple(tokens), tuple(finished)), int(event["time_ns"])
+            if self._is_of_this_run(event, "steps"):
+                more = self._steps(event)
+                rest = Steps(rest.time_ns + more.time_ns, rest.tokens + more.tokens, rest.finished + more.finished)
+            elif self._is_of_this_run(event, "stopped"):
+                return rest, int(event["time_ns"])
 
     def _close(self, grace_s: float) -> None:
         """End the worker and all its children; it may end by itself within `grace_s`. Never raises."""

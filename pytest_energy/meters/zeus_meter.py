@@ -161,9 +161,9 @@ def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
             raise MeterError(f"{uuid} is a MIG slice: its energy cannot be told from its neighbours'. Use a whole GPU.")
         if uuid not in index_of:
             raise MeterError(f"the engine runs on {uuid}, which the driver does not list: {', '.join(index_of) or 'no GPU'}")
-        # Zeus's collection of GPUs follows CUDA_VISIBLE_DEVICES and fails on UUIDs in it; one GPU by its index does not.
-        gpu = NVIDIAGPU(index_of[uuid])
         try:
+            # Zeus's collection of GPUs follows CUDA_VISIBLE_DEVICES and fails on UUIDs in it; one GPU by its index does not.
+            gpu = NVIDIAGPU(index_of[uuid])
             if not gpu.supports_get_total_energy_consumption():
                 raise MeterError(f"{gpu.get_name()} has no energy counter (Volta and later have one).")
             gpu.get_total_energy_consumption()
@@ -294,8 +294,7 @@ class _RaplReader:
 
     def clear(self) -> None:
         self._last: list[float] | None = None
-        self._time_ns: list[int] = []
-        self._energy_mj: list[int] = []
+        self._reads: list[tuple[int, int]] = []
         self._total_uj = 0.0
 
     def read(self) -> None:
@@ -312,8 +311,8 @@ class _RaplReader:
             for (_, limit), old, new in zip(self._zones, self._last, values, strict=True):
                 self._total_uj += new - old + (limit if new < old else 0.0)
         self._last = values
-        self._time_ns.append(time.monotonic_ns())
-        self._energy_mj.append(round(self._total_uj / 1000))
+        self._reads.append((time.monotonic_ns(), round(self._total_uj / 1000)))
 
     def energy(self) -> CpuEnergy:
-        return CpuEnergy(tuple(self._time_ns), tuple(self._energy_mj), self._unavailable)
+        reads = list(self._reads)  # the reading thread goes on
+        return CpuEnergy(tuple(t for t, _ in reads), tuple(e for _, e in reads), self._unavailable)

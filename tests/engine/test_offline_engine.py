@@ -84,6 +84,8 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
         ("short", "run", "ended 1 tokens off its set length"),
         ("garbage", "run", "unreadable message"),
         ("flood", "run", "unreadable message"),
+        ("malformed", "run", "report of its steps is malformed"),
+        ("garbage_on_load", "load", "unreadable message"),
     ],
 )
 def test_failures(open_engine: Open, fault: str, stage: str, message: str) -> None:

@@ -205,6 +205,15 @@ def test_gpus_that_cannot_be_read(driver: list[int], uuid: str, message: str) ->
         ZeusMeter([uuid])
 
 
+def test_a_gpu_that_zeus_cannot_open(driver: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(index: int) -> None:
+        raise RuntimeError("Insufficient Permissions")
+
+    monkeypatch.setattr("zeus.device.gpu.nvidia.NVIDIAGPU", refuse)
+    with pytest.raises(MeterError, match="GPU-aaaa cannot be read: Insufficient Permissions"):
+        ZeusMeter(["GPU-aaaa"])
+
+
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
@@ -226,7 +235,9 @@ def test_cpu_energy_is_read_across_wraps(devices: list[Device], tmp_path: Path, 
     meter = ZeusMeter(UUIDS[:1])
     meter.start()
     time.sleep(0.6)
-    energy.write_text("500000\n")
+    later = package / "later"
+    later.write_text("500000\n")
+    later.replace(energy)  # at once, as the kernel shows it
     time.sleep(0.6)
     meter.stop()
     _, cpu = meter.read()

@@ -1,7 +1,7 @@
 """A stand-in for vLLM that fails on demand, for failures that the real one cannot be brought to show quickly.
 
-The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, crash, kill, hang, short, garbage,
-flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs and ignores SIGTERM).
+The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, garbage_on_load, crash, kill, hang, short,
+garbage, malformed, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs and ignores SIGTERM).
 """
 
 import os
@@ -46,6 +46,9 @@ class LLMEngine:
     def from_engine_args(cls, arguments):
         if arguments.fault == "crash_on_load":
             raise ValueError("the weights are missing")
+        if arguments.fault == "garbage_on_load":
+            os.write(int(sys.argv[1]), b"nonsense\n")
+            time.sleep(1000)
         if arguments.fault == "exit_on_load":
             print("CUDA error: out of memory", flush=True)
             os._exit(7)
@@ -92,6 +95,8 @@ class LLMEngine:
             time.sleep(1000)
         if self.fault == "garbage":
             os.write(events_fd, b'\xff\xfe nonsense\n{"no": "event"}\n')
+        if self.fault == "malformed":
+            os.write(events_fd, b'{"event":"steps","run":1}\n')
         if self.fault == "flood":
             for _ in range(2000):
                 os.write(events_fd, b"x" * 10_000)
