@@ -5,8 +5,8 @@
     samples       s                                 s        power, clock, … once a second, just after an update
 
 A kept update lies between the last unchanged and the first changed read; both times are kept. Reads are few
-because they may not be free: a driver call takes 8 to 20 ms on some machines, and under a meter that read at every
-update a batch of 64 ran 2 % slower than without load generator and meter (docs/measurements.md).
+because they may not be free: a driver call takes several milliseconds on some machines, and under a meter that read
+at every update a batch of 64 ran 2 % slower than without load generator and meter (docs/measurements.md).
 """
 
 import contextlib
