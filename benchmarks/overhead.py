@@ -28,6 +28,7 @@ class OverheadEngine(OfflineEngine):
     def compare(self, workload: Workload, batch_size: int, pairs: int, meter: ZeusMeter | None) -> dict[str, list[float]]:
         rates: dict[str, list[float]] = {"metered": [], "bare": []}
         self._send(
+            "run",
             command="run",
             run=0,
             pairs=pairs,
@@ -40,7 +41,7 @@ class OverheadEngine(OfflineEngine):
             if event["event"] == "segment":
                 if event["metered"] and meter:
                     meter.start()
-                self._send(command="go")
+                self._send("run", command="go")
             elif event["event"] == "result":
                 if event["metered"] and meter:
                     meter.stop()

@@ -22,6 +22,8 @@ WORKER = Path(__file__).with_name("vllm_worker.py")
 _LOG_TAIL_BYTES = 4_000
 _EXIT_GRACE_S = 10.0
 _MAX_LINE_BYTES = 16_000_000
+# What each event of the worker must hold.
+_FIELDS = {"ready": {"versions"}, "steps": {"run"}, "stopped": {"run", "time_ns"}, "error": {"message"}}
 
 
 @dataclass(frozen=True)
@@ -132,25 +134,25 @@ class OfflineEngine:
             while line := pipe.readline(_MAX_LINE_BYTES):
                 try:
                     event = json.loads(line)
-                    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                    if not isinstance(event, dict) or not _FIELDS[event["event"]] <= set(event):
                         raise ValueError
-                except ValueError:
+                except (ValueError, KeyError, TypeError):
                     event = {"event": "error", "message": f"unreadable message from the worker: {line[:80]!r}"}
                 self._events.put(event)
         self._events.put(None)
 
-    def _send(self, **command: Any) -> None:
+    def _send(self, stage: str, **command: Any) -> None:
         """Write a command; a worker that does not read is given up after `progress_timeout_s`."""
         rest = memoryview((json.dumps(command) + "\n").encode())
         deadline = time.monotonic() + self._progress_timeout_s
         while rest:
             _, writable, _ = select.select([], [self._commands], [], max(0.0, deadline - time.monotonic()))
             if not writable:
-                raise EngineError("run", f"the worker takes no command for {self._progress_timeout_s:.0f} s", self._log_tail())
+                raise EngineError(stage, f"the worker takes no command for {self._progress_timeout_s:.0f} s", self._log_tail())
             try:
                 rest = rest[os.write(self._commands, rest) :]
             except OSError:
-                raise self._died("run") from None
+                raise self._died(stage) from None
 
     def _receive(self, stage: str, timeout_s: float, waiting_for: str) -> dict[str, Any]:
         try:
@@ -160,7 +162,7 @@ class OfflineEngine:
         if event is None:
             raise self._died(stage)
         if event["event"] == "error":
-            message, stage = str(event.get("message")), str(event.get("stage", stage))
+            message, stage = str(event["message"]), str(event.get("stage", stage))
             if "No module named 'vllm'" in message:
                 message = (
                     f"{self._python} has no vLLM.\nInstall it there, or name the interpreter of the environment that has it: "
@@ -184,14 +186,14 @@ class OfflineEngine:
         return EngineError(stage, how, self._log_tail())
 
     def _log_tail(self) -> str:
-        size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - _LOG_TAIL_BYTES))
-        text = self._log.read().decode(errors="replace")
+        # Without seeking: the worker writes at the very same offset.
+        size = os.fstat(self._log.fileno()).st_size
+        text = os.pread(self._log.fileno(), _LOG_TAIL_BYTES, max(0, size - _LOG_TAIL_BYTES)).decode(errors="replace")
         return "\n".join(text.splitlines()[-25:])
 
     def _load(self) -> EngineReady:
         started = time.monotonic()
-        self._send(command="load", engine_args=self._engine_args)
+        self._send("load", command="load", engine_args=self._engine_args)
         event = self._receive("load", self._load_timeout_s, "engine")
         try:
             return EngineReady(
@@ -211,6 +213,7 @@ class OfflineEngine:
         assert self.ready is not None
         self._run += 1
         self._send(
+            "run",
             command="run",
             run=self._run,
             first_wave=workload.first_wave(batch_size),
@@ -226,7 +229,7 @@ class OfflineEngine:
                 return self._steps(event)
 
     def _is_of_this_run(self, event: Mapping[str, Any], name: str) -> bool:
-        return event["event"] == name and event.get("run") == self._run
+        return bool(event["event"] == name and event["run"] == self._run)
 
     def _steps(self, event: Mapping[str, Any]) -> Steps:
         series = [event.get(name) for name in ("time_ns", "tokens", "finished")]
@@ -237,7 +240,7 @@ class OfflineEngine:
 
     def stop_load(self) -> tuple[Steps, int]:
         """Take the load off. Returns the steps not yet taken and the time (ns) at which the last one had ended."""
-        self._send(command="stop")
+        self._send("stop", command="stop")
         rest = Steps((), (), ())
         while True:
             event = self._receive("stop", self._progress_timeout_s, "answer")
@@ -248,21 +251,23 @@ class OfflineEngine:
                 return rest, int(event["time_ns"])
 
     def _close(self, grace_s: float) -> None:
-        """End the worker and all its children; it may end by itself within `grace_s`. Never raises."""
+        """End the worker and all its children; it may end by itself within `grace_s`. Safe to call again."""
         process = self._process
         if process is None:
             return
-        with contextlib.suppress(OSError):
-            os.write(self._commands, b'{"command":"exit"}\n')
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=grace_s)
-        _end_session(process.pid)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-        with contextlib.suppress(OSError):
-            os.close(self._commands)
-        self._log.close()
-        self._process = None
+        try:
+            with contextlib.suppress(OSError):
+                os.write(self._commands, b'{"command":"exit"}\n')
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=grace_s)
+        finally:  # also when the wait is interrupted
+            self._process = None
+            _end_session(process.pid)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+            with contextlib.suppress(OSError):
+                os.close(self._commands)
+            self._log.close()
 
 
 def session_members(session_id: int) -> list[int]:

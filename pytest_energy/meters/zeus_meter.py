@@ -272,7 +272,7 @@ class _RaplReader:
     """CPU package energy where RAPL is readable.
 
     Zeus finds the counters. Its own read starts a process per counter that watches for wrap-arounds; reading
-    ten times a second sees every wrap itself, so the files are read directly.
+    twice a second sees every wrap itself, so the files are read directly.
     """
 
     def __init__(self) -> None:

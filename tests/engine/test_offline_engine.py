@@ -85,6 +85,7 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
         ("garbage", "run", "unreadable message"),
         ("flood", "run", "unreadable message"),
         ("malformed", "run", "report of its steps is malformed"),
+        ("fieldless", "run", "unreadable message"),
         ("garbage_on_load", "load", "unreadable message"),
     ],
 )
@@ -129,9 +130,27 @@ def test_something_that_is_no_interpreter() -> None:
         pass
 
 
+def test_an_interrupt_while_the_engine_is_given_time_to_exit(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = subprocess.Popen.wait
+
+    def interrupted(self: Any, timeout: float | None = None) -> int:
+        monkeypatch.setattr(subprocess.Popen, "wait", waited)
+        raise KeyboardInterrupt
+
+    engine = open_engine("child")
+    engine.__enter__()
+    session = engine.session_id
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.__exit__(None, None, None)
+    assert session_members(session) == []
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_when_the_parent_ends(python: str, how: signal.Signals) -> None:
     code = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
         from pytest_energy.engines.offline import OfflineEngine
         from pytest_energy.workload import Workload
         with OfflineEngine({python!r}, {{"fault": "child"}}, 20, 20) as engine:

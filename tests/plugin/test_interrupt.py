@@ -22,6 +22,14 @@ CONFTEST = """
 """
 
 
+# A runner may have been started with SIGINT ignored.
+RUN = """
+import signal, sys, pytest
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
 def children(pid: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -40,7 +48,7 @@ def test_an_interrupted_measurement_leaves_nothing(project: Project, how: signal
     project.pytester.makeconftest(CONFTEST)
     before = project.files()
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--energy-update", "--energy-record", "kept"],
+        [sys.executable, "-c", RUN, "-p", "no:cacheprovider", "--energy-update", "--energy-record", "kept"],
         cwd=project.path,
         env={**os.environ, "PYTHONPATH": f"{FAKE_PACKAGES}:{ROOT}"},
         stdout=subprocess.PIPE,

@@ -1,7 +1,8 @@
 """A stand-in for vLLM that fails on demand, for failures that the real one cannot be brought to show quickly.
 
 The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, garbage_on_load, crash, kill, hang, short,
-garbage, malformed, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs and ignores SIGTERM).
+garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
+and ignores SIGTERM).
 """
 
 import os
@@ -97,6 +98,8 @@ class LLMEngine:
             os.write(events_fd, b'\xff\xfe nonsense\n{"no": "event"}\n')
         if self.fault == "malformed":
             os.write(events_fd, b'{"event":"steps","run":1}\n')
+        if self.fault == "fieldless":
+            os.write(events_fd, b'{"event":"steps"}\n')
         if self.fault == "flood":
             for _ in range(2000):
                 os.write(events_fd, b"x" * 10_000)
