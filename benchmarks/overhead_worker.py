@@ -52,13 +52,11 @@ def overhead(worker, engine, channel, command):
     )
     loop = worker.ClosedLoop(engine, f"b{batch_size}", command["first_wave"], output_tokens, prompts)
     worker.drive(loop, channel, 0, lambda total: total >= cycle)
-    for number in range(2 * command["pairs"]):
-        # metered bare, bare metered, ...: drift cancels
-        metered = (number % 2 == 0) != (number // 2 % 2 == 1)
-        channel.send(event="segment", metered=metered)
+    for number, arm in enumerate(command["arms"]):
+        channel.send(event="segment", arm=arm)
         channel.receive()
         states = engine.output_processor.request_states
-        if metered:
+        if arm != "bare":
             loop._remaining = {state.external_req_id: Unknown() for state in states.values()}
             for _ in range(SETTLE_STEPS):
                 loop.step()
@@ -74,7 +72,7 @@ def overhead(worker, engine, channel, command):
             bare(engine, prompts, params, SETTLE_STEPS * batch_size, f"s{batch_size}-{number}")
             started = time.monotonic()
             total = bare(engine, prompts, params, cycle, f"n{batch_size}-{number}")
-        channel.send(event="result", metered=metered, tokens_per_s=total / (time.monotonic() - started))
+        channel.send(event="result", arm=arm, tokens_per_s=total / (time.monotonic() - started))
     engine.abort_request([state.external_req_id for state in engine.output_processor.request_states.values()])
     channel.send(event="stopped", run=0, time_ns=time.monotonic_ns())
 
@@ -84,6 +82,6 @@ if __name__ == "__main__":
     channel = worker.Channel(int(sys.argv[1]), int(sys.argv[2]))
     serve_run = worker.run
     worker.run = lambda engine, channel, command: (
-        overhead(worker, engine, channel, command) if command.get("pairs") else serve_run(engine, channel, command)
+        overhead(worker, engine, channel, command) if command.get("arms") else serve_run(engine, channel, command)
     )
     os._exit(worker.serve(channel))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pytest_energy.errors import EngineError
 from pytest_energy.workload import Workload
@@ -22,8 +22,6 @@ WORKER = Path(__file__).with_name("vllm_worker.py")
 _LOG_TAIL_BYTES = 4_000
 _EXIT_GRACE_S = 10.0
 _MAX_LINE_BYTES = 16_000_000
-# What each event of the worker must hold.
-_FIELDS = {"ready": {"versions"}, "steps": {"run"}, "stopped": {"run", "time_ns"}, "error": {"message"}}
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,10 @@ class OfflineEngine:
     """
 
     worker = WORKER
+    # What each event of the worker must hold.
+    fields: ClassVar[dict[str, set[str]]] = {
+        "ready": {"versions"}, "steps": {"run"}, "stopped": {"run", "time_ns"}, "error": {"message"},
+    }  # fmt: skip
 
     def __init__(self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float) -> None:
         self._python, self._engine_args = python, dict(engine_args)
@@ -134,7 +136,7 @@ class OfflineEngine:
             while line := pipe.readline(_MAX_LINE_BYTES):
                 try:
                     event = json.loads(line)
-                    if not isinstance(event, dict) or not _FIELDS[event["event"]] <= set(event):
+                    if not isinstance(event, dict) or not self.fields[event["event"]] <= set(event):
                         raise ValueError
                 except (ValueError, KeyError, TypeError):
                     event = {"event": "error", "message": f"unreadable message from the worker: {line[:80]!r}"}
