@@ -1,4 +1,4 @@
-"""The store of baselines: one JSON file per GPU model and model, one entry per cell, changed only by an update.
+"""The store of baselines: one JSON file per GPU model and model, one entry per cell and board, changed only by an update.
 
 docs/baselines.md describes the file. Keys are sorted and numbers rounded to six digits, so that an update is a small diff.
 """
@@ -6,7 +6,7 @@ docs/baselines.md describes the file. Keys are sorted and numbers rounded to six
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,9 @@ class Baseline:
         gpu_name: the GPU model that it was measured on.
         launches: at least three.
         environment: the fingerprint of the newest launch.
-        history: earlier entries, oldest first: {"date", "vllm", "joules_per_token", "tokens_per_s", "power_w", "launches"}.
+        history: earlier entries, oldest first: {"date", "vllm", "joules_per_token", "tokens_per_s", "power_w", "launches"}, and
+            "update_reason" where one was given.
+        update_reason: why a loss was accepted with this entry; None where there was none to accept.
     """
 
     key: Mapping[str, Any]
@@ -68,6 +70,12 @@ class Baseline:
     launches: tuple[LaunchValues, ...]
     environment: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...] = ()
+    update_reason: str | None = None
+
+    @property
+    def boards(self) -> tuple[str, ...]:
+        """UUIDs of the GPUs that it was measured on, sorted."""
+        return boards(self.environment)
 
     @property
     def joules_per_token(self) -> list[float]:
@@ -88,11 +96,19 @@ class Baseline:
     def summary(self) -> dict[str, Any]:
         """Means over launches, and their number."""
         return {
-            "joules_per_token": _rounded(statistics.estimate(self.joules_per_token, statistics.FLOOR_JOULES_PER_TOKEN).value),
+            "joules_per_token": _rounded(statistics.geometric_mean(self.joules_per_token)),
             "launches": len(self.launches),
             "power_w": _rounded(math.fsum(self.power_w) / len(self.power_w)),
-            "tokens_per_s": _rounded(statistics.estimate(self.tokens_per_s, statistics.FLOOR_TOKENS_PER_S).value),
+            "tokens_per_s": _rounded(statistics.geometric_mean(self.tokens_per_s)),
         }
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """Why a baseline of the same model and batch size does not fit; `other_hardware` where only the GPU differs."""
+
+    reason: str
+    other_hardware: bool
 
 
 @dataclass(frozen=True)
@@ -104,9 +120,14 @@ class Update:
     change: float | None
 
 
+def boards(environment: Mapping[str, Any]) -> tuple[str, ...]:
+    """UUIDs of the GPUs in a fingerprint, sorted."""
+    return tuple(sorted(map(str, environment.get("gpu_uuids") or ())))
+
+
 def mixed(environments: Sequence[Mapping[str, Any]]) -> str | None:
-    """In what launches that should be of one engine on one kind of GPU differ, "name (one, other)"; None if in nothing."""
-    for name in ("gpu_name", "power_limit_w", "vllm", "engine_args_under_test"):
+    """In what launches that should be of one engine on one board differ, "name (one, other)"; None if in nothing."""
+    for name in ("gpu_name", "gpu_uuids", "power_limit_w", "vllm", "engine_args_under_test"):
         values = sorted({str(environment.get(name)) for environment in environments})
         if len(values) > 1:
             return f"{name} ({', '.join(values)})"
@@ -124,11 +145,14 @@ class Store:
         self.folder = folder
         self._files: dict[Path, dict[str, Any]] = {}
 
-    def find(self, key: Mapping[str, Any], gpu_name: str) -> Baseline | None:
-        """The baseline of this cell on this GPU model, None where there is none."""
-        wanted = canonical_key(key)
+    def find(self, key: Mapping[str, Any], gpu_name: str, on: Sequence[str]) -> Baseline | None:
+        """The baseline of this cell on these boards (UUIDs), None where there is none.
+
+        Boards of one model differ by more than any tolerance (docs/measurements.md), so a cell has one for each.
+        """
+        wanted, uuids = canonical_key(key), tuple(sorted(on))
         for baseline in self.entries():
-            if baseline.gpu_name == gpu_name and canonical_key(baseline.key) == wanted:
+            if (baseline.gpu_name, baseline.boards) == (gpu_name, uuids) and canonical_key(baseline.key) == wanted:
                 return baseline
         return None
 
@@ -136,23 +160,32 @@ class Store:
         """All baselines, in file order."""
         return [baseline for path in self._paths() for baseline in self._read(path)]
 
-    def near_misses(self, key: Mapping[str, Any], gpu_name: str) -> list[str]:
-        """Why baselines of the same model and batch size do not fit: other GPU models, other settings."""
-        reasons = []
+    def near_misses(self, key: Mapping[str, Any], gpu_name: str) -> list[NearMiss]:
+        """Why baselines of the same model and batch size do not fit: other GPU models, other boards, other settings."""
+        misses = []
         for baseline in self.entries():
             if (baseline.key["model"], baseline.key["batch_size"]) != (key["model"], key["batch_size"]):
                 continue
-            if canonical_key(baseline.key) == canonical_key(key):
-                reasons.append(f"one was measured on another GPU model, {baseline.gpu_name}")
-            elif baseline.gpu_name == gpu_name:
-                reasons.append("one differs in " + ", ".join(key_differences(baseline.key, key)))
-        return reasons
+            if canonical_key(baseline.key) != canonical_key(key):
+                if baseline.gpu_name == gpu_name:
+                    misses.append(NearMiss("one differs in " + ", ".join(key_differences(baseline.key, key)), False))
+            elif baseline.gpu_name != gpu_name:
+                misses.append(NearMiss(f"one was measured on another GPU model, {baseline.gpu_name}", True))
+            else:
+                misses.append(NearMiss(f"one was measured on another board, {', '.join(baseline.boards) or 'of unknown UUID'}", True))
+        return misses
 
-    def update(self, measurements: Sequence[Measurement]) -> Update:
+    def update(self, measurements: Sequence[Measurement], tolerance: Mapping[str, float], reason: str | None = None) -> Update:
         """Make `measurements`, the launches of one cell, its baseline; the one before goes into the history.
 
+        Args:
+            measurements: one per launch.
+            tolerance: relative, by metric ("joules_per_token", "tokens_per_s"): the loss against the best and the oldest accepted
+                entry that needs a reason.
+            reason: why a larger loss is accepted.
+
         Raises:
-            BaselineError: fewer than three launches, a launch twice, an invalid measurement, or two GPU models.
+            BaselineError: fewer than three launches, a launch twice, an invalid measurement, two boards, or a loss without a reason.
             OSError: nothing was written.
         """
         first = measurements[0]
@@ -170,23 +203,28 @@ class Store:
         if differing:
             raise BaselineError(f"the launches differ in {differing}: they are no one baseline")
         gpu_name = str(first.environment["gpu_name"])
-        previous = self.find(first.key, gpu_name)
-        history = previous.history if previous else ()
-        if previous:
-            history = (*history, {"date": previous.environment.get("date"), "vllm": previous.environment.get("vllm"), **previous.summary})
+        previous = self.find(first.key, gpu_name, boards(first.environment))
+        history = _history(previous) if previous else ()
         baseline = Baseline(
             key=first.key,
             gpu_name=gpu_name,
             launches=tuple(LaunchValues.from_measurement(m) for _, m in sorted(launches.items())),
             environment=max(environments, key=lambda environment: str(environment.get("date"))),
-            history=tuple(history),
+            history=history,
         )
+        losses = creep(baseline.summary, history, tolerance)
+        if losses and reason is None:
+            raise BaselineError(
+                f"it would accept a loss: {'; '.join(losses)}.\n"
+                'If that is wanted, say why; the reason is kept with the baseline: --energy-update-reason "..."'
+            )
+        if losses:
+            baseline = replace(baseline, update_reason=reason)
         path = self.folder / slugify(gpu_name) / f"{slugify(str(first.key['model']))}.json"
         self._write(path, baseline)
         change = None
         if previous:
-            floor = statistics.FLOOR_JOULES_PER_TOKEN
-            change = statistics.compare(baseline.joules_per_token, previous.joules_per_token, floor).value - 1
+            change = baseline.summary["joules_per_token"] / previous.summary["joules_per_token"] - 1
         return Update(path, created=previous is None, change=change)
 
     def _paths(self) -> list[Path]:
@@ -208,17 +246,52 @@ class Store:
         # Read afresh: another process may have changed the file since.
         self._files.pop(path, None)
         content = _load(path) if path.exists() else {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
-        wanted = canonical_key(baseline.key)
-        cells = {name: entry for name, entry in content["cells"].items() if canonical_key(entry["key"]) != wanted}
-        cells[_entry_name(baseline.key, cells)] = _entry(baseline)
+        wanted = canonical_key(baseline.key), baseline.boards
+        cells = {
+            name: entry for name, entry in content["cells"].items() if (canonical_key(entry["key"]), boards(entry["environment"])) != wanted
+        }
+        cells[_entry_name(baseline, cells)] = _entry(baseline)
         content = {**content, "schema_version": SCHEMA_VERSION, "cells": dict(sorted(cells.items()))}
         write_atomically(path, _dump(content).encode())
         self._files[path] = content
 
 
-def _entry_name(key: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
-    workload = key["workload"]
+def creep(new: Mapping[str, Any], history: Sequence[Mapping[str, Any]], tolerance: Mapping[str, float]) -> list[str]:
+    """Losses of `new` that reach the tolerance against the best or the oldest earlier entry, one line each; many small steps add up.
+
+    Entries before the last loss that was accepted with a reason do not count any more.
+
+    Args:
+        new: summary of the entry to come ("joules_per_token", "tokens_per_s").
+        history: earlier entries, oldest first.
+        tolerance: relative, by metric.
+    """
+    accepted = max((i for i, entry in enumerate(history) if entry.get("update_reason")), default=0)
+    entries = history[accepted:]
+    losses = []
+    for metric, unit, worse, best in (("joules_per_token", "J/token", 1, min), ("tokens_per_s", "tokens/s", -1, max)):
+        if not entries or metric not in tolerance:
+            continue
+        for name, old in (("best", best(entries, key=lambda entry: float(entry[metric]))), ("oldest", entries[0])):
+            change = new[metric] / old[metric] - 1
+            if worse * change >= tolerance[metric]:
+                losses.append(f"{unit} {change:+.1%} against the {name} entry ({old[metric]:g}, vLLM {old.get('vllm')}, {old.get('date')})")
+                break
+    return losses
+
+
+def _history(previous: Baseline) -> tuple[Mapping[str, Any], ...]:
+    """The history of the entry that replaces `previous`."""
+    entry = {"date": previous.environment.get("date"), "vllm": previous.environment.get("vllm"), **previous.summary}
+    if previous.update_reason:
+        entry["update_reason"] = previous.update_reason
+    return (*previous.history, entry)
+
+
+def _entry_name(baseline: Baseline, taken: Mapping[str, Any]) -> str:
+    key, workload = baseline.key, baseline.key["workload"]
     stem = f"{key['engine']} in={workload['input_tokens']} out={workload['output_tokens']} bs={key['batch_size']:04d}"
+    stem += "".join(f" {uuid[:12]}" for uuid in baseline.boards)
     name, count = stem, 1
     while name in taken:
         count += 1
@@ -260,7 +333,9 @@ def _series(values: Sequence[float]) -> list[float]:
 
 
 def _entry(baseline: Baseline) -> dict[str, Any]:
+    reason = {"update_reason": baseline.update_reason} if baseline.update_reason else {}
     return {
+        **reason,
         "environment": baseline.environment,
         "history": list(baseline.history),
         "key": baseline.key,
@@ -291,7 +366,12 @@ def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
         raise ValueError(f"{len(launches)} launches")
     key = entry["key"]
     _ = key["model"], key["batch_size"], key["workload"]["output_tokens"]
-    return Baseline(key, str(gpu_name), launches, dict(entry["environment"]), tuple(entry["history"]))
+    reason = entry.get("update_reason")
+    history = tuple(entry["history"])
+    for earlier in history:
+        if not all(float(earlier[name]) > 0 for name in ("joules_per_token", "tokens_per_s")):
+            raise ValueError("its history holds no positive figures")
+    return Baseline(key, str(gpu_name), launches, dict(entry["environment"]), history, None if reason is None else str(reason))
 
 
 def _launch_values(launch: Mapping[str, Any]) -> LaunchValues:

@@ -27,3 +27,7 @@ class RecordingError(EnergyError):
 
 class BaselineError(EnergyError):
     """A baseline file cannot be read, or an update was refused."""
+
+
+class NoiseError(EnergyError):
+    """A noise file cannot be read, or a launch cannot be added to it."""

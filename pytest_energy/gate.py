@@ -3,17 +3,18 @@
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_energy import statistics
-from pytest_energy.baselines import Baseline
+from pytest_energy.baselines import Baseline, NearMiss
 from pytest_energy.cell import key_differences
 from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Measurement
-from pytest_energy.statistics import Comparison, Estimate
+from pytest_energy.statistics import Comparison, Estimate, Levels, NoiseFloor, Outcome
 
-FALSE_ALARMS_PER_RUN = 0.01  # probability of any, shared by all cells and metrics of a run
+FALSE_ALARMS_PER_RUN = 0.01  # probability of any, shared by all cells, metrics and looks of a run
 MISSED_PER_CELL = 0.05  # probability of passing a change as large as the tolerance
+_BLIND = math.log(2)  # a gate that catches nothing below a doubling is none
 
 _SAME_CLOCK = 0.02
 _SAME_TEMPERATURE_C = 8.0
@@ -46,7 +47,30 @@ class Metric(enum.Enum):
 
 
 DEFAULT_TOLERANCE: Mapping[Metric, float] = {Metric.JOULES_PER_TOKEN: 0.03, Metric.TOKENS_PER_S: 0.10}
-FLOOR = {Metric.JOULES_PER_TOKEN: statistics.FLOOR_JOULES_PER_TOKEN, Metric.TOKENS_PER_S: statistics.FLOOR_TOKENS_PER_S}
+ASSUMED_NOISE: Mapping[Metric, NoiseFloor] = {
+    Metric.JOULES_PER_TOKEN: statistics.ASSUMED_JOULES_PER_TOKEN,
+    Metric.TOKENS_PER_S: statistics.ASSUMED_TOKENS_PER_S,
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a run knows before it judges a cell.
+
+    Attributes:
+        comparisons: cells × metrics that this run judges; they share its false-alarm level.
+        budget: engine launches at most; None where all launches there are are judged at once.
+        noise: the runner's noise between launches, by metric.
+    """
+
+    comparisons: int = 1
+    budget: int | None = None
+    noise: Mapping[Metric, NoiseFloor] = field(default_factory=lambda: ASSUMED_NOISE)
+
+    def levels(self, launches: int, last: bool = False) -> Levels:
+        """The error levels after so many launches, or those of the last look."""
+        budget = max(self.budget or launches, launches)
+        return statistics.levels(budget if last else launches, budget, self.comparisons, FALSE_ALARMS_PER_RUN, MISSED_PER_CELL)
 
 
 @dataclass(frozen=True)
@@ -64,14 +88,14 @@ class Sample:
     power_w: float
 
     @classmethod
-    def of(cls, measurements: Sequence[Measurement]) -> "Sample":
+    def of(cls, measurements: Sequence[Measurement], noise: Mapping[Metric, NoiseFloor]) -> "Sample":
         """Summarise valid measurements, one per launch."""
         energy = [m.joules_per_token for m in measurements]
         rate = [m.tokens_per_s for m in measurements]
         return cls(
             launches=tuple(measurements),
-            joules_per_token=statistics.estimate(energy, statistics.FLOOR_JOULES_PER_TOKEN),
-            tokens_per_s=statistics.estimate(rate, statistics.FLOOR_TOKENS_PER_S),
+            joules_per_token=statistics.estimate(energy, noise[Metric.JOULES_PER_TOKEN]),
+            tokens_per_s=statistics.estimate(rate, noise[Metric.TOKENS_PER_S]),
             power_w=math.fsum(m.power_w for m in measurements) / len(measurements),
         )
 
@@ -112,6 +136,9 @@ class Judgement:
         baseline: the old side; None where there is none.
         split: of a change in J/token; None where it cannot be told.
         only_over_budget: regressed for `max_power_w` alone.
+        smallest_caught: relative change for the worse that the run, gone on to its last look, would have called regressed in 95 %
+            of cases; None where nothing was compared.
+        noise: between launches, measured or assumed, that the verdict rests on; None where nothing was compared.
         changed: what differs in the environment, one line each.
     """
 
@@ -124,6 +151,8 @@ class Judgement:
     baseline: Baseline | None = None
     split: Split | None = None
     only_over_budget: bool = False
+    smallest_caught: float | None = None
+    noise: NoiseFloor | None = None
     changed: tuple[str, ...] = field(default=())
 
     @property
@@ -131,49 +160,61 @@ class Judgement:
         """Relative change of the metric, +0.06 for 6 % more."""
         return None if self.ratio is None else self.ratio.value - 1
 
+    @property
+    def blind(self) -> bool:
+        """Whether the gate could not have caught even a doubling of energy, or a halving of throughput."""
+        return self.smallest_caught is not None and math.log1p(self.smallest_caught) > _BLIND
+
+    @property
+    def undecided(self) -> bool:
+        """Whether more launches may bring a verdict."""
+        return self.verdict is Verdict.INCONCLUSIVE
+
 
 def judge(
     metric: Metric,
     measurements: Sequence[Measurement],
     baseline: Baseline | None,
-    near_misses: Sequence[str] = (),
+    near_misses: Sequence[NearMiss] = (),
     tolerance: float | None = None,
     max_power_w: float | None = None,
-    comparisons: int = 1,
+    rule: Rule | None = None,
 ) -> Judgement:
     """Judge the launches of one cell against its baseline.
 
     Args:
         metric: what is gated.
         measurements: one per launch, at least one; a single invalid one makes the verdict invalid.
-        baseline: of the same cell and GPU model.
+        baseline: of the same cell and board.
         near_misses: why other baselines do not fit, told where `baseline` is None.
         tolerance: relative; the metric's default where None.
         max_power_w: power budget; J/token only.
-        comparisons: cells × metrics that this run judges.
+        rule: of this run; a single comparison of all launches with the assumed noise where None.
     """
+    rule = rule or Rule()
     tolerance = DEFAULT_TOLERANCE[metric] if tolerance is None else tolerance
     faults = [f"launch {m.launch_id}: {fault}" for m in measurements if not m.valid for fault in m.faults]
     if faults:
         return Judgement(metric, Verdict.INVALID, tolerance, tuple(faults), baseline=baseline)
-    sample = Sample.of(measurements)
+    sample = Sample.of(measurements, rule.noise)
     budget = None
     if max_power_w is not None and metric is Metric.JOULES_PER_TOKEN and sample.power_w > max_power_w:
         budget = f"power {sample.power_w:.0f} W is over the budget of {max_power_w:.0f} W (max_power_w)"
     if baseline is None:
-        verdict = Verdict.NOT_COMPARABLE if any("GPU model" in reason for reason in near_misses) else Verdict.NO_BASELINE
-        reasons = [f"no baseline fits: {reason}" for reason in near_misses] or ["no baseline is stored for this cell"]
+        verdict = Verdict.NOT_COMPARABLE if any(miss.other_hardware for miss in near_misses) else Verdict.NO_BASELINE
+        reasons = [f"no baseline fits: {miss.reason}" for miss in near_misses] or ["no baseline is stored for this cell"]
         return Judgement(metric, verdict, tolerance, tuple(reasons), sample=sample)
     mismatch = _power_limit_mismatch(measurements, baseline)
     if mismatch:
         return Judgement(metric, Verdict.NOT_COMPARABLE, tolerance, (mismatch,), sample=sample, baseline=baseline)
-    new = [getattr(m, metric.value) for m in measurements]
-    ratio = statistics.compare(new, getattr(baseline, metric.value), FLOOR[metric])
-    verdict, reasons = compare(metric, ratio, tolerance, comparisons)
-    regressed_alone = verdict is Verdict.REGRESSED
-    if budget:
-        verdict, reasons = Verdict.REGRESSED, [budget, *reasons]
-    return Judgement(
+    new, old = [getattr(m, metric.value) for m in measurements], getattr(baseline, metric.value)
+    noise = rule.noise[metric]
+    ratio = statistics.compare(new, old, noise)
+    at = rule.levels(len(new))
+    verdict, reasons = compare(metric, ratio, tolerance, at)
+    final = max(rule.budget or 0, len(new))
+    caught = statistics.smallest_caught(ratio, len(old), _limit(metric, tolerance), final, rule.levels(len(new), last=True))
+    judgement = Judgement(
         metric=metric,
         verdict=verdict,
         tolerance=tolerance,
@@ -182,39 +223,43 @@ def judge(
         sample=sample,
         baseline=baseline,
         split=split(sample, baseline),
-        only_over_budget=budget is not None and not regressed_alone,
+        smallest_caught=math.expm1(caught),
+        noise=noise,
         changed=tuple(what_changed(baseline.environment, measurements[-1].environment)),
     )
+    if judgement.blind and verdict is Verdict.PASS:
+        reason = "this gate cannot fire: launches differ so much that it would miss a change by a factor of two"
+        judgement = replace(judgement, verdict=Verdict.INCONCLUSIVE, reasons=(reason,))
+    if budget:
+        alone = judgement.verdict is not Verdict.REGRESSED
+        judgement = replace(judgement, verdict=Verdict.REGRESSED, reasons=(budget, *judgement.reasons), only_over_budget=alone)
+    return judgement
 
 
-def compare(metric: Metric, ratio: Comparison, tolerance: float, comparisons: int = 1) -> tuple[Verdict, list[str]]:
-    """The verdict on new ÷ old alone: pass, improved, regressed or inconclusive, with what there is to say about it.
+def _limit(metric: Metric, tolerance: float) -> float:
+    """The tolerance as a logarithm, for the worse: J/token up, tokens/s down."""
+    return math.log1p(tolerance) if metric is Metric.JOULES_PER_TOKEN else -math.log1p(-tolerance)
 
-    Args:
-        comparisons: how many of them this run makes; they share its false-alarm level (Bonferroni).
-    """
-    # Logarithms, turned so that more is worse: for tokens/s less is worse.
+
+def compare(metric: Metric, ratio: Comparison, tolerance: float, at: Levels) -> tuple[Verdict, list[str]]:
+    """The verdict on new ÷ old alone: pass, improved, regressed or inconclusive, with what there is to say about it."""
     worse = math.log(ratio.value) * (1 if metric is Metric.JOULES_PER_TOKEN else -1)
-    limit = math.log1p(tolerance) if metric is Metric.JOULES_PER_TOKEN else -math.log1p(-tolerance)
-    by_chance = ratio.bound(1 - FALSE_ALARMS_PER_RUN / comparisons)
-    if worse >= limit and worse > by_chance:
-        return Verdict.REGRESSED, []
-    if worse <= -limit and -worse > by_chance:
-        return Verdict.IMPROVED, []
-    highest = worse + ratio.bound(1 - MISSED_PER_CELL)
-    if highest < limit:
-        return Verdict.PASS, []
+    limit = _limit(metric, tolerance)
+    outcome = statistics.decide(ratio, worse, limit, at)
+    discarded = ["the launches differ far more than the runner's measured noise: their own spread alone is used"]
+    notes = discarded if ratio.floor_discarded else []
+    if outcome is not Outcome.OPEN:
+        verdict = {Outcome.WORSE: Verdict.REGRESSED, Outcome.BETTER: Verdict.IMPROVED, Outcome.WITHIN: Verdict.PASS}[outcome]
+        return verdict, notes
     launches = "1 launch" if ratio.launches == 1 else f"{ratio.launches} launches"
     if worse >= limit:
-        reason = (
-            f"the change reaches the tolerance of {tolerance:.1%}, but with {launches} one of up to "
-            f"{math.expm1(by_chance):.1%} may be chance"
-        )
+        by_chance = math.expm1(ratio.alarm_bound(1 - at.alarm))
+        chance = f"one of up to {by_chance:.1%} may be chance" if by_chance < 1 else "that says nothing yet"
+        reason = f"the change reaches the tolerance of {tolerance:.1%}, but with {launches} {chance}"
     else:
         name = "rise" if metric is Metric.JOULES_PER_TOKEN else "fall"
         reason = f"with {launches} a {name} as large as the tolerance of {tolerance:.1%} cannot be excluded"
-    discarded = ["the launches differ far more than the assumed noise: their own spread alone is used"] if ratio.floor_discarded else []
-    return Verdict.INCONCLUSIVE, [reason, *discarded]
+    return Verdict.INCONCLUSIVE, [reason, *notes]
 
 
 def _power_limit_mismatch(measurements: Sequence[Measurement], baseline: Baseline) -> str | None:
@@ -242,8 +287,8 @@ def split(sample: Sample, baseline: Baseline) -> Split | None:
         old = _mean([getattr(launch, attribute) for launch in baseline.launches])
         if new is None or old is None or abs(new - old) > limit * (old if relative else 1):
             return None
-    old_energy = statistics.estimate(baseline.joules_per_token, statistics.FLOOR_JOULES_PER_TOKEN).value
-    old_rate = statistics.estimate(baseline.tokens_per_s, statistics.FLOOR_TOKENS_PER_S).value
+    old_energy = statistics.geometric_mean(baseline.joules_per_token)
+    old_rate = statistics.geometric_mean(baseline.tokens_per_s)
     seconds_per_token = 1 / sample.tokens_per_s.value - 1 / old_rate
     static_w = math.fsum(known) / len(known)
     bounds = sorted(seconds_per_token * (static_w + sign * STATIC_POWER_UNCERTAINTY_W) for sign in (-1, 1))
@@ -260,9 +305,7 @@ _NOT_TOLD = {"date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-c
 
 
 def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, "name: old → new", settings under test first; another board is told as such."""
+    """What differs between two fingerprints, "name: old → new", settings under test first."""
     differences = [d for d in key_differences(old, new) if not d.split(":")[0].endswith(tuple(_NOT_TOLD))]
-    if old.get("gpu_uuids") != new.get("gpu_uuids"):
-        differences.append("another board of the same GPU model")
     under_test = ("vllm", "engine_args_under_test", "engine_settings")
     return sorted(differences, key=lambda difference: not difference.startswith(under_test))

@@ -17,10 +17,11 @@ from pytest_energy.errors import EnergyError, UsageError
 
 if TYPE_CHECKING:
     from pytest_energy.cell import Cell
-    from pytest_energy.gate import Judgement
+    from pytest_energy.gate import Judgement, Metric
     from pytest_energy.markers import Marked
     from pytest_energy.meters.zeus_meter import Meter
-    from pytest_energy.session import Session
+    from pytest_energy.noise import Noise
+    from pytest_energy.session import Question, Session
     from pytest_energy.settings import Settings
 
 FIXTURES = {"energy": "joules_per_token", "throughput": "tokens_per_s"}
@@ -29,6 +30,7 @@ _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _CELL: pytest.StashKey[Cell] = pytest.StashKey()
 _ROWS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 _ITEM_ROWS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+_NOISE: pytest.StashKey[list[tuple[Cell, Metric, Noise]]] = pytest.StashKey()
 _SELECTED_IN_FULL: pytest.StashKey[bool] = pytest.StashKey()
 
 
@@ -37,15 +39,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("energy", "energy per token of LLM engines (pytest-energy)")
     add = group.addoption
     add("--energy-update", action="store_true", help="create or replace the baselines of the selected tests")
+    add("--energy-update-reason", metavar="TEXT", help="why an update may accept a loss; kept with the baseline")
+    add("--energy-noise", action="store_true", help="measure and store the runner's noise, judge nothing (pytest-energy noise)")
     add("--energy-replay", nargs="+", action="extend", metavar="DIR", default=[], help="judge recordings, measure nothing")
     add("--energy-record", metavar="DIR", help="keep the recordings of a live run in DIR")
     add("--energy-python", metavar="PATH", help="the interpreter whose vLLM is measured (default: this one)")
     add("--energy-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting under test (repeatable)")
     add("--energy-baselines", metavar="DIR", help="the store of baselines (default: baselines in the project)")
-    add("--energy-launches", metavar="N", help="engine launches per cell in a live run (default: 3)")
+    add("--energy-launches", metavar="N", help="engine launches at most, until all verdicts are clear (default: 5)")
+    add("--energy-inconclusive", metavar="fail|warn", help="what becomes of a test that stays undecided (default: fail)")
     add("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
     add("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
-    for name in ("python", "baselines", "record", "launches", "load_timeout", "progress_timeout"):
+    for name in ("python", "baselines", "record", "launches", "inconclusive", "load_timeout", "progress_timeout"):
         parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
     parser.addini("energy_engine_args", "defaults of --energy-engine-arg, one NAME=VALUE a line", type="linelist", default=[])
 
@@ -63,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.addinivalue_line("markers", f"energy({', '.join(ARGUMENTS)}): what the energy and throughput fixtures measure.")
     config.stash[_ROWS] = []
+    config.stash[_NOISE] = []
     config.pluginmanager.register(_RowCollector(config.stash[_ROWS]))
     config.stash[_SETTINGS] = _settings(config)
 
@@ -116,15 +122,24 @@ def _settings(config: pytest.Config) -> Settings:
     from pytest_energy.settings import LaunchSettings, Settings, parse_engine_args
 
     update, replay = config.getoption("energy_update"), config.getoption("energy_replay")
+    noise, reason = config.getoption("energy_noise"), config.getoption("energy_update_reason")
     python, python_from = _option(config, "python")
     if python and "/" in python:
         python = str(python_from / Path(python).expanduser())
     baselines, baselines_from = _option(config, "baselines")
     record, record_from = _option(config, "record")
-    if update and (hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)):
+    if (update or noise) and (hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)):
         raise pytest.UsageError(
-            "--energy-update does not work under pytest-xdist: several workers would write one file.\nRun it again with -n 0."
+            f"--energy-{'update' if update else 'noise'} does not work under pytest-xdist: several workers would write one file.\n"
+            "Run it again with -n 0."
         )
+    if update and noise:
+        raise pytest.UsageError("--energy-update stores a baseline, --energy-noise the runner's noise: give one of them")
+    if reason is not None and not (update and reason.strip()):
+        raise pytest.UsageError("--energy-update-reason goes with --energy-update, and says something")
+    inconclusive = _option(config, "inconclusive")[0] or "fail"
+    if inconclusive not in ("fail", "warn"):
+        raise pytest.UsageError(f"--energy-inconclusive {inconclusive}: it must be fail or warn")
     if replay and config.getoption("energy_record"):
         raise pytest.UsageError("--energy-record keeps what is measured, and --energy-replay measures nothing: give one of them")
     try:
@@ -136,9 +151,12 @@ def _settings(config: pytest.Config) -> Settings:
     return Settings(
         baselines=baselines_from / baselines if baselines else _project_folder(config) / "baselines",
         update=update,
+        update_reason=reason,
+        noise=noise,
         replay=tuple(config.invocation_params.dir / path for path in replay),
         record=record_from / record if record and not replay else None,
-        launches=int(_number(config, "launches", 3, whole=True)),
+        launches=int(_number(config, "launches", 5, whole=True)),
+        inconclusive_fails=inconclusive == "fail",
         launch=LaunchSettings(
             python=python or sys.executable,
             engine_args_under_test=engine_args,
@@ -159,12 +177,14 @@ def pytest_report_header(config: pytest.Config) -> str:
     if settings.replay:
         source = "replay of " + ", ".join(map(short, settings.replay))
     else:
+        upto = "" if settings.update or settings.noise or settings.launches == 1 else "up to "
         launches = "1 launch" if settings.launches == 1 else f"{settings.launches} launches"
-        source = f"live, {launches} of {settings.launch.python}"
+        source = f"live, {upto}{launches} of {settings.launch.python}"
         if settings.launch.engine_args_under_test:
             source += " with " + ", ".join(f"{k}={v}" for k, v in settings.launch.engine_args_under_test.items())
     kept = f", recordings kept in {short(settings.record)}" if settings.record else ""
-    return f"energy: {source}, baselines {'UPDATED in' if settings.update else 'in'} {short(settings.baselines)}{kept}"
+    stored = "noise ADDED to" if settings.noise else "baselines UPDATED in" if settings.update else "baselines in"
+    return f"energy: {source}, {stored} {short(settings.baselines)}{kept}"
 
 
 def _is_gated(fixture_names: Sequence[str]) -> bool:
@@ -208,7 +228,6 @@ def pytest_collection_modifyitems(
     )
     if gated:
         from pytest_energy import benchmark_bridge
-        from pytest_energy.gate import Metric
         from pytest_energy.session import Session
 
         benchmark_bridge.undo_skips([item for item in gated if item in selected])
@@ -219,10 +238,10 @@ def pytest_collection_modifyitems(
             progress=_ProgressLine(config),
         )
         energy_session.select(
-            (item.stash[_CELL], Metric(metric))
+            _question(item, fixture)
             for item in items
             if item in all_gated
-            for fixture, metric in FIXTURES.items()
+            for fixture in FIXTURES
             if fixture in getattr(item, "fixturenames", ())
         )
         config.stash[_SESSION] = energy_session
@@ -246,6 +265,15 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
                     f"{item.nodeid} and {other.nodeid} gate the same cell ({cell.name}) with the same fixture ({fixture}).\n"
                     "One of them would decide for both: delete one, or let their workload or engine_args differ."
                 )
+
+
+def _question(item: pytest.Item, fixture: str) -> Question:
+    from pytest_energy.gate import Metric
+    from pytest_energy.session import Question
+
+    marked, metric = _marked(item), Metric(FIXTURES[fixture])
+    tolerance = marked.tolerance if metric is Metric.JOULES_PER_TOKEN else marked.throughput_tolerance
+    return Question(item.stash[_CELL], metric, tolerance, marked.max_power_w)
 
 
 def _rerun(item: pytest.Item) -> str:
@@ -276,22 +304,23 @@ class Gated:
     @property
     def judgement(self) -> Judgement:
         """All that was found out (pytest_energy.gate.Judgement)."""
-        from pytest_energy.gate import Metric
-
         if self._judgement is None:
-            config = self._item.config
-            if hasattr(config, "workerinput") and not config.stash[_SETTINGS].replay:
-                pytest.fail(
-                    "live measurements do not work under pytest-xdist: workers would measure each other. Run with -n 0.", pytrace=False
-                )
-            marked = _marked(self._item)
-            metric = Metric(FIXTURES[self._fixture])
-            tolerance = marked.tolerance if metric is Metric.JOULES_PER_TOKEN else marked.throughput_tolerance
+            self._refuse_workers()
             try:
-                self._judgement = config.stash[_SESSION].judge(self._item.stash[_CELL], metric, tolerance, marked.max_power_w)
+                self._judgement = self._session.judge(_question(self._item, self._fixture))
             except EnergyError as error:
                 pytest.fail(str(error), pytrace=False)
         return self._judgement
+
+    @property
+    def _session(self) -> Session:
+        session: Session = self._item.config.stash[_SESSION]
+        return session
+
+    def _refuse_workers(self) -> None:
+        config = self._item.config
+        if hasattr(config, "workerinput") and not config.stash[_SETTINGS].replay:
+            pytest.fail("live measurements do not work under pytest-xdist: workers would measure each other. Run with -n 0.", pytrace=False)
 
     @property
     def joules_per_token(self) -> float | None:
@@ -320,25 +349,44 @@ class Gated:
         """Fail the test unless its verdict is pass or improved; under --energy-update, store the baseline instead."""
         if self._checked:
             return
+        if self._session.settings.noise:
+            return self._add_noise()
         from pytest_energy import benchmark_bridge, report
 
         judgement, item = self.judgement, self._item
         self._checked = True
-        session, cell, update = item.config.stash[_SESSION], item.stash[_CELL], None
+        session, cell, update = self._session, item.stash[_CELL], None
         refusal = None
         if session.settings.update:
             try:
                 update = session.update(cell)
             except (EnergyError, OSError) as error:
                 refusal = f"the baseline of {cell.name} was not updated: {error}"
-        row = report.row(cell, judgement, update)
+        noise = session.floor(cell, judgement.metric).source if judgement.ratio else ""
+        row = report.row(cell, judgement, noise, update, session.settings.inconclusive_fails)
         item.user_properties.extend(row.properties().items())
         item.stash.setdefault(_ITEM_ROWS, []).append(row.as_dict())
         benchmark_bridge.add(item, session.evidence(cell), row)
         if refusal is not None:
             pytest.fail(refusal, pytrace=False)
+        explained = report.explain(cell, judgement, _rerun(item), bool(session.settings.replay))
         if not row.green:
-            pytest.fail(report.explain(cell, judgement, _rerun(item), bool(session.settings.replay)), pytrace=False)
+            pytest.fail(explained, pytrace=False)
+        if update is None and not judgement.verdict.green:
+            item.warn(pytest.PytestWarning(explained))
+
+    def _add_noise(self) -> None:
+        """Add the cell's launches to the runner's noise; nothing is judged."""
+        from pytest_energy.gate import Metric
+
+        self._checked = True
+        self._refuse_workers()
+        session, cell, metric = self._session, self._item.stash[_CELL], Metric(FIXTURES[self._fixture])
+        try:
+            session.add_noise(cell)
+            self._item.config.stash[_NOISE].append((cell, metric, session.noise(cell, metric)))
+        except (EnergyError, OSError) as error:
+            pytest.fail(f"the noise of {cell.name} was not stored: {error}", pytrace=False)
 
 
 @pytest.fixture
@@ -410,7 +458,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(heading, bold=True)
         for row, line in zip(parsed, lines, strict=True):
             terminalreporter.write_line(line, green=row.green, red=not row.green)
+        for line in report.noise_lines(parsed):
+            terminalreporter.write_line(line)
     session = config.stash.get(_SESSION, None)
+    if session is not None and config.stash[_NOISE]:
+        from pytest_energy import report
+
+        terminalreporter.section("noise between launches", sep="=")
+        measured = config.stash[_NOISE]
+        for line in report.noise_table(measured, session.comparisons):
+            terminalreporter.write_line(line)
     if session is not None and config.stash.get(_SELECTED_IN_FULL, False):
         from pytest_energy import report
 

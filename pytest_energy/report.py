@@ -7,10 +7,12 @@ from typing import Any
 from pytest_energy.baselines import Baseline, Update
 from pytest_energy.cell import Cell
 from pytest_energy.gate import Judgement, Metric, Split, Verdict
-from pytest_energy.statistics import Comparison
+from pytest_energy.noise import DETECTABLE_WITH, MIN_DEGREES, Noise
+from pytest_energy.statistics import Comparison, Spread, deviation_interval
 
 UNIT = {Metric.JOULES_PER_TOKEN: "J/token", Metric.TOKENS_PER_S: "tokens/s"}
-_COLUMNS = ("cell", "metric", "J/token", "W", "tokens/s", "baseline", "change", "verdict")
+_COLUMNS = ("cell", "metric", "J/token", "W", "tokens/s", "baseline", "change", "verdict", "sees")
+_NOISE_COLUMNS = ("cell", "metric", "launches", "between launches", "within", *(f"{n} finds" for n in DETECTABLE_WITH))
 _LEFT = {"cell", "metric", "verdict"}
 _MAX_CHANGES = 12
 
@@ -30,6 +32,8 @@ class Row:
     baseline: float | None = None
     change: float | None = None
     change_half_width: float | None = None
+    catches: float | None = None
+    noise: str = ""
 
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""
@@ -38,6 +42,7 @@ class Row:
             "power_w": self.power_w,
             "tokens_per_s": self.tokens_per_s,
             "change": self.change,
+            "smallest_change_caught": self.catches,
         }
         figures = {name: f"{value:.6g}" for name, value in values.items() if value is not None}
         return {**figures, "metric": self.metric, "verdict": self.verdict}
@@ -47,10 +52,20 @@ class Row:
         return asdict(self)
 
 
-def row(cell: Cell, judgement: Judgement, update: Update | None = None) -> Row:
-    """The table's row for a judged test, or for an updated baseline."""
+def row(cell: Cell, judgement: Judgement, noise: str = "", update: Update | None = None, inconclusive_fails: bool = True) -> Row:
+    """The table's row for a judged test, or for an updated baseline.
+
+    Args:
+        cell: what was measured.
+        judgement: on it.
+        noise: where the noise comes from that the verdict rests on.
+        update: what became of the baseline, under an update.
+        inconclusive_fails: False where a test that stays undecided shall pass.
+    """
     sample, ratio, baseline = judgement.sample, judgement.ratio, judgement.baseline
     verdict, green = judgement.verdict.value, judgement.verdict.green
+    if judgement.undecided and not judgement.blind and not inconclusive_fails:
+        green = True
     if update is not None:
         verdict, green = ("created" if update.created else "changed"), True
     energy = sample.joules_per_token if sample else None
@@ -66,20 +81,78 @@ def row(cell: Cell, judgement: Judgement, update: Update | None = None) -> Row:
         baseline=baseline.summary[judgement.metric.value] if baseline else None,
         change=ratio.value - 1 if ratio else None,
         change_half_width=ratio.relative_half_width if ratio else None,
+        catches=judgement.smallest_caught if update is None and judgement.verdict.green else None,
+        noise=noise if ratio and update is None else "",
     )
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The rows as aligned lines under a heading; at most 100 columns for names of usual length."""
-    cells = [_COLUMNS, *(_texts(r) for r in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
+    """The rows as aligned lines under a heading; some 100 columns for names of usual length."""
+    return _aligned([_COLUMNS, *(_texts(r) for r in rows)])
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of texts, the first line their headings; figures are set flush right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    left = [name in _LEFT for name in lines[0]]
+    return [
+        "  ".join(text.ljust(width) if flush else text.rjust(width) for text, width, flush in zip(line, widths, left, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def noise_lines(rows: Sequence[Row]) -> list[str]:
+    """What noise the verdicts rest on, one line per source, and how to measure it where it was assumed."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for r in rows:
+        if r.noise:
+            cells.setdefault((r.metric, r.noise), []).append(r.cell)
     lines = []
-    for line in cells:
-        parts = (
-            text.ljust(width) if name in _LEFT else text.rjust(width) for name, text, width in zip(_COLUMNS, line, widths, strict=True)
-        )
-        lines.append("  ".join(parts).rstrip())
+    for (metric, noise), names in cells.items():
+        alone = sum(other == metric for other, _ in cells) == 1
+        lines.append(f"noise of {UNIT[Metric(metric)]} between launches: {noise}" + ("" if alone else f" ({', '.join(names)})"))
+    if any("assumed" in noise for _, noise in cells):
+        lines.append("an assumed noise raises no alarm on few launches: measure the runner's own with pytest-energy noise")
     return lines
+
+
+def noise_table(measured: Sequence[tuple[Cell, Metric, Noise]], comparisons: int) -> list[str]:
+    """What is known of a runner's noise: deviations with their 95 % intervals, and the changes that so many launches find.
+
+    Args:
+        measured: one entry per cell and metric.
+        comparisons: that share the false-alarm level in "finds".
+    """
+    lines: list[Sequence[str]] = [_NOISE_COLUMNS]
+    notes = []
+    for cell, metric, noise in measured:
+        finds = [noise.detectable(n, comparisons) for n in DETECTABLE_WITH]
+        lines.append(
+            (
+                cell.name,
+                UNIT[metric],
+                str(noise.launches),
+                _deviation(noise.between),
+                _deviation(noise.within),
+                *("-" if change is None else f"{change:.1%}" for change in finds),
+            )
+        )
+        if noise.boards:
+            low, high = (100 * (ratio - 1) for ratio in noise.boards)
+            notes.append(f"{cell.name}, {UNIT[metric]}: boards lie {low:+.1f} % to {high:+.1f} % about their mean")
+        if noise.between and noise.between.degrees_of_freedom < MIN_DEGREES:
+            missing = MIN_DEGREES - int(noise.between.degrees_of_freedom)
+            notes.append(f"{cell.name}: {missing} more launches until it is judged by its own noise")
+    compared = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
+    heading = f"n finds: the smallest change that n launches find in 95 % of cases, against a baseline of three, among {compared}"
+    return [*_aligned(lines), heading, *dict.fromkeys(notes)]
+
+
+def _deviation(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    low, high = deviation_interval(spread)
+    return f"{spread.deviation:.2%} ({100 * low:.2f} to {100 * high:.2f}, {spread.degrees_of_freedom:.0f} df)"
 
 
 def _texts(r: Row) -> tuple[str, ...]:
@@ -94,7 +167,9 @@ def _texts(r: Row) -> tuple[str, ...]:
         change += f" ±{100 * r.change_half_width:.1f}"
     is_energy = r.metric == Metric.JOULES_PER_TOKEN.value
     baseline = figure(r.baseline, "#.4g" if is_energy else ",.0f")
-    return (r.cell, UNIT[Metric(r.metric)], energy, figure(r.power_w, ".0f"), figure(r.tokens_per_s, ",.0f"), baseline, change, r.verdict)
+    catches = "" if r.catches is None else f"{r.catches if is_energy else -r.catches / (1 + r.catches):+.1%}"
+    figures = (energy, figure(r.power_w, ".0f"), figure(r.tokens_per_s, ",.0f"), baseline, change)
+    return (r.cell, UNIT[Metric(r.metric)], *figures, r.verdict, catches)
 
 
 def explain(cell: Cell, judgement: Judgement, rerun: str, replayed: bool) -> str:
@@ -176,12 +251,15 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
         return ["raise max_power_w in the test if the budget allows it; a baseline update does not change it"]
     match judgement.verdict:
         case Verdict.REGRESSED:
-            return [
-                f"measure again, with more launches: {rerun} --energy-launches 6",
-                f"if the change is wanted: {update}",
-            ]
+            again = [] if replayed else [f"measure again: {rerun}"]
+            return [*again, f"if the change is wanted: {update}"]
         case Verdict.INCONCLUSIVE:
-            return [f"measure with more launches: {rerun} --energy-launches 6"]
+            ways = []
+            if judgement.noise is not None and not judgement.noise.measured:
+                ways.append(f"measure this runner's noise, once: pytest-energy noise {rerun.removeprefix('pytest ')}")
+            more = "record more launches and replay all of them together"
+            ways.append(more if replayed else f"measure with more launches: {rerun} --energy-launches 10")
+            return [*ways, "or compare both engines in turns on this GPU, which no drift can blur: docs/usage.md, Two engines in turns"]
         case Verdict.NO_BASELINE:
             return [f"if the cell is new, store one: {update}"]
         case Verdict.NOT_COMPARABLE:

@@ -8,14 +8,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_energy import gate, live, measurement, recording
-from pytest_energy.baselines import Baseline, Store, Update, mixed
+from pytest_energy import gate, live, measurement, recording, statistics
+from pytest_energy.baselines import Baseline, Store, Update, boards, mixed
 from pytest_energy.cell import Cell, canonical_key, key_differences
-from pytest_energy.errors import EngineError, MeterError, RecordingError
-from pytest_energy.gate import Judgement, Metric, Verdict
+from pytest_energy.errors import EngineError, MeterError, NoiseError, RecordingError
+from pytest_energy.gate import Judgement, Metric, Rule, Verdict
 from pytest_energy.measurement import Measurement
+from pytest_energy.noise import Floor, Noise, NoiseStore
 from pytest_energy.recording import Recording
 from pytest_energy.settings import Settings
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one test asks: a metric of a cell, and its limits (None: the default)."""
+
+    cell: Cell
+    metric: Metric
+    tolerance: float | None = None
+    max_power_w: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,24 +50,31 @@ class Session:
     settings: Settings
     open_meter: live.OpenMeter
     progress: Callable[[str], None]
-    _cells: list[Cell] = field(default_factory=list)
+    _questions: list[Question] = field(default_factory=list)
     _evidence: dict[str, Evidence] = field(default_factory=dict)
     _updates: dict[str, Update] = field(default_factory=dict)
-    _baselines: dict[str, Baseline | None] = field(default_factory=dict)
-    _comparisons: int = 1
+    _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(default_factory=dict)
+    _added: dict[str, int] = field(default_factory=dict)
     _replayed: dict[str, list[Recording]] | None = None
 
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
+        self.noise_store = NoiseStore(self.settings.baselines)
 
-    def select(self, asked: Iterable[tuple[Cell, Metric]]) -> None:
+    def select(self, asked: Iterable[Question]) -> None:
         """Say what this run will ask for: cells that share a launch are measured in one, and all comparisons share the error level."""
-        asked = list(asked)
-        self._cells = list({canonical_key(cell.key): cell for cell, _ in asked}.values())
-        self._comparisons = max(1, len(asked))
+        self._questions = list(asked)
+
+    @property
+    def _cells(self) -> list[Cell]:
+        return list({canonical_key(question.cell.key): question.cell for question in self._questions}.values())
 
     def evidence(self, cell: Cell) -> Evidence:
-        """The cell's measurements; the first call for a launch measures all selected cells that share it."""
+        """The cell's measurements; the first call for a launch measures all selected cells that share it.
+
+        Raises:
+            BaselineError, NoiseError: a file that the verdict needs is damaged; nothing was measured.
+        """
         key = canonical_key(cell.key)
         if key not in self._evidence:
             if self.settings.replay:
@@ -65,38 +83,90 @@ class Session:
                 self._measure_launch_group(cell)
         return self._evidence[key]
 
-    def judge(self, cell: Cell, metric: Metric, tolerance: float | None = None, max_power_w: float | None = None) -> Judgement:
+    def judge(self, question: Question) -> Judgement:
         """Judge one metric of one cell against the store as it was before this run's updates.
 
         Raises:
-            BaselineError: a baseline file is damaged.
+            BaselineError, NoiseError: a file is damaged.
         """
-        evidence = self.evidence(cell)
+        evidence = self.evidence(question.cell)
         if evidence.failure is not None:
-            tolerance = gate.DEFAULT_TOLERANCE[metric] if tolerance is None else tolerance
-            return Judgement(metric, Verdict.INVALID, tolerance, (evidence.failure,))
-        gpu_name = str(evidence.measurements[0].environment.get("gpu_name"))
-        key = canonical_key(cell.key)
-        if key not in self._baselines:
-            self._baselines[key] = self.store.find(cell.key, gpu_name)
-        baseline = self._baselines[key]
-        near_misses = self.store.near_misses(cell.key, gpu_name) if baseline is None else []
-        return gate.judge(metric, evidence.measurements, baseline, near_misses, tolerance, max_power_w, self._comparisons)
+            tolerance = gate.DEFAULT_TOLERANCE[question.metric] if question.tolerance is None else question.tolerance
+            return Judgement(question.metric, Verdict.INVALID, tolerance, (evidence.failure,))
+        return self._judge(question, evidence.measurements, len(evidence.measurements) if self.settings.replay else self.settings.launches)
+
+    def floor(self, cell: Cell, metric: Metric) -> Floor:
+        """The noise that the cell is judged by; it must have been measured.
+
+        Raises:
+            BaselineError, NoiseError: a file is damaged.
+        """
+        measurements = self.evidence(cell).measurements
+        return self._floor(cell, metric, measurements, self._baseline(cell, measurements))
+
+    def _floor(self, cell: Cell, metric: Metric, measurements: Sequence[Measurement], baseline: Baseline | None) -> Floor:
+        judged = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
+        return self.noise_store.floor(cell.key, _gpu_name(measurements), metric, judged)
+
+    def _baseline(self, cell: Cell, measurements: Sequence[Measurement]) -> Baseline | None:
+        """As it was before this run's updates."""
+        gpu_name, on = _gpu_name(measurements), boards(measurements[0].environment)
+        place = canonical_key(cell.key), gpu_name, on
+        if place not in self._baselines:
+            self._baselines[place] = self.store.find(cell.key, gpu_name, on)
+        return self._baselines[place]
+
+    def _judge(self, question: Question, measurements: Sequence[Measurement], budget: int) -> Judgement:
+        cell = question.cell
+        baseline = self._baseline(cell, measurements)
+        near_misses = self.store.near_misses(cell.key, _gpu_name(measurements)) if baseline is None else []
+        noise = {metric: self._floor(cell, metric, measurements, baseline).floor for metric in Metric}
+        rule = Rule(self.comparisons, budget, noise)
+        return gate.judge(question.metric, measurements, baseline, near_misses, question.tolerance, question.max_power_w, rule)
 
     def update(self, cell: Cell) -> Update:
         """Make the cell's launches its baseline, once per run.
 
         Raises:
             BaselineError: refused; nothing was written.
-            EngineError, RecordingError: there are no measurements.
+            RecordingError: there are no measurements.
         """
         key = canonical_key(cell.key)
         if key not in self._updates:
-            evidence = self.evidence(cell)
-            if evidence.failure is not None:
-                raise RecordingError(evidence.failure)
-            self._updates[key] = self.store.update(evidence.measurements)
+            tolerance = {
+                q.metric.value: gate.DEFAULT_TOLERANCE[q.metric] if q.tolerance is None else q.tolerance
+                for q in self._questions
+                if canonical_key(q.cell.key) == key
+            }
+            self._updates[key] = self.store.update(self._whole_evidence(cell), tolerance, self.settings.update_reason)
         return self._updates[key]
+
+    def add_noise(self, cell: Cell) -> int:
+        """Add the cell's launches to the runner's noise, once per run. Returns how many were new.
+
+        Raises:
+            NoiseError: refused; nothing was written.
+            RecordingError: there are no measurements.
+        """
+        key = canonical_key(cell.key)
+        if key not in self._added:
+            self._added[key] = self.noise_store.add(self._whole_evidence(cell))
+        return self._added[key]
+
+    def noise(self, cell: Cell, metric: Metric) -> Noise:
+        """What is known of the runner's noise in this cell, all calls together."""
+        return self.noise_store.noise(cell.key, _gpu_name(self.evidence(cell).measurements), metric)
+
+    @property
+    def comparisons(self) -> int:
+        """Cells × metrics of this run."""
+        return max(1, len(self._questions))
+
+    def _whole_evidence(self, cell: Cell) -> tuple[Measurement, ...]:
+        evidence = self.evidence(cell)
+        if evidence.failure is not None:
+            raise RecordingError(evidence.failure)
+        return evidence.measurements
 
     def unused_baselines(self) -> list[Baseline]:
         """Baselines of the GPU models seen in this run that no selected cell asks for."""
@@ -105,32 +175,55 @@ class Session:
         return [entry for entry in self.store.entries() if entry.gpu_name in gpu_names and canonical_key(entry.key) not in selected]
 
     def _measure_launch_group(self, cell: Cell) -> None:
+        """Launch the engine until every cell that shares the launch is decided, or the budget is spent."""
         group = [c for c in self._cells if _launch_key(c) == _launch_key(cell)] or [cell]
+        self.store.entries()  # a damaged file costs no GPU time
+        budget = self.settings.launches
+        all_launches = self.settings.update or self.settings.noise
         measured: dict[str, list[Measurement]] = {canonical_key(c.key): [] for c in group}
-        failure = None
-        for number in range(self.settings.launches):
-            progress = self._numbered(number)
-            try:
-                # Closed at once whatever happens here, and the engine with it.
-                with contextlib.closing(live.record_launch(group, self.settings.launch, self.open_meter, progress)) as launched:
-                    for done, recorded in launched:
-                        self._keep(done, recorded)
-                        measured[canonical_key(done.key)].append(measurement.measure(recorded))
-            except (EngineError, MeterError, RecordingError) as error:
-                failure = str(error)
-                break
-            except Exception as error:
-                # Not foreseen, so let it be seen whole, once; the group's other tests must not launch engines over and over.
-                for c in group:
-                    self._evidence[canonical_key(c.key)] = Evidence(failure=f"measuring failed: {type(error).__name__}: {error}")
-                raise
-        for c in group:
-            values = tuple(measured[canonical_key(c.key)])
-            missing = failure if len(values) < self.settings.launches else None
-            self._evidence[canonical_key(c.key)] = Evidence(values, missing)
+        open_cells = list(group)
+        failure: str | None = "it was not measured"
+        try:
+            for number in range(1, budget + 1):
+                failure = self._launch(open_cells, number, measured)
+                if failure is not None:
+                    break
+                if not all_launches and number in statistics.looks(budget):
+                    open_cells = [c for c in open_cells if self._is_open(c, measured[canonical_key(c.key)], budget)]
+                if not open_cells:
+                    break
+        except Exception as error:
+            # Not foreseen, so it is seen whole, once; the group's other tests must not launch engines over and over.
+            failure = f"measuring failed: {type(error).__name__}: {error}"
+            raise
+        finally:
+            for c in group:
+                self._evidence[canonical_key(c.key)] = Evidence(tuple(measured[canonical_key(c.key)]), failure if c in open_cells else None)
+
+    def _launch(self, cells: Sequence[Cell], number: int, measured: dict[str, list[Measurement]]) -> str | None:
+        """One engine launch; returns why it failed, None where it did not."""
+        try:
+            # Closed at once whatever happens here, and the engine with it.
+            launched = live.record_launch(cells, self.settings.launch, self.open_meter, self._numbered(number), self._precision)
+            with contextlib.closing(launched):
+                for done, recorded in launched:
+                    self._keep(done, recorded)
+                    measured[canonical_key(done.key)].append(measurement.measure(recorded))
+        except (EngineError, MeterError, RecordingError, NoiseError) as error:
+            return str(error)
+        return None
+
+    def _is_open(self, cell: Cell, measurements: Sequence[Measurement], budget: int) -> bool:
+        questions = [q for q in self._questions if canonical_key(q.cell.key) == canonical_key(cell.key)]
+        return any(self._judge(question, measurements, budget).undecided for question in questions)
+
+    def _precision(self, cell: Cell, gpu_name: str) -> float:
+        """The standard error of a launch's J/token (relative) below which more cycles buy nothing: a third of the launches' deviation."""
+        return self.noise_store.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN).floor.deviation / 3
 
     def _numbered(self, number: int) -> Callable[[str], None]:
-        prefix = f"launch {number + 1} of {self.settings.launches}: " if self.settings.launches > 1 else ""
+        upto = "" if self.settings.update or self.settings.noise else "up to "
+        prefix = f"launch {number} of {upto}{self.settings.launches}: " if self.settings.launches > 1 else ""
         return lambda text: self.progress(prefix + text)
 
     def _keep(self, cell: Cell, recorded: Recording) -> None:
@@ -147,7 +240,7 @@ class Session:
 
     def _replay(self, cell: Cell) -> Evidence:
         if self._replayed is None:
-            self._replayed = _read_recordings(self.settings.replay)
+            self._replayed = _read_recordings(self.settings.replay, of_one_engine=not self.settings.noise)
         found = self._replayed.get(canonical_key(cell.key), [])
         if found:
             return Evidence(tuple(measurement.measure(recorded) for recorded in found))
@@ -160,15 +253,19 @@ class Session:
         return Evidence(failure=f"{message}\nRecord it with --energy-record DIR, or deselect the test with -k.")
 
 
+def _gpu_name(measurements: Sequence[Measurement]) -> str:
+    return str(measurements[0].environment.get("gpu_name"))
+
+
 def _launch_key(cell: Cell) -> tuple[str, str]:
     return cell.model.location, canonical_key(cell.launch_args)
 
 
-def _read_recordings(paths: Sequence[Path]) -> dict[str, list[Recording]]:
+def _read_recordings(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Recording]]:
     """Recordings below `paths` by cell key, a launch once, in order of their launch.
 
     Raises:
-        RecordingError: a file is damaged, a path holds none, or a cell's recordings are of different engines or GPU models.
+        RecordingError: a file is damaged, a path holds none, or a cell's recordings are of different engines or boards.
     """
     by_launch: dict[tuple[str, str], Recording] = {}
     for path in paths:
@@ -180,7 +277,7 @@ def _read_recordings(paths: Sequence[Path]) -> dict[str, list[Recording]]:
         cells.setdefault(key, []).append(recorded)
     for recordings in cells.values():
         differing = mixed([recorded.environment for recorded in recordings])
-        if differing:
+        if differing and of_one_engine:
             raise RecordingError(
                 f"the recordings of one cell differ in {differing}: they are no launches of one engine. Replay them apart."
             )

@@ -30,17 +30,23 @@ class Settings:
     Attributes:
         baselines: folder of the store.
         update: whether baselines are written.
+        update_reason: why an update may accept a loss, None where none was given.
+        noise: whether the runner's noise is measured and stored instead of judging.
         replay: recordings to judge instead of measuring; empty for a live run.
         record: folder that keeps the recordings of a live run, None to drop them.
-        launches: engine launches per cell in a live run.
+        launches: engine launches per cell in a live run: at most for a verdict, all of them for an update or the noise.
+        inconclusive_fails: whether a test fails that stays undecided.
         launch: how engines are launched.
     """
 
     baselines: Path
     update: bool
+    update_reason: str | None
+    noise: bool
     replay: tuple[Path, ...]
     record: Path | None
     launches: int
+    inconclusive_fails: bool
     launch: LaunchSettings
 
 

@@ -1,42 +1,47 @@
-"""Cycles → estimate with interval; two sides → comparison. Pure functions; the launch is the unit.
+"""Cycles → estimate with interval; two sides → comparison; when to stop. Pure functions; the launch is the unit.
 
 Between two launches of one engine J/token varies more than between two cycles of one launch, so cycles are
 averaged within their launch and all inference rests on launches. docs/statistics.md has the formulas.
 
-With two or three launches a sample standard deviation is hardly an estimate at all; it is moderated by an assumed
-noise floor worth a stated number of degrees of freedom (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3), which
-keeps a lucky pair of launches from looking exact. Where the launches differ far more than the floor allows for,
-the floor does not apply to this engine and the sample speaks alone.
+With two or three launches a sample standard deviation is hardly an estimate at all. It is moderated by the runner's
+noise floor (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3): measured, with the degrees of freedom of that
+measurement, or assumed. An assumed floor may shorten the way to a pass; it never helps to raise an alarm. Where
+launches differ far more than a measured floor allows for (F test), it does not apply to this engine and the sample
+speaks alone.
 """
 
+import dataclasses
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import chdtri, stdtrit
+from scipy.special import chdtri, fdtri, stdtrit
 
 CONFIDENCE = 0.95
-_EXCESS = 0.001  # probability of discarding a floor that holds; rare even in a suite of many cells
+_EXCESS = 0.001  # probability of discarding a measured floor that holds; rare even in a suite of many cells
 
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """An assumed standard deviation between launches.
+    """The standard deviation between launches that a runner is known, or assumed, to have.
 
     Attributes:
         deviation: relative, 0.01 for 1 %.
-        degrees_of_freedom: how many launches' worth of evidence it counts for.
+        degrees_of_freedom: of its measurement; of an assumption, how many it counts for in a pass.
+        measured: whether it was measured on this kind of runner.
     """
 
     deviation: float
     degrees_of_freedom: float
+    measured: bool = False
 
 
-# Pooled over the launches in recordings/ (1.0 % and 1.6 %, 20 degrees of freedom; docs/measurements.md), the second
-# rounded up, for throughput against a baseline of another day is noisier than within one.
-FLOOR_JOULES_PER_TOKEN = NoiseFloor(deviation=0.010, degrees_of_freedom=10)
-FLOOR_TOKENS_PER_S = NoiseFloor(deviation=0.030, degrees_of_freedom=10)
+# Pooled over the launches in recordings/ (1.0 % and 1.6 %; docs/measurements.md), the second rounded up, for throughput
+# against a baseline of another day is noisier than within one.
+ASSUMED_JOULES_PER_TOKEN = NoiseFloor(deviation=0.010, degrees_of_freedom=3)
+ASSUMED_TOKENS_PER_S = NoiseFloor(deviation=0.030, degrees_of_freedom=3)
 
 
 @dataclass(frozen=True)
@@ -55,26 +60,45 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How much single launches vary: a standard deviation (log scale) with its degrees of freedom."""
+
+    deviation: float
+    degrees_of_freedom: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """new ÷ old, geometric means over launches.
 
     Attributes:
         value: the ratio.
-        standard_error: of its logarithm.
-        degrees_of_freedom: of the standard error.
         launches: on the new side.
-        floor_discarded: whether the launches differed far more than the noise floor allows for.
+        root: √(1/n + 1/m); times the deviation of a launch it is the standard error of the ratio's logarithm.
+        spread: of a launch, for intervals and passes.
+        alarm_spread: of a launch, for alarms: without an assumed floor's degrees of freedom.
+        floor_discarded: whether the launches differed far more than the measured noise floor allows for.
     """
 
     value: float
-    standard_error: float
-    degrees_of_freedom: float
     launches: int
-    floor_discarded: bool
+    root: float
+    spread: Spread
+    alarm_spread: Spread
+    floor_discarded: bool = False
+
+    @property
+    def standard_error(self) -> float:
+        """Of the ratio's logarithm."""
+        return self.spread.deviation * self.root
 
     def bound(self, probability: float) -> float:
         """How far the logarithm's error stays below, with `probability` (one-sided, Student t)."""
-        return float(stdtrit(self.degrees_of_freedom, probability)) * self.standard_error
+        return float(stdtrit(self.spread.degrees_of_freedom, probability)) * self.standard_error
+
+    def alarm_bound(self, probability: float) -> float:
+        """The same for alarms, which no assumption may bring nearer."""
+        return float(stdtrit(self.alarm_spread.degrees_of_freedom, probability)) * self.alarm_spread.deviation * self.root
 
     @property
     def low(self) -> float:
@@ -92,6 +116,97 @@ class Comparison:
         return (self.high - self.low) / (2 * self.value)
 
 
+class Outcome(enum.Enum):
+    """What a comparison says of "worse by the limit or more"."""
+
+    WORSE = "worse"
+    BETTER = "better"
+    WITHIN = "within"
+    OPEN = "open"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Error levels of one look.
+
+    Attributes:
+        alarm: probability of calling an unchanged engine worse, for one comparison at this look.
+        miss: probability of calling a change as large as the limit within it, at this look.
+        may_alarm: whether this look may decide for worse or better; with more launches to come, a single one may not.
+    """
+
+    alarm: float
+    miss: float
+    may_alarm: bool = True
+
+
+# What of the levels the looks before the last one spend, by number of launches; the last one spends the rest. A sum
+# of levels bounds the error of all looks together, whatever their dependence (Bonferroni).
+_ALARM_SPENT = {1: 0.05, 2: 0.15, 3: 0.30}
+_MISS_SPENT = {1: 0.20, 2: 0.20, 3: 0.25}
+
+
+def looks(budget: int) -> list[int]:
+    """After how many launches a run of at most `budget` launches judges: 1, 2, 3 and the budget."""
+    return sorted({n for n in (*_ALARM_SPENT, budget) if n <= budget})
+
+
+def levels(look: int, budget: int, comparisons: int, alarm: float = 0.01, miss: float = 0.05) -> Levels:
+    """The levels of the look after `look` launches.
+
+    Args:
+        look: one of `looks(budget)`.
+        budget: launches at most.
+        comparisons: that share `alarm`.
+        alarm: of all comparisons and looks together.
+        miss: of all looks of one comparison together.
+    """
+    if look == budget:
+        spent = [n for n in looks(budget) if n < budget]
+        share = 1 - math.fsum(_ALARM_SPENT[n] for n in spent), 1 - math.fsum(_MISS_SPENT[n] for n in spent)
+    else:
+        share = _ALARM_SPENT[look], _MISS_SPENT[look]
+    return Levels(alarm * share[0] / comparisons, miss * share[1], may_alarm=look > 1 or budget == 1)
+
+
+def decide(ratio: Comparison, worse: float, limit: float, at: Levels) -> Outcome:
+    """Judge a log ratio.
+
+    Args:
+        ratio: the comparison.
+        worse: its logarithm, turned so that more is worse.
+        limit: the smallest change for the worse that matters, on the same scale.
+        at: the look's levels.
+    """
+    by_chance = ratio.alarm_bound(1 - at.alarm)
+    if at.may_alarm and worse >= limit and worse > by_chance:
+        return Outcome.WORSE
+    if at.may_alarm and -worse >= limit and -worse > by_chance:
+        return Outcome.BETTER
+    return Outcome.WITHIN if worse + ratio.bound(1 - at.miss) < limit else Outcome.OPEN
+
+
+def smallest_caught(ratio: Comparison, old_launches: int, limit: float, budget: int, at: Levels, power: float = 0.95) -> float:
+    """The true change (log scale) that a run calls worse with probability `power`, if it goes on to its last look.
+
+    Args:
+        ratio: what is known after the look that ended the run.
+        old_launches: on the old side.
+        limit: as for `decide`.
+        budget: launches on the new side at the last look.
+        at: the last look's levels.
+    """
+    more, root = budget - ratio.launches, math.sqrt(1 / budget + 1 / old_launches)
+    last = dataclasses.replace(
+        ratio,
+        launches=budget,
+        root=root,
+        spread=dataclasses.replace(ratio.spread, degrees_of_freedom=ratio.spread.degrees_of_freedom + more),
+        alarm_spread=dataclasses.replace(ratio.alarm_spread, degrees_of_freedom=ratio.alarm_spread.degrees_of_freedom + more),
+    )
+    return max(limit, last.alarm_bound(1 - at.alarm)) + last.bound(power)
+
+
 def launch_means(launches: Sequence[Sequence[float]]) -> list[float]:
     """Each launch's mean over its cycles; `launches` is ragged, one sequence of cycle values per launch."""
     return [math.fsum(values) / len(values) for values in launches]
@@ -103,20 +218,31 @@ def _log_moments(values: Sequence[float]) -> tuple[float, float, int]:
     return float(logs.mean()), float(((logs - logs.mean()) ** 2).sum()), len(logs) - 1
 
 
-@dataclass(frozen=True)
-class _Spread:
-    deviation: float
-    degrees_of_freedom: float
-    floor_discarded: bool
+def spread_of(sum_of_squares: float, degrees: int, floor: NoiseFloor) -> tuple[Spread, Spread, bool]:
+    """How much a launch varies: for passes, for alarms, and whether a measured floor was discarded.
 
-
-def _spread(sum_of_squares: float, degrees: int, floor: NoiseFloor) -> _Spread:
-    """Standard deviation of a launch (log scale), moderated by the floor unless the sample contradicts it."""
-    prior = floor.degrees_of_freedom * floor.deviation**2
-    if degrees and (not prior or sum_of_squares / floor.deviation**2 > float(chdtri(degrees, _EXCESS))):
-        return _Spread(math.sqrt(sum_of_squares / degrees), degrees, bool(prior))
+    Args:
+        sum_of_squares: of the launches' logarithms about their side's mean.
+        degrees: of freedom of that sum.
+        floor: the runner's noise.
+    """
+    own = Spread(math.sqrt(sum_of_squares / degrees), degrees) if degrees else None
+    if own and floor.measured:
+        allowed = float(fdtri(degrees, floor.degrees_of_freedom, 1 - _EXCESS))
+        if own.deviation**2 > allowed * floor.deviation**2:
+            return own, own, True
     total = degrees + floor.degrees_of_freedom
-    return _Spread(math.sqrt((sum_of_squares + prior) / total), total, False)
+    moderated = Spread(math.sqrt((sum_of_squares + floor.degrees_of_freedom * floor.deviation**2) / total), total) if total else own
+    assert moderated is not None, "neither launches nor a floor tell how much a launch varies"
+    if floor.measured or own is None:
+        return moderated, moderated, False
+    # An assumption keeps launches that agree by luck from looking exact, and is no evidence beyond that.
+    return moderated, Spread(max(own.deviation, floor.deviation), degrees), False
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of positive values, at least one."""
+    return math.exp(_log_moments(values)[0])
 
 
 def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:
@@ -127,7 +253,7 @@ def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:
         floor: the assumed noise between launches.
     """
     mean, squares, degrees = _log_moments(values)
-    spread = _spread(squares, degrees, floor)
+    spread, _, _ = spread_of(squares, degrees, floor)
     quantile = float(stdtrit(spread.degrees_of_freedom, 0.5 + CONFIDENCE / 2))
     half = quantile * spread.deviation / math.sqrt(len(values))
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(values))
@@ -144,11 +270,38 @@ def compare(new: Sequence[float], old: Sequence[float], floor: NoiseFloor) -> Co
     """
     new_mean, new_squares, new_degrees = _log_moments(new)
     old_mean, old_squares, old_degrees = _log_moments(old)
-    spread = _spread(new_squares + old_squares, new_degrees + old_degrees, floor)
+    spread, alarm_spread, discarded = spread_of(new_squares + old_squares, new_degrees + old_degrees, floor)
     return Comparison(
         value=math.exp(new_mean - old_mean),
-        standard_error=spread.deviation * math.sqrt(1 / len(new) + 1 / len(old)),
-        degrees_of_freedom=spread.degrees_of_freedom,
         launches=len(new),
-        floor_discarded=spread.floor_discarded,
+        root=math.sqrt(1 / len(new) + 1 / len(old)),
+        spread=spread,
+        alarm_spread=alarm_spread,
+        floor_discarded=discarded,
     )
+
+
+def pooled(groups: Sequence[Sequence[float]]) -> Spread | None:
+    """The deviation between launches within groups of unchanged ones, pooled; None where no group holds two.
+
+    Args:
+        groups: one positive value per launch, a sequence per group.
+    """
+    moments = [_log_moments(group) for group in groups if group]
+    degrees = sum(d for _, _, d in moments)
+    return Spread(math.sqrt(math.fsum(s for _, s, _ in moments) / degrees), degrees) if degrees else None
+
+
+def deviation_interval(spread: Spread) -> tuple[float, float]:
+    """95 % confidence interval of a standard deviation (χ²)."""
+    tail = (1 - CONFIDENCE) / 2
+    squares = spread.degrees_of_freedom * spread.deviation**2
+    return tuple(math.sqrt(squares / float(chdtri(spread.degrees_of_freedom, p))) for p in (tail, 1 - tail))  # type: ignore[return-value]
+
+
+def relative_standard_error(values: Sequence[float]) -> float:
+    """Of a launch's mean over its cycles; infinite for fewer than two."""
+    if len(values) < 2:
+        return math.inf
+    x = np.asarray(values, dtype=float)
+    return float(x.std(ddof=1) / (math.sqrt(len(x)) * x.mean()))

@@ -10,13 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_energy import report, statistics
-from pytest_energy.baselines import Baseline, Store
+from pytest_energy.baselines import Baseline, NearMiss, Store
 from pytest_energy.cell import Cell
-from pytest_energy.gate import DEFAULT_TOLERANCE, FLOOR, Judgement, Metric, Verdict, compare, judge, what_changed
+from pytest_energy.gate import ASSUMED_NOISE, DEFAULT_TOLERANCE, Judgement, Metric, Rule, Verdict, compare, judge, what_changed
 from pytest_energy.measurement import Measurement, measure
-from tests.simulated import recording
+from pytest_energy.statistics import NoiseFloor
+from tests.simulated import UUID, recording
 
 STATIC_W, DYNAMIC_J = 120.0, 0.38
+TOLERANCE = {metric.value: limit for metric, limit in DEFAULT_TOLERANCE.items()}
+NOISE = {Metric.JOULES_PER_TOKEN: NoiseFloor(0.01, 10, measured=True), Metric.TOKENS_PER_S: NoiseFloor(0.02, 10, measured=True)}
+MEASURED = Rule(noise=NOISE)
 
 
 def launches(cell: Cell, power_w: Sequence[float], tokens_per_s: Sequence[float], name: str = "new", **kwargs: Any) -> list[Measurement]:
@@ -35,8 +39,8 @@ def at_pace(cell: Cell, tokens_per_s: float, dynamic_j: float = DYNAMIC_J, name:
 @pytest.fixture
 def baseline(cell: Cell, tmp_path: Path) -> Baseline:
     store = Store(tmp_path)
-    store.update(at_pace(cell, 1000.0, name="old"))
-    found = store.find(cell.key, "simulated GPU")
+    store.update(at_pace(cell, 1000.0, name="old"), TOLERANCE)
+    found = store.find(cell.key, "simulated GPU", [UUID])
     assert found is not None
     return found
 
@@ -46,7 +50,7 @@ def verdict(cell: Cell, baseline: Baseline | None, energy: float = 1.0, rate: fl
     metric = kwargs.pop("metric", Metric.JOULES_PER_TOKEN)
     tokens_per_s = 1000.0 * rate
     measured = at_pace(cell, tokens_per_s, (0.5 * energy * tokens_per_s - STATIC_W) / tokens_per_s)
-    return judge(metric, measured, baseline, **kwargs)
+    return judge(metric, measured, baseline, **{"rule": MEASURED, **kwargs})
 
 
 @pytest.mark.parametrize(
@@ -80,40 +84,72 @@ def test_tolerance_is_the_tests_own(cell: Cell, baseline: Baseline) -> None:
 
 
 def test_unequal_launches_are_inconclusive(cell: Cell, baseline: Baseline) -> None:
-    judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [440, 500, 560], [1000] * 3), baseline)
+    judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [440, 500, 560], [1000] * 3), baseline, rule=MEASURED)
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "cannot be excluded" in judged.reasons[0]
-    assert "differ far more than the assumed noise" in judged.reasons[1]
+    assert "differ far more than the runner's measured noise" in judged.reasons[1]
 
 
 def test_a_change_that_may_be_chance_is_inconclusive(cell: Cell, baseline: Baseline) -> None:
-    judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [480, 520, 580], [1000] * 3), baseline)
+    judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [480, 520, 580], [1000] * 3), baseline, rule=MEASURED)
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "reaches the tolerance" in judged.reasons[0]
 
 
 def test_one_launch_carries_less_than_three(cell: Cell, baseline: Baseline) -> None:
     dearer = launches(cell, [507.0] * 3, [1000.0] * 3)
-    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline).verdict is Verdict.PASS
-    assert judge(Metric.JOULES_PER_TOKEN, dearer[:1], baseline).verdict is Verdict.INCONCLUSIVE
-    assert judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline).verdict is Verdict.REGRESSED
+    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.PASS
+    assert judge(Metric.JOULES_PER_TOKEN, dearer[:1], baseline, rule=MEASURED).verdict is Verdict.INCONCLUSIVE
+    assert judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+
+
+def test_with_more_launches_to_come_one_is_never_a_regression(cell: Cell, baseline: Baseline) -> None:
+    dearer = at_pace(cell, 1000, 0.9)
+    verdicts = [judge(Metric.JOULES_PER_TOKEN, dearer[:n], baseline, rule=replace(MEASURED, budget=5)).verdict for n in (1, 2)]
+    assert verdicts == [Verdict.INCONCLUSIVE, Verdict.REGRESSED]
+
+
+def test_an_assumed_noise_asks_for_more_before_an_alarm(cell: Cell, baseline: Baseline) -> None:
+    dearer = at_pace(cell, 1000, 0.41)
+    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=Rule(comparisons=32))
+    assert judged.verdict is Verdict.INCONCLUSIVE
+    assert "pytest-energy noise a.py" in report.explain(cell, judged, "pytest a.py", replayed=False)
 
 
 def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> None:
     """What is surely worse when judged alone may be chance among a thousand."""
     dearer = launches(cell, [519.0] * 3, [1000.0] * 3)
-    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline).verdict is Verdict.REGRESSED
-    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, comparisons=10_000)
+    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=replace(MEASURED, comparisons=10_000))
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "may be chance" in judged.reasons[0]
 
 
+@pytest.mark.parametrize("noise", [ASSUMED_NOISE, NOISE])
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("new", [1, 2, 3, 6])
-def test_for_every_number_of_launches_some_data_make_the_gate_fire(metric: Metric, new: int) -> None:
-    worse = 2.0 if metric is Metric.JOULES_PER_TOKEN else 0.5
-    ratio = statistics.compare([worse] * new, [1.0] * 3, FLOOR[metric])
-    assert compare(metric, ratio, DEFAULT_TOLERANCE[metric], comparisons=100)[0] is Verdict.REGRESSED
+def test_for_every_number_of_launches_some_data_make_the_gate_fire(metric: Metric, new: int, noise: Any) -> None:
+    worse = 100.0 if metric is Metric.JOULES_PER_TOKEN else 0.01
+    ratio = statistics.compare([worse] * new, [1.0] * 3, noise[metric])
+    at = Rule(comparisons=100).levels(new)
+    assert compare(metric, ratio, DEFAULT_TOLERANCE[metric], at)[0] is Verdict.REGRESSED
+
+
+def test_a_pass_says_what_would_have_been_caught(cell: Cell, baseline: Baseline) -> None:
+    judged = verdict(cell, baseline)
+    assert judged.smallest_caught is not None
+    assert 0.03 < judged.smallest_caught < 0.07
+    assert verdict(cell, baseline, energy=1 + judged.smallest_caught).verdict is Verdict.REGRESSED
+    assert report.table([report.row(cell, judged)])[1].endswith(f"  pass     {judged.smallest_caught:+.1%}")
+
+
+def test_a_gate_that_cannot_fire_does_not_pass(cell: Cell, baseline: Baseline) -> None:
+    loud = replace(MEASURED, noise={**NOISE, Metric.TOKENS_PER_S: NoiseFloor(0.3, 4, measured=True)})
+    judged = verdict(cell, baseline, rate=1.9, metric=Metric.TOKENS_PER_S, tolerance=0.9, rule=loud)
+    assert judged.verdict is Verdict.INCONCLUSIVE
+    assert judged.blind
+    assert "cannot fire" in judged.reasons[0]
 
 
 @settings(max_examples=200, deadline=None)
@@ -124,7 +160,8 @@ def test_for_every_number_of_launches_some_data_make_the_gate_fire(metric: Metri
 )
 def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(new: list[float], old: list[float], times: int) -> None:
     def judged(a: list[float], b: list[float]) -> Verdict:
-        return compare(Metric.JOULES_PER_TOKEN, statistics.compare(a, b, FLOOR[Metric.JOULES_PER_TOKEN]), 0.03)[0]
+        ratio = statistics.compare(a, b, NOISE[Metric.JOULES_PER_TOKEN])
+        return compare(Metric.JOULES_PER_TOKEN, ratio, 0.03, Rule().levels(len(a)))[0]
 
     once, repeated = judged(new, old), judged(new * times, old * times)
     opposite = {
@@ -140,7 +177,7 @@ def test_no_baseline(cell: Cell) -> None:
 
 
 def test_another_gpu_model_is_not_comparable(cell: Cell) -> None:
-    judged = verdict(cell, None, near_misses=["one was measured on another GPU model, NVIDIA H100"])
+    judged = verdict(cell, None, near_misses=[NearMiss("one was measured on another GPU model, NVIDIA H100", True)])
     assert judged.verdict is Verdict.NOT_COMPARABLE
     assert "NVIDIA H100" in judged.reasons[0]
 
@@ -175,13 +212,13 @@ def test_swapping_sides_turns_regressed_into_improved(cell: Cell, tmp_path: Path
     verdicts = []
     for name, old, new in (("a", cheap, dear), ("b", dear, cheap)):
         store = Store(tmp_path / name)
-        store.update(old)
-        verdicts.append(judge(Metric.JOULES_PER_TOKEN, new, store.find(cell.key, "simulated GPU")).verdict)
+        store.update(old, TOLERANCE)
+        verdicts.append(judge(Metric.JOULES_PER_TOKEN, new, store.find(cell.key, "simulated GPU", [UUID]), rule=MEASURED).verdict)
     assert verdicts == [Verdict.REGRESSED, Verdict.IMPROVED]
 
 
 def test_a_slower_engine_reads_as_static_energy(cell: Cell, baseline: Baseline) -> None:
-    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline)
+    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, rule=MEASURED)
     assert judged.verdict is Verdict.REGRESSED
     assert judged.split is not None
     assert judged.split.reading == "static"
@@ -203,11 +240,11 @@ def test_no_reading_where_conditions_differ(cell: Cell, baseline: Baseline, name
 def test_what_changed_tells_what_matters_first() -> None:
     old = {"date": "1", "driver": "1", "vllm": "1", "gpu_uuids": ["a"], "host": {"load_1min": 1, "cpu_model": "x"}}
     new = {"date": "2", "driver": "2", "vllm": "2", "gpu_uuids": ["b"], "host": {"load_1min": 2, "cpu_model": "y"}}
-    assert what_changed(old, new) == ["vllm: 1 → 2", "driver: 1 → 2", "host.cpu_model: x → y", "another board of the same GPU model"]
+    assert what_changed(old, new) == ["vllm: 1 → 2", "driver: 1 → 2", "host.cpu_model: x → y"]
 
 
 def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: Baseline) -> None:
-    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline)
+    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, rule=MEASURED)
     message = report.explain(cell, judged, "pytest a.py", replayed=False)
     for part in (
         "REGRESSED",
@@ -216,7 +253,7 @@ def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: 
         "power fell too",
         "static",
         "what changed",
-        "--energy-launches",
+        "next: measure again: pytest a.py",
         "--energy-update",
     ):
         assert part in message
@@ -228,7 +265,7 @@ def test_every_verdict_but_pass_says_what_to_type(cell: Cell, baseline: Baseline
         verdict(cell, baseline, energy=1.1),
         verdict(cell, None),
         judge(Metric.JOULES_PER_TOKEN, launches(cell, [440, 500, 560], [1000] * 3), baseline),
-        verdict(cell, None, near_misses=["another GPU model"]),
+        verdict(cell, None, near_misses=[NearMiss("another GPU model", True)]),
     ):
         assert "next: " in report.explain(cell, judged, "pytest a.py", replayed)
 

@@ -7,9 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_energy.statistics import Comparison, NoiseFloor, compare, estimate, launch_means
+from pytest_energy.statistics import (
+    Comparison,
+    NoiseFloor,
+    Outcome,
+    compare,
+    decide,
+    deviation_interval,
+    estimate,
+    launch_means,
+    levels,
+    looks,
+    pooled,
+    smallest_caught,
+)
 
-FLOOR = NoiseFloor(deviation=0.01, degrees_of_freedom=10)
+FLOOR = NoiseFloor(deviation=0.01, degrees_of_freedom=10, measured=True)
+ASSUMED = NoiseFloor(deviation=0.01, degrees_of_freedom=3)
 values = st.floats(min_value=1e-3, max_value=1e4)
 sides = st.lists(values, min_size=1, max_size=6)
 
@@ -73,3 +87,63 @@ def test_estimate_is_the_geometric_mean(launches: list[float]) -> None:
 
 def test_a_launch_is_the_mean_of_its_cycles() -> None:
     assert launch_means([[1.0, 2.0, 3.0], [5.0]]) == [2.0, 5.0]
+
+
+def test_an_assumed_floor_brings_no_alarm_nearer() -> None:
+    """Alarms rest on the sample's own degrees of freedom, and on no less noise than assumed."""
+    measured, assumed = (compare([1.05] * 3, [1.0] * 3, floor) for floor in (FLOOR, ASSUMED))
+    assert measured.alarm_bound(0.999) == measured.bound(0.999)
+    assert assumed.alarm_spread.degrees_of_freedom == 4
+    assert assumed.alarm_spread.deviation == ASSUMED.deviation
+    assert assumed.alarm_bound(0.999) > assumed.bound(0.999)
+
+
+def test_launches_that_differ_far_more_than_the_measured_noise_speak_alone() -> None:
+    ratio = compare([0.8, 1.0, 1.25], [1.0, 1.0, 1.0], FLOOR)
+    assert ratio.floor_discarded
+    assert ratio.spread.degrees_of_freedom == 4
+    assert not compare([0.99, 1.0, 1.01], [1.0, 1.0, 1.0], FLOOR).floor_discarded
+
+
+@given(st.integers(1, 30), st.integers(1, 100))
+def test_all_looks_together_spend_the_levels_and_no_more(budget: int, comparisons: int) -> None:
+    each = [levels(look, budget, comparisons, alarm=0.01, miss=0.05) for look in looks(budget)]
+    assert len(each) <= 4
+    assert looks(budget)[-1] == budget
+    assert math.isclose(sum(at.alarm for at in each) * comparisons, 0.01)
+    assert math.isclose(sum(at.miss for at in each), 0.05)
+    assert all(at.alarm > 0 for at in each)
+
+
+def test_one_launch_of_several_raises_no_alarm_however_bad() -> None:
+    terrible = compare([2.0], [1.0] * 3, FLOOR)
+    assert decide(terrible, math.log(2.0), 0.03, levels(1, 5, 1)) is Outcome.OPEN
+    assert decide(terrible, math.log(2.0), 0.03, levels(1, 1, 1)) is Outcome.WORSE
+
+
+@given(st.integers(1, 6), st.integers(3, 6), st.sampled_from([FLOOR, ASSUMED]), st.integers(1, 40))
+def test_a_change_as_large_as_it_claims_to_catch_is_caught(new: int, old: int, floor: NoiseFloor, comparisons: int) -> None:
+    """At the claimed change the expected ratio lies above the alarm's bound, and by the margin that 95 % of launches keep."""
+    at = levels(new, new, comparisons)
+    caught = smallest_caught(compare([1.0] * new, [1.0] * old, floor), old, 0.03, new, at)
+    ratio = compare([math.exp(caught)] * new, [1.0] * old, floor)
+    assert decide(ratio, caught - ratio.bound(0.94), 0.03, at) is Outcome.WORSE
+
+
+def test_noise_is_pooled_within_groups() -> None:
+    spread = pooled([[1.0, 1.02], [2.0, 2.04], [7.0]])
+    assert spread is not None
+    assert spread.degrees_of_freedom == 2
+    assert spread.deviation == pytest.approx(math.log(1.02) / math.sqrt(2))
+    assert pooled([[1.0], [2.0]]) is None
+
+
+def test_the_interval_of_a_deviation_covers_it() -> None:
+    generator = np.random.default_rng(3)
+    covered = 0
+    for _ in range(2000):
+        spread = pooled([np.exp(generator.normal(0, 0.01, 6)).tolist()])
+        assert spread is not None
+        low, high = deviation_interval(spread)
+        covered += low <= 0.01 <= high
+    assert 0.935 <= covered / 2000 <= 0.965

@@ -1,0 +1,253 @@
+"""A runner's noise: how much launches of an unchanged engine differ, measured once and kept beside the baselines.
+
+One file per GPU model and model, baselines/GPU/noise/MODEL.json; launches of several calls add up. Launches are compared
+only with others of the same cell, board, engine and settings, so nothing but the noise is in their spread.
+"""
+
+import json
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_energy import statistics
+from pytest_energy.baselines import boards
+from pytest_energy.cell import canonical_key, slugify
+from pytest_energy.errors import NoiseError
+from pytest_energy.gate import ASSUMED_NOISE, Metric, Rule
+from pytest_energy.measurement import Measurement
+from pytest_energy.recording import write_atomically
+from pytest_energy.statistics import NoiseFloor, Spread
+
+SCHEMA_VERSION = 1
+MIN_DEGREES = 10  # below, a deviation is known to a factor of two at best, and the assumed one is kept
+BASELINE_LAUNCHES = 3  # of the comparison that `detectable` is told for
+DETECTABLE_WITH = (1, 2, 3, 5)
+
+
+@dataclass(frozen=True)
+class NoiseLaunch:
+    """One launch: values per cycle, each of shape (cycles,), and what tells boards, machines and launches apart."""
+
+    launch_id: str
+    joules_per_token: tuple[float, ...]
+    tokens_per_s: tuple[float, ...]
+    engine: str
+    gpu_uuids: tuple[str, ...]
+    power_limit_w: float | None = None
+    cpu_model: str | None = None
+    load_1min: float | None = None
+    sm_clock_mhz: float | None = None
+
+    @classmethod
+    def from_measurement(cls, measurement: Measurement) -> "NoiseLaunch":
+        """The launch of a valid measurement."""
+        assert measurement.cycles is not None
+        environment = measurement.environment
+        host = environment.get("host") or {}
+        under_test = ", ".join(f"{k}={v}" for k, v in sorted((environment.get("engine_args_under_test") or {}).items()))
+        limit = environment.get("power_limit_w")
+        return cls(
+            launch_id=measurement.launch_id,
+            joules_per_token=measurement.cycles.joules_per_token,
+            tokens_per_s=measurement.cycles.tokens_per_s,
+            engine=f"vllm {environment.get('vllm')}" + (f" {under_test}" if under_test else ""),
+            gpu_uuids=boards(environment),
+            power_limit_w=limit if isinstance(limit, int | float) else None,
+            cpu_model=host.get("cpu_model"),
+            load_1min=host.get("load_1min"),
+            sm_clock_mhz=measurement.conditions.sm_clock_mhz,
+        )
+
+    def mean(self, metric: Metric) -> float:
+        """Of the launch: energy over tokens, or tokens over time (cycles hold equal tokens)."""
+        values: tuple[float, ...] = getattr(self, metric.value)
+        if metric is Metric.JOULES_PER_TOKEN:
+            return math.fsum(values) / len(values)
+        return len(values) / math.fsum(1 / value for value in values)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is known of one metric of one cell.
+
+    Attributes:
+        launches: how many.
+        between: deviation between launches of one group; None where no group holds two.
+        within: deviation between cycles of one launch.
+        boards: lowest and highest mean of a board over that of all boards, for the engine seen on most of them; None on one board.
+    """
+
+    launches: int
+    between: Spread | None
+    within: Spread | None
+    boards: tuple[float, float] | None
+
+    def detectable(self, launches: int, comparisons: int) -> float | None:
+        """The smallest change (relative) that so many launches call significant in 95 % of cases, against a baseline of three.
+
+        Any tolerance above it can be used. None without a deviation.
+        """
+        if self.between is None:
+            return None
+        floor = NoiseFloor(self.between.deviation, self.between.degrees_of_freedom, measured=True)
+        spread = Spread(floor.deviation, floor.degrees_of_freedom + launches + BASELINE_LAUNCHES - 2)
+        ratio = statistics.Comparison(1.0, launches, math.sqrt(1 / launches + 1 / BASELINE_LAUNCHES), spread, spread)
+        at = Rule(comparisons).levels(launches)
+        return math.expm1(statistics.smallest_caught(ratio, BASELINE_LAUNCHES, 0.0, launches, at))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The noise that a cell is judged by, and in a few words where it comes from."""
+
+    floor: NoiseFloor
+    source: str
+
+
+class NoiseStore:
+    """The noise files below the baselines' folder. Nothing is written but by `add`.
+
+    Raises (all methods):
+        NoiseError: a file is damaged, of another schema version or not JSON; the message names it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cache: dict[Path, dict[str, tuple[NoiseLaunch, ...]]] = {}
+
+    def path(self, key: Mapping[str, Any], gpu_name: str) -> Path:
+        """The file of a cell's model on a GPU model."""
+        return self._folder / slugify(gpu_name) / "noise" / f"{slugify(str(key['model']))}.json"
+
+    def add(self, measurements: Iterable[Measurement]) -> int:
+        """Add valid measurements of one cell; a launch that is there already is left out. Returns how many were new.
+
+        Raises:
+            NoiseError: a measurement is invalid; nothing was written.
+            OSError: nothing was written.
+        """
+        measurements = list(measurements)
+        for measurement in measurements:
+            if not measurement.valid:
+                raise NoiseError(f"launch {measurement.launch_id} is invalid: {'; '.join(measurement.faults)}")
+        first = measurements[0]
+        path = self.path(first.key, str(first.environment["gpu_name"]))
+        self._cache.pop(path, None)  # another process may have changed the file since
+        cells = dict(self._read(path))
+        name = canonical_key(first.key)
+        known = {launch.launch_id: launch for launch in cells.get(name, ())}
+        new = {m.launch_id: NoiseLaunch.from_measurement(m) for m in measurements if m.launch_id not in known}
+        if new:
+            cells[name] = tuple(launch for _, launch in sorted({**known, **new}.items()))
+            write_atomically(path, _dump(cells).encode())
+            self._cache[path] = cells
+        return len(new)
+
+    def noise(self, key: Mapping[str, Any], gpu_name: str, metric: Metric) -> Noise:
+        """What is known of one metric of one cell on a GPU model."""
+        launches = self._read(self.path(key, gpu_name)).get(canonical_key(key), ())
+        values = [getattr(launch, metric.value) for launch in launches]
+        return Noise(
+            launches=len(launches),
+            between=statistics.pooled(_groups(launches, metric)),
+            within=statistics.pooled(values),
+            boards=_board_range(launches, metric),
+        )
+
+    def floor(self, key: Mapping[str, Any], gpu_name: str, metric: Metric, judged: Container[str] = ()) -> Floor:
+        """The noise to judge a cell by: its own where it was measured, else that of the model's measured cells together, else assumed.
+
+        Args:
+            key, gpu_name, metric: what is judged.
+            judged: ids of the launches that are compared; what they say of the noise is in the comparison already.
+        """
+        cells = {
+            name: _groups([launch for launch in launches if launch.launch_id not in judged], metric)
+            for name, launches in self._read(self.path(key, gpu_name)).items()
+        }
+        own = statistics.pooled(cells.get(canonical_key(key), []))
+        if own and own.degrees_of_freedom >= MIN_DEGREES:
+            return _measured(own, "measured on this cell")
+        together = statistics.pooled([group for groups in cells.values() for group in groups])
+        if together and together.degrees_of_freedom >= MIN_DEGREES:
+            return _measured(together, "measured on the model's cells together")
+        so_far = f", {together.degrees_of_freedom} of {MIN_DEGREES} degrees of freedom measured" if together else ""
+        assumed = ASSUMED_NOISE[metric]
+        return Floor(assumed, f"{assumed.deviation:.1%} assumed{so_far}")
+
+    def _read(self, path: Path) -> dict[str, tuple[NoiseLaunch, ...]]:
+        if path not in self._cache:
+            self._cache[path] = _load(path) if path.exists() else {}
+        return self._cache[path]
+
+
+def _measured(spread: Spread, how: str) -> Floor:
+    source = f"{spread.deviation:.2%} {how}, {spread.degrees_of_freedom:.0f} degrees of freedom"
+    return Floor(NoiseFloor(spread.deviation, spread.degrees_of_freedom, measured=True), source)
+
+
+def _groups(launches: Sequence[NoiseLaunch], metric: Metric) -> list[list[float]]:
+    """Means of launches that differ in nothing known."""
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for launch in launches:
+        groups.setdefault((launch.engine, launch.gpu_uuids, launch.power_limit_w), []).append(launch.mean(metric))
+    return list(groups.values())
+
+
+def _board_range(launches: Sequence[NoiseLaunch], metric: Metric) -> tuple[float, float] | None:
+    by_engine: dict[str, dict[tuple[str, ...], list[float]]] = {}
+    for launch in launches:
+        by_engine.setdefault(launch.engine, {}).setdefault(launch.gpu_uuids, []).append(launch.mean(metric))
+    on_boards = max(by_engine.values(), key=len, default={})
+    if len(on_boards) < 2:
+        return None
+    means = [statistics.geometric_mean(values) for values in on_boards.values()]
+    overall = statistics.geometric_mean(means)
+    return min(means) / overall, max(means) / overall
+
+
+def _dump(cells: Mapping[str, Sequence[NoiseLaunch]]) -> str:
+    """One launch a line, so that a diff shows what was added."""
+    blocks = []
+    for name, launches in sorted(cells.items()):
+        lines = ",\n".join("    " + json.dumps(_rounded(asdict(launch)), sort_keys=True, allow_nan=False) for launch in launches)
+        blocks.append(f'  {{"key": {name},\n   "launches": [\n{lines}\n   ]}}')
+    return f'{{"schema_version": {SCHEMA_VERSION},\n "cells": [\n' + ",\n".join(blocks) + "\n ]}\n"
+
+
+def _rounded(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _rounded(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_rounded(value) for value in values]
+    return float(f"{values:.6g}") if isinstance(values, float) else values
+
+
+def _load(path: Path) -> dict[str, tuple[NoiseLaunch, ...]]:
+    try:
+        content = json.loads(path.read_bytes())
+        version = content["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise NoiseError(
+                f"noise file {path} has schema version {version}, this pytest-energy reads {SCHEMA_VERSION}.\n"
+                "Use the pytest-energy that wrote it, or move the file away and measure anew: pytest-energy noise"
+            )
+        return {canonical_key(cell["key"]): tuple(map(_launch, cell["launches"])) for cell in content["cells"]}
+    except OSError as error:
+        raise NoiseError(f"noise file {path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise NoiseError(
+            f"noise file {path} is damaged ({error!r}).\nNothing was judged by it. Restore it: git checkout -- {path}"
+        ) from None
+
+
+def _launch(content: Mapping[str, Any]) -> NoiseLaunch:
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    launch = NoiseLaunch(**values)
+    for metric in Metric:
+        series = getattr(launch, metric.value)
+        if not series or not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in series):
+            raise ValueError(f"launch {launch.launch_id} holds no positive figures")
+    return launch
