@@ -32,3 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     # In a fresh interpreter: pytest wants to import plugins itself.
     os.execv(sys.executable, [sys.executable, "-m", "pytest", "--energy-noise", *rest])
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,8 @@ from pytest_energy.recording import write_atomically
 from pytest_energy.statistics import NoiseFloor, Spread
 
 SCHEMA_VERSION = 1
-MIN_DEGREES = 10  # below, a deviation is known to a factor of two at best, and the assumed one is kept
+MIN_OWN_DEGREES = 5  # below, a deviation is known to a factor of 2.5 at best
+MIN_DEGREES = 10  # of a model's cells together, for those that are not measured themselves; they may differ
 BASELINE_LAUNCHES = 3  # of the comparison that `detectable` is told for
 DETECTABLE_WITH = (1, 2, 3, 5)
 
@@ -168,7 +169,7 @@ class NoiseStore:
             for name, launches in self._read(self.path(key, gpu_name)).items()
         }
         own = statistics.pooled(cells.get(canonical_key(key), []))
-        if own and own.degrees_of_freedom >= MIN_DEGREES:
+        if own and own.degrees_of_freedom >= MIN_OWN_DEGREES:
             return _measured(own, "measured on this cell")
         together = statistics.pooled([group for groups in cells.values() for group in groups])
         if together and together.degrees_of_freedom >= MIN_DEGREES:

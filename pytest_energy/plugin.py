@@ -457,7 +457,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         heading, *lines = report.table(parsed)
         terminalreporter.write_line(heading, bold=True)
         for row, line in zip(parsed, lines, strict=True):
-            terminalreporter.write_line(line, green=row.green, red=not row.green)
+            undecided = row.green and row.verdict == "inconclusive"
+            terminalreporter.write_line(line, green=row.green and not undecided, yellow=undecided, red=not row.green)
         for line in report.noise_lines(parsed):
             terminalreporter.write_line(line)
     session = config.stash.get(_SESSION, None)

@@ -7,7 +7,7 @@ from typing import Any
 from pytest_energy.baselines import Baseline, Update
 from pytest_energy.cell import Cell
 from pytest_energy.gate import Judgement, Metric, Split, Verdict
-from pytest_energy.noise import DETECTABLE_WITH, MIN_DEGREES, Noise
+from pytest_energy.noise import DETECTABLE_WITH, MIN_OWN_DEGREES, Noise
 from pytest_energy.statistics import Comparison, Spread, deviation_interval
 
 UNIT = {Metric.JOULES_PER_TOKEN: "J/token", Metric.TOKENS_PER_S: "tokens/s"}
@@ -140,8 +140,8 @@ def noise_table(measured: Sequence[tuple[Cell, Metric, Noise]], comparisons: int
         if noise.boards:
             low, high = (100 * (ratio - 1) for ratio in noise.boards)
             notes.append(f"{cell.name}, {UNIT[metric]}: boards lie {low:+.1f} % to {high:+.1f} % about their mean")
-        if noise.between and noise.between.degrees_of_freedom < MIN_DEGREES:
-            missing = MIN_DEGREES - int(noise.between.degrees_of_freedom)
+        if noise.between and noise.between.degrees_of_freedom < MIN_OWN_DEGREES:
+            missing = MIN_OWN_DEGREES - int(noise.between.degrees_of_freedom)
             notes.append(f"{cell.name}: {missing} more launches until it is judged by its own noise")
     compared = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
     heading = f"n finds: the smallest change that n launches find in 95 % of cases, against a baseline of three, among {compared}"

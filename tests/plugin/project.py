@@ -45,6 +45,17 @@ class Project:
         self.record("old")
         assert self.run("--energy-replay", "old", "--energy-update").ret == 0
 
+    def measure_noise(self, marker: dict[str, Any] | None = None) -> None:
+        """Store the noise of twelve launches that differ by 0.3 to 0.4 %."""
+        marked = Marked.from_arguments((), marker or MARKER)
+        for size in marked.batch_sizes:
+            for launch in range(12):
+                made = simulated.recording(
+                    marked.cell(size, self.path), f"noise-{launch}", 500.0 + 2 * (-1) ** launch, 1000.0 + launch % 4, cycles=12.5
+                )
+                recording.write(made, self.path / "noise" / made.launch_id / f"{size}.json.gz")
+        assert self.run("--energy-replay", "noise", "--energy-noise").ret == 0
+
     def run(self, *arguments: str | Path) -> pytest.RunResult:
         return self.pytester.runpytest("-p", "no:cacheprovider", *arguments)
 

@@ -19,7 +19,7 @@ def live(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Replaces the engine and meter by simulation; holds the batch sizes of each launch."""
     launched: list[list[int]] = []
 
-    def record_launch(cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None]) -> Any:
+    def record_launch(cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None], precision: Any) -> Any:
         launched.append([cell.batch_size for cell in cells])
         progress("tiny: loading (python)")
         for cell in cells:
@@ -39,9 +39,11 @@ def test_passes_and_shows_the_table(project: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             "energy: replay of same, baselines in baselines",
-            "cell * metric * J/token * W * tokens/s * baseline * change * verdict",
-            "tiny bs=2 * J/token * 0.4995 ±* 500 * 1,001 * 0.4995 *+0.0% ±* pass",
-            "tiny bs=8 * tokens/s * 500 * 1,001 * 1,001 * pass",
+            "cell * metric * J/token * W * tokens/s * baseline * change * verdict * sees",
+            "tiny bs=2 * J/token * 0.4995 ±* 500 * 1,001 * 0.4995 *+0.0% ±* pass * +*%",
+            "tiny bs=8 * tokens/s * 500 * 1,001 * 1,001 * pass * -*%",
+            "noise of J/token between launches: 1.0% assumed",
+            "*measure the runner's own with pytest-energy noise",
         ]
     )
 
@@ -64,7 +66,7 @@ def test_updates_only_the_selected_tests(project: Project) -> None:
     project.record("new", power_w=450.0)
     project.run("--energy-replay", "new", "--energy-update", "-k", "bs2")
     after = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())["cells"]
-    assert [name for name in after if after[name] != before[name]] == ["offline in=64 out=250 bs=0002"]
+    assert [name for name in after if after[name] != before[name]] == ["offline in=64 out=250 bs=0002 GPU-00000000"]
 
 
 def test_nothing_is_written_unasked(project: Project) -> None:
@@ -159,15 +161,15 @@ def test_a_test_may_refine_its_modules_marker(project: Project) -> None:
 def test_one_launch_serves_all_cells_of_all_tests(project: Project, live: list[list[int]]) -> None:
     result = project.run("--energy-update")
     result.assert_outcomes(passed=4)
-    assert live == [[2, 8]] * 3
+    assert live == [[2, 8]] * 5
     result.stdout.fnmatch_lines(
-        ["energy: live, 3 launches of *", "energy * s  launch 1 of 3: tiny: loading*", "energy * s  launch 3 of 3: tiny bs=8: measuring"]
+        ["energy: live, 5 launches of *", "energy * s  launch 1 of 5: tiny: loading*", "energy * s  launch 5 of 5: tiny bs=8: measuring"]
     )
 
 
 def test_a_selection_measures_only_itself_on_the_same_engine(project: Project, live: list[list[int]]) -> None:
-    project.run("--energy-launches", "2", "-k", "bs2")
-    assert live == [[2], [2]]
+    project.run("-k", "bs2")
+    assert live == [[2]]
 
 
 def test_recordings_of_a_live_run_replay_to_the_same_table(project: Project, live: list[list[int]]) -> None:
@@ -176,10 +178,117 @@ def test_recordings_of_a_live_run_replay_to_the_same_table(project: Project, liv
     def table(result: pytest.RunResult) -> list[str]:
         return [line for line in result.outlines if line.startswith("tiny bs=")]
 
+    project.measure_noise()
     measured = project.run("--energy-record", "kept")
     assert table(measured)
-    assert table(project.run("--energy-replay", "kept")) == table(measured)
-    assert len(list((project.path / "kept").rglob("*.json.gz"))) == 6
+    assert live == [[2, 8]]
+
+    def without_what_it_sees(lines: list[str]) -> list[str]:
+        return [line.rpartition("  ")[0] for line in lines]
+
+    # A replay has no launches to come, so it would have caught less.
+    assert without_what_it_sees(table(project.run("--energy-replay", "kept"))) == without_what_it_sees(table(measured))
+    assert len(list((project.path / "kept").rglob("*.json.gz"))) == 2
+
+
+def test_launches_are_spent_on_what_is_undecided(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unchanged cell is decided by one launch, one that got dearer by two, and the undecided one takes the budget."""
+    launched: list[list[int]] = []
+    power_w = {2: 500.0, 8: 560.0, 4: 512.0}
+
+    def record_launch(cells: Any, *_: Any) -> Any:
+        launched.append([cell.batch_size for cell in cells])
+        for cell in cells:
+            yield cell, simulated.recording(cell, launch_id=f"live-{len(launched)}", cycles=12.5, power_w=power_w[cell.batch_size])
+
+    monkeypatch.setattr("pytest_energy.live.record_launch", record_launch)
+    marker = {**MARKER, "batch_sizes": [2, 4, 8]}
+    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
+    project.record("old", marker=marker)
+    project.measure_noise(marker)
+    assert project.run("--energy-replay", "old", "--energy-update").ret == 0
+    result = project.run("-k", "test_energy")
+    assert launched == [[2, 4, 8], [4, 8], [4], [4], [4]]
+    result.stdout.fnmatch_lines(
+        ["energy: live, up to 5 launches of *", "tiny bs=2 * pass *", "tiny bs=4 * inconclusive", "tiny bs=8 * regressed"]
+    )
+    result.stdout.fnmatch_lines(["*next: or compare both engines in turns on this GPU*"])
+
+
+def test_what_stays_undecided_may_warn_instead_of_failing(project: Project) -> None:
+    project.store()
+    project.record("vague", launches=1, power_w=512.0)
+    assert project.run("-k", "test_energy", "--energy-replay", "vague").ret == 1
+    result = project.run("-k", "test_energy", "--energy-replay", "vague", "--energy-inconclusive", "warn", "-W", "default")
+    result.assert_outcomes(passed=2, warnings=2)
+    result.stdout.fnmatch_lines(["*PytestWarning: INCONCLUSIVE: tiny bs=2*", "tiny bs=2 * inconclusive"])
+    dear = project.record("dear", power_w=600.0)
+    project.run("-k", "test_energy", "--energy-replay", dear, "--energy-inconclusive", "warn").assert_outcomes(failed=2)
+
+
+def test_a_baseline_of_another_board_is_no_baseline(project: Project) -> None:
+    project.store()
+    project.record("elsewhere", environment={"gpu_uuids": ["GPU-11111111"]})
+    result = project.run("--energy-replay", "elsewhere")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["NOT COMPARABLE: tiny bs=2*", "*measured on another board, GPU-00000000-*", "*next: * --energy-update*"])
+    assert project.run("--energy-replay", "elsewhere", "--energy-update").ret == 0
+    for label in ("old", "elsewhere"):
+        assert project.run("--energy-replay", label).ret == 0
+
+
+def test_noise_is_measured_added_up_and_judged_by(project: Project, live: list[list[int]]) -> None:
+    before = project.files()
+    first = project.run("--energy-noise", "--energy-launches", "2", "-k", "bs2")
+    first.assert_outcomes(passed=2)
+    assert live == [[2]] * 2
+    assert {*project.files()} - {*before} == {"baselines/simulated-gpu/noise/tiny.json"}
+    first.stdout.fnmatch_lines(
+        [
+            "energy: live, 2 launches of *, noise ADDED to baselines",
+            "cell * metric * launches * between launches * within * 1 finds * 5 finds",
+            "tiny bs=2 * J/token * 2 * 0.00% (0.00 to 0.00, 1 df) *",
+            "tiny bs=2: 4 more launches until it is judged by its own noise",
+        ]
+    )
+    project.record("more", launches=5)
+    for _ in range(2):  # a launch counts once
+        second = project.run("--energy-noise", "--energy-replay", "more", "-k", "bs2")
+        second.stdout.fnmatch_lines(["tiny bs=2 * tokens/s * 7 * 0.*% (* 6 df) *"])
+    project.store()
+    project.run("--energy-replay", "old", "-k", "bs2").stdout.fnmatch_lines(
+        ["noise of J/token between launches: 0.*% measured on this cell, 6 degrees of freedom"]
+    )
+
+
+def test_an_invalid_launch_adds_no_noise(project: Project) -> None:
+    project.record("bad", faults=("throttled: hot",))
+    before = project.files()
+    result = project.run("--energy-noise", "--energy-replay", "bad")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["the noise of tiny bs=2 was not stored: launch bad-0 is invalid: throttled: hot"])
+    assert project.files() == before
+
+
+def test_the_command_line_tool_measures_noise(project: Project) -> None:
+    project.record("launches")
+    command = [sys.executable, "-m", "pytest_energy.cli", "noise", "--energy-replay", "launches", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=project.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tiny bs=8" in done.stdout
+    assert (project.path / "baselines/simulated-gpu/noise/tiny.json").is_file()
+
+
+def test_creeping_losses_need_a_reason(project: Project) -> None:
+    project.store()
+    project.record("dearer", power_w=520.0)
+    before = project.files()
+    refused = project.run("--energy-replay", "dearer", "--energy-update")
+    refused.assert_outcomes(failed=4)
+    refused.stdout.fnmatch_lines(["*it would accept a loss: J/token +4.0% against the best entry*", "*--energy-update-reason*"])
+    assert project.files() == before
+    assert project.run("--energy-replay", "dearer", "--energy-update", "--energy-update-reason", "new kernels").ret == 0
+    assert b'"update_reason": "new kernels"' in project.files()["baselines/simulated-gpu/tiny.json"]
 
 
 def test_a_full_disk_is_told_and_engines_are_not_launched_again_and_again(

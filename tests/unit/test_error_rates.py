@@ -1,27 +1,30 @@
 """The gate's error rates, simulated with its own code: what docs/statistics.md claims, within chance."""
 
-import numpy as np
+import math
+
 import pytest
 
-from benchmarks.gate_error_rates import CELLS, share, verdicts
-from pytest_energy.gate import Verdict
+from benchmarks.gate_error_rates import CELLS, Scenario, simulate
 
-RUNS = 4000
-
-
-@pytest.mark.parametrize(("deviation", "measured_floor"), [(0.007, False), (0.010, False), (0.007, True), (0.015, True), (0.15, True)])
-def test_an_unchanged_suite_of_sixteen_raises_no_false_alarm(deviation: float, measured_floor: bool) -> None:
-    counts = verdicts(np.random.default_rng(1), deviation, 0.0, 3, RUNS, None, measured_floor)
-    assert share(counts, Verdict.REGRESSED) <= 0.01 / CELLS + 3 * (0.01 / CELLS / RUNS) ** 0.5
+RUNS = 250
+CHANCE = 3 * math.sqrt(0.01 * 0.99 / RUNS)
 
 
-def test_an_unchanged_suite_is_seldom_red_where_the_noise_is_known() -> None:
-    counts = verdicts(np.random.default_rng(2), 0.007, 0.0, 3, RUNS, None, True)
-    red = share(counts, Verdict.REGRESSED, Verdict.INCONCLUSIVE)
-    assert 1 - (1 - red) ** CELLS <= 0.05
+@pytest.mark.parametrize("floor", ["measured", "assumed"])
+@pytest.mark.parametrize("deviation", [0.007, 0.02, 0.15])
+def test_an_unchanged_suite_of_sixteen_raises_no_false_alarm(deviation: float, floor: str) -> None:
+    assert simulate(Scenario(deviation, floor=floor), RUNS, seed=1).false_alarm <= 0.01 + CHANCE
 
 
-@pytest.mark.parametrize(("measured_floor", "wanted"), [(True, 0.94), (False, 0.91)])
-def test_four_percent_more_is_caught(measured_floor: bool, wanted: float) -> None:
-    counts = verdicts(np.random.default_rng(3), 0.007, 0.04, 3, RUNS, None, measured_floor)
-    assert share(counts, Verdict.REGRESSED) >= wanted
+@pytest.mark.parametrize("budget", [3, 5])
+def test_an_unchanged_suite_is_seldom_red_and_takes_little_more_than_a_launch(budget: int) -> None:
+    rates = simulate(Scenario(0.007, budget=budget), RUNS, seed=2)
+    assert rates.red <= 0.05 + CHANCE
+    assert rates.launches < 1.5
+
+
+@pytest.mark.parametrize(("budget", "wanted"), [(3, 0.94), (5, 0.96)])
+def test_four_percent_more_is_caught(budget: int, wanted: float) -> None:
+    rates = simulate(Scenario(0.007, change=0.04, budget=budget), RUNS * CELLS, seed=3, cells=1)
+    assert rates.regressed >= wanted - 3 * math.sqrt(wanted * (1 - wanted) / (RUNS * CELLS))
+    assert rates.passed < 0.01

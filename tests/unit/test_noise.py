@@ -1,0 +1,113 @@
+"""The runner's noise: added up, told apart by engine and board, refused when damaged."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy.cell import Cell
+from pytest_energy.errors import NoiseError
+from pytest_energy.gate import ASSUMED_NOISE, Metric
+from pytest_energy.measurement import Measurement, measure
+from pytest_energy.noise import Noise, NoiseStore
+from pytest_energy.statistics import Spread
+from tests.simulated import GPU_NAME, recording
+
+ENERGY = Metric.JOULES_PER_TOKEN
+
+
+def launches(cell: Cell, power_w: Sequence[float], name: str = "a", **environment: Any) -> list[Measurement]:
+    return [
+        measure(recording(cell, launch_id=f"{name}{i}", power_w=power, cycles=12.5, environment=environment))
+        for i, power in enumerate(power_w)
+    ]
+
+
+def known(folder: Path, cell: Cell) -> Noise:
+    return NoiseStore(folder).noise(cell.key, GPU_NAME, ENERGY)
+
+
+def test_launches_of_several_calls_add_up_and_count_once(cell: Cell, tmp_path: Path) -> None:
+    assert NoiseStore(tmp_path).add(launches(cell, [500, 510])) == 2
+    assert NoiseStore(tmp_path).add(launches(cell, [500, 510, 505])) == 1
+    noise = known(tmp_path, cell)
+    assert noise.launches == 3
+    assert noise.between is not None
+    assert noise.between.degrees_of_freedom == 2
+    assert noise.between.deviation == pytest.approx(0.0099, abs=1e-4)
+
+
+@pytest.mark.parametrize("other", [{"vllm": "9"}, {"gpu_uuids": ["GPU-x"]}, {"engine_args_under_test": {"enforce_eager": True}}])
+def test_only_launches_that_differ_in_nothing_are_compared(cell: Cell, tmp_path: Path, other: dict[str, Any]) -> None:
+    NoiseStore(tmp_path).add([*launches(cell, [500, 500]), *launches(cell, [900, 900], "b", **other)])
+    noise = known(tmp_path, cell)
+    assert noise.between == Spread(pytest.approx(0, abs=1e-9), 2)
+
+
+def test_boards_are_told_apart_from_launches(cell: Cell, tmp_path: Path) -> None:
+    NoiseStore(tmp_path).add([*launches(cell, [500, 500]), *launches(cell, [550], "b", gpu_uuids=["GPU-x"])])
+    noise = known(tmp_path, cell)
+    assert noise.boards == pytest.approx((1 / math.sqrt(1.1), math.sqrt(1.1)), rel=1e-3)
+
+
+def test_the_floor_is_assumed_until_enough_is_measured(cell: Cell, tmp_path: Path) -> None:
+    assert NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY).floor == ASSUMED_NOISE[ENERGY]
+    NoiseStore(tmp_path).add(launches(cell, [500, 510, 500, 510]))
+    few = NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY)
+    assert not few.floor.measured
+    assert few.source == "1.0% assumed, 3 of 10 degrees of freedom measured"
+    NoiseStore(tmp_path).add(launches(cell, [500, 510, 500, 510, 500, 510]))
+    enough = NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY)
+    assert enough.floor.measured
+    assert enough.floor.degrees_of_freedom == 5
+    assert "measured on this cell" in enough.source
+
+
+def test_launches_under_judgement_are_not_counted_twice(cell: Cell, tmp_path: Path) -> None:
+    NoiseStore(tmp_path).add(launches(cell, [500, 510] * 4))
+    floor = NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY, judged={"a0", "a1"})
+    assert floor.floor.degrees_of_freedom == 5
+
+
+def test_more_launches_find_smaller_changes() -> None:
+    noise = Noise(11, Spread(0.01, 10), None, None)
+    found = [noise.detectable(n, comparisons=8) for n in (1, 2, 3, 5)]
+    assert all(change is not None for change in found)
+    assert found == sorted(found, key=lambda change: -(change or 0))
+    assert Noise(1, None, None, None).detectable(3, 8) is None
+
+
+def test_invalid_measurements_are_refused(cell: Cell, tmp_path: Path) -> None:
+    bad = measure(recording(cell, faults=["throttled: hot"], cycles=12.5))
+    with pytest.raises(NoiseError, match="throttled: hot"):
+        NoiseStore(tmp_path).add([*launches(cell, [500]), bad])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"schema_version": 1', '"schema_version": 7'),
+        lambda text: text.replace('"tokens_per_s": [', '"tokens_per_s": [-1, '),
+        lambda text: text.replace('"tokens_per_s": [', '"tokens_per_s": ["x", '),
+        lambda text: text.replace('"launch_id"', '"lunch_id"'),
+        lambda text: json.dumps({**json.loads(text), "cells": [1]}),
+    ],
+)
+def test_a_damaged_file_is_named_and_kept(cell: Cell, tmp_path: Path, damage: Any) -> None:
+    NoiseStore(tmp_path).add(launches(cell, [500, 510]))
+    path = NoiseStore(tmp_path).path(cell.key, GPU_NAME)
+    path.write_text(damage(path.read_text()))
+    spoiled = path.read_text()
+    for use in (lambda s: s.floor(cell.key, GPU_NAME, ENERGY), lambda s: s.add(launches(cell, [505], "c"))):
+        with pytest.raises(NoiseError, match=r"tiny\.json"):
+            use(NoiseStore(tmp_path))
+    assert path.read_text() == spoiled
