@@ -33,7 +33,7 @@ def add(item: pytest.Item, evidence: Evidence, row: Row) -> None:
         return
     from pytest_benchmark.stats import Metadata
 
-    extra_info = {name: value for name, value in row.as_dict().items() if value is not None}
+    extra_info = {name: value for name, value in row.as_dict().items() if value is not None and value != ""}
     entry: Any = Metadata(_Entry(item, extra_info), iterations=1, options={})  # type: ignore[no-untyped-call]
     for time in times:
         entry.stats.update(time)

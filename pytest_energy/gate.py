@@ -69,7 +69,9 @@ class Rule:
 
     def levels(self, launches: int, last: bool = False) -> Levels:
         """The error levels after so many launches, or those of the last look."""
-        budget = max(self.budget or launches, launches)
+        if self.budget is None:
+            return Levels(FALSE_ALARMS_PER_RUN / self.comparisons, MISSED_PER_CELL)
+        budget = max(self.budget, launches)
         return statistics.levels(budget if last else launches, budget, self.comparisons, FALSE_ALARMS_PER_RUN, MISSED_PER_CELL)
 
 

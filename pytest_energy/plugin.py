@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -364,16 +365,17 @@ class Gated:
                 refusal = f"the baseline of {cell.name} was not updated: {error}"
         noise = session.floor(cell, judgement.metric).source if judgement.ratio else ""
         row = report.row(cell, judgement, noise, update, session.settings.inconclusive_fails)
+        explained = report.explain(cell, judgement, _rerun(item), bool(session.settings.replay))
+        if update is None and row.green and not judgement.verdict.green:
+            # Told in the summary: as a Python warning it would fail where warnings are errors.
+            row = replace(row, warning=explained)
         item.user_properties.extend(row.properties().items())
         item.stash.setdefault(_ITEM_ROWS, []).append(row.as_dict())
         benchmark_bridge.add(item, session.evidence(cell), row)
         if refusal is not None:
             pytest.fail(refusal, pytrace=False)
-        explained = report.explain(cell, judgement, _rerun(item), bool(session.settings.replay))
         if not row.green:
             pytest.fail(explained, pytrace=False)
-        if update is None and not judgement.verdict.green:
-            item.warn(pytest.PytestWarning(explained))
 
     def _add_noise(self) -> None:
         """Add the cell's launches to the runner's noise; nothing is judged."""
@@ -457,10 +459,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         heading, *lines = report.table(parsed)
         terminalreporter.write_line(heading, bold=True)
         for row, line in zip(parsed, lines, strict=True):
-            undecided = row.green and row.verdict == "inconclusive"
+            undecided = bool(row.warning)
             terminalreporter.write_line(line, green=row.green and not undecided, yellow=undecided, red=not row.green)
         for line in report.noise_lines(parsed):
             terminalreporter.write_line(line)
+        for row in parsed:
+            if row.warning:
+                terminalreporter.write_line(f"warning: {row.warning}", yellow=True)
     session = config.stash.get(_SESSION, None)
     if session is not None and config.stash[_NOISE]:
         from pytest_energy import report

@@ -34,6 +34,7 @@ class Row:
     change_half_width: float | None = None
     catches: float | None = None
     noise: str = ""
+    warning: str = ""
 
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""

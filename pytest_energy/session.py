@@ -93,7 +93,8 @@ class Session:
         if evidence.failure is not None:
             tolerance = gate.DEFAULT_TOLERANCE[question.metric] if question.tolerance is None else question.tolerance
             return Judgement(question.metric, Verdict.INVALID, tolerance, (evidence.failure,))
-        return self._judge(question, evidence.measurements, len(evidence.measurements) if self.settings.replay else self.settings.launches)
+        # Recordings are judged at once, without looks before the last: clear where a live run was, and perhaps where it was not.
+        return self._judge(question, evidence.measurements, None if self.settings.replay else self.settings.launches)
 
     def floor(self, cell: Cell, metric: Metric) -> Floor:
         """The noise that the cell is judged by; it must have been measured.
@@ -116,7 +117,7 @@ class Session:
             self._baselines[place] = self.store.find(cell.key, gpu_name, on)
         return self._baselines[place]
 
-    def _judge(self, question: Question, measurements: Sequence[Measurement], budget: int) -> Judgement:
+    def _judge(self, question: Question, measurements: Sequence[Measurement], budget: int | None) -> Judgement:
         cell = question.cell
         baseline = self._baseline(cell, measurements)
         near_misses = self.store.near_misses(cell.key, _gpu_name(measurements)) if baseline is None else []
@@ -182,9 +183,10 @@ class Session:
         all_launches = self.settings.update or self.settings.noise
         measured: dict[str, list[Measurement]] = {canonical_key(c.key): [] for c in group}
         open_cells = list(group)
-        failure: str | None = "it was not measured"
+        failure: str | None = None
         try:
             for number in range(1, budget + 1):
+                failure = "measuring was interrupted"
                 failure = self._launch(open_cells, number, measured)
                 if failure is not None:
                     break

@@ -56,9 +56,10 @@ def test_readme_gate_is_ten_lines() -> None:
 
 
 def test_readme_gate_passes_for_an_unchanged_upgrade(users_pytest: Run) -> None:
-    result = users_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1'}")
+    """At batch size 64 three launches cannot tell, so that cell is left to a warning."""
+    result = users_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1'} --energy-inconclusive warn")
     assert result.ret == 0
-    assert "2 passed" in result.stdout.str()
+    result.stdout.fnmatch_lines(["llama-3.1-8b bs=8 *J/token* pass *", "*2 passed*"])
 
 
 def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run) -> None:

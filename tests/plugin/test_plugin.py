@@ -219,9 +219,9 @@ def test_what_stays_undecided_may_warn_instead_of_failing(project: Project) -> N
     project.store()
     project.record("vague", launches=1, power_w=512.0)
     assert project.run("-k", "test_energy", "--energy-replay", "vague").ret == 1
-    result = project.run("-k", "test_energy", "--energy-replay", "vague", "--energy-inconclusive", "warn", "-W", "default")
-    result.assert_outcomes(passed=2, warnings=2)
-    result.stdout.fnmatch_lines(["*PytestWarning: INCONCLUSIVE: tiny bs=2*", "tiny bs=2 * inconclusive"])
+    result = project.run("-k", "test_energy", "--energy-replay", "vague", "--energy-inconclusive", "warn", "-W", "error")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["tiny bs=2 * inconclusive", "warning: INCONCLUSIVE: tiny bs=2*", "  next: *"])
     dear = project.record("dear", power_w=600.0)
     project.run("-k", "test_energy", "--energy-replay", dear, "--energy-inconclusive", "warn").assert_outcomes(failed=2)
 

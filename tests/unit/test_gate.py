@@ -152,18 +152,44 @@ def test_a_gate_that_cannot_fire_does_not_pass(cell: Cell, baseline: Baseline) -
     assert "cannot fire" in judged.reasons[0]
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.floats(0.5, 2.0), min_size=1, max_size=5),
-    st.lists(st.floats(0.5, 2.0), min_size=3, max_size=5),
-    st.integers(2, 4),
-)
-def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(new: list[float], old: list[float], times: int) -> None:
-    def judged(a: list[float], b: list[float]) -> Verdict:
-        ratio = statistics.compare(a, b, NOISE[Metric.JOULES_PER_TOKEN])
-        return compare(Metric.JOULES_PER_TOKEN, ratio, 0.03, Rule().levels(len(a)))[0]
+values = st.floats(0.5, 2.0)
+news, olds = st.lists(values, min_size=1, max_size=5), st.lists(values, min_size=3, max_size=5)
+rules = st.builds(Rule, st.integers(1, 40), st.none(), st.sampled_from([ASSUMED_NOISE, NOISE]))
 
-    once, repeated = judged(new, old), judged(new * times, old * times)
+
+def on_values(metric: Metric, new: Sequence[float], old: Sequence[float], rule: Rule) -> Verdict:
+    ratio = statistics.compare(new, old, rule.noise[metric])
+    return compare(metric, ratio, DEFAULT_TOLERANCE[metric], rule.levels(len(new)))[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(news, olds, rules)
+def test_swapping_sides_mirrors_a_change_in_energy(new: list[float], old: list[float], rule: Rule) -> None:
+    mirrored = {Verdict.REGRESSED: Verdict.IMPROVED, Verdict.IMPROVED: Verdict.REGRESSED}
+    one = on_values(Metric.JOULES_PER_TOKEN, new, old, rule)
+    other = on_values(Metric.JOULES_PER_TOKEN, old, new, rule)
+    assert mirrored.get(one) == (other if other in mirrored else None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(news, olds, rules, st.sampled_from(Metric), st.integers(-20, 20))
+def test_scaling_both_sides_changes_no_verdict(new: list[float], old: list[float], rule: Rule, metric: Metric, power_of_two: int) -> None:
+    factor = 2.0**power_of_two  # exact, so that no verdict on the edge turns by rounding
+    scaled = on_values(metric, [v * factor for v in new], [v * factor for v in old], rule)
+    assert {on_values(metric, new, old, rule), scaled} != {Verdict.REGRESSED, Verdict.PASS}
+    before, after = (
+        statistics.compare(a, b, rule.noise[metric]) for a, b in ((new, old), ([v * factor for v in new], [v * factor for v in old]))
+    )
+    assert after.value == pytest.approx(before.value, rel=1e-12)
+    assert after.standard_error == pytest.approx(before.standard_error, rel=1e-6, abs=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(news, olds, rules, st.sampled_from(Metric), st.integers(2, 4))
+def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(
+    new: list[float], old: list[float], rule: Rule, metric: Metric, times: int
+) -> None:
+    once, repeated = on_values(metric, new, old, rule), on_values(metric, new * times, old * times, rule)
     opposite = {
         Verdict.REGRESSED: {Verdict.PASS, Verdict.IMPROVED},
         Verdict.IMPROVED: {Verdict.REGRESSED},
