@@ -41,12 +41,13 @@ class Scenario:
         deviation: of J/token between launches, relative.
         change: true relative change of J/token; throughput changes the other way.
         budget: launches at most.
-        floor: "measured" with ten degrees of freedom, its own error drawn anew for each cell; "upper", the same at the upper end of
+        floor: "measured" with `degrees` of freedom, its own error drawn anew for each cell; "upper", the same at the upper end of
             its 95 % interval; or "assumed".
         tails: degrees of freedom of Student t noise between launches; None for normal noise.
         drift: standard deviation, in deviations, of a shift between the baseline's day and the run's, common to all cells.
         bad_baseline: the baseline's mean lies at its 5th percentile, which makes every new launch look dear.
         baseline: launches in it.
+        degrees: of freedom of the measured noise.
     """
 
     deviation: float
@@ -57,6 +58,7 @@ class Scenario:
     drift: float = 0.0
     bad_baseline: bool = False
     baseline: int = BASELINE_LAUNCHES
+    degrees: int = 10
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,8 @@ def _floor(generator: np.random.Generator, s: Scenario, metric: Metric) -> Noise
     if s.floor == "assumed":
         return gate.ASSUMED_NOISE[metric]
     true = s.deviation * (RATE_RATIO if metric is Metric.TOKENS_PER_S else 1.0)
-    degrees = 10
-    spread = statistics.Spread(true * math.sqrt(generator.chisquare(degrees) / degrees), degrees)
-    return NoiseFloor(statistics.deviation_interval(spread)[1] if s.floor == "upper" else spread.deviation, degrees, measured=True)
+    spread = statistics.Spread(true * math.sqrt(generator.chisquare(s.degrees) / s.degrees), s.degrees)
+    return NoiseFloor(statistics.deviation_interval(spread)[1] if s.floor == "upper" else spread.deviation, s.degrees, measured=True)
 
 
 def judge_cell(
@@ -220,7 +221,9 @@ VARIANTS: dict[str, Scenario] = {
     "noise measured, heavy tails (Student t, 4 degrees of freedom)": Scenario(0, tails=4),
     "noise measured, drift of one deviation between the days": Scenario(0, drift=1.0),
     "noise measured, baseline at its 5th percentile": Scenario(0, bad_baseline=True),
-    "noise measured, up to 12 launches against a baseline of 8": Scenario(0, budget=12, baseline=8),
+    "noise measured with 30 degrees of freedom, up to 5 launches": Scenario(0, degrees=30),
+    "noise measured, up to 8 launches against a baseline of 5": Scenario(0, budget=8, baseline=5),
+    "noise measured, up to 12 launches against a baseline of 12": Scenario(0, budget=12, baseline=12),
 }
 
 
