@@ -118,6 +118,11 @@ class NoiseStore:
         self._folder = folder
         self._cache: dict[Path, dict[str, tuple[NoiseLaunch, ...]]] = {}
 
+    def check(self) -> None:
+        """Read every file, so that a damaged one is told before it costs a measurement."""
+        for path in sorted(self._folder.glob("*/noise/*.json")):
+            self._read(path)
+
     def path(self, key: Mapping[str, Any], gpu_name: str) -> Path:
         """The file of a cell's model on a GPU model."""
         return self._folder / slugify(gpu_name) / "noise" / f"{slugify(str(key['model']))}.json"

@@ -136,6 +136,9 @@ def _settings(config: pytest.Config) -> Settings:
         )
     if update and noise:
         raise pytest.UsageError("--energy-update stores a baseline, --energy-noise the runner's noise: give one of them")
+    launches = int(_number(config, "launches", 5, whole=True))
+    if update and not replay and launches < 3:
+        raise pytest.UsageError(f"--energy-launches {launches}: --energy-update needs three launches at least, nothing was measured")
     if reason is not None and not (update and reason.strip()):
         raise pytest.UsageError("--energy-update-reason goes with --energy-update, and says something")
     inconclusive = _option(config, "inconclusive")[0] or "fail"
@@ -156,7 +159,7 @@ def _settings(config: pytest.Config) -> Settings:
         noise=noise,
         replay=tuple(config.invocation_params.dir / path for path in replay),
         record=record_from / record if record and not replay else None,
-        launches=int(_number(config, "launches", 5, whole=True)),
+        launches=launches,
         inconclusive_fails=inconclusive == "fail",
         launch=LaunchSettings(
             python=python or sys.executable,

@@ -179,6 +179,7 @@ class Session:
         """Launch the engine until every cell that shares the launch is decided, or the budget is spent."""
         group = [c for c in self._cells if _launch_key(c) == _launch_key(cell)] or [cell]
         self.store.entries()  # a damaged file costs no GPU time
+        self.noise_store.check()
         budget = self.settings.launches
         all_launches = self.settings.update or self.settings.noise
         measured: dict[str, list[Measurement]] = {canonical_key(c.key): [] for c in group}

@@ -261,6 +261,40 @@ def test_noise_is_measured_added_up_and_judged_by(project: Project, live: list[l
     )
 
 
+def test_an_update_of_too_few_launches_is_refused_before_it_costs_any(project: Project, live: list[list[int]]) -> None:
+    result = project.run("--energy-update", "--energy-launches", "2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--energy-update needs three launches at least, nothing was measured"])
+    assert live == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--energy-update", "--energy-noise"], "*give one of them"),
+        (["--energy-update-reason", "because"], "*goes with --energy-update*"),
+        (["--energy-update", "--energy-update-reason", " "], "*says something"),
+        (["--energy-inconclusive", "maybe"], "*must be fail or warn"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(project: Project, options: list[str], message: str) -> None:
+    result = project.run(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+def test_a_damaged_noise_file_is_named_and_costs_no_launch(project: Project, live: list[list[int]]) -> None:
+    project.measure_noise()
+    path = project.path / "baselines/simulated-gpu/noise/tiny.json"
+    path.write_text("{")
+    before = project.files()
+    result = project.run()
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["*noise file *tiny.json is damaged*", "*git checkout*"])
+    assert live == []
+    assert project.files() == before
+
+
 def test_an_invalid_launch_adds_no_noise(project: Project) -> None:
     project.record("bad", faults=("throttled: hot",))
     before = project.files()
