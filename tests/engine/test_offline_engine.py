@@ -81,6 +81,7 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
         ("crash", "run", "RuntimeError: EngineCore died"),
         ("kill", "run", "ended by SIGKILL"),
         ("hang", "run", "no token for 1 s"),
+        ("hang_at_stop", "stop", "no answer for 1 s"),
         ("short", "run", "ended 1 tokens off its set length"),
         ("garbage", "run", "unreadable message"),
         ("flood", "run", "unreadable message"),
@@ -90,7 +91,7 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
     ],
 )
 def test_failures(open_engine: Open, fault: str, stage: str, message: str) -> None:
-    hangs = "no engine" in message or "no token" in message
+    hangs = message.endswith("for 1 s")
     engine = open_engine(fault, **({"load_timeout_s": 1, "progress_timeout_s": 1} if hangs else {}))
     sessions: list[int] = []
     started = subprocess.Popen.__init__
@@ -102,7 +103,7 @@ def test_failures(open_engine: Open, fault: str, stage: str, message: str) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess.Popen, "__init__", remember)
         with pytest.raises(EngineError, match=message) as caught, engine:
-            drive(engine, 4, 100_000)
+            drive(engine, 4, 2_000 if stage == "stop" else 100_000)
     assert caught.value.stage == stage
     assert sessions
     assert [session_members(session) for session in sessions] == [[]]
@@ -146,26 +147,40 @@ def test_an_interrupt_while_the_engine_is_given_time_to_exit(open_engine: Open, 
     assert session_members(session) == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_when_the_parent_ends(python: str, how: signal.Signals) -> None:
-    code = f"""
-        import signal
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
-        from pytest_energy.engines.offline import OfflineEngine
-        from pytest_energy.workload import Workload
-        with OfflineEngine({python!r}, {{"fault": "child"}}, 20, 20) as engine:
-            engine.start_load(Workload(4, 50), 4)
+UNDER_LOAD = """
+    with OfflineEngine({python!r}, {{"fault": "child"}}, 20, 20) as engine:
+        engine.start_load(Workload(4, 50), 4)
+        engine.take_steps()
+        print(engine.session_id, flush=True)
+        while True:
             engine.take_steps()
-            print(engine.session_id, flush=True)
-            while True:
-                engine.take_steps()
+"""
+LOADING = """
+    class Loading(OfflineEngine):
+        def _load(self):
+            print(self.session_id, flush=True)
+            return super()._load()
+    with Loading({python!r}, {{"fault": "hang_on_load"}}, 1000, 1000):
+        pass
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stage", [UNDER_LOAD, LOADING], ids=["under load", "loading"])
+def test_nothing_is_left_when_the_parent_ends(python: str, stage: str, how: signal.Signals) -> None:
+    code = """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
+    from pytest_energy.engines.offline import OfflineEngine
+    from pytest_energy.workload import Workload
     """
+    code += stage.format(python=python)
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
     )
     assert parent.stdout is not None
     session = int(parent.stdout.readline())
-    assert len(session_members(session)) == 2
+    assert session_members(session)
     os.kill(parent.pid, how)
     parent.wait(timeout=20)
     parent.stdout.close()

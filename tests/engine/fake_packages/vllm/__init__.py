@@ -1,7 +1,7 @@
 """A stand-in for vLLM that fails on demand, for failures that the real one cannot be brought to show quickly.
 
 The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, garbage_on_load, crash, kill, hang, short,
-garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
+hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
 and ignores SIGTERM).
 """
 
@@ -67,6 +67,8 @@ class LLMEngine:
         self.requests[request_id] = params.max_tokens
 
     def abort_request(self, request_ids):
+        if self.fault == "hang_at_stop":
+            time.sleep(1000)
         for request_id in request_ids:
             del self.requests[request_id]
 
