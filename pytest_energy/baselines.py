@@ -72,6 +72,18 @@ class Baseline:
     history: tuple[Mapping[str, Any], ...] = ()
     update_reason: str | None = None
 
+    @classmethod
+    def of(cls, measurements: Sequence[Measurement], history: Sequence[Mapping[str, Any]] = ()) -> "Baseline":
+        """The baseline that valid measurements, one per launch and in order, make."""
+        environments = [measurement.environment for measurement in measurements]
+        return cls(
+            key=measurements[0].key,
+            gpu_name=str(measurements[0].environment["gpu_name"]),
+            launches=tuple(map(LaunchValues.from_measurement, measurements)),
+            environment=max(environments, key=lambda environment: str(environment.get("date"))),
+            history=tuple(history),
+        )
+
     @property
     def boards(self) -> tuple[str, ...]:
         """UUIDs of the GPUs that it was measured on, sorted."""
@@ -205,13 +217,7 @@ class Store:
         gpu_name = str(first.environment["gpu_name"])
         previous = self.find(first.key, gpu_name, boards(first.environment))
         history = _history(previous) if previous else ()
-        baseline = Baseline(
-            key=first.key,
-            gpu_name=gpu_name,
-            launches=tuple(LaunchValues.from_measurement(m) for _, m in sorted(launches.items())),
-            environment=max(environments, key=lambda environment: str(environment.get("date"))),
-            history=history,
-        )
+        baseline = Baseline.of([m for _, m in sorted(launches.items())], history)
         losses = creep(baseline.summary, history, tolerance)
         if losses and reason is None:
             raise BaselineError(

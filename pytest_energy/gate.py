@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_energy import statistics
-from pytest_energy.baselines import Baseline, NearMiss
+from pytest_energy.baselines import Baseline, NearMiss, boards
 from pytest_energy.cell import key_differences
 from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Measurement
 from pytest_energy.statistics import Comparison, Estimate, Levels, NoiseFloor, Outcome
@@ -47,6 +47,9 @@ class Metric(enum.Enum):
 
 
 DEFAULT_TOLERANCE: Mapping[Metric, float] = {Metric.JOULES_PER_TOKEN: 0.03, Metric.TOKENS_PER_S: 0.10}
+# Of two engines in turns: throughput is not that of another day.
+PAIRED_TOLERANCE: Mapping[Metric, float] = {Metric.JOULES_PER_TOKEN: 0.03, Metric.TOKENS_PER_S: 0.05}
+MIN_PAIRS = 3
 ASSUMED_NOISE: Mapping[Metric, NoiseFloor] = {
     Metric.JOULES_PER_TOKEN: statistics.ASSUMED_JOULES_PER_TOKEN,
     Metric.TOKENS_PER_S: statistics.ASSUMED_TOKENS_PER_S,
@@ -61,18 +64,30 @@ class Rule:
         comparisons: cells × metrics that this run judges; they share its false-alarm level.
         budget: engine launches at most; None where all launches there are are judged at once.
         noise: the runner's noise between launches, by metric.
+        paired: whether the baseline's launches were made in turns with the new ones.
     """
 
     comparisons: int = 1
     budget: int | None = None
     noise: Mapping[Metric, NoiseFloor] = field(default_factory=lambda: ASSUMED_NOISE)
+    paired: bool = False
+
+    @property
+    def first_look(self) -> int:
+        """Launches before the first verdict."""
+        return MIN_PAIRS if self.paired else 1
+
+    def tolerance(self, metric: Metric) -> float:
+        """Where the test sets none."""
+        return (PAIRED_TOLERANCE if self.paired else DEFAULT_TOLERANCE)[metric]
 
     def levels(self, launches: int, last: bool = False) -> Levels:
         """The error levels after so many launches, or those of the last look."""
         if self.budget is None:
             return Levels(FALSE_ALARMS_PER_RUN / self.comparisons, MISSED_PER_CELL)
         budget = max(self.budget, launches)
-        return statistics.levels(budget if last else launches, budget, self.comparisons, FALSE_ALARMS_PER_RUN, MISSED_PER_CELL)
+        look = budget if last else launches
+        return statistics.levels(look, budget, self.comparisons, FALSE_ALARMS_PER_RUN, MISSED_PER_CELL, self.first_look)
 
 
 @dataclass(frozen=True)
@@ -142,6 +157,7 @@ class Judgement:
             of cases; None where nothing was compared.
         noise: between launches, measured or assumed, that the verdict rests on; None where nothing was compared.
         changed: what differs in the environment, one line each.
+        paired: whether `baseline` is the other engine of an interleaved comparison.
     """
 
     metric: Metric
@@ -156,6 +172,7 @@ class Judgement:
     smallest_caught: float | None = None
     noise: NoiseFloor | None = None
     changed: tuple[str, ...] = field(default=())
+    paired: bool = False
 
     @property
     def change(self) -> float | None:
@@ -194,7 +211,7 @@ def judge(
         rule: of this run; a single comparison of all launches with the assumed noise where None.
     """
     rule = rule or Rule()
-    tolerance = DEFAULT_TOLERANCE[metric] if tolerance is None else tolerance
+    tolerance = rule.tolerance(metric) if tolerance is None else tolerance
     faults = [f"launch {m.launch_id}: {fault}" for m in measurements if not m.valid for fault in m.faults]
     if faults:
         return Judgement(metric, Verdict.INVALID, tolerance, tuple(faults), baseline=baseline)
@@ -206,16 +223,24 @@ def judge(
         verdict = Verdict.NOT_COMPARABLE if any(miss.other_hardware for miss in near_misses) else Verdict.NO_BASELINE
         reasons = [f"no baseline fits: {miss.reason}" for miss in near_misses] or ["no baseline is stored for this cell"]
         return Judgement(metric, verdict, tolerance, tuple(reasons), sample=sample)
-    mismatch = _power_limit_mismatch(measurements, baseline)
+    on = boards(measurements[0].environment)
+    if rule.paired and baseline.boards != on:
+        mismatch: str | None = f"the reference ran on another board, {', '.join(baseline.boards)}, this one on {', '.join(on)}"
+    else:
+        mismatch = _power_limit_mismatch(measurements, baseline)
     if mismatch:
         return Judgement(metric, Verdict.NOT_COMPARABLE, tolerance, (mismatch,), sample=sample, baseline=baseline)
     new, old = [getattr(m, metric.value) for m in measurements], getattr(baseline, metric.value)
     noise = rule.noise[metric]
-    ratio = statistics.compare(new, old, noise)
+    if rule.paired and len(new) < MIN_PAIRS:
+        reason = f"{len(new)} of the {MIN_PAIRS} pairs of launches that a verdict needs"
+        return Judgement(metric, Verdict.INCONCLUSIVE, tolerance, (reason,), sample=sample, baseline=baseline, noise=noise, paired=True)
+    ratio = statistics.compare_pairs(new, old, noise) if rule.paired else statistics.compare(new, old, noise)
     at = rule.levels(len(new))
     verdict, reasons = compare(metric, ratio, tolerance, at)
     final = max(rule.budget or 0, len(new))
-    caught = statistics.smallest_caught(ratio, len(old), _limit(metric, tolerance), final, rule.levels(len(new), last=True))
+    at_last, fixed = rule.levels(len(new), last=True), None if rule.paired else len(old)
+    caught = statistics.smallest_caught(ratio, fixed, _limit(metric, tolerance), final, at_last)
     judgement = Judgement(
         metric=metric,
         verdict=verdict,
@@ -228,6 +253,7 @@ def judge(
         smallest_caught=math.expm1(caught),
         noise=noise,
         changed=tuple(what_changed(baseline.environment, measurements[-1].environment)),
+        paired=rule.paired,
     )
     if judgement.blind and verdict is Verdict.PASS:
         reason = "this gate cannot fire: launches differ so much that it would miss a change by a factor of two"

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,23 +36,9 @@ _SELECTED_IN_FULL: pytest.StashKey[bool] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options and their ini equivalents."""
-    group = parser.getgroup("energy", "energy per token of LLM engines (pytest-energy)")
-    add = group.addoption
-    add("--energy-update", action="store_true", help="create or replace the baselines of the selected tests")
-    add("--energy-update-reason", metavar="TEXT", help="why an update may accept a loss; kept with the baseline")
-    add("--energy-noise", action="store_true", help="measure and store the runner's noise, judge nothing (pytest-energy noise)")
-    add("--energy-replay", nargs="+", action="extend", metavar="DIR", default=[], help="judge recordings, measure nothing")
-    add("--energy-record", metavar="DIR", help="keep the recordings of a live run in DIR")
-    add("--energy-python", metavar="PATH", help="the interpreter whose vLLM is measured (default: this one)")
-    add("--energy-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting under test (repeatable)")
-    add("--energy-baselines", metavar="DIR", help="the store of baselines (default: baselines in the project)")
-    add("--energy-launches", metavar="N", help="engine launches at most, until all verdicts are clear (default: 5)")
-    add("--energy-inconclusive", metavar="fail|warn", help="what becomes of a test that stays undecided (default: fail)")
-    add("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
-    add("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
-    for name in ("python", "baselines", "record", "launches", "inconclusive", "load_timeout", "progress_timeout"):
-        parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
-    parser.addini("energy_engine_args", "defaults of --energy-engine-arg, one NAME=VALUE a line", type="linelist", default=[])
+    from pytest_energy import options
+
+    options.add(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -65,13 +50,14 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options and declare the marker."""
+    from pytest_energy import options
     from pytest_energy.markers import ARGUMENTS
 
     config.addinivalue_line("markers", f"energy({', '.join(ARGUMENTS)}): what the energy and throughput fixtures measure.")
     config.stash[_ROWS] = []
     config.stash[_NOISE] = []
     config.pluginmanager.register(_RowCollector(config.stash[_ROWS]))
-    config.stash[_SETTINGS] = _settings(config)
+    config.stash[_SETTINGS] = options.settings_of(config)
 
 
 @pytest.hookimpl(trylast=True)
@@ -82,113 +68,11 @@ def pytest_energy_open_meter(gpu_uuids: Sequence[str], is_engine_process: Callab
     return ZeusMeter(gpu_uuids, is_engine_process)
 
 
-def _option(config: pytest.Config, name: str) -> tuple[str | None, Path]:
-    """An option or else its ini value, and the folder that relative paths in it start from."""
-    value = config.getoption(f"energy_{name}")
-    if value is not None:
-        return value, config.invocation_params.dir
-    return config.getini(f"energy_{name}") or None, config.inipath.parent if config.inipath else config.rootpath
-
-
-def _number(config: pytest.Config, name: str, default: float, whole: bool = False) -> float:
-    text, _ = _option(config, name)
-    if text is None:
-        return default
-    try:
-        number = int(text) if whole else float(text)
-        if not 0 < number < 1e9:
-            raise ValueError
-    except ValueError:
-        kind = "whole number" if whole else "number"
-        raise pytest.UsageError(f"--energy-{name.replace('_', '-')} {text}: it must be a positive {kind}") from None
-    return number
-
-
-def _project_folder(config: pytest.Config) -> Path:
-    """Where the default store lies: the repository's top, seen from where pytest was called.
-
-    pytest's own rootdir is no help: it takes the words after --energy-replay for test paths, and moves up to what they
-    have in common.
-    """
-    here = config.invocation_params.dir
-    if config.getoption("rootdir"):
-        return config.rootpath
-    for folder in (here, *here.parents):
-        if any((folder / name).exists() for name in ("baselines", ".git", "pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg")):
-            return folder
-    return config.rootpath
-
-
-def _settings(config: pytest.Config) -> Settings:
-    from pytest_energy.settings import LaunchSettings, Settings, parse_engine_args
-
-    update, replay = config.getoption("energy_update"), config.getoption("energy_replay")
-    noise, reason = config.getoption("energy_noise"), config.getoption("energy_update_reason")
-    python, python_from = _option(config, "python")
-    if python and "/" in python:
-        python = str(python_from / Path(python).expanduser())
-    baselines, baselines_from = _option(config, "baselines")
-    record, record_from = _option(config, "record")
-    if (update or noise) and (hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)):
-        raise pytest.UsageError(
-            f"--energy-{'update' if update else 'noise'} does not work under pytest-xdist: several workers would write one file.\n"
-            "Run it again with -n 0."
-        )
-    if update and noise:
-        raise pytest.UsageError("--energy-update stores a baseline, --energy-noise the runner's noise: give one of them")
-    launches = int(_number(config, "launches", 5, whole=True))
-    if update and not replay and launches < 3:
-        raise pytest.UsageError(f"--energy-launches {launches}: --energy-update needs three launches at least, nothing was measured")
-    if reason is not None and not (update and reason.strip()):
-        raise pytest.UsageError("--energy-update-reason goes with --energy-update, and says something")
-    inconclusive = _option(config, "inconclusive")[0] or "fail"
-    if inconclusive not in ("fail", "warn"):
-        raise pytest.UsageError(f"--energy-inconclusive {inconclusive}: it must be fail or warn")
-    if replay and config.getoption("energy_record"):
-        raise pytest.UsageError("--energy-record keeps what is measured, and --energy-replay measures nothing: give one of them")
-    try:
-        engine_args = {**parse_engine_args(config.getini("energy_engine_args")), **parse_engine_args(config.getoption("energy_engine_arg"))}
-    except ValueError as error:
-        raise pytest.UsageError(f"--energy-engine-arg: {error}") from None
-    if replay and config.getoption("energy_engine_arg"):
-        raise pytest.UsageError("--energy-engine-arg sets up an engine, and --energy-replay launches none: leave it out")
-    return Settings(
-        baselines=baselines_from / baselines if baselines else _project_folder(config) / "baselines",
-        update=update,
-        update_reason=reason,
-        noise=noise,
-        replay=tuple(config.invocation_params.dir / path for path in replay),
-        record=record_from / record if record and not replay else None,
-        launches=launches,
-        inconclusive_fails=inconclusive == "fail",
-        launch=LaunchSettings(
-            python=python or sys.executable,
-            engine_args_under_test=engine_args,
-            load_timeout_s=_number(config, "load_timeout", 1200.0),
-            progress_timeout_s=_number(config, "progress_timeout", 60.0),
-        ),
-    )
-
-
 def pytest_report_header(config: pytest.Config) -> str:
     """The settings in force."""
-    settings = config.stash[_SETTINGS]
-    here = config.invocation_params.dir
+    from pytest_energy import options
 
-    def short(path: Path) -> str:
-        return os.path.relpath(path, here)
-
-    if settings.replay:
-        source = "replay of " + ", ".join(map(short, settings.replay))
-    else:
-        upto = "" if settings.update or settings.noise or settings.launches == 1 else "up to "
-        launches = "1 launch" if settings.launches == 1 else f"{settings.launches} launches"
-        source = f"live, {upto}{launches} of {settings.launch.python}"
-        if settings.launch.engine_args_under_test:
-            source += " with " + ", ".join(f"{k}={v}" for k, v in settings.launch.engine_args_under_test.items())
-    kept = f", recordings kept in {short(settings.record)}" if settings.record else ""
-    stored = "noise ADDED to" if settings.noise else "baselines UPDATED in" if settings.update else "baselines in"
-    return f"energy: {source}, {stored} {short(settings.baselines)}{kept}"
+    return options.header(config.stash[_SETTINGS], config.invocation_params.dir)
 
 
 def _is_gated(fixture_names: Sequence[str]) -> bool:
@@ -289,6 +173,10 @@ def _rerun(item: pytest.Item) -> str:
         words += ["--energy-python", settings.launch.python]
     for name, value in settings.launch.engine_args_under_test.items():
         words += ["--energy-engine-arg", f"{name}={json.dumps(value)}"]
+    if settings.reference is not None:
+        words += ["--energy-reference-python", settings.reference.python]
+        for name, value in settings.reference.engine_args_under_test.items():
+            words += ["--energy-reference-engine-arg", f"{name}={json.dumps(value)}"]
     if item.config.getoption("energy_baselines"):
         words += ["--energy-baselines", item.config.getoption("energy_baselines")]
     return shlex.join(words)

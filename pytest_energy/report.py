@@ -200,9 +200,10 @@ def _headline(judgement: Judgement) -> str:
         return f"{text} ({_launches(len(sample.launches))})"
     old = baseline.summary[judgement.metric.value]
     return (
-        f" {text.strip()} is {_percent(ratio.value)} against the baseline's {old:{pattern}} "
+        f" {text.strip()} is {_percent(ratio.value)} against the {'reference' if judgement.paired else 'baseline'}'s {old:{pattern}} "
         f"(95 % interval {_interval(ratio)}, tolerance {judgement.tolerance:.1%}; "
-        f"{_launches(len(sample.launches))} against {len(baseline.launches)} of vLLM {baseline.environment.get('vllm', '?')})"
+        + (f"{len(sample.launches)} pairs" if judgement.paired else f"{_launches(len(sample.launches))} against {len(baseline.launches)}")
+        + f" of vLLM {baseline.environment.get('vllm', '?')})"
     )
 
 
@@ -260,7 +261,12 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
                 ways.append(f"measure this runner's noise, once: pytest-energy noise {rerun.removeprefix('pytest ')}")
             more = "record more launches and replay all of them together"
             ways.append(more if replayed else f"measure with more launches: {rerun} --energy-launches 10")
-            return [*ways, "or compare both engines in turns on this GPU, which no drift can blur: docs/usage.md, Two engines in turns"]
+            if judgement.paired:
+                return ways
+            return [
+                *ways,
+                "or compare both engines in turns on this GPU: --energy-reference-python OLD (docs/usage.md, Two engines in turns)",
+            ]
         case Verdict.NO_BASELINE:
             return [f"if the cell is new, store one: {update}"]
         case Verdict.NOT_COMPARABLE:

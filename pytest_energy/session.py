@@ -4,8 +4,8 @@ Knows nothing of pytest. The plugin makes one of these and asks it; reports are 
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_energy import gate, live, measurement, recording, statistics
@@ -16,7 +16,7 @@ from pytest_energy.gate import Judgement, Metric, Rule, Verdict
 from pytest_energy.measurement import Measurement
 from pytest_energy.noise import Floor, Noise, NoiseStore
 from pytest_energy.recording import Recording
-from pytest_energy.settings import Settings
+from pytest_energy.settings import LaunchSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one cell: its measurements, one per launch, or why there are none (or not all)."""
+    """What is known of one cell.
+
+    Attributes:
+        measurements: one per launch.
+        failure: why there are none, or not all; None where nothing failed.
+        reference: of the other engine of an interleaved comparison, one per pair.
+    """
 
     measurements: tuple[Measurement, ...] = ()
     failure: str | None = None
+    reference: tuple[Measurement, ...] = ()
 
 
 @dataclass
@@ -55,7 +62,7 @@ class Session:
     _updates: dict[str, Update] = field(default_factory=dict)
     _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(default_factory=dict)
     _added: dict[str, int] = field(default_factory=dict)
-    _replayed: dict[str, list[Recording]] | None = None
+    _replayed: dict[tuple[Path, ...], dict[str, list[Recording]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
@@ -91,10 +98,11 @@ class Session:
         """
         evidence = self.evidence(question.cell)
         if evidence.failure is not None:
-            tolerance = gate.DEFAULT_TOLERANCE[question.metric] if question.tolerance is None else question.tolerance
-            return Judgement(question.metric, Verdict.INVALID, tolerance, (evidence.failure,))
+            rule = Rule(paired=self.settings.paired)
+            tolerance = rule.tolerance(question.metric) if question.tolerance is None else question.tolerance
+            return Judgement(question.metric, Verdict.INVALID, tolerance, (evidence.failure,), paired=rule.paired)
         # Recordings are judged at once, without looks before the last: clear where a live run was, and perhaps where it was not.
-        return self._judge(question, evidence.measurements, None if self.settings.replay else self.settings.launches)
+        return self._judge(question, evidence, None if self.settings.replay else self.settings.launches)
 
     def floor(self, cell: Cell, metric: Metric) -> Floor:
         """The noise that the cell is judged by; it must have been measured.
@@ -102,27 +110,35 @@ class Session:
         Raises:
             BaselineError, NoiseError: a file is damaged.
         """
-        measurements = self.evidence(cell).measurements
-        return self._floor(cell, metric, measurements, self._baseline(cell, measurements))
+        evidence = self.evidence(cell)
+        return self._floor(cell, metric, evidence.measurements, self._old_side(cell, evidence))
 
     def _floor(self, cell: Cell, metric: Metric, measurements: Sequence[Measurement], baseline: Baseline | None) -> Floor:
         judged = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
         return self.noise_store.floor(cell.key, _gpu_name(measurements), metric, judged)
 
-    def _baseline(self, cell: Cell, measurements: Sequence[Measurement]) -> Baseline | None:
-        """As it was before this run's updates."""
+    def _old_side(self, cell: Cell, evidence: Evidence) -> Baseline | None:
+        """What the cell is compared with: the other engine, or the baseline as it was before this run's updates."""
+        if self.settings.paired:
+            return Baseline.of(evidence.reference)
+        measurements = evidence.measurements
         gpu_name, on = _gpu_name(measurements), boards(measurements[0].environment)
         place = canonical_key(cell.key), gpu_name, on
         if place not in self._baselines:
             self._baselines[place] = self.store.find(cell.key, gpu_name, on)
         return self._baselines[place]
 
-    def _judge(self, question: Question, measurements: Sequence[Measurement], budget: int | None) -> Judgement:
-        cell = question.cell
-        baseline = self._baseline(cell, measurements)
+    def _judge(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:
+        cell, measurements = question.cell, evidence.measurements
+        rule = Rule(self.comparisons, budget, paired=self.settings.paired)
+        faults = [f"reference, launch {m.launch_id}: {fault}" for m in evidence.reference for fault in m.faults]
+        if faults:
+            tolerance = rule.tolerance(question.metric) if question.tolerance is None else question.tolerance
+            return Judgement(question.metric, Verdict.INVALID, tolerance, tuple(faults), paired=True)
+        baseline = self._old_side(cell, evidence)
         near_misses = self.store.near_misses(cell.key, _gpu_name(measurements)) if baseline is None else []
         noise = {metric: self._floor(cell, metric, measurements, baseline).floor for metric in Metric}
-        rule = Rule(self.comparisons, budget, noise)
+        rule = replace(rule, noise=noise)
         return gate.judge(question.metric, measurements, baseline, near_misses, question.tolerance, question.max_power_w, rule)
 
     def update(self, cell: Cell) -> Update:
@@ -178,21 +194,29 @@ class Session:
     def _measure_launch_group(self, cell: Cell) -> None:
         """Launch the engine until every cell that shares the launch is decided, or the budget is spent."""
         group = [c for c in self._cells if _launch_key(c) == _launch_key(cell)] or [cell]
+        sides = {"new": self.settings.launch}
+        if self.settings.reference is not None:
+            sides = {"reference": self.settings.reference, "new": self.settings.launch}
+        first_look = Rule(paired=self.settings.paired).first_look
         self.store.entries()  # a damaged file costs no GPU time
         self.noise_store.check()
         budget = self.settings.launches
         all_launches = self.settings.update or self.settings.noise
-        measured: dict[str, list[Measurement]] = {canonical_key(c.key): [] for c in group}
+        measured: dict[str, dict[str, list[Measurement]]] = {side: {canonical_key(c.key): [] for c in group} for side in sides}
         open_cells = list(group)
         failure: str | None = None
         try:
             for number in range(1, budget + 1):
                 failure = "measuring was interrupted"
-                failure = self._launch(open_cells, number, measured)
+                # Old new, new old, ...: drift falls on both sides alike.
+                for side in list(sides) if number % 2 else reversed(list(sides)):
+                    failure = self._launch(open_cells, number, side, sides[side], measured[side])
+                    if failure is not None:
+                        break
                 if failure is not None:
                     break
-                if not all_launches and number in statistics.looks(budget):
-                    open_cells = [c for c in open_cells if self._is_open(c, measured[canonical_key(c.key)], budget)]
+                if not all_launches and number in statistics.looks(budget, first_look):
+                    open_cells = [c for c in open_cells if self._is_open(c, _evidence(c, measured), budget)]
                 if not open_cells:
                     break
         except Exception as error:
@@ -201,38 +225,44 @@ class Session:
             raise
         finally:
             for c in group:
-                self._evidence[canonical_key(c.key)] = Evidence(tuple(measured[canonical_key(c.key)]), failure if c in open_cells else None)
+                self._evidence[canonical_key(c.key)] = replace(_evidence(c, measured), failure=failure if c in open_cells else None)
 
-    def _launch(self, cells: Sequence[Cell], number: int, measured: dict[str, list[Measurement]]) -> str | None:
+    def _launch(
+        self, cells: Sequence[Cell], number: int, side: str, launch: LaunchSettings, measured: dict[str, list[Measurement]]
+    ) -> str | None:
         """One engine launch; returns why it failed, None where it did not."""
+        named = f"the {side} engine ({launch.python}): " if self.settings.paired else ""
         try:
             # Closed at once whatever happens here, and the engine with it.
-            launched = live.record_launch(cells, self.settings.launch, self.open_meter, self._numbered(number), self._precision)
+            launched = live.record_launch(cells, launch, self.open_meter, self._numbered(number, side), self._precision)
             with contextlib.closing(launched):
                 for done, recorded in launched:
-                    self._keep(done, recorded)
+                    self._keep(done, recorded, side)
                     measured[canonical_key(done.key)].append(measurement.measure(recorded))
         except (EngineError, MeterError, RecordingError, NoiseError) as error:
-            return str(error)
+            return f"{named}{error}"
         return None
 
-    def _is_open(self, cell: Cell, measurements: Sequence[Measurement], budget: int) -> bool:
+    def _is_open(self, cell: Cell, evidence: Evidence, budget: int) -> bool:
         questions = [q for q in self._questions if canonical_key(q.cell.key) == canonical_key(cell.key)]
-        return any(self._judge(question, measurements, budget).undecided for question in questions)
+        return any(self._judge(question, evidence, budget).undecided for question in questions)
 
     def _precision(self, cell: Cell, gpu_name: str) -> float:
         """The standard error of a launch's J/token (relative) below which more cycles buy nothing: a third of the launches' deviation."""
         return self.noise_store.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN).floor.deviation / 3
 
-    def _numbered(self, number: int) -> Callable[[str], None]:
+    def _numbered(self, number: int, side: str) -> Callable[[str], None]:
         upto = "" if self.settings.update or self.settings.noise else "up to "
         prefix = f"launch {number} of {upto}{self.settings.launches}: " if self.settings.launches > 1 else ""
+        if self.settings.paired:
+            prefix = f"pair {number} of {upto}{self.settings.launches} ({side}): "
         return lambda text: self.progress(prefix + text)
 
-    def _keep(self, cell: Cell, recorded: Recording) -> None:
+    def _keep(self, cell: Cell, recorded: Recording, side: str) -> None:
         if self.settings.record is None:
             return
-        path = self.settings.record / recorded.launch_id / f"{cell.slug}{recording.SUFFIX}"
+        folder = self.settings.record / side if self.settings.paired else self.settings.record
+        path = folder / recorded.launch_id / f"{cell.slug}{recording.SUFFIX}"
         try:
             recording.write(recorded, path)
         except OSError as error:
@@ -242,18 +272,37 @@ class Session:
             ) from None
 
     def _replay(self, cell: Cell) -> Evidence:
-        if self._replayed is None:
-            self._replayed = _read_recordings(self.settings.replay, of_one_engine=not self.settings.noise)
-        found = self._replayed.get(canonical_key(cell.key), [])
+        new = self._replayed_launches(cell, self.settings.replay)
+        if not self.settings.reference_replay or new.failure is not None:
+            return new
+        old = self._replayed_launches(cell, self.settings.reference_replay)
+        if old.failure is not None:
+            return old
+        if len(old.measurements) != len(new.measurements):
+            return Evidence(
+                failure=f"{len(new.measurements)} launches of {cell.name} against {len(old.measurements)} of the reference make no pairs.\n"
+                "Give as many recordings for --energy-reference-replay as for --energy-replay."
+            )
+        return replace(new, reference=old.measurements)
+
+    def _replayed_launches(self, cell: Cell, folders: tuple[Path, ...]) -> Evidence:
+        if folders not in self._replayed:
+            self._replayed[folders] = _read_recordings(folders, of_one_engine=not self.settings.noise)
+        found = self._replayed[folders].get(canonical_key(cell.key), [])
         if found:
             return Evidence(tuple(measurement.measure(recorded) for recorded in found))
-        places = ", ".join(map(str, self.settings.replay))
+        places = ", ".join(map(str, folders))
         message = f"no recording of {cell.name} in {places}"
-        for recordings in self._replayed.values():
+        for recordings in self._replayed[folders].values():
             other = recordings[0].key
             if (other.get("model"), other.get("batch_size")) == (cell.key["model"], cell.batch_size):
                 message += f"\none of the same model and batch size differs in {', '.join(key_differences(other, cell.key))}"
         return Evidence(failure=f"{message}\nRecord it with --energy-record DIR, or deselect the test with -k.")
+
+
+def _evidence(cell: Cell, measured: Mapping[str, Mapping[str, list[Measurement]]]) -> Evidence:
+    key = canonical_key(cell.key)
+    return Evidence(tuple(measured["new"][key]), reference=tuple(measured.get("reference", {}).get(key, ())))
 
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:

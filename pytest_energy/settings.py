@@ -37,6 +37,8 @@ class Settings:
         launches: engine launches per cell in a live run: at most for a verdict, all of them for an update or the noise.
         inconclusive_fails: whether a test fails that stays undecided.
         launch: how engines are launched.
+        reference: how the other side of an interleaved comparison is launched; None to compare with baselines.
+        reference_replay: recordings of the other side, judged in pairs with `replay`; empty to compare with baselines.
     """
 
     baselines: Path
@@ -48,6 +50,13 @@ class Settings:
     launches: int
     inconclusive_fails: bool
     launch: LaunchSettings
+    reference: LaunchSettings | None = None
+    reference_replay: tuple[Path, ...] = ()
+
+    @property
+    def paired(self) -> bool:
+        """Whether two engines are compared launch by launch, and no baseline is asked."""
+        return self.reference is not None or bool(self.reference_replay)
 
 
 def parse_engine_args(texts: Sequence[str]) -> dict[str, Any]:

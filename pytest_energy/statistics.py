@@ -146,23 +146,24 @@ _ALARM_SPENT = {1: 0.05, 2: 0.15, 3: 0.30}
 _MISS_SPENT = {1: 0.20, 2: 0.20, 3: 0.25}
 
 
-def looks(budget: int) -> list[int]:
-    """After how many launches a run of at most `budget` launches judges: 1, 2, 3 and the budget."""
-    return sorted({n for n in (*_ALARM_SPENT, budget) if n <= budget})
+def looks(budget: int, first: int = 1) -> list[int]:
+    """After how many launches a run of at most `budget` launches judges: 1, 2, 3 and the budget, none before `first`."""
+    return sorted({n for n in (*_ALARM_SPENT, budget) if first <= n <= budget})
 
 
-def levels(look: int, budget: int, comparisons: int, alarm: float = 0.01, miss: float = 0.05) -> Levels:
+def levels(look: int, budget: int, comparisons: int, alarm: float = 0.01, miss: float = 0.05, first: int = 1) -> Levels:
     """The levels of the look after `look` launches.
 
     Args:
-        look: one of `looks(budget)`.
+        look: one of `looks(budget, first)`.
         budget: launches at most.
         comparisons: that share `alarm`.
         alarm: of all comparisons and looks together.
         miss: of all looks of one comparison together.
+        first: the first look.
     """
     if look == budget:
-        spent = [n for n in looks(budget) if n < budget]
+        spent = [n for n in looks(budget, first) if n < budget]
         share = 1 - math.fsum(_ALARM_SPENT[n] for n in spent), 1 - math.fsum(_MISS_SPENT[n] for n in spent)
     else:
         share = _ALARM_SPENT[look], _MISS_SPENT[look]
@@ -186,17 +187,17 @@ def decide(ratio: Comparison, worse: float, limit: float, at: Levels) -> Outcome
     return Outcome.WITHIN if worse + ratio.bound(1 - at.miss) < limit else Outcome.OPEN
 
 
-def smallest_caught(ratio: Comparison, old_launches: int, limit: float, budget: int, at: Levels, power: float = 0.95) -> float:
+def smallest_caught(ratio: Comparison, old_launches: int | None, limit: float, budget: int, at: Levels, power: float = 0.95) -> float:
     """The true change (log scale) that a run calls worse with probability `power`, if it goes on to its last look.
 
     Args:
         ratio: what is known after the look that ended the run.
-        old_launches: on the old side.
+        old_launches: on the old side, where it stays as it is; None where each new launch brings another old one.
         limit: as for `decide`.
         budget: launches on the new side at the last look.
         at: the last look's levels.
     """
-    more, root = budget - ratio.launches, math.sqrt(1 / budget + 1 / old_launches)
+    more, root = budget - ratio.launches, math.sqrt(1 / budget + (1 / old_launches if old_launches else 0))
     last = dataclasses.replace(
         ratio,
         launches=budget,
@@ -279,6 +280,19 @@ def compare(new: Sequence[float], old: Sequence[float], floor: NoiseFloor) -> Co
         alarm_spread=alarm_spread,
         floor_discarded=discarded,
     )
+
+
+def compare_pairs(new: Sequence[float], old: Sequence[float], floor: NoiseFloor) -> Comparison:
+    """new ÷ old of launches made in turns, pair by pair: what drifts slower than a pair takes cancels.
+
+    Args:
+        new, old: one positive value per pair, at least two, in order.
+        floor: the noise of a launch; a pair's ratio varies √2 times as much.
+    """
+    mean, squares, degrees = _log_moments([a / b for a, b in zip(new, old, strict=True)])
+    of_pairs = dataclasses.replace(floor, deviation=math.sqrt(2) * floor.deviation)
+    spread, alarm_spread, discarded = spread_of(squares, degrees, of_pairs)
+    return Comparison(math.exp(mean), len(new), math.sqrt(1 / len(new)), spread, alarm_spread, discarded)
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> Spread | None:

@@ -147,6 +147,24 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
     assert table(replayed) == table(live) != []
 
 
+def test_two_engines_in_turns(pytester: pytest.Pytester) -> None:
+    """Three pairs of real launches, kept and replayed; the machine's noise decides the verdict."""
+    (pytester.path / "tiny").mkdir()
+    (pytester.path / "tiny" / "config.json").write_text(json.dumps(CONFIG))
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TEST.replace("[2, 8]", "[8]").replace("energy, throughput", "energy"))
+    options = ["--energy-python", PYTHON, "--energy-reference-python", PYTHON, "--energy-launches", "3", "--energy-record", "kept"]
+    live = pytester.runpytest_subprocess(*options, "--energy-inconclusive", "warn")
+    live.stdout.fnmatch_lines(["*pair 1 of up to 3 (reference): tiny: loading*", "*pair 2 of up to 3 (new): tiny: loading*", "tiny bs=8 *"])
+    assert not {"invalid", "not comparable", "no baseline"} & {row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8")}
+    for side in ("new", "reference"):
+        measured = [measurement.measure(recording.read(file)) for file in recording.find(pytester.path / "kept" / side)]
+        assert len({m.launch_id for m in measured}) == 3
+        assert all(m.valid for m in measured)
+    replayed = pytester.runpytest_subprocess("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
+    replayed.stdout.fnmatch_lines(["tiny bs=8 *"])
+
+
 def test_the_named_interpreter_has_vllm() -> None:
     """A wrong name must not look like a skipped test."""
     subprocess.run([PYTHON, "-c", "import vllm"], check=True, capture_output=True)

@@ -12,6 +12,7 @@ from pytest_energy.statistics import (
     NoiseFloor,
     Outcome,
     compare,
+    compare_pairs,
     decide,
     deviation_interval,
     estimate,
@@ -147,3 +148,25 @@ def test_the_interval_of_a_deviation_covers_it() -> None:
         low, high = deviation_interval(spread)
         covered += low <= 0.01 <= high
     assert 0.935 <= covered / 2000 <= 0.965
+
+
+@given(st.lists(values, min_size=2, max_size=6), st.data())
+def test_pairs_swap_and_drift_cancels(old: list[float], data: st.DataObject) -> None:
+    """Swapping sides inverts; a factor that both launches of a pair share changes nothing."""
+    new = data.draw(st.lists(values, min_size=len(old), max_size=len(old)))
+    drift = data.draw(st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=len(old), max_size=len(old)))
+    one, swapped = compare_pairs(new, old, FLOOR), compare_pairs(old, new, FLOOR)
+    assert close(one, 1 / swapped.value, 1 / swapped.high, 1 / swapped.low)
+    drifted = compare_pairs([a * f for a, f in zip(new, drift, strict=True)], [b * f for b, f in zip(old, drift, strict=True)], FLOOR)
+    assert close(drifted, one.value, one.low, one.high)
+
+
+def test_coverage_of_pairs_when_launches_vary_as_measured() -> None:
+    generator = np.random.default_rng(5)
+    covered, runs = 0, 3000
+    for _ in range(runs):
+        day = np.exp(generator.normal(0, 0.05, 3))
+        a, b = (np.exp(generator.normal(0, FLOOR.deviation, 3)) * day for _ in range(2))
+        r = compare_pairs(a.tolist(), b.tolist(), FLOOR)
+        covered += r.low <= 1 <= r.high
+    assert 0.94 <= covered / runs <= 0.985

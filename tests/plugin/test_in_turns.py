@@ -1,0 +1,193 @@
+"""Two engines in turns: the order of launches, the verdict on pairs, failures that name their side, replay; on simulated launches."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy.errors import EngineError
+from tests import simulated
+from tests.plugin.project import Project
+
+OLD, NEW = "/old/python", "/new/python"
+IN_TURNS = ("--energy-python", NEW, "--energy-reference-python", OLD)
+
+Launched = list[tuple[str, list[int]]]
+
+
+class Engines:
+    """What the simulated engines draw (W), by interpreter and number of their launch; a launch may fail instead."""
+
+    def __init__(self) -> None:
+        self.launched: Launched = []
+        self.power_w: Callable[[str, int], float] = lambda python, launch: 500.0
+        self.fails: set[tuple[str, int]] = set()
+
+    def record_launch(self, cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None], precision: Any) -> Iterator[Any]:
+        self.launched.append((settings.python, [cell.batch_size for cell in cells]))
+        launch = sum(python == settings.python for python, _ in self.launched)
+        progress("tiny: loading (python)")
+        if (settings.python, launch) in self.fails:
+            raise EngineError("load", "CUDA error: out of memory")
+        for cell in cells:
+            yield (
+                cell,
+                simulated.recording(
+                    cell,
+                    launch_id=f"{len(self.launched):02d}",
+                    power_w=self.power_w(settings.python, launch),
+                    cycles=12.5,
+                    environment={
+                        "vllm": "1.0" if settings.python == OLD else "2.0",
+                        "engine_args_under_test": settings.engine_args_under_test,
+                    },
+                ),
+            )
+
+
+@pytest.fixture
+def engines(project: Project, monkeypatch: pytest.MonkeyPatch) -> Engines:
+    made = Engines()
+    monkeypatch.setattr("pytest_energy.live.record_launch", made.record_launch)
+    return made
+
+
+def order(engines: Engines) -> str:
+    return " ".join("old" if python == OLD else "new" for python, _ in engines.launched)
+
+
+def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(project: Project, engines: Engines) -> None:
+    project.measure_noise()
+    before = project.files()
+    result = project.run(*IN_TURNS)
+    result.assert_outcomes(passed=4)
+    assert order(engines) == "old new new old old new"
+    assert {tuple(sizes) for _, sizes in engines.launched} == {(2, 8)}
+    assert project.files() == before
+    result.stdout.fnmatch_lines(
+        [
+            f"energy: live, up to 5 pairs of launches: {NEW} in turns with {OLD}, baselines in baselines",
+            "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
+            "energy * s  pair 1 of up to 5 (new): tiny: loading*",
+            "tiny bs=2 * J/token * 0.5000 * pass *",
+        ]
+    )
+
+
+def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(project: Project, engines: Engines) -> None:
+    project.measure_noise()
+    engines.power_w = lambda python, launch: 560.0 if python == NEW else 500.0
+    result = project.run(*IN_TURNS, "--energy-engine-arg", "enforce_eager=true", "-k", "test_energy")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "REGRESSED: tiny bs=2, J/token 0.5600 is +12.0 % against the reference's 0.5000 (*; 3 pairs of vLLM 1.0)",
+            "  what changed: engine_args_under_test.enforce_eager: None → True; vllm: 1.0 → 2.0",
+            f"  next: measure again: pytest *--energy-python {NEW} --energy-engine-arg enforce_eager=true --energy-reference-python {OLD}*",
+        ]
+    )
+
+
+def test_what_drifts_from_pair_to_pair_cancels(project: Project, engines: Engines) -> None:
+    """The machine gets hotter by 10 % over the run: a comparison of means would drown in it."""
+    project.measure_noise()
+    engines.power_w = lambda python, launch: (500.0 if python == OLD else 525.0) * (1 + 0.05 * launch)
+    result = project.run(*IN_TURNS, "-k", "test_energy and bs2")
+    result.stdout.fnmatch_lines(["tiny bs=2 * +5.0% ±* regressed"])
+    assert len(engines.launched) == 6
+
+
+def test_only_undecided_cells_take_more_pairs(project: Project, engines: Engines) -> None:
+    project.measure_noise()
+    engines.power_w = lambda python, launch: 514.9 if python == NEW else 500.0
+    result = project.run(*IN_TURNS, "-k", "test_energy and bs2")
+    result.assert_outcomes(failed=1)
+    assert order(engines) == "old new new old old new new old old new"
+    result.stdout.fnmatch_lines(["INCONCLUSIVE: *; 5 pairs of vLLM 1.0)"])
+
+
+@pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "new")])
+def test_a_failure_names_its_side(project: Project, engines: Engines, python: str, side: str) -> None:
+    engines.fails = {(python, 2)}
+    result = project.run(*IN_TURNS)
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines([f"*the {side} engine ({python}): engine failed during load: CUDA error: out of memory"])
+
+
+def test_an_invalid_reference_is_no_measure(project: Project, engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = simulated.recording
+
+    def spoiled(cell: Any, **kwargs: Any) -> Any:
+        return made(cell, **kwargs, faults=("throttled: hot",) if kwargs["environment"]["vllm"] == "1.0" else ())
+
+    monkeypatch.setattr(simulated, "recording", spoiled)
+    result = project.run(*IN_TURNS)
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["*reference, launch 01: throttled: hot"])
+
+
+def test_one_interpreter_with_other_settings_is_another_side(project: Project, engines: Engines) -> None:
+    project.measure_noise()
+    result = project.run("--energy-python", NEW, "--energy-reference-engine-arg", "block_size=32", "-k", "test_energy")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines([f"energy: live, up to 5 pairs of launches: {NEW} in turns with {NEW} with block_size=32*"])
+
+
+def test_an_update_stores_the_new_side(project: Project, engines: Engines) -> None:
+    engines.power_w = lambda python, launch: 480.0 if python == NEW else 500.0
+    result = project.run(*IN_TURNS, "--energy-update", "--energy-launches", "3")
+    result.assert_outcomes(passed=4)
+    stored = (project.path / "baselines/simulated-gpu/tiny.json").read_text()
+    assert '"vllm": "2.0"' in stored
+    assert '"vllm": "1.0"' not in stored
+
+
+def test_recordings_of_both_sides_replay_in_pairs(project: Project, engines: Engines) -> None:
+    project.measure_noise()
+    engines.power_w = lambda python, launch: (560.0 if python == NEW else 500.0) + 20 * launch
+    live = project.run(*IN_TURNS, "--energy-record", "kept")
+    assert sorted(path.name for path in Path("kept").iterdir()) == ["new", "reference"]
+    replayed = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
+    assert "energy: replay of kept/new in turns with kept/reference, baselines in baselines" in replayed.outlines
+
+    def figures(result: pytest.RunResult) -> list[str]:
+        return [line for line in result.outlines if line.startswith("tiny bs=") and "regressed" in line]
+
+    assert figures(replayed) == figures(live)
+    assert len(figures(live)) == 2
+
+
+def test_too_few_pairs_and_unequal_sides_give_no_verdict(project: Project) -> None:
+    project.record("two", launches=2)
+    project.record("three")
+    few = project.run("--energy-replay", "two", "--energy-reference-replay", "two")
+    few.assert_outcomes(failed=4)
+    few.stdout.fnmatch_lines(["*2 of the 3 pairs of launches that a verdict needs"])
+    unequal = project.run("--energy-replay", "three", "--energy-reference-replay", "two")
+    unequal.assert_outcomes(failed=4)
+    unequal.stdout.fnmatch_lines(["*3 launches of tiny bs=2 against 2 of the reference make no pairs.*"])
+
+
+def test_another_board_is_no_reference(project: Project) -> None:
+    project.record("here")
+    project.record("there", environment={"gpu_uuids": ["GPU-11111111"]})
+    result = project.run("--energy-replay", "here", "--energy-reference-replay", "there")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["NOT COMPARABLE: *", "*the reference ran on another board, GPU-11111111, this one on GPU-00000000-*"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--energy-reference-replay", "x"], "*live on both sides*or replayed on both*"),
+        (["--energy-replay", "x", "--energy-reference-python", OLD], "*live on both sides*or replayed on both*"),
+        ([*IN_TURNS, "--energy-launches", "2"], "*three pairs of launches at least"),
+        ([*IN_TURNS, "--energy-noise"], "*leave the reference out"),
+        (["--energy-reference-engine-arg", "what"], "*is not NAME=VALUE*"),
+    ],
+)
+def test_options_that_do_not_go_together(project: Project, options: list[str], message: str) -> None:
+    result = project.run(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
