@@ -90,7 +90,7 @@ def test_readme_table_is_the_one_printed(run_pytest: Run) -> None:
     assert set(shown) <= set(rows(result.stdout.str()))
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_verdicts_on_the_measurements_page(run_pytest: Run, number: int) -> None:
     (block,) = (b for b in blocks("docs/measurements.md", "text") if b.startswith("$ pytest"))
     command, _, table = block.split("$ pytest ")[1:][number].partition("\n")
