@@ -1,5 +1,6 @@
 """What README and docs show is what happens: their suites are run as they stand, their tables computed again."""
 
+import json
 import re
 import shlex
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from benchmarks.gate_error_rates import tables
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
@@ -105,6 +108,22 @@ def test_launches_on_the_measurements_page() -> None:
     page = (ROOT / "docs" / "measurements.md").read_text()
     for table in printed.strip().split("\n\n"):
         assert table in page
+
+
+def test_error_rates_are_those_that_were_simulated() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "gate-error-rates.json").read_text())
+    assert results["runs"] >= 10_000
+    page = (ROOT / "docs" / "error-rates.md").read_text()
+    assert "\n".join(tables(results["ours"], results["others"])).strip() in page
+    rows = {row["deviation"]: row for row in results["ours"] if row["variant"] == "noise measured, up to 5 launches"}
+    summary = (ROOT / "docs" / "statistics.md").read_text()
+    for deviation in ("0.5%", "0.7%", "1.0%", "1.5%", "2.0%", "15.0%"):
+        row = rows[deviation]
+        figures = [f"{row[name]:.1%}" for name in ("false_alarm", "red_undecided")] + [
+            f"{row['launches_unchanged']:.2f}",
+            f"{row['+4%']:.1%}",
+        ]
+        assert f"| {deviation} | {' | '.join(figures)} |" in summary
 
 
 def test_links_lead_somewhere() -> None:
