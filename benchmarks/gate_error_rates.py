@@ -43,7 +43,7 @@ class Scenario:
         change: true relative change of J/token; throughput changes the other way.
         budget: launches at most.
         floor: "measured" with `degrees` of freedom, its own error drawn anew for each cell; "upper", the same at the upper end of
-            its 95 % interval; or "assumed".
+            its 95 % interval; "days", measured on as many days as it has launches, so that the drift is in it; or "assumed".
         tails: degrees of freedom of Student t noise between launches; None for normal noise.
         drift: standard deviation, in deviations, of a shift between the baseline's day and the run's, common to all cells.
         bad_baseline: the baseline's mean lies at its 5th percentile, which makes every new launch look dear.
@@ -98,6 +98,8 @@ def _floor(generator: np.random.Generator, s: Scenario, deviation: float, metric
     if s.floor == "assumed":
         return gate.ASSUMED_NOISE[metric]
     true = deviation * (RATE_RATIO if metric is Metric.TOKENS_PER_S else 1.0)
+    if s.floor == "days":
+        true *= math.sqrt(1 + s.drift**2)
     spread = statistics.Spread(true * math.sqrt(generator.chisquare(s.degrees) / s.degrees), s.degrees)
     return NoiseFloor(statistics.deviation_interval(spread)[1] if s.floor == "upper" else spread.deviation, s.degrees, measured=True)
 
@@ -223,6 +225,7 @@ VARIANTS: dict[str, Scenario] = {
     "noise measured, taken at its upper limit, up to 5 launches": Scenario((), floor="upper"),
     "noise measured, heavy tails (Student t, 4 degrees of freedom)": Scenario((), tails=4),
     "noise measured, drift of one deviation between the days": Scenario((), drift=1.0),
+    "noise measured over many days, the same drift": Scenario((), drift=1.0, floor="days"),
     "noise measured, baseline at its 5th percentile": Scenario((), bad_baseline=True),
     "noise measured with 30 degrees of freedom, up to 5 launches": Scenario((), degrees=30),
     "noise measured, up to 8 launches against a baseline of 5": Scenario((), budget=8, baseline=5),
