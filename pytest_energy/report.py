@@ -35,6 +35,7 @@ class Row:
     catches: float | None = None
     noise: str = ""
     warning: str = ""
+    paired: bool = False
 
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""
@@ -84,12 +85,15 @@ def row(cell: Cell, judgement: Judgement, noise: str = "", update: Update | None
         change_half_width=ratio.relative_half_width if ratio else None,
         catches=judgement.smallest_caught if update is None and judgement.verdict.green else None,
         noise=noise if ratio and update is None else "",
+        paired=judgement.paired,
     )
 
 
 def table(rows: Sequence[Row]) -> list[str]:
     """The rows as aligned lines under a heading; some 100 columns for names of usual length."""
-    return _aligned([_COLUMNS, *(_texts(r) for r in rows)])
+    paired = bool(rows) and all(r.paired for r in rows)
+    columns = ["reference" if paired and name == "baseline" else name for name in _COLUMNS]
+    return _aligned([columns, *(_texts(r) for r in rows)])
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -70,6 +70,7 @@ def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(project
             f"energy: live, up to 5 pairs of launches: {NEW} in turns with {OLD}, baselines in baselines",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 1 of up to 5 (new): tiny: loading*",
+            "cell * metric * J/token * W * tokens/s * reference * change * verdict * sees",
             "tiny bs=2 * J/token * 0.5000 * pass *",
         ]
     )
