@@ -13,7 +13,7 @@ from typing import Any
 from pytest_energy import statistics
 from pytest_energy.cell import canonical_key, key_differences, slugify
 from pytest_energy.errors import BaselineError
-from pytest_energy.measurement import Measurement
+from pytest_energy.measurement import Measurement, first_invalid
 from pytest_energy.recording import write_atomically
 
 SCHEMA_VERSION = 1
@@ -96,8 +96,8 @@ class Baseline:
 
     @property
     def tokens_per_s(self) -> list[float]:
-        """One value per launch: cycles hold equal tokens, so the launch's rate is the harmonic mean."""
-        return [len(launch.tokens_per_s) / math.fsum(1 / rate for rate in launch.tokens_per_s) for launch in self.launches]
+        """One value per launch."""
+        return statistics.launch_rates([launch.tokens_per_s for launch in self.launches])
 
     @property
     def power_w(self) -> list[float]:
@@ -108,10 +108,10 @@ class Baseline:
     def summary(self) -> dict[str, Any]:
         """Means over launches, and their number."""
         return {
-            "joules_per_token": _rounded(statistics.geometric_mean(self.joules_per_token)),
+            "joules_per_token": rounded(statistics.geometric_mean(self.joules_per_token)),
             "launches": len(self.launches),
-            "power_w": _rounded(math.fsum(self.power_w) / len(self.power_w)),
-            "tokens_per_s": _rounded(statistics.geometric_mean(self.tokens_per_s)),
+            "power_w": rounded(math.fsum(self.power_w) / len(self.power_w)),
+            "tokens_per_s": rounded(statistics.geometric_mean(self.tokens_per_s)),
         }
 
 
@@ -202,9 +202,9 @@ class Store:
         """
         first = measurements[0]
         launches = {measurement.launch_id: measurement for measurement in measurements}
-        for measurement in measurements:
-            if not measurement.valid:
-                raise BaselineError(f"launch {measurement.launch_id} is invalid: {'; '.join(measurement.faults)}")
+        invalid = first_invalid(measurements)
+        if invalid:
+            raise BaselineError(invalid)
         if len(launches) < MIN_LAUNCHES:
             raise BaselineError(
                 f"a baseline needs at least {MIN_LAUNCHES} launches, this is {len(launches)}: one launch says nothing about how "
@@ -330,12 +330,13 @@ def _damaged(path: Path, why: str) -> BaselineError:
     )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """`value` with the digits that files keep."""
     return float(f"{value:.{_DIGITS}g}")
 
 
 def _series(values: Sequence[float]) -> list[float]:
-    return [_rounded(value) for value in values]
+    return [rounded(value) for value in values]
 
 
 def _entry(baseline: Baseline) -> dict[str, Any]:
@@ -349,10 +350,10 @@ def _entry(baseline: Baseline) -> dict[str, Any]:
             {
                 "joules_per_token": _series(launch.joules_per_token),
                 "launch_id": launch.launch_id,
-                "power_cap_share": None if launch.power_cap_share is None else _rounded(launch.power_cap_share),
+                "power_cap_share": None if launch.power_cap_share is None else rounded(launch.power_cap_share),
                 "power_w": _series(launch.power_w),
                 "sm_clock_mhz": launch.sm_clock_mhz,
-                "static_power_w": None if launch.static_power_w is None else _rounded(launch.static_power_w),
+                "static_power_w": None if launch.static_power_w is None else rounded(launch.static_power_w),
                 "temperature_c": launch.temperature_c,
                 "tokens_per_s": _series(launch.tokens_per_s),
             }

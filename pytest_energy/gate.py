@@ -77,17 +77,21 @@ class Rule:
         """Launches before the first verdict."""
         return MIN_PAIRS if self.paired else 1
 
-    def tolerance(self, metric: Metric) -> float:
-        """Where the test sets none."""
-        return (PAIRED_TOLERANCE if self.paired else DEFAULT_TOLERANCE)[metric]
+    def tolerance(self, metric: Metric, of_test: float | None) -> float:
+        """The test's own, or else the default."""
+        return (PAIRED_TOLERANCE if self.paired else DEFAULT_TOLERANCE)[metric] if of_test is None else of_test
 
-    def levels(self, launches: int, last: bool = False) -> Levels:
-        """The error levels after so many launches, or those of the last look."""
+    def last_look(self, launches: int) -> int:
+        """How many launches a run has at its last look that has made so many."""
+        return max(self.budget or 0, launches)
+
+    def levels(self, launches: int) -> Levels:
+        """The error levels of the look after so many launches."""
         if self.budget is None:
             return Levels(FALSE_ALARMS_PER_RUN / self.comparisons, MISSED_PER_CELL)
-        budget = max(self.budget, launches)
-        look = budget if last else launches
-        return statistics.levels(look, budget, self.comparisons, FALSE_ALARMS_PER_RUN, MISSED_PER_CELL, self.first_look)
+        return statistics.levels(
+            launches, self.last_look(launches), self.comparisons, FALSE_ALARMS_PER_RUN, MISSED_PER_CELL, self.first_look
+        )
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ def judge(
         rule: of this run; a single comparison of all launches with the assumed noise where None.
     """
     rule = rule or Rule()
-    tolerance = rule.tolerance(metric) if tolerance is None else tolerance
+    tolerance = rule.tolerance(metric, tolerance)
     faults = [f"launch {m.launch_id}: {fault}" for m in measurements if not m.valid for fault in m.faults]
     if faults:
         return Judgement(metric, Verdict.INVALID, tolerance, tuple(faults), baseline=baseline)
@@ -236,11 +240,9 @@ def judge(
         reason = f"{len(new)} of the {MIN_PAIRS} pairs of launches that a verdict needs"
         return Judgement(metric, Verdict.INCONCLUSIVE, tolerance, (reason,), sample=sample, baseline=baseline, noise=noise, paired=True)
     ratio = statistics.compare_pairs(new, old, noise) if rule.paired else statistics.compare(new, old, noise)
-    at = rule.levels(len(new))
-    verdict, reasons = compare(metric, ratio, tolerance, at)
-    final = max(rule.budget or 0, len(new))
-    at_last, fixed = rule.levels(len(new), last=True), None if rule.paired else len(old)
-    caught = statistics.smallest_caught(ratio, fixed, _limit(metric, tolerance), final, at_last)
+    verdict, reasons = compare(metric, ratio, tolerance, rule.levels(len(new)))
+    last, fixed = rule.last_look(len(new)), None if rule.paired else len(old)
+    caught = statistics.smallest_caught(ratio, fixed, _limit(metric, tolerance), last, rule.levels(last))
     judgement = Judgement(
         metric=metric,
         verdict=verdict,

@@ -126,6 +126,14 @@ class Measurement:
         return self.cycles.tokens * len(self.cycles.time_s) / sum(self.cycles.time_s)
 
 
+def first_invalid(measurements: Sequence[Measurement]) -> str | None:
+    """The first of them that must not be kept, and why; None where all are valid."""
+    for measurement in measurements:
+        if not measurement.valid:
+            return f"launch {measurement.launch_id} is invalid: {'; '.join(measurement.faults)}"
+    return None
+
+
 def measure(recording: Recording) -> Measurement:
     """Everything the gate needs of one recording."""
     workload, batch_size = recording.key["workload"], int(recording.key["batch_size"])

@@ -6,17 +6,17 @@ only with others of the same cell, board, engine and settings, so nothing but th
 
 import json
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_energy import statistics
-from pytest_energy.baselines import boards
+from pytest_energy.baselines import boards, rounded
 from pytest_energy.cell import canonical_key, slugify
 from pytest_energy.errors import NoiseError
 from pytest_energy.gate import ASSUMED_NOISE, Metric, Rule
-from pytest_energy.measurement import Measurement
+from pytest_energy.measurement import Measurement, first_invalid
 from pytest_energy.recording import write_atomically
 from pytest_energy.statistics import NoiseFloor, Spread
 
@@ -62,11 +62,9 @@ class NoiseLaunch:
         )
 
     def mean(self, metric: Metric) -> float:
-        """Of the launch: energy over tokens, or tokens over time (cycles hold equal tokens)."""
-        values: tuple[float, ...] = getattr(self, metric.value)
-        if metric is Metric.JOULES_PER_TOKEN:
-            return math.fsum(values) / len(values)
-        return len(values) / math.fsum(1 / value for value in values)
+        """Of the launch: energy over tokens, or tokens over time."""
+        over_cycles = statistics.launch_means if metric is Metric.JOULES_PER_TOKEN else statistics.launch_rates
+        return over_cycles([getattr(self, metric.value)])[0]
 
 
 @dataclass(frozen=True)
@@ -92,19 +90,10 @@ class Noise:
         """
         if self.between is None:
             return None
-        floor = NoiseFloor(self.between.deviation, self.between.degrees_of_freedom, measured=True)
-        spread = Spread(floor.deviation, floor.degrees_of_freedom + launches + BASELINE_LAUNCHES - 2)
+        spread = Spread(self.between.deviation, self.between.degrees_of_freedom + launches + BASELINE_LAUNCHES - 2)
         ratio = statistics.Comparison(1.0, launches, math.sqrt(1 / launches + 1 / BASELINE_LAUNCHES), spread, spread)
         at = Rule(comparisons).levels(launches)
         return math.expm1(statistics.smallest_caught(ratio, BASELINE_LAUNCHES, 0.0, launches, at))
-
-
-@dataclass(frozen=True)
-class Floor:
-    """The noise that a cell is judged by, and in a few words where it comes from."""
-
-    floor: NoiseFloor
-    source: str
 
 
 class NoiseStore:
@@ -127,17 +116,16 @@ class NoiseStore:
         """The file of a cell's model on a GPU model."""
         return self._folder / slugify(gpu_name) / "noise" / f"{slugify(str(key['model']))}.json"
 
-    def add(self, measurements: Iterable[Measurement]) -> int:
+    def add(self, measurements: Sequence[Measurement]) -> int:
         """Add valid measurements of one cell; a launch that is there already is left out. Returns how many were new.
 
         Raises:
             NoiseError: a measurement is invalid; nothing was written.
             OSError: nothing was written.
         """
-        measurements = list(measurements)
-        for measurement in measurements:
-            if not measurement.valid:
-                raise NoiseError(f"launch {measurement.launch_id} is invalid: {'; '.join(measurement.faults)}")
+        invalid = first_invalid(measurements)
+        if invalid:
+            raise NoiseError(invalid)
         first = measurements[0]
         path = self.path(first.key, str(first.environment["gpu_name"]))
         self._cache.pop(path, None)  # another process may have changed the file since
@@ -162,7 +150,7 @@ class NoiseStore:
             boards=_board_range(launches, metric),
         )
 
-    def floor(self, key: Mapping[str, Any], gpu_name: str, metric: Metric, judged: Container[str] = ()) -> Floor:
+    def floor(self, key: Mapping[str, Any], gpu_name: str, metric: Metric, judged: Container[str] = ()) -> NoiseFloor:
         """The noise to judge a cell by: its own where it was measured, else that of the model's measured cells together, else assumed.
 
         Args:
@@ -181,7 +169,7 @@ class NoiseStore:
             return _measured(together, "measured on the model's cells together")
         so_far = f", {together.degrees_of_freedom} of {MIN_DEGREES} degrees of freedom measured" if together else ""
         assumed = ASSUMED_NOISE[metric]
-        return Floor(assumed, f"{assumed.deviation:.1%} assumed{so_far}")
+        return replace(assumed, source=f"{assumed.deviation:.1%} assumed{so_far}")
 
     def _read(self, path: Path) -> dict[str, tuple[NoiseLaunch, ...]]:
         if path not in self._cache:
@@ -189,9 +177,9 @@ class NoiseStore:
         return self._cache[path]
 
 
-def _measured(spread: Spread, how: str) -> Floor:
+def _measured(spread: Spread, how: str) -> NoiseFloor:
     source = f"{spread.deviation:.2%} {how}, {spread.degrees_of_freedom:.0f} degrees of freedom"
-    return Floor(NoiseFloor(spread.deviation, spread.degrees_of_freedom, measured=True), source)
+    return NoiseFloor(spread.deviation, spread.degrees_of_freedom, measured=True, source=source)
 
 
 def _groups(launches: Sequence[NoiseLaunch], metric: Metric) -> list[list[float]]:
@@ -228,7 +216,7 @@ def _rounded(values: Any) -> Any:
         return {name: _rounded(value) for name, value in values.items()}
     if isinstance(values, list | tuple):
         return [_rounded(value) for value in values]
-    return float(f"{values:.6g}") if isinstance(values, float) else values
+    return rounded(values) if isinstance(values, float) else values
 
 
 def _load(path: Path) -> dict[str, tuple[NoiseLaunch, ...]]:

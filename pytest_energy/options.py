@@ -74,11 +74,11 @@ def _project_folder(config: pytest.Config) -> Path:
     return config.rootpath
 
 
-def _refuse_conflicts(config: pytest.Config, launches: int) -> None:
+def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str) -> None:
     """Combinations that make no sense, before anything is measured."""
     value = config.getoption
     update, noise, replay = value("energy_update"), value("energy_noise"), value("energy_replay")
-    reason, inconclusive = value("energy_update_reason"), _option(config, "inconclusive")[0] or "fail"
+    reason = value("energy_update_reason")
     reference = value("energy_reference_python") or value("energy_reference_engine_arg")
     workers = hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)
     conflicts: list[tuple[Any, str]] = [
@@ -130,7 +130,8 @@ def settings_of(config: pytest.Config) -> Settings:
     """
     here = config.invocation_params.dir
     launches = int(_number(config, "launches", 5, whole=True))
-    _refuse_conflicts(config, launches)
+    inconclusive = _option(config, "inconclusive")[0] or "fail"
+    _refuse_conflicts(config, launches, inconclusive)
     replay, reference_python = config.getoption("energy_replay"), config.getoption("energy_reference_python")
     baselines, baselines_from = _option(config, "baselines")
     record, record_from = _option(config, "record")
@@ -158,7 +159,7 @@ def settings_of(config: pytest.Config) -> Settings:
         replay=tuple(here / path for path in replay),
         record=record_from / record if record and not replay else None,
         launches=launches,
-        inconclusive_fails=(_option(config, "inconclusive")[0] or "fail") == "fail",
+        inconclusive_fails=inconclusive == "fail",
         launch=launch,
         reference=reference,
         reference_replay=tuple(here / path for path in config.getoption("energy_reference_replay")),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_energy import options
 from pytest_energy.errors import EnergyError, UsageError
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ _SELECTED_IN_FULL: pytest.StashKey[bool] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options and their ini equivalents."""
-    from pytest_energy import options
-
     options.add(parser)
 
 
@@ -50,7 +49,6 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options and declare the marker."""
-    from pytest_energy import options
     from pytest_energy.markers import ARGUMENTS
 
     config.addinivalue_line("markers", f"energy({', '.join(ARGUMENTS)}): what the energy and throughput fixtures measure.")
@@ -70,8 +68,6 @@ def pytest_energy_open_meter(gpu_uuids: Sequence[str], is_engine_process: Callab
 
 def pytest_report_header(config: pytest.Config) -> str:
     """The settings in force."""
-    from pytest_energy import options
-
     return options.header(config.stash[_SETTINGS], config.invocation_params.dir)
 
 
@@ -254,9 +250,10 @@ class Gated:
                 update = session.update(cell)
             except (EnergyError, OSError) as error:
                 refusal = f"the baseline of {cell.name} was not updated: {error}"
-        noise = session.floor(cell, judgement.metric).source if judgement.ratio else ""
-        row = report.row(cell, judgement, noise, update, session.settings.inconclusive_fails)
-        explained = report.explain(cell, judgement, _rerun(item), bool(session.settings.replay))
+        row = report.row(cell, judgement, update, session.settings.inconclusive_fails)
+        explained = ""
+        if not judgement.verdict.green:
+            explained = report.explain(cell, judgement, _rerun(item), bool(session.settings.replay))
         if update is None and row.green and not judgement.verdict.green:
             # Told in the summary: as a Python warning it would fail where warnings are errors.
             row = replace(row, warning=explained)

@@ -54,13 +54,12 @@ class Row:
         return asdict(self)
 
 
-def row(cell: Cell, judgement: Judgement, noise: str = "", update: Update | None = None, inconclusive_fails: bool = True) -> Row:
+def row(cell: Cell, judgement: Judgement, update: Update | None = None, inconclusive_fails: bool = True) -> Row:
     """The table's row for a judged test, or for an updated baseline.
 
     Args:
         cell: what was measured.
         judgement: on it.
-        noise: where the noise comes from that the verdict rests on.
         update: what became of the baseline, under an update.
         inconclusive_fails: False where a test that stays undecided shall pass.
     """
@@ -84,7 +83,7 @@ def row(cell: Cell, judgement: Judgement, noise: str = "", update: Update | None
         change=ratio.value - 1 if ratio else None,
         change_half_width=ratio.relative_half_width if ratio else None,
         catches=judgement.smallest_caught if update is None and judgement.verdict.green else None,
-        noise=noise if ratio and update is None else "",
+        noise=judgement.noise.source if judgement.noise and ratio and update is None else "",
         paired=judgement.paired,
     )
 

@@ -14,9 +14,11 @@ from pytest_energy.cell import Cell, canonical_key, key_differences
 from pytest_energy.errors import EngineError, MeterError, NoiseError, RecordingError
 from pytest_energy.gate import Judgement, Metric, Rule, Verdict
 from pytest_energy.measurement import Measurement
-from pytest_energy.noise import Floor, Noise, NoiseStore
+from pytest_energy.noise import Noise, NoiseStore
 from pytest_energy.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
+
+Measured = Mapping[str, Mapping[str, list[Measurement]]]  # by side, then by cell key; one per launch
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,6 @@ class Session:
     _evidence: dict[str, Evidence] = field(default_factory=dict)
     _updates: dict[str, Update] = field(default_factory=dict)
     _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(default_factory=dict)
-    _added: dict[str, int] = field(default_factory=dict)
     _replayed: dict[tuple[Path, ...], dict[str, list[Recording]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,6 +76,10 @@ class Session:
     @property
     def _cells(self) -> list[Cell]:
         return list({canonical_key(question.cell.key): question.cell for question in self._questions}.values())
+
+    def _questions_on(self, cell: Cell) -> list[Question]:
+        key = canonical_key(cell.key)
+        return [question for question in self._questions if canonical_key(question.cell.key) == key]
 
     def evidence(self, cell: Cell) -> Evidence:
         """The cell's measurements; the first call for a launch measures all selected cells that share it.
@@ -98,24 +103,14 @@ class Session:
         """
         evidence = self.evidence(question.cell)
         if evidence.failure is not None:
-            rule = Rule(paired=self.settings.paired)
-            tolerance = rule.tolerance(question.metric) if question.tolerance is None else question.tolerance
-            return Judgement(question.metric, Verdict.INVALID, tolerance, (evidence.failure,), paired=rule.paired)
+            return self._invalid(question, [evidence.failure])
         # Recordings are judged at once, without looks before the last: clear where a live run was, and perhaps where it was not.
         return self._judge(question, evidence, None if self.settings.replay else self.settings.launches)
 
-    def floor(self, cell: Cell, metric: Metric) -> Floor:
-        """The noise that the cell is judged by; it must have been measured.
-
-        Raises:
-            BaselineError, NoiseError: a file is damaged.
-        """
-        evidence = self.evidence(cell)
-        return self._floor(cell, metric, evidence.measurements, self._old_side(cell, evidence))
-
-    def _floor(self, cell: Cell, metric: Metric, measurements: Sequence[Measurement], baseline: Baseline | None) -> Floor:
-        judged = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
-        return self.noise_store.floor(cell.key, _gpu_name(measurements), metric, judged)
+    def _invalid(self, question: Question, reasons: Sequence[str]) -> Judgement:
+        paired = self.settings.paired
+        tolerance = Rule(paired=paired).tolerance(question.metric, question.tolerance)
+        return Judgement(question.metric, Verdict.INVALID, tolerance, tuple(reasons), paired=paired)
 
     def _old_side(self, cell: Cell, evidence: Evidence) -> Baseline | None:
         """What the cell is compared with: the other engine, or the baseline as it was before this run's updates."""
@@ -129,16 +124,15 @@ class Session:
         return self._baselines[place]
 
     def _judge(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:
-        cell, measurements = question.cell, evidence.measurements
-        rule = Rule(self.comparisons, budget, paired=self.settings.paired)
+        cell, measurements, gpu_name = question.cell, evidence.measurements, _gpu_name(evidence.measurements)
         faults = [f"reference, launch {m.launch_id}: {fault}" for m in evidence.reference for fault in m.faults]
         if faults:
-            tolerance = rule.tolerance(question.metric) if question.tolerance is None else question.tolerance
-            return Judgement(question.metric, Verdict.INVALID, tolerance, tuple(faults), paired=True)
+            return self._invalid(question, faults)
         baseline = self._old_side(cell, evidence)
-        near_misses = self.store.near_misses(cell.key, _gpu_name(measurements)) if baseline is None else []
-        noise = {metric: self._floor(cell, metric, measurements, baseline).floor for metric in Metric}
-        rule = replace(rule, noise=noise)
+        near_misses = self.store.near_misses(cell.key, gpu_name) if baseline is None else []
+        judged = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
+        noise = {metric: self.noise_store.floor(cell.key, gpu_name, metric, judged) for metric in Metric}
+        rule = Rule(self.comparisons, budget, noise, self.settings.paired)
         return gate.judge(question.metric, measurements, baseline, near_misses, question.tolerance, question.max_power_w, rule)
 
     def update(self, cell: Cell) -> Update:
@@ -150,25 +144,19 @@ class Session:
         """
         key = canonical_key(cell.key)
         if key not in self._updates:
-            tolerance = {
-                q.metric.value: gate.DEFAULT_TOLERANCE[q.metric] if q.tolerance is None else q.tolerance
-                for q in self._questions
-                if canonical_key(q.cell.key) == key
-            }
+            # Against the history, so by the rule of stored baselines whatever this run compares.
+            tolerance = {q.metric.value: Rule().tolerance(q.metric, q.tolerance) for q in self._questions_on(cell)}
             self._updates[key] = self.store.update(self._whole_evidence(cell), tolerance, self.settings.update_reason)
         return self._updates[key]
 
-    def add_noise(self, cell: Cell) -> int:
-        """Add the cell's launches to the runner's noise, once per run. Returns how many were new.
+    def add_noise(self, cell: Cell) -> None:
+        """Add the cell's launches to the runner's noise; those that are there already count once.
 
         Raises:
             NoiseError: refused; nothing was written.
             RecordingError: there are no measurements.
         """
-        key = canonical_key(cell.key)
-        if key not in self._added:
-            self._added[key] = self.noise_store.add(self._whole_evidence(cell))
-        return self._added[key]
+        self.noise_store.add(self._whole_evidence(cell))
 
     def noise(self, cell: Cell, metric: Metric) -> Noise:
         """What is known of the runner's noise in this cell, all calls together."""
@@ -194,25 +182,18 @@ class Session:
     def _measure_launch_group(self, cell: Cell) -> None:
         """Launch the engine until every cell that shares the launch is decided, or the budget is spent."""
         group = [c for c in self._cells if _launch_key(c) == _launch_key(cell)] or [cell]
-        sides = {"new": self.settings.launch}
-        if self.settings.reference is not None:
-            sides = {"reference": self.settings.reference, "new": self.settings.launch}
         first_look = Rule(paired=self.settings.paired).first_look
         self.store.entries()  # a damaged file costs no GPU time
         self.noise_store.check()
         budget = self.settings.launches
         all_launches = self.settings.update or self.settings.noise
-        measured: dict[str, dict[str, list[Measurement]]] = {side: {canonical_key(c.key): [] for c in group} for side in sides}
+        measured: Measured = {side: {canonical_key(c.key): [] for c in group} for side in ("reference", "new")}
         open_cells = list(group)
         failure: str | None = None
         try:
             for number in range(1, budget + 1):
                 failure = "measuring was interrupted"
-                # Old new, new old, ...: drift falls on both sides alike.
-                for side in list(sides) if number % 2 else reversed(list(sides)):
-                    failure = self._launch(open_cells, number, side, sides[side], measured[side])
-                    if failure is not None:
-                        break
+                failure = self._launch_sides(open_cells, number, measured)
                 if failure is not None:
                     break
                 if not all_launches and number in statistics.looks(budget, first_look):
@@ -227,8 +208,20 @@ class Session:
             for c in group:
                 self._evidence[canonical_key(c.key)] = replace(_evidence(c, measured), failure=failure if c in open_cells else None)
 
+    def _launch_sides(self, cells: Sequence[Cell], number: int, measured: Measured) -> str | None:
+        """Launch the engine, or both in turns; returns why one failed, None where none did."""
+        sides = [("new", self.settings.launch)]
+        if self.settings.reference is not None:
+            sides.insert(0, ("reference", self.settings.reference))
+        # Old new, new old, ...: drift falls on both sides alike.
+        for side, launch in sides if number % 2 else reversed(sides):
+            failure = self._launch(cells, number, side, launch, measured[side])
+            if failure is not None:
+                return failure
+        return None
+
     def _launch(
-        self, cells: Sequence[Cell], number: int, side: str, launch: LaunchSettings, measured: dict[str, list[Measurement]]
+        self, cells: Sequence[Cell], number: int, side: str, launch: LaunchSettings, measured: Mapping[str, list[Measurement]]
     ) -> str | None:
         """One engine launch; returns why it failed, None where it did not."""
         named = f"the {side} engine ({launch.python}): " if self.settings.paired else ""
@@ -244,12 +237,11 @@ class Session:
         return None
 
     def _is_open(self, cell: Cell, evidence: Evidence, budget: int) -> bool:
-        questions = [q for q in self._questions if canonical_key(q.cell.key) == canonical_key(cell.key)]
-        return any(self._judge(question, evidence, budget).undecided for question in questions)
+        return any(self._judge(question, evidence, budget).undecided for question in self._questions_on(cell))
 
     def _precision(self, cell: Cell, gpu_name: str) -> float:
         """The standard error of a launch's J/token (relative) below which more cycles buy nothing: a third of the launches' deviation."""
-        return self.noise_store.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN).floor.deviation / 3
+        return self.noise_store.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN).deviation / 3
 
     def _numbered(self, number: int, side: str) -> Callable[[str], None]:
         upto = "" if self.settings.update or self.settings.noise else "up to "
@@ -300,9 +292,9 @@ class Session:
         return Evidence(failure=f"{message}\nRecord it with --energy-record DIR, or deselect the test with -k.")
 
 
-def _evidence(cell: Cell, measured: Mapping[str, Mapping[str, list[Measurement]]]) -> Evidence:
+def _evidence(cell: Cell, measured: Measured) -> Evidence:
     key = canonical_key(cell.key)
-    return Evidence(tuple(measured["new"][key]), reference=tuple(measured.get("reference", {}).get(key, ())))
+    return Evidence(tuple(measured["new"][key]), reference=tuple(measured["reference"][key]))
 
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:

@@ -31,11 +31,13 @@ class NoiseFloor:
         deviation: relative, 0.01 for 1 %.
         degrees_of_freedom: of its measurement; of an assumption, how many it counts for in a pass.
         measured: whether it was measured on this kind of runner.
+        source: in a few words, where it comes from.
     """
 
     deviation: float
     degrees_of_freedom: float
     measured: bool = False
+    source: str = dataclasses.field(default="", compare=False)
 
 
 # Pooled over the launches in recordings/ (1.0 % and 1.6 %; docs/measurements.md), the second rounded up, for throughput
@@ -151,7 +153,7 @@ def looks(budget: int, first: int = 1) -> list[int]:
     return sorted({n for n in (*_ALARM_SPENT, budget) if first <= n <= budget})
 
 
-def levels(look: int, budget: int, comparisons: int, alarm: float = 0.01, miss: float = 0.05, first: int = 1) -> Levels:
+def levels(look: int, budget: int, comparisons: int, alarm: float, miss: float, first: int = 1) -> Levels:
     """The levels of the look after `look` launches.
 
     Args:
@@ -211,6 +213,11 @@ def smallest_caught(ratio: Comparison, old_launches: int | None, limit: float, b
 def launch_means(launches: Sequence[Sequence[float]]) -> list[float]:
     """Each launch's mean over its cycles; `launches` is ragged, one sequence of cycle values per launch."""
     return [math.fsum(values) / len(values) for values in launches]
+
+
+def launch_rates(launches: Sequence[Sequence[float]]) -> list[float]:
+    """Each launch's rate (tokens/s): cycles hold equal tokens, so it is the harmonic mean of theirs; `launches` as above."""
+    return [len(rates) / math.fsum(1 / rate for rate in rates) for rates in launches]
 
 
 def _log_moments(values: Sequence[float]) -> tuple[float, float, int]:

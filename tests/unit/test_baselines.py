@@ -12,6 +12,7 @@ from pytest_energy.baselines import NearMiss, Store, Update
 from pytest_energy.cell import Cell
 from pytest_energy.errors import BaselineError
 from pytest_energy.measurement import Measurement, measure
+from tests.damage import UNREADABLE
 from tests.simulated import GPU_NAME, UUID, recording
 
 
@@ -165,12 +166,7 @@ def spoil(content: dict[str, Any], **changes: Any) -> str:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: "[]",
-        lambda text: "{}",
-        lambda text: "no JSON",
-        lambda text: "[" * 100_000,
+        *UNREADABLE,
         lambda text: text.replace('"schema_version": 1', '"schema_version": 2'),
         lambda text: json.dumps({**json.loads(text), "cells": []}),
         lambda text: spoil(json.loads(text), launches=[]),

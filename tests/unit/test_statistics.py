@@ -118,14 +118,14 @@ def test_all_looks_together_spend_the_levels_and_no_more(budget: int, comparison
 
 def test_one_launch_of_several_raises_no_alarm_however_bad() -> None:
     terrible = compare([2.0], [1.0] * 3, FLOOR)
-    assert decide(terrible, math.log(2.0), 0.03, levels(1, 5, 1)) is Outcome.OPEN
-    assert decide(terrible, math.log(2.0), 0.03, levels(1, 1, 1)) is Outcome.WORSE
+    assert decide(terrible, math.log(2.0), 0.03, levels(1, 5, 1, alarm=0.01, miss=0.05)) is Outcome.OPEN
+    assert decide(terrible, math.log(2.0), 0.03, levels(1, 1, 1, alarm=0.01, miss=0.05)) is Outcome.WORSE
 
 
 @given(st.integers(1, 6), st.integers(3, 6), st.sampled_from([FLOOR, ASSUMED]), st.integers(1, 40))
 def test_a_change_as_large_as_it_claims_to_catch_is_caught(new: int, old: int, floor: NoiseFloor, comparisons: int) -> None:
     """At the claimed change the expected ratio lies above the alarm's bound, and by the margin that 95 % of launches keep."""
-    at = levels(new, new, comparisons)
+    at = levels(new, new, comparisons, alarm=0.01, miss=0.05)
     caught = smallest_caught(compare([1.0] * new, [1.0] * old, floor), old, 0.03, new, at)
     ratio = compare([math.exp(caught)] * new, [1.0] * old, floor)
     assert decide(ratio, caught - ratio.bound(0.94), 0.03, at) is Outcome.WORSE
