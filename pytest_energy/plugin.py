@@ -344,11 +344,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         parsed = [Row(**row) for row in rows]
         terminalreporter.ensure_newline()
         terminalreporter.section("energy", sep="=")
-        heading, *lines = report.table(parsed)
-        terminalreporter.write_line(heading, bold=True)
-        for row, line in zip(parsed, lines, strict=True):
-            undecided = bool(row.warning)
-            terminalreporter.write_line(line, green=row.green and not undecided, yellow=undecided, red=not row.green)
+        for line, row in report.table(parsed):
+            terminalreporter.write_line(line, **(report.colour(row) if row else {"bold": True}))
         for line in report.noise_lines(parsed):
             terminalreporter.write_line(line)
         for row in parsed:

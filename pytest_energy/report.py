@@ -1,5 +1,6 @@
 """What people read in the terminal and in JUnit, made from judgements. Plain text in, plain text out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,7 @@ _COLUMNS = ("cell", "metric", "J/token", "W", "tokens/s", "baseline", "change", 
 _NOISE_COLUMNS = ("cell", "metric", "launches", "between launches", "within", *(f"{n} finds" for n in DETECTABLE_WITH))
 _LEFT = {"cell", "metric", "verdict"}
 _MAX_CHANGES = 12
+_MAX_COLUMNS = 100  # of the table; names that would make it wider stand on lines of their own
 
 
 @dataclass(frozen=True)
@@ -88,19 +90,40 @@ def row(cell: Cell, judgement: Judgement, update: Update | None = None, inconclu
     )
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """The rows as aligned lines under a heading; some 100 columns for names of usual length."""
+def table(rows: Sequence[Row]) -> list[tuple[str, Row | None]]:
+    """Aligned lines, each with the row that it shows; a heading shows none.
+
+    Where it would be wider than 100 columns they stand closer; where names are too long for that, a model's name stands on a line
+    of its own above its rows.
+    """
     paired = bool(rows) and all(r.paired for r in rows)
     columns = ["reference" if paired and name == "baseline" else name for name in _COLUMNS]
-    return _aligned([columns, *(_texts(r) for r in rows)])
+    texts = [columns, *(_texts(r) for r in rows)]
+    for gap in ("  ", " "):
+        heading, *lines = _aligned(texts, gap)
+        if max(map(len, [heading, *lines])) <= _MAX_COLUMNS:
+            return [(heading, None), *zip(lines, rows, strict=True)]
+    models = [r.cell.rpartition(" ")[0] for r in rows]
+    heading, *lines = _aligned([columns, *(("  " + r.cell.rpartition(" ")[2], *_texts(r)[1:]) for r in rows)], " ")
+    shown: list[tuple[str, Row | None]] = [(heading, None)]
+    for before, model, line, r in zip(["", *models], models, lines, rows, strict=False):
+        shown += [(model, None)] * (model != before) + [(line, r)]
+    return shown
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+def colour(r: Row) -> dict[str, bool]:
+    """The row's markup in pytest's terminal, by verdict: what changed stands out, what is undecided is yellow whether it fails or not."""
+    if r.verdict == Verdict.INCONCLUSIVE.value:
+        return {"yellow": True}
+    return {"green": r.green, "red": not r.green, "bold": r.verdict in (Verdict.IMPROVED.value, Verdict.REGRESSED.value)}
+
+
+def _aligned(lines: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
     """Columns of texts, the first line their headings; figures are set flush right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     left = [name in _LEFT for name in lines[0]]
     return [
-        "  ".join(text.ljust(width) if flush else text.rjust(width) for text, width, flush in zip(line, widths, left, strict=True)).rstrip()
+        gap.join(text.ljust(width) if flush else text.rjust(width) for text, width, flush in zip(line, widths, left, strict=True)).rstrip()
         for line in lines
     ]
 
@@ -176,20 +199,58 @@ def _texts(r: Row) -> tuple[str, ...]:
     return (r.cell, UNIT[Metric(r.metric)], *figures, r.verdict, catches)
 
 
-def explain(cell: Cell, judgement: Judgement, rerun: str, replayed: bool) -> str:
-    """Why a test fails: what, how sure, what moved, what differs, what to type next.
+@dataclass(frozen=True)
+class Explanation:
+    """A judged test in words, in the order in which they are read; the texts are empty where there is nothing to say.
+
+    Attributes:
+        what: the verdict, the figure and what it is compared with.
+        how_sure: interval, tolerance and launches of a comparison.
+        reasons: what led to the verdict, one line each.
+        split: the change as power ÷ throughput, and which of them moved.
+        changed: what differs between the two sides; None where nothing was compared.
+        next: what to type, one way a line.
+    """
+
+    what: str
+    how_sure: str
+    reasons: tuple[str, ...]
+    split: str
+    changed: str | None
+    next: tuple[str, ...]
+
+
+def explanation(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Explanation:
+    """Why a test has its verdict.
 
     Args:
+        name: of the cell.
+        judgement: on it.
         rerun: a command line that runs just this test, without options.
         replayed: whether recordings were judged, not a live engine.
     """
-    lines = [f"{judgement.verdict.value.upper()}: {cell.name}, {UNIT[judgement.metric]}{_headline(judgement)}"]
-    lines += [f"  {line}" for reason in judgement.reasons for line in reason.splitlines()]
-    lines += [f"  {line}" for line in _why(judgement)]
-    if judgement.ratio is not None:
-        lines.append("  what changed: " + _changes(judgement.changed))
-    lines += [f"  next: {line}" for line in _next(judgement, rerun, replayed)]
-    return "\n".join(lines)
+    return Explanation(
+        what=f"{judgement.verdict.value.upper()}: {name}, {UNIT[judgement.metric]}{_headline(judgement)}",
+        how_sure=_how_sure(judgement),
+        reasons=tuple(line for reason in judgement.reasons for line in reason.splitlines()),
+        split=_split(judgement),
+        changed=None if judgement.ratio is None else _changes(judgement.changed),
+        next=tuple(_next(judgement, rerun, replayed)),
+    )
+
+
+def explain(cell: Cell, judgement: Judgement, rerun: str, replayed: bool) -> str:
+    """The explanation as the failure's text; five lines for a regression: what, how sure, split, what changed, next."""
+    said = explanation(cell.name, judgement, rerun, replayed)
+    how_sure, reasons = said.how_sure, said.reasons
+    if judgement.only_over_budget:
+        how_sure = ""  # of the budget nothing is estimated
+    elif judgement.verdict is Verdict.REGRESSED:
+        how_sure, reasons = "; ".join((how_sure, *reasons)), ()
+    lines = [f"how sure: {how_sure}"] if how_sure else []
+    lines += [*reasons, *([said.split] if said.split else [])]
+    lines += [] if said.changed is None else [f"what changed: {said.changed}"]
+    return "\n  ".join([said.what, *lines, *(f"next: {line}" for line in said.next)])
 
 
 def _headline(judgement: Judgement) -> str:
@@ -198,35 +259,39 @@ def _headline(judgement: Judgement) -> str:
         return ""
     value = getattr(sample, judgement.metric.value).value
     pattern = "#.4g" if judgement.metric is Metric.JOULES_PER_TOKEN else ",.0f"
-    text = f" {value:{pattern}}"
     if ratio is None or baseline is None:
-        return f"{text} ({_launches(len(sample.launches))})"
+        return f" {value:{pattern}} ({_launches(len(sample.launches))})"
     old = baseline.summary[judgement.metric.value]
-    return (
-        f" {text.strip()} is {_percent(ratio.value)} against the {'reference' if judgement.paired else 'baseline'}'s {old:{pattern}} "
-        f"(95 % interval {_interval(ratio)}, tolerance {judgement.tolerance:.1%}; "
-        + (f"{len(sample.launches)} pairs" if judgement.paired else f"{_launches(len(sample.launches))} against {len(baseline.launches)}")
-        + f" of vLLM {baseline.environment.get('vllm', '?')})"
-    )
+    return f" {value:{pattern}} is {_percent(ratio.value)} against the {'reference' if judgement.paired else 'baseline'}'s {old:{pattern}}"
 
 
-def _why(judgement: Judgement) -> list[str]:
+def _how_sure(judgement: Judgement) -> str:
+    ratio, sample, baseline = judgement.ratio, judgement.sample, judgement.baseline
+    if ratio is None or sample is None or baseline is None:
+        return ""
+    new = f"{len(sample.launches)} pairs" if judgement.paired else f"{_launches(len(sample.launches))} against {len(baseline.launches)}"
+    engine = f"vLLM {baseline.environment.get('vllm', '?')}"
+    return f"95 % interval {_interval(ratio)}, tolerance {100 * judgement.tolerance:.1f} %; {new} of {engine}"
+
+
+def _split(judgement: Judgement) -> str:
     sample, baseline = judgement.sample, judgement.baseline
     if judgement.ratio is None or sample is None or baseline is None:
-        return []
+        return ""
     old = baseline.summary
     power = sample.power_w / old["power_w"]
     rate = sample.tokens_per_s.value / old["tokens_per_s"]
-    lines = [
+    figures = (
         f"power {sample.power_w:.0f} W ({_percent(power)}) ÷ throughput {sample.tokens_per_s.value:,.0f} tokens/s ({_percent(rate)})"
         f" = {sample.joules_per_token.value:#.4g} J/token"
-    ]
-    explained = judgement.verdict is Verdict.REGRESSED and not judgement.only_over_budget
-    if explained and rate < power < 1:
-        lines.append("power fell too, but throughput fell further: every token holds the GPU longer")
-    if explained and judgement.metric is Metric.JOULES_PER_TOKEN:
-        lines.append("reading: " + _reading(judgement.split))
-    return lines
+    )
+    if judgement.verdict is not Verdict.REGRESSED or judgement.only_over_budget:
+        return figures
+    clauses = ["power fell too, but throughput fell further: every token holds the GPU longer"] if rate < power < 1 else []
+    told = judgement.split is not None and judgement.split.reading != "cannot tell"
+    if judgement.metric is Metric.JOULES_PER_TOKEN and (told or not clauses):
+        clauses.append(_reading(judgement.split))
+    return "; ".join((figures, *clauses))
 
 
 def _reading(split: Split | None) -> str:
@@ -239,7 +304,8 @@ def _reading(split: Split | None) -> str:
         "cannot tell": "cannot tell static from dynamic energy within the uncertainty of the static power",
     }[split.reading]
     low, high = sorted((split.static_low, split.static_high))
-    return f"{words} (static part {low:+.3g} to {high:+.3g} of {split.total:+.3g} J/token)"
+    digits = max(0, 1 - math.floor(math.log10(abs(split.total)))) if split.total else 4
+    return f"{words} (static part {low:+.{digits}f} to {high:+.{digits}f} of {split.total:+.{digits}f} J/token)"
 
 
 def _changes(changed: Sequence[str]) -> str:
@@ -256,8 +322,9 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
         return ["raise max_power_w in the test if the budget allows it; a baseline update does not change it"]
     match judgement.verdict:
         case Verdict.REGRESSED:
-            again = [] if replayed else [f"measure again: {rerun}"]
-            return [*again, f"if the change is wanted: {update}"]
+            return [
+                f"if the change is wanted: {update}" if replayed else f"measure again: {rerun}   (--energy-update, if the change is wanted)"
+            ]
         case Verdict.INCONCLUSIVE:
             ways = []
             if judgement.noise is not None and not judgement.noise.measured:

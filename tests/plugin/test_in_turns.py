@@ -83,7 +83,8 @@ def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(project: Projec
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "REGRESSED: tiny bs=2, J/token 0.5600 is +12.0 % against the reference's 0.5000 (*; 3 pairs of vLLM 1.0)",
+            "REGRESSED: tiny bs=2, J/token 0.5600 is +12.0 % against the reference's 0.5000",
+            "  how sure: 95 % interval *; 3 pairs of vLLM 1.0",
             "  what changed: engine_args_under_test.enforce_eager: None → True; vllm: 1.0 → 2.0",
             f"  next: measure again: pytest *--energy-python {NEW} --energy-engine-arg enforce_eager=true --energy-reference-python {OLD}*",
         ]
@@ -105,7 +106,7 @@ def test_only_undecided_cells_take_more_pairs(project: Project, engines: Engines
     result = project.run(*IN_TURNS, "-k", "test_energy and bs2")
     result.assert_outcomes(failed=1)
     assert order(engines) == "old new new old old new new old old new"
-    result.stdout.fnmatch_lines(["INCONCLUSIVE: *; 5 pairs of vLLM 1.0)"])
+    result.stdout.fnmatch_lines(["INCONCLUSIVE: *", "  how sure: *; 5 pairs of vLLM 1.0"])
 
 
 @pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "new")])

@@ -1,0 +1,80 @@
+"""The summary as it is read: coloured by verdict on a terminal, plain in logs, five lines for a regression."""
+
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.plugin.project import Project
+
+ESCAPE = "\x1b["
+
+
+def colours(result: pytest.RunResult) -> dict[str, str]:
+    """SGR codes (1 bold, 31 red, 32 green, 33 yellow) by verdict, from the table's rows of J/token."""
+    found = {}
+    for line in result.outlines:
+        match = re.match(r"((?:\x1b\[\d+m)+)tiny bs=\d+ +J/token .* (pass|regressed|improved|inconclusive)\b", line)
+        if match:
+            found[match[2]] = " ".join(re.findall(r"\[(\d+)m", match[1]))
+    return found
+
+
+@pytest.mark.parametrize(("power_w", "verdict", "codes"), [(500, "pass", "32"), (560, "regressed", "31 1"), (440, "improved", "32 1")])
+def test_rows_are_coloured_by_verdict(project: Project, power_w: float, verdict: str, codes: str) -> None:
+    project.store()
+    project.record("new", power_w=power_w)
+    assert colours(project.run("--energy-replay", "new", "--color=yes")) == {verdict: codes}
+
+
+@pytest.mark.parametrize("inconclusive", ["fail", "warn"])
+def test_what_is_undecided_is_yellow_whether_it_fails_or_not(project: Project, inconclusive: str) -> None:
+    project.store()
+    project.record("vague", launches=1, power_w=512.0)
+    arguments = ("--energy-replay", "vague", "--color=yes", "--energy-inconclusive", inconclusive)
+    assert colours(project.run(*arguments)) == {"inconclusive": "33"}
+
+
+def on_a_terminal(project: Project, **environment: str) -> str:
+    """What a run writes to a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--energy-replay", "dear"]
+    plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "PY_COLORS", "FORCE_COLOR")}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=project.path, env={**plain, "TERM": "xterm", **environment}):
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):  # how a terminal says that it was closed
+            while read := os.read(ours, 65536):
+                written += read
+    os.close(ours)
+    return written.decode()
+
+
+def test_no_colour_under_no_color_and_in_logs(project: Project) -> None:
+    project.store()
+    project.record("dear", power_w=560.0)
+    assert ESCAPE not in project.run("--energy-replay", "dear").stdout.str()
+    red = f"{ESCAPE}31m{ESCAPE}1mtiny bs=2"
+    assert red in on_a_terminal(project)
+    assert ESCAPE + "3" not in on_a_terminal(project, NO_COLOR="1")
+
+
+def test_a_regression_takes_five_lines(project: Project) -> None:
+    project.store()
+    project.record("dear", power_w=560.0, environment={"vllm": "0.0.2"})
+    lines = project.run("--energy-replay", "dear", "-k", "test_energy and bs2").outlines
+    start = next(i for i, line in enumerate(lines) if line.startswith("REGRESSED: "))
+    assert [re.sub(r"\d+\.\d+|\d+", "#", line) for line in lines[start : start + 5]] == [
+        "REGRESSED: tiny bs=#, J/token # is +# % against the baseline's #",
+        "  how sure: # % interval +# % to +# %, tolerance # %; # launches against # of vLLM #.#",
+        "  power # W (+# %) ÷ throughput #,# tokens/s (+# %) = # J/token; mostly work per token: other kernels or precision "
+        "(static part +# to +# of +# J/token)",
+        "  what changed: vllm: #.# → #.#",
+        "  next: if the change is wanted: pytest 'test_tiny.py::test_energy[bs#]' --energy-update --energy-replay A B C   "
+        "(recordings of at least three launches)",
+    ]
+    assert not lines[start + 5].startswith("  ")
