@@ -31,3 +31,7 @@ class BaselineError(EnergyError):
 
 class NoiseError(EnergyError):
     """A noise file cannot be read, or a launch cannot be added to it."""
+
+
+class ResultsError(EnergyError):
+    """A results.json cannot be read, or a report cannot be made or written."""

@@ -27,12 +27,13 @@ def add(parser: pytest.Parser) -> None:
     option("--energy-reference-python", metavar="PATH", help="compare with the vLLM of this interpreter, in turns on this GPU")
     option("--energy-reference-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting of that other side")
     option("--energy-reference-replay", nargs="+", action="extend", metavar="DIR", default=[], help="recordings of that other side")
+    option("--energy-report", metavar="DIR", help="write report.html, report.md, results.json and pictures to DIR")
     option("--energy-baselines", metavar="DIR", help="the store of baselines (default: baselines in the project)")
     option("--energy-launches", metavar="N", help="engine launches at most, until all verdicts are clear (default: 5)")
     option("--energy-inconclusive", metavar="fail|warn", help="what becomes of a test that stays undecided (default: fail)")
     option("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
     option("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
-    for name in ("python", "baselines", "record", "launches", "inconclusive", "load_timeout", "progress_timeout"):
+    for name in ("python", "baselines", "record", "report", "launches", "inconclusive", "load_timeout", "progress_timeout"):
         parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
     parser.addini("energy_engine_args", "defaults of --energy-engine-arg, one NAME=VALUE a line", type="linelist", default=[])
 
@@ -111,6 +112,10 @@ def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str) -
             "(--energy-replay NEW --energy-reference-replay OLD)",
         ),
         (reference and launches < 3, f"--energy-launches {launches}: a comparison in turns needs three pairs of launches at least"),
+        (
+            noise and value("energy_report"),
+            "--energy-report reports verdicts, and --energy-noise (pytest-energy noise) judges nothing: leave it out",
+        ),
         (noise and (reference or value("energy_reference_replay")), "--energy-noise measures one engine: leave the reference out"),
     ]
     for conflict, message in conflicts:
@@ -135,6 +140,7 @@ def settings_of(config: pytest.Config) -> Settings:
     replay, reference_python = config.getoption("energy_replay"), config.getoption("energy_reference_python")
     baselines, baselines_from = _option(config, "baselines")
     record, record_from = _option(config, "record")
+    report, report_from = _option(config, "report")
     try:
         of_ini = parse_engine_args(config.getini("energy_engine_args"))
         of_new = parse_engine_args(config.getoption("energy_engine_arg"))
@@ -163,6 +169,7 @@ def settings_of(config: pytest.Config) -> Settings:
         launch=launch,
         reference=reference,
         reference_replay=tuple(here / path for path in config.getoption("energy_reference_replay")),
+        report=report_from / report if report and not config.getoption("energy_noise") else None,
     )
 
 

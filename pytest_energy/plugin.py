@@ -55,7 +55,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_ROWS] = []
     config.stash[_NOISE] = []
     config.pluginmanager.register(_RowCollector(config.stash[_ROWS]))
-    config.stash[_SETTINGS] = options.settings_of(config)
+    config.stash[_SETTINGS] = settings = options.settings_of(config)
+    if settings.report is not None:
+        from pytest_energy.report_bridge import ReportPlugin
+        from pytest_energy.reports import publish
+
+        try:
+            publish.refuse_if_impossible(settings.report)
+        except EnergyError as error:
+            raise pytest.UsageError(f"--energy-report: {error}") from None
+        config.pluginmanager.register(
+            ReportPlugin(settings, options.header(settings, config.invocation_params.dir).removeprefix("energy: "))
+        )
 
 
 @pytest.hookimpl(trylast=True)
@@ -239,7 +250,7 @@ class Gated:
             return
         if self._session.settings.noise:
             return self._add_noise()
-        from pytest_energy import benchmark_bridge, report
+        from pytest_energy import benchmark_bridge, report, report_bridge
 
         judgement, item = self.judgement, self._item
         self._checked = True
@@ -251,15 +262,16 @@ class Gated:
             except (EnergyError, OSError) as error:
                 refusal = f"the baseline of {cell.name} was not updated: {error}"
         row = report.row(cell, judgement, update, session.settings.inconclusive_fails)
-        explained = ""
-        if not judgement.verdict.green:
-            explained = report.explain(cell, judgement, _rerun(item), bool(session.settings.replay))
+        said = report.explanation(cell.name, judgement, _rerun(item), bool(session.settings.replay))
+        explained = "" if judgement.verdict.green else report.failure(judgement, said)
         if update is None and row.green and not judgement.verdict.green:
             # Told in the summary: as a Python warning it would fail where warnings are errors.
             row = replace(row, warning=explained)
         item.user_properties.extend(row.properties().items())
         item.stash.setdefault(_ITEM_ROWS, []).append(row.as_dict())
         benchmark_bridge.add(item, session.evidence(cell), row)
+        if session.settings.report is not None:
+            report_bridge.add(item, session, cell, judgement, row, said)
         if refusal is not None:
             pytest.fail(refusal, pytrace=False)
         if not row.green:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pytest_energy.baselines import Baseline, Update
@@ -231,7 +231,7 @@ def explanation(name: str, judgement: Judgement, rerun: str, replayed: bool) -> 
     """
     return Explanation(
         what=f"{judgement.verdict.value.upper()}: {name}, {UNIT[judgement.metric]}{_headline(judgement)}",
-        how_sure=_how_sure(judgement),
+        how_sure=_how_sure(judgement, f", tolerance {100 * judgement.tolerance:.1f} %"),
         reasons=tuple(line for reason in judgement.reasons for line in reason.splitlines()),
         split=_split(judgement),
         changed=None if judgement.ratio is None else _changes(judgement.changed),
@@ -239,9 +239,26 @@ def explanation(name: str, judgement: Judgement, rerun: str, replayed: bool) -> 
     )
 
 
-def explain(cell: Cell, judgement: Judgement, rerun: str, replayed: bool) -> str:
-    """The explanation as the failure's text; five lines for a regression: what, how sure, split, what changed, next."""
-    said = explanation(cell.name, judgement, rerun, replayed)
+def comparison(name: str, judgement: Judgement, left_out: Sequence[str]) -> Explanation:
+    """Two engines compared and not judged: the judgement's figures without its verdict.
+
+    Args:
+        name: of the cell.
+        judgement: of one engine's launches by the other's; its verdict is not looked at.
+        left_out: launches that are not in it, and why, one line each.
+    """
+    return Explanation(
+        what=f"{name}, {UNIT[judgement.metric]}{_headline(judgement, 'reference')}",
+        how_sure=_how_sure(judgement),
+        reasons=tuple(left_out),
+        split=_split(replace(judgement, verdict=Verdict.PASS)),
+        changed=None if judgement.ratio is None else _changes(judgement.changed),
+        next=(),
+    )
+
+
+def failure(judgement: Judgement, said: Explanation) -> str:
+    """The explanation as the test's message; five lines for a regression: what, how sure, split, what changed, next."""
     how_sure, reasons = said.how_sure, said.reasons
     if judgement.only_over_budget:
         how_sure = ""  # of the budget nothing is estimated
@@ -253,7 +270,7 @@ def explain(cell: Cell, judgement: Judgement, rerun: str, replayed: bool) -> str
     return "\n  ".join([said.what, *lines, *(f"next: {line}" for line in said.next)])
 
 
-def _headline(judgement: Judgement) -> str:
+def _headline(judgement: Judgement, other: str | None = None) -> str:
     ratio, sample, baseline = judgement.ratio, judgement.sample, judgement.baseline
     if sample is None:
         return ""
@@ -262,16 +279,17 @@ def _headline(judgement: Judgement) -> str:
     if ratio is None or baseline is None:
         return f" {value:{pattern}} ({_launches(len(sample.launches))})"
     old = baseline.summary[judgement.metric.value]
-    return f" {value:{pattern}} is {_percent(ratio.value)} against the {'reference' if judgement.paired else 'baseline'}'s {old:{pattern}}"
+    other = other or ("reference" if judgement.paired else "baseline")
+    return f" {value:{pattern}} is {percent(ratio.value)} against the {other}'s {old:{pattern}}"
 
 
-def _how_sure(judgement: Judgement) -> str:
+def _how_sure(judgement: Judgement, tolerance: str = "") -> str:
     ratio, sample, baseline = judgement.ratio, judgement.sample, judgement.baseline
     if ratio is None or sample is None or baseline is None:
         return ""
     new = f"{len(sample.launches)} pairs" if judgement.paired else f"{_launches(len(sample.launches))} against {len(baseline.launches)}"
     engine = f"vLLM {baseline.environment.get('vllm', '?')}"
-    return f"95 % interval {_interval(ratio)}, tolerance {100 * judgement.tolerance:.1f} %; {new} of {engine}"
+    return f"95 % interval {_interval(ratio)}{tolerance}; {new} of {engine}"
 
 
 def _split(judgement: Judgement) -> str:
@@ -282,7 +300,7 @@ def _split(judgement: Judgement) -> str:
     power = sample.power_w / old["power_w"]
     rate = sample.tokens_per_s.value / old["tokens_per_s"]
     figures = (
-        f"power {sample.power_w:.0f} W ({_percent(power)}) ÷ throughput {sample.tokens_per_s.value:,.0f} tokens/s ({_percent(rate)})"
+        f"power {sample.power_w:.0f} W ({percent(power)}) ÷ throughput {sample.tokens_per_s.value:,.0f} tokens/s ({percent(rate)})"
         f" = {sample.joules_per_token.value:#.4g} J/token"
     )
     if judgement.verdict is not Verdict.REGRESSED or judgement.only_over_budget:
@@ -350,12 +368,13 @@ def _launches(count: int) -> str:
     return "1 launch" if count == 1 else f"{count} launches"
 
 
-def _percent(ratio: float) -> str:
+def percent(ratio: float) -> str:
+    """A ratio as a relative change, "+6.0 %" for 1.06."""
     return f"{100 * (ratio - 1):+.1f} %".replace("-0.0 %", "+0.0 %")
 
 
 def _interval(ratio: Comparison) -> str:
-    return f"{_percent(ratio.low)} to {_percent(ratio.high)}"
+    return f"{percent(ratio.low)} to {percent(ratio.high)}"
 
 
 def unused(baselines: Sequence[Baseline]) -> list[str]:

@@ -39,6 +39,7 @@ class Settings:
         launch: how engines are launched.
         reference: how the other side of an interleaved comparison is launched; None to compare with baselines.
         reference_replay: recordings of the other side, judged in pairs with `replay`; empty to compare with baselines.
+        report: folder that a report is written to, None for none.
     """
 
     baselines: Path
@@ -52,6 +53,7 @@ class Settings:
     launch: LaunchSettings
     reference: LaunchSettings | None = None
     reference_replay: tuple[Path, ...] = ()
+    report: Path | None = None
 
     @property
     def paired(self) -> bool:

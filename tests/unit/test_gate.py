@@ -103,6 +103,10 @@ def test_one_launch_carries_less_than_three(cell: Cell, baseline: Baseline) -> N
     assert judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline, rule=MEASURED).verdict is Verdict.REGRESSED
 
 
+def explain(cell: Cell, judged: Judgement, rerun: str, replayed: bool) -> str:
+    return report.failure(judged, report.explanation(cell.name, judged, rerun, replayed))
+
+
 def test_with_more_launches_to_come_one_is_never_a_regression(cell: Cell, baseline: Baseline) -> None:
     dearer = at_pace(cell, 1000, 0.9)
     verdicts = [judge(Metric.JOULES_PER_TOKEN, dearer[:n], baseline, rule=replace(MEASURED, budget=5)).verdict for n in (1, 2)]
@@ -114,7 +118,7 @@ def test_an_assumed_noise_asks_for_more_before_an_alarm(cell: Cell, baseline: Ba
     assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
     judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=Rule(comparisons=32))
     assert judged.verdict is Verdict.INCONCLUSIVE
-    assert "pytest-energy noise a.py" in report.explain(cell, judged, "pytest a.py", replayed=False)
+    assert "pytest-energy noise a.py" in explain(cell, judged, "pytest a.py", replayed=False)
 
 
 def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> None:
@@ -227,7 +231,7 @@ def test_power_budget(cell: Cell, baseline: Baseline) -> None:
     judged = verdict(cell, baseline, max_power_w=450)
     assert judged.verdict is Verdict.REGRESSED
     assert "budget of 450 W" in judged.reasons[0]
-    message = report.explain(cell, judged, "pytest a.py", replayed=False)
+    message = explain(cell, judged, "pytest a.py", replayed=False)
     assert "raise max_power_w" in message
     assert "--energy-update" not in message
     assert verdict(cell, baseline, max_power_w=550).verdict is Verdict.PASS
@@ -271,7 +275,7 @@ def test_what_changed_tells_what_matters_first() -> None:
 
 def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: Baseline) -> None:
     judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, rule=MEASURED)
-    message = report.explain(cell, judged, "pytest a.py", replayed=False)
+    message = explain(cell, judged, "pytest a.py", replayed=False)
     lines = (
         ("REGRESSED: tiny bs=8, J/token ", "+24.0 % against the baseline's "),
         ("how sure: 95 % interval +", "tolerance 3.0 %; 3 launches against 3 of vLLM "),
@@ -291,7 +295,7 @@ def test_every_verdict_but_pass_says_what_to_type(cell: Cell, baseline: Baseline
         judge(Metric.JOULES_PER_TOKEN, launches(cell, [440, 500, 560], [1000] * 3), baseline),
         verdict(cell, None, near_misses=[NearMiss("another GPU model", True)]),
     ):
-        assert "next: " in report.explain(cell, judged, "pytest a.py", replayed)
+        assert "next: " in explain(cell, judged, "pytest a.py", replayed)
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-30B-A3B-Instruct-2507"])
