@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W
 from pytest_energy.report import percent
 from pytest_energy.reports.groups import Group, Move, Series
-from pytest_energy.reports.pictures import GRID, INK, MUTED, SERIES, WIDTH_PX, Picture, style
+from pytest_energy.reports.pictures import GRID, INK, MUTED, SERIES, WIDTH_PX, Picture, printable, style
 from pytest_energy.reports.results import HistoryEntry, Interval, Side
 from pytest_energy.reports.trace import Trace
 
@@ -51,7 +51,7 @@ def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> No
 
 
 def _short(label: str) -> str:
-    label = " ".join(label.split())
+    label = printable(" ".join(label.split()))
     return label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…"
 
 
@@ -83,9 +83,18 @@ def _error_bars(axes: Axes, x: Sequence[float], figures: Sequence[Interval], loo
     values = [figure.value for figure in figures]
     below = [figure.value - figure.low for figure in figures]
     above = [figure.high - figure.value for figure in figures]
+    if len(figures) > _MANY_POINTS:
+        return _band(axes, x, figures, look)
     return axes.errorbar(
         x, values, yerr=[below, above], color=look.colour, marker=look.marker, linestyle=look.line, capsize=3, elinewidth=1.2, zorder=3
     )
+
+
+def _band(axes: Axes, x: Sequence[float], figures: Sequence[Interval], look: _Look) -> Any:
+    """Many figures: a line, and their intervals as a band about it."""
+    low, high = [figure.low for figure in figures], [figure.high for figure in figures]
+    axes.fill_between(x, low, high, color=look.colour, alpha=0.25, linewidth=0)
+    return axes.plot(x, [figure.value for figure in figures], color=look.colour, linestyle=look.line, linewidth=1.2, zorder=3)[0]
 
 
 def _ticks_at(axes: Axes, batch_sizes: Sequence[int]) -> None:
@@ -108,7 +117,7 @@ def _log_y(axes: Axes) -> None:
     steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=7))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
 
 
 @style()
@@ -164,26 +173,22 @@ def against_batch_size(name: str, group: Group) -> Picture:
 
 def _changes(axes: Axes, group: Group, series: Sequence[Series], looks: dict[str, _Look]) -> None:
     compared = [line for line in series if any(m.new_label == line.label and m.change for m in group.moves)]
-    axes.axhline(0, color=MUTED, linewidth=1)
+    axes.axhline(1, color=MUTED, linewidth=1)
     for i, line in enumerate(compared):
         moves = [m for m in group.moves if m.new_label == line.label and m.change]
         beside = 1.025 ** (2 * i - len(compared) + 1)
-        values = [100 * (m.change.value - 1) for m in moves if m.change]
-        below = [100 * (m.change.value - m.change.low) for m in moves if m.change]
-        above = [100 * (m.change.high - m.change.value) for m in moves if m.change]
-        look = looks[line.label]
-        x = [m.batch_size * beside for m in moves]
-        axes.errorbar(
-            x, values, yerr=[below, above], color=look.colour, marker=look.marker, linestyle=look.line, capsize=3, elinewidth=1.2, zorder=3
-        )
+        changes = [m.change for m in moves if m.change]
+        _error_bars(axes, [m.batch_size * beside for m in moves], changes, looks[line.label])
     limits = {move.tolerance for move in group.moves}
     title = "change of energy per token, %"
     if len(limits) == 1 and (limit := limits.pop()) is not None:
-        axes.axhline(100 * limit, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axhline(1 + limit, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         title += f" (dashed: tolerance, {100 * limit:+.3g} %)"
     axes.set_title(title, color=INK)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+.3g}" if y else "0"))
+    low, high = (100 * (ratio - 1) for ratio in axes.get_ylim())
+    ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    axes.yaxis.set_major_locator(FixedLocator([1 + tick / 100 for tick in ticks]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: "0" if abs(ratio - 1) < 1e-9 else f"{100 * (ratio - 1):+.3g}"))
 
 
 def chosen(moves: Sequence[Move]) -> tuple[int, ...]:
@@ -210,7 +215,7 @@ def power_throughput_plane(name: str, group: Group) -> Picture:
     rows = math.ceil(len(sizes) / 2)
     figure, all_axes = _new_figure(84 + 18 * len(looks) + 218 * rows, rows, 2)
     for axes in all_axes[len(sizes) :]:
-        axes.set_visible(False)
+        figure.delaxes(axes)
     static_seen = False
     for axes, size in zip(all_axes, sizes, strict=False):
         static_seen = _plane(axes, size, [move for move in moves if move.batch_size == size], looks) or static_seen
@@ -288,10 +293,16 @@ def _plane(axes: Axes, size: int, moves: Sequence[Move], looks: dict[str, _Look]
                 arrowprops={"arrowstyle": "-|>", "color": looks[move.new_label].colour, "shrinkA": 4, "shrinkB": 4, "linewidth": 1.4},
                 zorder=3,
             )  # fmt: skip
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    for axis, low, high in ((axes.xaxis, x_low, x_high), (axes.yaxis, y_low, y_high)):
+        room = max(2, min(4, 24 // len(f"{high:,.3g}")))
+        axis.set_major_locator(FixedLocator([t for t in MaxNLocator(room, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= t <= high]))
+        axis.set_major_formatter(FuncFormatter(_tick))
     return static_w is not None
+
+
+def _tick(value: float, _: object = None) -> str:
+    """A round figure in few characters."""
+    return f"{value:,.10g}" if value == 0 or 1e-4 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def _apart(start: tuple[float, float], end: tuple[float, float], spans: tuple[float, float]) -> bool:
@@ -311,6 +322,7 @@ def _equal_energy(axes: Axes, moves: Sequence[tuple[float, float, float, float]]
     (x_low, x_high), (y_low, y_high) = axes.get_xlim(), axes.get_ylim()
     lowest, highest = y_low / x_high, y_high / max(x_low, 1e-9)
     highest = min(highest, 4 * y_high / x_high)  # near the vertical they only crowd
+    labels: list[tuple[float, float]] = []
     for energy in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(lowest, highest):
         if energy <= 0 or not lowest < energy < y_high / max(x_low, 1e-9):
             continue
@@ -324,8 +336,12 @@ def _equal_energy(axes: Axes, moves: Sequence[tuple[float, float, float, float]]
             return min(math.hypot((x - px) / (x_high - x_low), (energy * x - py) / (y_high - y_low)) for px, py in points)
 
         x = max((start + share * (end - start) for share in (0.84, 0.6, 0.4, 0.2)), key=room)
+        place = (x - x_low) / (x_high - x_low), (energy * x - y_low) / (y_high - y_low)
+        if any(math.dist(place, other) < 0.3 for other in labels):
+            continue
+        labels.append(place)
         axes.text(
-            x, energy * x, f"{energy:.6g}", color=MUTED, fontsize=10.5, ha="center", va="bottom", rotation_mode="anchor",
+            x, energy * x, _tick(energy), color=MUTED, fontsize=10.5, ha="center", va="bottom", rotation_mode="anchor",
             rotation=math.degrees(math.atan(energy)), transform_rotates_text=True, zorder=1,
         )  # fmt: skip
 
@@ -382,18 +398,11 @@ def over_time(name: str, group: Group) -> Picture:
     figure, all_axes = _new_figure(64 + 150 * len(shown), len(shown))
     for axes, (size, states) in zip(all_axes, shown, strict=True):
         figures = [state.joules_per_token for state in states]
-        x = np.arange(len(states), dtype=float)
-        if len(states) > _MANY_POINTS:
-            axes.plot(x, [figure.value for figure in figures], color=SERIES[0], linewidth=1.2, zorder=3)
-            axes.fill_between(
-                x, [figure.low for figure in figures], [figure.high for figure in figures], color=SERIES[0], alpha=0.25, linewidth=0
-            )
-        else:
-            _error_bars(axes, x.tolist(), figures, _Look.of(0))
+        _error_bars(axes, range(len(states)), figures, _Look.of(0))
         axes.set_ylim(*_range(figures))
         axes.set_title(f"batch size {size:,}: energy per token, J", color=INK)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.set_xlim(-0.5, len(states) - 0.5)
         _releases(axes, states)
     all_axes[-1].set_xlabel("state of the baseline: vLLM version and date, oldest first")
@@ -432,5 +441,5 @@ def _releases(axes: Axes, states: Sequence[HistoryEntry]) -> None:
     at = range(0, len(states), step)
     axes.xaxis.set_major_locator(FixedLocator([float(i) for i in at]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{states[i].vllm[:14]}\n{states[i].date[:10]}" for i in at])
+    axes.set_xticklabels([printable(f"{states[i].vllm[:14]}\n{states[i].date[:10]}") for i in at])
     axes.grid(visible=False, axis="x")

@@ -47,7 +47,7 @@ def _section(group: Group, prefix: str, recordings: Sequence[Path]) -> Section:
         pictures.append(charts.against_batch_size(f"{prefix}against-batch-size", group))
         if group.moves:
             pictures.append(charts.power_throughput_plane(f"{prefix}power-throughput", group))
-        traces = trace.find(recordings, _wanted(group))
+        traces = trace.find(recordings, wanted(group))
         if traces:
             pictures.append(charts.launch_trace(f"{prefix}launch", traces))
         else:
@@ -57,7 +57,7 @@ def _section(group: Group, prefix: str, recordings: Sequence[Path]) -> Section:
     return Section(group.title, group.detail, tuple(pictures), missing)
 
 
-def _wanted(group: Group) -> list[tuple[str, str]]:
+def wanted(group: Group) -> list[tuple[str, str]]:
     """Cells of one launch: of the last engine's launches the newest that measured most, at batch sizes that the plane shows."""
     points = dict(group.series[-1].points)
     launch_ids = [launch.launch_id for side in points.values() for launch in side.launches]

@@ -68,9 +68,10 @@ _STYLE: Mapping[Any, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Draw in the house style, whatever the user's own is."""
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's browser has them
         yield
 
 
@@ -108,6 +109,8 @@ class Picture:
     def _tree(self, colours: Mapping[str, str]) -> ElementTree.Element:
         drawn = re.sub("|".join(_NAMES), lambda match: colours[_NAMES[match[0]]], _drawn(self.figure))
         drawn = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 Helvetica, Arial, sans-serif", drawn)
+        # A hundredth of a pixel is enough; coordinates are most of the file.
+        drawn = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), drawn)
         # Several pictures stand in one page: no two ids may be the same.
         drawn = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.name}-", drawn)
         ElementTree.register_namespace("", _SVG)
@@ -128,7 +131,8 @@ class Picture:
 
     def faults(self) -> list[str]:
         """Texts that leave the canvas or overlap, as laid out in the widest font that is likely."""
-        self.figure.draw_without_rendering()
+        with style():
+            self.figure.draw_without_rendering()
         width, height = self.figure.get_size_inches() * self.figure.dpi
         boxes = [(text.get_text(), text.get_window_extent().padded(-0.5)) for text in _texts(self.figure)]
         outside = [text for text, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]
@@ -157,7 +161,6 @@ def printable(text: str) -> str:
 
 def _drawn(figure: Figure) -> str:
     buffer = io.StringIO()
-    with style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's browser has them
+    with style():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()

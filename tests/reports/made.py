@@ -1,0 +1,98 @@
+"""Results made up for tests of what is shown: their GPU is called "simulated GPU"."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pytest_energy.reports import results
+from pytest_energy.reports.results import Cell, Entry, Gpu, HistoryEntry, Launch, Results, Run, Side, interval
+
+GPU = Gpu("simulated GPU", ("GPU-00000000-0000-0000-0000-000000000000",), 700.0)
+RUN = Run("2026-01-01T00:00:00+00:00", "0.1.0", "replay", "replay of recordings, baselines in baselines", 0)
+
+
+def cell(batch_size: int = 8, model: str = "tiny") -> Cell:
+    key = {"batch_size": batch_size, "engine": "offline", "engine_args": {"dtype": "bfloat16"}, "model": model}
+    return Cell(f"{model} bs={batch_size}", model, "offline", batch_size, 512, 256, key)
+
+
+def side(jpt: float, rate: float, vllm: str = "1.0", launches: int = 3, static: float | None = 120.0, settings: Sequence[str] = ()) -> Side:
+    made = tuple(Launch(f"{vllm}-{i}", jpt * (1 + i / 1000), jpt * rate, rate, static) for i in range(launches))
+    figures = [interval(x, 0.98 * x, 1.02 * x) for x in (jpt, jpt * rate, rate)]
+    return Side(vllm, tuple(settings), "2026-01-01T00:00:00+00:00", made, *figures, static)
+
+
+def entry(batch_size: int = 8, ratio: float = 1.1, model: str = "tiny", metric: str = "joules_per_token", **changes: Any) -> Entry:
+    old = side(0.5 / batch_size**0.6, 100 * batch_size**0.7)
+    new = side(old.joules_per_token.value * ratio, old.tokens_per_s.value / ratio, "2.0")
+    made = Entry(
+        run=0,
+        cell=cell(batch_size, model),
+        metric=metric,  # type: ignore[arg-type]
+        what=f"REGRESSED: {model} bs={batch_size}",
+        gpu=GPU,
+        test=f"test_a.py::test_energy[bs{batch_size}]",
+        file="test_a.py",
+        line=3,
+        verdict="regressed",
+        green=False,
+        tolerance=0.03,
+        new=new,
+        old=old,
+        ratio=interval(ratio, ratio * 0.99, ratio * 1.01),
+        noise="1.0% assumed",
+        how_sure="95 % interval +9 % to +11 %",
+        why="power 500 W ÷ throughput 1,000 tokens/s",
+        changed="vllm: 1.0 → 2.0",
+        next=("measure again: pytest test_a.py",),
+    )
+    return replace(made, **changes)
+
+
+def state(number: int, batch_size: int = 8, jpt: float = 0.5) -> HistoryEntry:
+    figures = [interval(x, 0.98 * x, 1.02 * x) for x in (jpt, 1000.0, 500.0)]
+    date = f"2026-{1 + number // 28 % 12:02d}-{1 + number % 28:02d}T00:00:00+00:00"
+    return HistoryEntry(cell(batch_size), GPU, date, f"0.{number}.0", 3, *figures, "1.0% assumed")
+
+
+def of(*entries: Entry, history: Sequence[HistoryEntry] = ()) -> Results:
+    return Results(results.SCHEMA_VERSION, (RUN,), entries, tuple(history))
+
+
+figures = st.floats(1e-6, 1e6).flatmap(lambda x: st.floats(0, 0.5).map(lambda half: interval(x, x * (1 - half), x * (1 + half))))
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+launches = st.builds(Launch, names, *[st.floats(1e-6, 1e6)] * 3, st.none() | st.floats(1, 1e3))
+sides = st.builds(
+    Side, names, st.lists(names, max_size=2).map(tuple), names, st.lists(launches, min_size=1, max_size=3).map(tuple),
+    figures, figures, figures, st.none() | st.floats(1, 1e3),
+)  # fmt: skip
+cells = st.builds(
+    Cell,
+    names,
+    names,
+    names,
+    st.integers(1, 10**6),
+    st.integers(1, 10**6),
+    st.integers(1, 10**6),
+    st.dictionaries(names, names, max_size=2),
+)
+entries = st.builds(
+    Entry,
+    run=st.just(0),
+    cell=cells,
+    metric=st.sampled_from(["joules_per_token", "tokens_per_s"]),
+    what=names,
+    gpu=st.none() | st.builds(Gpu, names, st.lists(names, max_size=2).map(tuple), st.none() | st.floats(1, 1e3)),
+    verdict=st.none() | st.sampled_from(["pass", "regressed", "inconclusive", "invalid", "no baseline"]),
+    green=st.none() | st.booleans(),
+    tolerance=st.none() | st.floats(0.001, 0.99),
+    new=st.none() | sides,
+    old=st.none() | sides,
+    paired=st.booleans(),
+    ratio=st.none() | figures,
+    reasons=st.lists(names, max_size=2).map(tuple),
+    changed=st.none() | names,
+    next=st.lists(names, max_size=2).map(tuple),
+)

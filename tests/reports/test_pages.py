@@ -1,0 +1,280 @@
+"""What people look at, for usual and odd results: it renders, fits, says its figures in words, and holds nothing foreign."""
+
+import html.parser
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_energy.reports import charts, gallery, groups, markdown, publish, results, summary
+from pytest_energy.reports.pictures import DARK, LIGHT, SERIES, Picture
+from pytest_energy.reports.results import Entry, Results
+from tests.reports import made
+
+SCRIPT = "</title></svg><script>alert(1)</script><img src=x onerror=alert(2)>"
+ODD_NAMES = [
+    SCRIPT,
+    "$\\frac{1}{0}$ a_b^c",
+    "a|b\n\n# c `d` @everyone",
+    "模型" * 20,
+    "\x00\x1b[31m\ufffe",
+    "org/" + "very-long-name-" * 30,
+    "{{ 7*7 }}",
+]
+
+
+class Tags(html.parser.HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attributes]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check(found: Results, folder: Path) -> tuple[str, str]:
+    """Publish, check what must hold whatever the results are, return the Markdown and the HTML."""
+    publish.publish(found, folder, csv=True)
+    assert results.read(folder / "results.json") == found
+    page, markdown_text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    assert len(page.encode()) < 1_000_000
+    assert len(markdown_text) < 65_536
+    tags = Tags(page)
+    assert {"script", "iframe", "object", "embed", "link", "img", "image", "form", "base"} & set(tags.tags) == set()
+    assert [name for name, _ in tags.attributes if name.startswith("on")] == []
+    references = [value for name, value in tags.attributes if name in ("href", "xlink:href", "src", "action")]
+    assert all(value.startswith("#") for value in references)
+    ids = [value for name, value in tags.attributes if name == "id"]
+    assert len(ids) == len(set(ids)), "no id twice"
+    assert {value[1:] for value in references} <= set(ids)
+    assert re.search(r"url\((?!#)", page) is None
+    assert "<script" not in re.sub("`[^`]*`", "", markdown_text)
+    for file in folder.rglob("*.svg"):
+        root = ElementTree.fromstring(file.read_text())
+        assert [child.tag.partition("}")[2] for child in root][:2] == ["title", "desc"]
+        assert all(root[i].text for i in (0, 1))
+        assert file.stat().st_size < 200_000
+    return markdown_text, page
+
+
+def drawn(found: Results) -> list[Picture]:
+    return [picture for section in gallery.sections(found, [])[0] for picture in section.pictures]
+
+
+def layout_faults(found: Results) -> list[str]:
+    return [f"{picture.name}: {fault}" for picture in drawn(found) for fault in picture.faults()]
+
+
+def inconclusive(entry: Entry) -> Entry:
+    return replace(entry, verdict="inconclusive", what=entry.what.replace("REGRESSED", "INCONCLUSIVE"))
+
+
+def without_baseline(entry: Entry) -> Entry:
+    return replace(entry, verdict="no baseline", old=None, ratio=None, changed=None, why="", how_sure="")
+
+
+SIXTY = [1, *range(8, 481, 8)][:60]
+RESULTS = {
+    "one cell": made.of(made.entry()),
+    "two metrics": made.of(made.entry(), made.entry(metric="tokens_per_s", ratio=0.9)),
+    "sixty batch sizes": made.of(
+        *(made.entry(size, 1 + size / 5000, metric=m) for size in SIXTY for m in ("joules_per_token", "tokens_per_s"))
+    ),
+    "sixty models": made.of(*(made.entry(model=f"model-{i}") for i in range(60))),
+    "no baseline": made.of(*(without_baseline(made.entry(size)) for size in (1, 8))),
+    "everything inconclusive": made.of(*(inconclusive(made.entry(size, 1.01)) for size in (1, 8, 64))),
+    "invalid, nothing measured": made.of(
+        replace(made.entry(verdict="invalid", reasons=("engine hung",)), new=None, old=None, ratio=None, gpu=None)
+    ),
+    "nothing": made.of(),
+    "no static power": made.of(made.entry(new=made.side(0.5, 900, "2.0", static=None))),
+    "nothing moved": made.of(made.entry(ratio=1.0)),
+    "tiny and huge": made.of(made.entry(new=made.side(3e-9, 9e8, "2.0")), made.entry(1_000_000, new=made.side(4e8, 2e-5, "2.0"))),
+    "a thousand states": made.of(history=[made.state(i, size, 0.5 + 0.1 * (i % 7)) for size in (1, 8, 64) for i in range(1000)]),
+    "sixty histories": made.of(history=[made.state(i, size, 0.5 + i / 10) for size in SIXTY for i in range(3)]),
+    "one state": made.of(history=[made.state(1)]),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_odd_results_render_and_fit(name: str, tmp_path: Path) -> None:
+    check(RESULTS[name], tmp_path)
+    assert layout_faults(RESULTS[name]) == []
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_names_are_shown_and_do_nothing(name: str, tmp_path: Path) -> None:
+    new = made.side(0.6, 900, "2.0", settings=(name,))
+    odd = made.entry(
+        model=name, new=new, what=f"REGRESSED: {name}", reasons=(name,), changed=name, next=(f"again: pytest {name}",), noise=name,
+        gpu=results.Gpu(name, (name,), None),
+    )  # fmt: skip
+    state = replace(made.state(1), vllm=name, update_reason=name, cell=odd.cell, gpu=odd.gpu)
+    found = made.of(odd, history=[state, replace(state, date=name[:90])])
+    markdown_text, page = check(found, tmp_path)
+    assert layout_faults(found) == []
+    visible = re.sub("[^ -~\u4e00-\u9fff]+", "", name)  # without control characters and line ends
+    assert visible in re.sub("[^ -~\u4e00-\u9fff]+", "", Tags(page).text)
+    assert re.search(r"(?<!`)@\w", re.sub("(`+) .*? \\1", "", markdown_text)) is None, "nobody is mentioned"
+    heading = next(line for line in markdown_text.splitlines() if line.startswith("### "))
+    assert len(heading) >= len(visible)
+
+
+@given(st.lists(made.entries, min_size=1, max_size=2))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_a_file_may_hold_renders(tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]) -> None:
+    check(made.of(*entries), tmp_path_factory.mktemp("report"))
+
+
+def test_the_answer_stands_first() -> None:
+    passing, failing = made.entry(1, 1.0, verdict="pass", green=True), made.entry(8)
+    text = markdown.page(made.of(passing, failing))
+    assert text.splitlines()[0] == "## ❌ 2 energy tests: 1 regressed"
+    assert text.index("regressed | tiny bs=8") < text.index("pass | tiny bs=1") < text.index("### REGRESSED: tiny bs=8")
+    assert summary.headline(made.of(passing)) == summary.Headline("1 energy test: all pass", "good")
+    assert summary.headline(made.of()).tone == "open"
+
+
+@pytest.mark.parametrize(("status", "note"), [(1, "failed for other reasons"), (2, "not all tests were judged"), (0, None)])
+def test_a_green_table_of_a_run_that_failed_says_so(status: int, note: str | None, tmp_path: Path) -> None:
+    passing = made.of(made.entry(ratio=1.0, verdict="pass", green=True))
+    found = replace(passing, runs=(replace(made.RUN, exit_status=status),))
+    markdown_text, page = check(found, tmp_path)
+    for text in (markdown_text, page):
+        assert (note is not None and note in text) or (note is None and "The run" not in text)
+
+
+def test_a_warned_inconclusive_is_open_and_no_pass() -> None:
+    warned = inconclusive(made.entry(ratio=1.01, green=True))
+    assert summary.headline(made.of(warned)) == summary.Headline("1 energy test: 1 inconclusive", "open")
+
+
+def test_what_is_not_drawn_or_told_is_said(tmp_path: Path) -> None:
+    markdown_text, page = check(RESULTS["sixty models"], tmp_path)
+    assert "55 more groups of cells are in the table and not drawn" in page
+    assert "more are explained in report.html and results.json" in markdown_text
+    captions = " ".join(picture.caption for picture in drawn(RESULTS["sixty batch sizes"]))
+    assert "Drawn are 6 of 60 batch sizes" in captions
+
+
+def test_several_runs_are_told_apart(tmp_path: Path) -> None:
+    again = made.entry(new=made.side(0.2, 900, "2.0", launches=4))
+    both = results.together([made.of(made.entry()), made.of(again)])
+    markdown_text, _ = check(both, tmp_path)
+    assert "| run | verdict | cell | metric |" in markdown_text
+    (group,) = groups.groups(both)
+    assert [series.label for series in group.series] == ["vLLM 1.0 (baseline)", "vLLM 2.0", "vLLM 2.0, run 2"]
+
+
+def test_boards_are_never_in_one_picture() -> None:
+    elsewhere = replace(made.GPU, uuids=("GPU-11111111",))
+    assert len(groups.groups(made.of(made.entry(), made.entry(gpu=elsewhere)))) == 2
+
+
+def test_the_text_alternative_says_every_figure_with_its_interval() -> None:
+    entries = [made.entry(1), made.entry(8)]
+    for picture in drawn(made.of(*entries)):
+        for entry in entries:
+            for side in (entry.old, entry.new):
+                assert side is not None
+                for figure, unit in ((side.power_w, "W"), (side.tokens_per_s, "tokens/s")):
+                    assert charts.told(figure, unit) in picture.figures
+    assert charts.told(results.interval(1469.24, 1437.1, 1502.0), "tokens/s") == "1,469 tokens/s (1,437 to 1,502)"
+
+
+def test_every_point_is_drawn_with_its_interval() -> None:
+    """As many error bars as figures: three panels and the change, two engines, two batch sizes."""
+    picture = drawn(made.of(made.entry(1), made.entry(8)))[0]
+    bars = [len(bar.lines[2][0].get_segments()) for axes in picture.figure.axes for bar in axes.containers]
+    assert bars == [2] * 7
+
+
+def test_the_line_of_pace_goes_through_the_old_point_and_the_static_power() -> None:
+    move = groups.groups(made.of(made.entry()))[0].moves[0]
+    plane = drawn(made.of(made.entry()))[1]
+    (dotted,) = [line for line in plane.figure.axes[0].lines if line.get_linestyle() == ":" and len(line.get_xdata())]
+    (x0, x1), (y0, y1) = dotted.get_xdata(), dotted.get_ydata()
+    slope = (y1 - y0) / (x1 - x0)
+    assert y0 - slope * x0 == pytest.approx(120)
+    assert y0 + slope * (move.old.tokens_per_s.value - x0) == pytest.approx(move.old.power_w.value)
+    assert charts.static_power_w(replace(move, new=made.side(0.5, 900, static=None))) is None
+
+
+def test_the_batch_sizes_that_moved_most_for_sure_are_drawn() -> None:
+    unsure = results.interval(1.5, 0.9, 2.0)
+    entries = [made.entry(size, 1.01) for size in range(1, 8)] + [made.entry(100, 1.2), made.entry(101, ratio=1.0)]
+    entries[-1] = replace(entries[-1], ratio=unsure)
+    (group,) = groups.groups(made.of(*entries))
+    assert 100 in charts.chosen(group.moves)
+    assert 101 not in charts.chosen(group.moves)
+
+
+def test_the_same_results_give_the_same_bytes() -> None:
+    one, other = (([p.svg("light") for p in drawn(made.of(made.entry()))]) for _ in range(2))
+    assert one == other
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_colours_can_be_read_on_their_paper(theme: dict[str, str]) -> None:
+    assert all(_contrast(theme[name], theme["paper"]) >= 4.5 for name in ("ink", "muted"))
+    assert all(_contrast(theme[f"series-{i}"], theme["paper"]) >= 3 for i in range(len(SERIES)))
+
+
+# Viénot, Brettel, Mollon 1999: what a protanope and a deuteranope sees, in linear RGB.
+_DICHROMATS: Sequence[Sequence[Sequence[float]]] = (
+    ((0.11238, 0.88762, 0.0), (0.11238, 0.88762, 0.0), (0.00401, -0.00401, 1.0)),
+    ((0.29275, 0.70725, 0.0), (0.29275, 0.70725, 0.0), (-0.02234, 0.02234, 1.0)),
+)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+@pytest.mark.parametrize("sees", _DICHROMATS)
+def test_the_first_three_series_differ_for_any_colour_vision(theme: dict[str, str], sees: Sequence[Sequence[float]]) -> None:
+    """Further ones differ by their markers, too."""
+
+    def seen(colour: str) -> list[float]:
+        linear = [(int(colour[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]
+        return [max(0.0, sum(w * c for w, c in zip(row, linear, strict=True))) ** (1 / 2.2) for row in sees]
+
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        one, other = seen(theme[f"series-{i}"]), seen(theme[f"series-{j}"])
+        assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5 > 0.15
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a,b: 100%\r\nnext", "100%25%0D%0Anext"),
+        ("::error::fake", "::error::fake"),
+    ],
+)
+def test_annotations_are_escaped_by_githubs_rules(text: str, wanted: str) -> None:
+    line = publish.annotation(made.entry(what=text, file="dir, a:b/test_a.py"))
+    assert line.startswith("::error file=dir%2C a%3Ab/test_a.py,line=3,title=tiny bs=8 regressed::")
+    assert wanted in line
+    assert "\n" not in line
