@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-# Imported here so that pytester's runs, which forget what they imported, do not load numpy twice.
+# Imported here so that pytester's runs, which forget what they imported, do not load numpy and matplotlib twice.
+import pytest_energy.reports.page
+import pytest_energy.reports.tables
 import pytest_energy.session
 import pytest_energy.statistics  # noqa: F401
 from pytest_energy.cell import Cell, Model

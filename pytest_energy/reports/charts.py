@@ -3,7 +3,10 @@
 Each chart shows its figures with their 95 % intervals, in the units of its axis titles, and says them in words beside.
 """
 
+import bisect
+import itertools
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +54,10 @@ def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> No
 
 
 def _short(label: str) -> str:
+    """At most as long as the canvas is wide; Asian characters take the room of two."""
     label = printable(" ".join(label.split()))
-    return label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…"
+    ends = list(itertools.accumulate(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in label))
+    return label if not ends or ends[-1] <= _MAX_LABEL else label[: bisect.bisect_left(ends, _MAX_LABEL)] + "…"
 
 
 def number(value: float) -> str:

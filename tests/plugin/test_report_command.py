@@ -1,0 +1,179 @@
+"""`pytest-energy report` and `history`: the same reports without running anything, from real recordings and simulated ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pytest_energy.cli import main
+from pytest_energy.reports import results
+from tests.conftest import ROOT
+from tests.plugin.project import MARKER, Project
+
+RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
+
+
+def run(*arguments: str | Path) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of two releases and of an engine without CUDA graphs, with tables."""
+    folder = tmp_path_factory.mktemp("compared")
+    labels = [RECORDINGS / label for label in ("vllm-0.20.2", "vllm-0.25.1", "vllm-0.25.1-eager")]
+    assert run("report", *labels, "-o", folder, "--csv", "--baselines", ROOT / "baselines") == 0
+    return folder
+
+
+def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -> None:
+    found = results.read(compared / "results.json")
+    assert {entry.verdict for entry in found.entries} == {None}
+    assert {entry.old.engine for entry in found.entries if entry.old} == {"vLLM 0.20.2"}
+    assert {entry.new.engine for entry in found.entries if entry.new} == {"vLLM 0.25.1", "vLLM 0.25.1 enforce_eager=True"}
+    energy = {
+        (entry.new.engine, entry.cell.batch_size): entry for entry in found.entries if entry.new and entry.metric == "joules_per_token"
+    }
+    eager = energy["vLLM 0.25.1 enforce_eager=True", 8]
+    assert eager.what == "llama-3.1-8b bs=8, J/token 0.4653 is +35.5 % against the reference's 0.3433"
+    assert len(energy) == 6
+    text = (compared / "report.md").read_text()
+    assert text.startswith("## ℹ️ 4 cells compared, not judged\n")
+    for word in ("regressed", "tolerance", "REGRESSED"):
+        assert word not in text
+
+
+def test_a_lone_recording_is_shown_without_a_comparison(tmp_path: Path) -> None:
+    assert run("report", RECORDINGS / "board-8bb286c2", "-o", tmp_path) == 0
+    found = results.read(tmp_path / "results.json")
+    assert {(entry.cell.batch_size, entry.old, entry.ratio) for entry in found.entries} == {(8, None, None), (64, None, None)}
+    assert (tmp_path / "pictures" / "against-batch-size-light.svg").is_file()
+
+
+def test_boards_are_not_compared(tmp_path: Path) -> None:
+    """The same engine took 9 to 12 % more energy on another board."""
+    assert run("report", RECORDINGS / "vllm-0.25.1", RECORDINGS / "board-8bb286c2", "-o", tmp_path) == 0
+    assert all(entry.old is None for entry in results.read(tmp_path / "results.json").entries)
+
+
+def test_tables_hold_the_launches(compared: Path) -> None:
+    launches, comparisons = pd.read_csv(compared / "launches.csv"), pd.read_csv(compared / "comparisons.csv")
+    assert len(comparisons) == 12
+    eight = launches[(launches.batch_size == 8) & (launches.engine == "vLLM 0.20.2")]
+    assert eight.joules_per_token.round(4).tolist() == [0.3430, 0.3428, 0.3441]
+    assert eight.power_w.round().tolist() == [504, 507, 503]
+    assert not (compared / "history.csv").exists()
+
+
+def test_reports_of_several_runs_make_one(compared: Path, tmp_path: Path) -> None:
+    assert run("report", compared / "results.json", compared / "results.json", "-o", tmp_path / "both") == 0
+    one, both = (results.read(folder / "results.json") for folder in (compared, tmp_path / "both"))
+    assert len(both.runs) == 2
+    assert len(both.entries) == 2 * len(one.entries)
+
+
+def test_a_report_of_a_results_file_is_the_one_of_the_run(compared: Path, tmp_path: Path) -> None:
+    assert run("report", compared / "results.json", "-o", tmp_path) == 0
+    assert (tmp_path / "report.md").read_text() == (compared / "report.md").read_text()
+    assert (tmp_path / "results.json").read_bytes() == (compared / "results.json").read_bytes()
+
+
+def test_the_intervals_are_those_of_the_summary_table(compared: Path) -> None:
+    entry = next(e for e in results.read(compared / "results.json").entries if e.new and "eager" in e.new.engine)
+    assert entry.ratio is not None
+    assert [round(100 * (x - 1), 1) for x in (entry.ratio.low, entry.ratio.value, entry.ratio.high)] == [33.0, 35.5, 38.1]
+
+
+def test_invalid_launches_are_left_out_and_named(project: Project) -> None:
+    project.record("good")
+    project.record("half", environment={"vllm": "0.0.2"})
+    project.record("hot", launches=1, environment={"vllm": "0.0.2"}, faults=["throttled: hot"])
+    project.record("none", launches=1, environment={"vllm": "0.0.3"}, faults=["throttled: hot"])
+    assert run("report", "good", "half", "hot", "none", "-o", "report") == 0
+    found = {entry.new.vllm if entry.new else "": entry for entry in results.read(Path("report/results.json")).entries}
+    assert found["0.0.2"].reasons == ("left out: launch hot-0: throttled: hot",)
+    assert found["0.0.2"].new is not None
+    assert len(found["0.0.2"].new.launches) == 3
+    assert found[""].reasons == ("left out: launch none-0: throttled: hot",)
+    assert "left out: launch none-0: throttled: hot" in Path("report/report.html").read_text()
+
+
+def test_the_history_of_the_store(project: Project) -> None:
+    project.store()
+    for version, power_w in (("0.0.2", 490.0), ("0.0.3", 480.0)):
+        project.record(version, power_w=power_w, environment={"vllm": version})
+        project.run("--energy-replay", version, "--energy-update")
+    assert run("history", "baselines", "-o", "history", "--csv") == 0
+    table = pd.read_csv("history/history.csv")
+    assert table[table.batch_size == 8].vllm.tolist() == ["0.0.1", "0.0.2", "0.0.3"]
+    assert table[table.batch_size == 8].joules_per_token.round(3).tolist() == [0.5, 0.49, 0.48]
+    # Of earlier states only means are kept: their interval is the assumed noise's, t(3) × 1 % / √3.
+    first = table.iloc[0]
+    assert first.joules_per_token_high / first.joules_per_token == pytest.approx(1.01854, abs=1e-4)
+    assert "vLLM 0.0.2" in Path("history/pictures/history-light.svg").read_text()
+    assert "| tiny bs=8 | 0.0.3 |" in Path("history/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "nowhere"], "nowhere does not exist. Give a folder that --energy-record wrote"),
+        (["report", "stores"], "stores holds no recordings"),
+        (["report", "no.json"], "results file no.json cannot be read: No such file or directory"),
+        (["report", "bad.json"], "results file bad.json is damaged or none"),
+        (["report", "bad.json.gz"], "recording bad.json.gz cannot be read"),
+        (["history", "nowhere"], "nowhere holds no baselines"),
+        (["history", "stores/damaged"], "tiny.json is damaged"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_with_nothing_written(
+    project: Project, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    Path("bad.json").write_text("{}")
+    Path("bad.json.gz").write_text("{}")
+    Path("stores/damaged/gpu").mkdir(parents=True)
+    Path("stores/damaged/gpu/tiny.json").write_text("{}")
+    assert run(*arguments, "-o", "report") == 1
+    assert message in capsys.readouterr().err
+    assert not Path("report").exists()
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 0}, {"model": ""}, {"workload": {}}, {"batch_size": "8"}])
+def test_a_recording_that_names_no_cell_is_refused(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    import dataclasses
+
+    from pytest_energy import recording
+
+    project.record("odd", launches=1, marker={**MARKER, "batch_sizes": [8]})
+    (file,) = recording.find(Path("odd"))
+    made = recording.read(file)
+    recording.write(dataclasses.replace(made, key={**made.key, **change}), file)
+    assert run("report", "odd", "-o", "report") == 1
+    assert "its key names no cell" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.record("some")
+    Path("file").write_text("")
+    assert run("report", "some", "-o", "file") == 1
+    assert "file is no folder" in capsys.readouterr().err
+
+
+def test_without_matplotlib_it_says_what_to_install(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run("report", "some", "-o", "report") == 1
+    assert "pip install 'pytest-energy[report]'" in capsys.readouterr().err
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("noise", "report", "history"))
