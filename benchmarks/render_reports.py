@@ -7,6 +7,7 @@ Another GPU's recordings: edit EXAMPLES and PICTURES, run it, look at the pictur
 """
 
 import argparse
+import html
 import html.parser
 import os
 import re
@@ -22,6 +23,7 @@ from pytest_energy import measurement, recording
 from pytest_energy.baselines import Store
 from pytest_energy.cell import canonical_key
 from pytest_energy.noise import NoiseStore
+from pytest_energy.report import percent
 from pytest_energy.reports import charts, collect, gallery, groups, results, trace
 from pytest_energy.reports.pictures import THEMES, Picture
 
@@ -65,10 +67,14 @@ def render(into: Path) -> list[str]:
         _run(project, "-m", "pytest_energy.cli", "history", "baselines", "-o", str(into / "examples" / "history"))
     drawn = pictures()
     (into / "images").mkdir(parents=True, exist_ok=True)
-    for picture in drawn:
+    for picture, _ in drawn:
         for theme in THEMES:
             (into / "images" / f"{picture.name}-{theme}.svg").write_text(picture.svg(theme))
-    return [*faults(into), *(f"images/{picture.name}: {fault}" for picture in drawn for fault in picture.faults()), *example_faults(into)]
+    return [
+        *faults(into),
+        *(f"images/{picture.name}: {fault}" for picture, _ in drawn for fault in picture.faults()),
+        *example_faults(into),
+    ]
 
 
 def _example(project: Path, example: Example, folder: Path) -> None:
@@ -100,19 +106,44 @@ def _run(project: Path, *command: str, expected: Sequence[int] = (0,)) -> None:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def pictures() -> list[Picture]:
-    """The README's: against batch size, the plane, one launch's trace."""
-    folders = [ROOT / label for label in PICTURES]
-    entries = collect.compared(folders, NoiseStore(ROOT / "baselines"))
-    found = results.Results(results.SCHEMA_VERSION, (collect.run("recordings", ""),), entries)
-    (group,) = groups.groups(found)
-    second = results.Results(results.SCHEMA_VERSION, found.runs, collect.compared(folders[:2], NoiseStore(ROOT / "baselines")))
-    wanted = gallery.wanted(groups.groups(second)[0])
-    return [
-        charts.against_batch_size("against-batch-size", group),
-        charts.power_throughput_plane("power-throughput", group),
-        charts.launch_trace("launch", trace.find(folders, wanted)),
+def pictures() -> list[tuple[Picture, str]]:
+    """The README's, each with a text alternative of a few figures: against batch size, the plane, one launch's trace."""
+    folders, noise = [ROOT / label for label in PICTURES], NoiseStore(ROOT / "baselines")
+    run = collect.run("recordings", "")
+    (group,) = groups.groups(results.Results(results.SCHEMA_VERSION, (run,), collect.compared(folders, noise)))
+    (upgrade,) = groups.groups(results.Results(results.SCHEMA_VERSION, (run,), collect.compared(folders[:2], noise)))
+    traces = trace.find(folders, gallery.wanted(upgrade))
+    energy = [
+        f"{series.label} "
+        + ", ".join(f"{charts.number(side.joules_per_token.value)} J/token at batch size {size}" for size, side in series.points)
+        for series in group.series
     ]
+    moved = [
+        f"{move.new_label} at batch size {move.batch_size}: power {percent(move.new.power_w.value / move.old.power_w.value)}, "
+        f"throughput {percent(move.new.tokens_per_s.value / move.old.tokens_per_s.value)}"
+        for move in group.moves
+    ]
+    power = [f"{min(t.cycle_power_w):.0f} to {max(t.cycle_power_w):.0f} W at batch size {t.batch_size}" for t in traces]
+    plane = charts.power_throughput_plane("power-throughput", group)
+    against, launch = charts.against_batch_size("against-batch-size", group), charts.launch_trace("launch", traces)
+    return [
+        (against, f"{against.title}: {'; '.join(energy)}"),
+        (plane, f"{plane.title}: {'; '.join(moved)}"),
+        (launch, f"{launch.title}, means of whole cycles: {'; '.join(power)}"),
+    ]
+
+
+def readme(text: str, drawn: Sequence[tuple[Picture, str]]) -> str:
+    """The README with these pictures in their place."""
+    begin, end = "<!-- pictures, by benchmarks/render_reports.py -->\n", "<!-- end of pictures -->\n"
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    blocks = [
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="docs/images/{picture.name}-dark.svg">'
+        f'<img width="400" src="docs/images/{picture.name}-light.svg" alt="{html.escape(alternative)}"></picture>\n'
+        for picture, alternative in drawn
+    ]
+    return before + begin + "".join(blocks) + end + after
 
 
 def example_faults(into: Path) -> Iterator[str]:
@@ -199,9 +230,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rendered = Path(folder)
         wrong = render(rendered)
+        page = ROOT / "README.md"
+        shown = readme(page.read_text(), pictures())
         if arguments.check:
             wrong += differences(ROOT / "docs", rendered)
+            wrong += [] if shown == page.read_text() else ["README.md shows other pictures"]
         elif not wrong:
+            page.write_text(shown)
             for place in ("examples", "images"):
                 shutil.rmtree(ROOT / "docs" / place, ignore_errors=True)
                 shutil.copytree(rendered / place, ROOT / "docs" / place)

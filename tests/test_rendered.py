@@ -1,0 +1,84 @@
+"""The reports and pictures that README and docs show are those that the recordings give, and nothing in them is foreign."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import render_reports
+from pytest_energy.reports import results
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs")
+    assert render_reports.render(folder) == []
+    return folder
+
+
+def test_the_committed_reports_are_what_the_recordings_give(rendered: Path) -> None:
+    assert render_reports.differences(ROOT / "docs", rendered) == []
+    page = (ROOT / "README.md").read_text()
+    assert render_reports.readme(page, render_reports.pictures()) == page
+
+
+def test_the_examples_say_what_the_gate_says(rendered: Path) -> None:
+    upgrade, eager = (results.read(rendered / "examples" / name / "results.json") for name in ("upgrade", "eager"))
+    assert [entry.verdict for entry in upgrade.entries if entry.metric == "joules_per_token"] == ["pass", "pass", "inconclusive", "pass"]
+    assert {entry.verdict for entry in eager.entries} == {"regressed"}
+
+
+def test_every_picture_in_the_readme_has_both_themes_and_says_its_figures() -> None:
+    found = re.findall(r"<picture>(.*?)</picture>", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(found) == 3
+    for picture in found:
+        dark, light = re.findall(r'src(?:set)?="([^"]+)"', picture)
+        assert (ROOT / dark).is_file()
+        assert (ROOT / light).is_file()
+        assert (dark.replace("dark", "light"), "prefers-color-scheme: dark" in picture) == (light, True)
+        alternative = re.search(r'alt="([^"]+)"', picture)
+        assert alternative is not None
+        assert len(re.findall(r"\d[\d,.]* (?:J/token|W|%)", alternative[1])) >= 3
+        words = " ".join(render_reports.words((ROOT / light).read_text()))
+        assert [figure for figure in re.findall(r"\d[\d,.]*\d", alternative[1]) if figure not in words] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('<img src="//evil.example.com/x">', "address"),
+        ("see http://example.com", "address"),
+        ("/home/me/venv/bin/python", "path"),
+        ("a value of the ENVIRONMENT-1234", "environment"),
+        ("x" * render_reports.MAX_HTML_BYTES, "bytes"),
+    ],
+)
+def test_the_check_finds_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fault: str) -> None:
+    monkeypatch.setenv("SECRET", "ENVIRONMENT-1234")
+    (tmp_path / "report.html").write_text(f"<p>fine</p>{text}")
+    assert fault in " ".join(render_reports.faults(tmp_path))
+    (tmp_path / "report.html").write_text("<p>fine</p>")
+    assert list(render_reports.faults(tmp_path)) == []
+
+
+def test_the_comparison_finds_another_figure_and_no_other_drawing(rendered: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        (folder / "images").mkdir(parents=True)
+    svg = (rendered / "images" / "launch-light.svg").read_text()
+    (tmp_path / "a/images/x.svg").write_text(svg)
+    (tmp_path / "b/images/x.svg").write_text(re.sub(r' d="[^"]*"', ' d="M 0 0"', svg))
+    assert render_reports.differences(tmp_path / "a", tmp_path / "b") == []
+    (tmp_path / "b/images/x.svg").write_text(svg.replace("1.2", "1.3", 1))
+    assert render_reports.differences(tmp_path / "a", tmp_path / "b") == ["images/x.svg says something else"]
+
+
+def test_labels_that_overlap_or_leave_the_canvas_are_found() -> None:
+    picture, _ = render_reports.pictures()[2]
+    assert picture.faults() == []
+    axes = picture.figure.axes[0]
+    axes.text(1, 100, "one", fontsize=12)
+    axes.text(1, 100, "other", fontsize=12)
+    assert "'one' overlaps 'other'" in picture.faults()
+    axes.text(12, 300, "far too long for what is left of the canvas").set_in_layout(False)
+    assert any("leaves the canvas" in fault for fault in picture.faults())
