@@ -1,5 +1,6 @@
 """A drawn figure as SVG: in two themes or following the page's, with a text alternative, the same bytes for the same figure."""
 
+import functools
 import io
 import itertools
 import re
@@ -93,6 +94,14 @@ class Picture:
     figures: str
     figure: Figure
 
+    @functools.cached_property
+    def _drawn(self) -> str:
+        """The figure as matplotlib writes it, in stand-in colours."""
+        buffer = io.StringIO()
+        with style():
+            self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        return buffer.getvalue()
+
     def svg(self, theme: str) -> str:
         """A file of its own, "light" or "dark"."""
         colours = THEMES[theme]
@@ -107,7 +116,7 @@ class Picture:
         return re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
 
     def _tree(self, colours: Mapping[str, str]) -> ElementTree.Element:
-        drawn = re.sub("|".join(_NAMES), lambda match: colours[_NAMES[match[0]]], _drawn(self.figure))
+        drawn = re.sub("|".join(_NAMES), lambda match: colours[_NAMES[match[0]]], self._drawn)
         drawn = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 Helvetica, Arial, sans-serif", drawn)
         # A hundredth of a pixel is enough; coordinates are most of the file.
         drawn = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), drawn)
@@ -157,10 +166,3 @@ def _texts(figure: Figure) -> list[Text]:
 def printable(text: str) -> str:
     """Without what no XML file may hold."""
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)
-
-
-def _drawn(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with style():
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()

@@ -80,15 +80,16 @@ class Line:
     old: str
     change: str
     limit: str
+    sees: str
     run: str
 
     @property
     def figures(self) -> tuple[str, ...]:
         """In the order of FIGURES."""
-        return self.energy, self.power, self.rate, self.old, self.change, self.limit
+        return self.energy, self.power, self.rate, self.old, self.change, self.limit, self.sees
 
 
-FIGURES = ("J/token", "W", "tokens/s", "before", "change, 95 % interval", "limit")
+FIGURES = ("J/token", "W", "tokens/s", "before", "change, 95 % interval", "limit", "sees")
 
 
 def columns(results: Results) -> tuple[str, ...]:
@@ -125,6 +126,7 @@ def line(entry: Entry) -> Line:
         old="-" if entry.old is None else _old(entry.old, is_energy),
         change="-" if entry.ratio is None else f"{percent(entry.ratio.value)} ({percent(entry.ratio.low)} to {percent(entry.ratio.high)})",
         limit="-" if entry.tolerance is None else f"{sign * 100 * entry.tolerance:+.3g} %",
+        sees=_sees(entry.smallest_change_caught, is_energy) if entry.verdict in ("pass", "improved") else "-",
         run=str(entry.run + 1),
     )
 
@@ -177,6 +179,11 @@ def noise(results: Results) -> list[str]:
     sources = [(UNIT[Metric(entry.metric)], entry.noise) for entry in results.entries if entry.noise]
     sources += [("J/token", state.noise) for state in results.history]
     return [f"{unit}: {source}" for unit, source in dict.fromkeys(sources)]
+
+
+def _sees(caught: float | None, is_energy: bool) -> str:
+    """The smallest change for the worse that a pass would have called regressed in 95 % of cases."""
+    return "-" if caught is None else percent(1 + caught if is_energy else 1 / (1 + caught))
 
 
 def _old(side: Side, is_energy: bool) -> str:
