@@ -17,7 +17,7 @@ from pytest_energy import __version__, gate, measurement, recording, report, sta
 from pytest_energy.baselines import Baseline, Store, boards
 from pytest_energy.cell import canonical_key
 from pytest_energy.errors import EnergyError, RecordingError
-from pytest_energy.gate import Judgement, Metric, Rule, Verdict
+from pytest_energy.gate import Judgement, Metric, Sample, Verdict
 from pytest_energy.measurement import Measurement
 from pytest_energy.noise import NoiseStore
 from pytest_energy.recording import Recording
@@ -97,18 +97,33 @@ def _comparison(new: Sequence[Measurement], old: Sequence[Measurement], metric: 
     noise = noise_of(noise_store, key, gpu_name, [m.launch_id for m in (*new, *old)])
     left_out = [f"left out: launch {m.launch_id}: {fault}" for m in (*new, *old) for fault in m.faults]
     valid_new, valid_old = [m for m in new if m.valid], [m for m in old if m.valid]
+    found = Judgement(metric, Verdict.INVALID, 1.0, ())  # a carrier of figures; its verdict is dropped
     if valid_new:
-        judgement = gate.judge(metric, valid_new, Baseline.of(valid_old) if valid_old else None, rule=Rule(noise=noise))
-    else:
-        judgement = Judgement(metric, Verdict.INVALID, 1.0, ())
+        found = replace(found, sample=Sample.of(valid_new, noise))
+    if valid_new and valid_old:
+        found = _against(found, Baseline.of(valid_old), noise[metric])
     name = _name(key)
-    entry = judged(judgement, key, name, noise, report.comparison(name, judgement, left_out))
-    return replace(entry, verdict=None, green=None, tolerance=None, smallest_change_caught=None)
+    entry = judged(found, key, name, noise, report.comparison(name, found, left_out))
+    return replace(entry, verdict=None, green=None, tolerance=None)
+
+
+def _against(found: Judgement, old: Baseline, noise: NoiseFloor) -> Judgement:
+    """The figures of the new side by those of the old one."""
+    sample, metric = found.sample, found.metric.value
+    assert sample is not None
+    return replace(
+        found,
+        baseline=old,
+        ratio=statistics.compare([getattr(m, metric) for m in sample.launches], getattr(old, metric), noise),
+        split=gate.split(sample, old),
+        noise=noise,
+        changed=tuple(gate.what_changed(old.environment, sample.launches[-1].environment)),
+    )
 
 
 def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
     """By cell and board the engines, in the order in which they were given; of each its launches, in order. A launch counts once."""
-    found: dict[tuple[Any, ...], dict[str, dict[str, Recording]]] = {}
+    found: dict[tuple[Any, ...], dict[str, dict[str, dict[int, Recording]]]] = {}
     for path in paths:
         for file in recording.find(path):
             recorded = recording.read(file)
@@ -119,11 +134,15 @@ def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
                 (str(environment.get("gpu_name")), boards(environment), str(environment.get("power_limit_w"))),
             )
             engine = repr((environment.get("vllm"), environment.get("engine_args_under_test")))
-            found.setdefault(place, {}).setdefault(engine, {})[recorded.launch_id] = recorded
-    return [
-        [[measurement.measure(recorded) for _, recorded in sorted(launches.items())] for launches in engines.values()]
-        for _, engines in sorted(found.items(), key=lambda item: item[0])
-    ]
+            launches = found.setdefault(place, {}).setdefault(engine, {})
+            launches.setdefault(recorded.launch_id, {})[recorded.load_stopped_ns] = recorded  # given twice, it counts once
+    by_place = [engines for _, engines in sorted(found.items(), key=lambda item: item[0])]
+    return [[[_measured(turns) for _, turns in sorted(launches.items())] for launches in engines.values()] for engines in by_place]
+
+
+def _measured(turns: Mapping[int, Recording]) -> Measurement:
+    """One launch, from its recording."""
+    return measurement.measure(*(turns[stopped_ns] for stopped_ns in sorted(turns)))
 
 
 def _batch_size(recorded: Recording, file: Path) -> int:

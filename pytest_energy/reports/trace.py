@@ -43,20 +43,16 @@ class Trace:
 
 
 def trace(recorded: Recording) -> Trace | None:
-    """The trace of a valid recording; None of another. With several GPUs their power is summed at updates of the first."""
+    """The trace of a recording without faults; None of another. With several GPUs their power is summed at updates of the first."""
     measured = measurement.measure(recorded)
-    if not measured.valid or measured.cycles is None:
+    updates_ns = _updates_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])] if recorded.gpus else np.empty(0)
+    bounds_ns = _cycle_bounds_ns(recorded)
+    # A single turn of a launch may be too short to be judged alone, and is drawn all the same.
+    if any(not fault.startswith("too_short") for fault in measured.faults) or len(updates_ns) < 2 or len(bounds_ns) < 2:
         return None
     begin_ns = recorded.tokens.time_ns[0]
-    updates_ns = _updates_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])]
-    if len(updates_ns) < 2:
-        return None
-    energy_j = np.sum([_energy_j(gpu, updates_ns) for gpu in recorded.gpus], axis=0)
-    seconds = (updates_ns - begin_ns) / 1e9
-    tokens = np.cumsum(recorded.tokens.tokens)
-    first_end = (1 + measured.skipped_cycles) * measured.cycles.tokens
-    start_s = float(np.interp(first_end, tokens, (np.asarray(recorded.tokens.time_ns, dtype=np.int64) - begin_ns) / 1e9))
-    bounds = [start_s, *(start_s + end for end in itertools.accumulate(measured.cycles.time_s))]
+    power_w, cycle_power_w = (_mean_power_w(recorded.gpus, times) for times in (updates_ns, bounds_ns))
+    skipped = measurement.steady_from(cycle_power_w * np.diff(bounds_ns), cycle_power_w)
     environment = recorded.environment
     under_test = environment.get("engine_args_under_test") or {}
     return Trace(
@@ -64,13 +60,29 @@ def trace(recorded: Recording) -> Trace | None:
         gpu_name=str(environment.get("gpu_name")),
         batch_size=int(recorded.key["batch_size"]),
         launch_id=recorded.launch_id,
-        time_s=tuple(seconds[1:].tolist()),
-        power_w=tuple((np.diff(energy_j) / np.diff(seconds)).tolist()),
-        cycles_s=tuple(itertools.pairwise(bounds)),
-        cycle_power_w=measured.cycles.power_w,
+        time_s=tuple(((updates_ns[1:] - begin_ns) / 1e9).tolist()),
+        power_w=tuple(power_w.tolist()),
+        cycles_s=tuple(itertools.pairwise(((bounds_ns[skipped:] - begin_ns) / 1e9).tolist())),
+        cycle_power_w=tuple(cycle_power_w[skipped:].tolist()),
         load_stopped_s=(recorded.load_stopped_ns - begin_ns) / 1e9,
         static_power_w=measured.static_power_w,
     )
+
+
+def _cycle_bounds_ns(recorded: Recording) -> np.ndarray:
+    """When the token counter passed each whole cycle; the first cycle is warm-up. Shape (cycles + 1,)."""
+    times, total = np.asarray(recorded.tokens.time_ns, dtype=np.int64), np.cumsum(recorded.tokens.tokens)
+    if not len(total):
+        return np.empty(0)
+    cycle = int(recorded.key["batch_size"]) * int(recorded.key["workload"]["output_tokens"])
+    marks = np.arange(1, total[-1] // cycle + 1) * cycle
+    return np.asarray(times[0] + np.interp(marks, total, (times - times[0]).astype(float)).astype(np.int64))
+
+
+def _mean_power_w(gpus: Sequence[GpuTrace], times_ns: np.ndarray) -> np.ndarray:
+    """Mean power of all GPUs from each of the times to the next, from their energy counters; shape (times - 1,)."""
+    energy_j = np.sum([_energy_j(gpu, times_ns) for gpu in gpus], axis=0)
+    return np.asarray(np.diff(energy_j) / (np.diff(times_ns) / 1e9))
 
 
 def _updates_ns(gpu: GpuTrace) -> np.ndarray:

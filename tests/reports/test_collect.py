@@ -1,0 +1,90 @@
+"""Results and traces from recordings: the figures are those of the measurement, the intervals those that are documented."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pytest_energy import measurement, recording
+from pytest_energy.cell import Cell, canonical_key
+from pytest_energy.noise import NoiseStore
+from pytest_energy.reports import collect, trace
+from tests import simulated
+from tests.conftest import ROOT
+
+RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
+
+
+def written(folder: Path, cell: Cell, powers_w: list[float], version: str = "1.0") -> Path:
+    for i, power_w in enumerate(powers_w):
+        made = simulated.recording(cell, f"{version}-{i}", power_w, 1000.0, environment={"vllm": version})
+        recording.write(made, folder / version / made.launch_id / "cell.json.gz")
+    return folder / version
+
+
+def test_power_of_three_launches_has_students_interval(cell: Cell, tmp_path: Path) -> None:
+    powers_w = [500.0, 505.0, 512.0]
+    side = collect.compared([written(tmp_path, cell, powers_w)], NoiseStore(tmp_path))[0].new
+    assert side is not None
+    logs = np.log(powers_w)
+    low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+    assert (side.power_w.low, side.power_w.high) == pytest.approx((math.exp(low), math.exp(high)), rel=1e-4)
+    assert side.power_w.value == pytest.approx(np.mean(powers_w), rel=1e-6)
+
+
+def test_power_of_one_launch_has_the_interval_that_it_cannot_exceed(cell: Cell, tmp_path: Path) -> None:
+    """1 % of J/token and 3 % of tokens/s are assumed."""
+    side = collect.compared([written(tmp_path, cell, [500.0])], NoiseStore(tmp_path))[0].new
+    assert side is not None
+    half = float(stats.t.ppf(0.975, 3)) * 0.04
+    assert side.power_w.high / side.power_w.value == pytest.approx(math.exp(half), rel=1e-5)
+
+
+def test_a_recording_given_twice_counts_once_and_order_names_the_reference(cell: Cell, tmp_path: Path) -> None:
+    old, new = (written(tmp_path, cell, [power_w] * 3, version) for power_w, version in ((500.0, "1.0"), (550.0, "2.0")))
+    entries = collect.compared([new, old, new], NoiseStore(tmp_path))
+    assert [(entry.old.vllm, entry.new.vllm) for entry in entries if entry.old and entry.new] == [("2.0", "1.0")] * 2
+    assert all(len(side.launches) == 3 for entry in entries for side in (entry.old, entry.new) if side)
+    assert entries[0].ratio is not None
+    assert entries[0].ratio.value == pytest.approx(500 / 550, rel=1e-4)
+
+
+def test_what_changed_and_the_split_are_the_gates(cell: Cell, tmp_path: Path) -> None:
+    old, new = (written(tmp_path, cell, [power_w] * 3, version) for power_w, version in ((500.0, "1.0"), (550.0, "2.0")))
+    energy = collect.compared([old, new], NoiseStore(tmp_path))[0]
+    assert energy.changed == "vllm: 1.0 → 2.0"
+    assert energy.split is not None
+    assert energy.split.reading == "dynamic"
+
+
+@pytest.mark.parametrize(
+    "file", sorted((RECORDINGS / "vllm-0.25.1").rglob("*bs8-*.gz")) + sorted((RECORDINGS / "vllm-0.25.1-eager").rglob("*.gz"))
+)
+def test_a_trace_shows_the_cycles_that_were_measured(file: Path) -> None:
+    recorded = recording.read(file)
+    measured, drawn = measurement.measure(recorded), trace.trace(recorded)
+    assert drawn is not None
+    assert measured.cycles is not None
+    assert drawn.cycle_power_w == pytest.approx(measured.cycles.power_w, rel=1e-6)
+    assert [end - start for start, end in drawn.cycles_s] == pytest.approx(measured.cycles.time_s, rel=1e-6)
+    # What the counter says between its updates is what it says over all of them.
+    spans = np.diff([drawn.time_s[0], *drawn.time_s[1:]])
+    under_load = [i for i in range(1, len(drawn.time_s)) if drawn.cycles_s[0][0] < drawn.time_s[i] < drawn.cycles_s[-1][1]]
+    mean_w = sum(drawn.power_w[i] * spans[i - 1] for i in under_load) / sum(spans[i - 1] for i in under_load)
+    assert mean_w == pytest.approx(measured.power_w, rel=0.03)
+
+
+def test_a_faulty_recording_has_no_trace(cell: Cell) -> None:
+    assert trace.trace(simulated.recording(cell)) is not None
+    assert trace.trace(simulated.recording(cell, faults=["throttled: hot"])) is None
+
+
+def test_traces_are_found_by_cell_and_launch_whatever_the_files_are_called(cell: Cell, tmp_path: Path) -> None:
+    folder = written(tmp_path, cell, [500.0, 600.0])
+    key = canonical_key(cell.key)
+    (folder / "1.0-1").rename(folder / "renamed")
+    found = trace.find([folder, tmp_path / "nowhere"], [(key, "1.0-1"), (key, "1.0-0"), (key, "none")])
+    assert [t.launch_id for t in found] == ["1.0-1", "1.0-0"]
+    assert found[0].cycle_power_w == pytest.approx([600.0] * len(found[0].cycle_power_w), rel=1e-3)
