@@ -258,10 +258,11 @@ def _move_in_words(move: Move) -> str:
 
 
 def static_power_w(move: Move) -> float | None:
-    """Mean of the launches of both sides; None where one of them did not see it."""
+    """Mean of the launches of both sides; None where one of them did not see it, or where no power is left for the tokens."""
     seen = [launch.static_power_w for side in (move.old, move.new) for launch in side.launches]
     known = [power for power in seen if power is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(seen) else None
+    mean = math.fsum(known) / len(known) if known and len(known) == len(seen) else None
+    return mean if mean is not None and mean < move.old.power_w.value else None
 
 
 def _plane(axes: Axes, size: int, moves: Sequence[Move], looks: dict[str, _Look]) -> bool:

@@ -58,7 +58,7 @@ def judged(judgement: Judgement, key: Mapping[str, Any], name: str, noise: Noise
         paired=judgement.paired,
         ratio=interval(ratio.value, ratio.low, ratio.high) if ratio else None,
         split=Split(split.static_low, split.static_high, split.total, split.reading) if split else None,  # type: ignore[arg-type]
-        smallest_change_caught=judgement.smallest_caught,
+        smallest_change_caught=_known(judgement.smallest_caught),
         noise=judgement.noise.source if judgement.noise else "",
         what=said.what,
         how_sure=said.how_sure,
@@ -223,13 +223,13 @@ def _by_noise_alone(mean: float, launches: int, noise: NoiseFloor) -> Interval:
 
 
 def _side_of_launches(measurements: Sequence[Measurement], noise: Noise) -> Side:
-    launches = [Launch(m.launch_id, m.joules_per_token, m.power_w, m.tokens_per_s, m.static_power_w) for m in measurements]
+    launches = [Launch(m.launch_id, m.joules_per_token, m.power_w, m.tokens_per_s, _known(m.static_power_w)) for m in measurements]
     return _side(launches, max((m.environment for m in measurements), key=lambda e: str(e.get("date"))), noise)
 
 
 def _side_of_baseline(baseline: Baseline, noise: Noise) -> Side:
     series = zip(baseline.launches, baseline.joules_per_token, baseline.power_w, baseline.tokens_per_s, strict=True)
-    launches = [Launch(launch.launch_id, jpt, power, rate, launch.static_power_w) for launch, jpt, power, rate in series]
+    launches = [Launch(launch.launch_id, jpt, power, rate, _known(launch.static_power_w)) for launch, jpt, power, rate in series]
     return _side(launches, baseline.environment, noise)
 
 
@@ -248,6 +248,11 @@ def _side(launches: Sequence[Launch], environment: Mapping[str, Any], noise: Noi
         tokens_per_s=_estimate([launch.tokens_per_s for launch in launches], noise[Metric.TOKENS_PER_S]),
         static_power_w=math.fsum(static) / len(static) if len(static) == len(launches) else None,
     )
+
+
+def _known(value: float | None) -> float | None:
+    """The value, None where it says nothing: zero watts, or a change without bound."""
+    return value if value is not None and 0 < value < 1e99 else None
 
 
 def _estimate(values: Sequence[float], noise: NoiseFloor) -> Interval:

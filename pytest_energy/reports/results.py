@@ -19,9 +19,9 @@ SCHEMA_VERSION: Final = 1
 _MAX_BYTES = 100_000_000
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-Positive = Annotated[float, Gt(0), Lt(1e12)]
+Positive = Annotated[float, Gt(0), Lt(1e100)]
 Count = Annotated[int, Gt(0), Lt(1_000_000_000)]
-Name = Annotated[str, MinLen(1), MaxLen(1000)]
+Name = Annotated[str, MinLen(1), MaxLen(10_000)]
 Verdict = Literal[
     "pass", "improved", "regressed", "inconclusive", "no baseline", "not comparable", "invalid", "created", "changed"
 ]  # fmt: skip
@@ -287,10 +287,10 @@ def together(several: "list[Results]") -> Results:
 
 
 def interval(value: float, low: float, high: float) -> Interval:
-    """The figure with nine digits; the bounds give way where rounding would put the value outside."""
+    """The figure with nine digits; the bounds give way where rounding would put the value outside, and where they say nothing any more."""
 
     def digits(number: float) -> float:
-        return float(f"{number:.9g}")
+        return float(f"{min(max(number, 1e-99), 1e99):.9g}")
 
     value = digits(value)
     return Interval(value, min(digits(low), value), max(digits(high), value))

@@ -25,7 +25,7 @@ def side(jpt: float, rate: float, vllm: str = "1.0", launches: int = 3, static: 
 
 
 def entry(batch_size: int = 8, ratio: float = 1.1, model: str = "tiny", metric: str = "joules_per_token", **changes: Any) -> Entry:
-    old = side(0.5 / batch_size**0.6, 100 * batch_size**0.7)
+    old = side(0.5 / batch_size**0.6, 1000 * batch_size**0.7)
     new = side(old.joules_per_token.value * ratio, old.tokens_per_s.value / ratio, "2.0")
     made = Entry(
         run=0,
@@ -61,7 +61,8 @@ def of(*entries: Entry, history: Sequence[HistoryEntry] = ()) -> Results:
     return Results(results.SCHEMA_VERSION, (RUN,), entries, tuple(history))
 
 
-figures = st.floats(1e-6, 1e6).flatmap(lambda x: st.floats(0, 0.5).map(lambda half: interval(x, x * (1 - half), x * (1 + half))))
+factors = st.floats(1, 2) | st.floats(1, 1e90)
+figures = st.tuples(st.floats(1e-6, 1e6), factors, factors).map(lambda made: interval(made[0], made[0] / made[1], made[0] * made[2]))
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 launches = st.builds(Launch, names, *[st.floats(1e-6, 1e6)] * 3, st.none() | st.floats(1, 1e3))
 sides = st.builds(

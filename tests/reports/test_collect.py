@@ -1,14 +1,17 @@
 """Results and traces from recordings: the figures are those of the measurement, the intervals those that are documented."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from pytest_energy import measurement, recording
+from pytest_energy import gate, measurement, recording, report
+from pytest_energy.baselines import Baseline
 from pytest_energy.cell import Cell, canonical_key
+from pytest_energy.gate import Metric, Rule
 from pytest_energy.noise import NoiseStore
 from pytest_energy.reports import collect, trace
 from tests import simulated
@@ -88,3 +91,18 @@ def test_traces_are_found_by_cell_and_launch_whatever_the_files_are_called(cell:
     found = trace.find([folder, tmp_path / "nowhere"], [(key, "1.0-1"), (key, "1.0-0"), (key, "none")])
     assert [t.launch_id for t in found] == ["1.0-1", "1.0-0"]
     assert found[0].cycle_power_w == pytest.approx([600.0] * len(found[0].cycle_power_w), rel=1e-3)
+
+
+def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path: Path) -> None:
+    """A counter that stands still after the load, and a gate that would catch nothing."""
+    old, new = (written(tmp_path, cell, [500.0, power_w, 500.0], version) for power_w, version in ((500.0, "1.0"), (5e4, "2.0")))
+    launches = [[measurement.measure(recording.read(file)) for file in recording.find(folder)] for folder in (old, new)]
+    still = [replace(m, static_power_w=0.0) for m in launches[1]]
+    judgement = gate.judge(Metric.JOULES_PER_TOKEN, still, Baseline.of(launches[0]), rule=Rule(comparisons=10**6))
+    assert judgement.smallest_caught is not None
+    blind = replace(judgement, smallest_caught=math.inf)
+    noise = collect.noise_of(NoiseStore(tmp_path), cell.key, "simulated GPU", [])
+    entry = collect.judged(blind, cell.key, cell.name, noise, report.explanation(cell.name, blind, "pytest a.py", replayed=False))
+    assert entry.smallest_change_caught is None
+    assert entry.new is not None
+    assert {launch.static_power_w for launch in entry.new.launches} == {None}
