@@ -312,18 +312,21 @@ def _split(judgement: Judgement) -> str:
     return "; ".join((figures, *clauses))
 
 
+READING: Mapping[str, str] = {
+    "static": "mostly static watts spread over fewer or more tokens: the engine's pace changed",
+    "dynamic": "mostly work per token: other kernels or precision",
+    "both": "both the engine's pace and the work per token changed",
+    "cannot tell": "cannot tell static from dynamic energy within the uncertainty of the static power",
+}
+NO_READING = "cannot tell static from dynamic energy: clocks, power cap or temperature differ, or static power was not seen"
+
+
 def _reading(split: Split | None) -> str:
     if split is None:
-        return "cannot tell static from dynamic energy: clocks, power cap or temperature differ, or static power was not seen"
-    words = {
-        "static": "mostly static watts spread over fewer or more tokens: the engine's pace changed",
-        "dynamic": "mostly work per token: other kernels or precision",
-        "both": "both the engine's pace and the work per token changed",
-        "cannot tell": "cannot tell static from dynamic energy within the uncertainty of the static power",
-    }[split.reading]
+        return NO_READING
     low, high = sorted((split.static_low, split.static_high))
     digits = max(0, 1 - math.floor(math.log10(abs(split.total)))) if split.total else 4
-    return f"{words} (static part {low:+.{digits}f} to {high:+.{digits}f} of {split.total:+.{digits}f} J/token)"
+    return f"{READING[split.reading]} (static part {low:+.{digits}f} to {high:+.{digits}f} of {split.total:+.{digits}f} J/token)"
 
 
 def _changes(changed: Sequence[str]) -> str:

@@ -48,7 +48,8 @@ class ReportPlugin:
     """
 
     def __init__(self, settings: Settings, header: str) -> None:
-        self._settings, self._header = settings, header
+        # Where the interpreter lies that nobody named is nobody's business.
+        self._settings, self._header = settings, header.replace(sys.executable, Path(sys.executable).name)
         self._entries: list[dict[str, Any]] = []
         self._lines: list[str] = []
         self._failure: str | None = None

@@ -29,6 +29,7 @@ _MARKERS = "osD^vPX*"
 _STYLES = ("-", "--")
 _MAX_LABEL = 48
 _MANY_POINTS = 40  # drawn as a line with a band
+_FEW = 10  # states of a baseline that are told, of its oldest and of its newest
 
 
 @dataclass(frozen=True)
@@ -202,12 +203,11 @@ def chosen(moves: Sequence[Move]) -> tuple[int, ...]:
     if len(sizes) <= MAX_PANELS:
         return tuple(sizes)
 
-    def weight(size: int) -> float:
-        return max(abs(math.log(m.change.value)) for m in moves if m.batch_size == size and m.change) if any(
-            m.batch_size == size and m.clear for m in moves
-        ) else 0.0  # fmt: skip
-
-    return tuple(sorted(sorted(sizes, key=lambda size: (-weight(size), size))[:MAX_PANELS]))
+    moved = dict.fromkeys(sizes, 0.0)
+    for move in moves:
+        if move.clear and move.change:
+            moved[move.batch_size] = max(moved[move.batch_size], abs(math.log(move.change.value)))
+    return tuple(sorted(sorted(sizes, key=lambda size: (-moved[size], size))[:MAX_PANELS]))
 
 
 @style()
@@ -427,9 +427,6 @@ def over_time(name: str, group: Group) -> Picture:
         ". ".join(words) + ". In brackets: 95 % intervals.",
         figure,
     )
-
-
-_FEW = 10
 
 
 def _few(states: Sequence[HistoryEntry]) -> list[HistoryEntry]:

@@ -53,8 +53,7 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
                     "detail": section.detail,
                     "missing": section.missing,
                     "pictures": [
-                        {"title": p.title, "caption": p.caption, "figures": p.figures, "inline": Markup(p.inline())}
-                        for p in section.pictures
+                        {"title": p.title, "caption": p.caption, "words": p.words, "inline": Markup(p.inline())} for p in section.pictures
                     ],
                 }
                 for section in sections

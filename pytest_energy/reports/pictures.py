@@ -84,14 +84,14 @@ class Picture:
         name: for files and element ids.
         title: what it shows, in one line.
         caption: how to read it.
-        figures: its numbers in words, the text alternative.
+        words: its figures in words, the text alternative.
         figure: as drawn; in stand-in colours.
     """
 
     name: str
     title: str
     caption: str
-    figures: str
+    words: str
     figure: Figure
 
     @functools.cached_property
@@ -131,8 +131,8 @@ class Picture:
         root.set("width", f"{width:.0f}")
         root.set("height", f"{height:.0f}")
         root.set("role", "img")
-        root.set("aria-labelledby", f"{self.name}-title {self.name}-figures")
-        for place, (tag, name, text) in enumerate((("title", "title", self.title), ("desc", "figures", self.figures))):
+        root.set("aria-labelledby", f"{self.name}-title {self.name}-words")
+        for place, (tag, name, text) in enumerate((("title", "title", self.title), ("desc", "words", self.words))):
             element = ElementTree.Element(f"{{{_SVG}}}{tag}", {"id": f"{self.name}-{name}"})
             element.text = printable(text)
             root.insert(place, element)

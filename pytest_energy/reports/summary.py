@@ -4,17 +4,11 @@ import collections
 from dataclasses import dataclass
 
 from pytest_energy.gate import Metric
-from pytest_energy.report import UNIT, percent
+from pytest_energy.report import NO_READING, READING, UNIT, percent
 from pytest_energy.reports.results import Entry, HistoryEntry, Results, Side
 
 # In the order in which they are told.
 _BAD = ("regressed", "invalid", "not comparable", "no baseline", "inconclusive")
-_READING = {
-    "static": "mostly pace: static watts spread over fewer or more tokens",
-    "dynamic": "mostly work per token: other kernels or precision",
-    "both": "both pace and work per token",
-    "cannot tell": "pace or work per token: cannot tell within the uncertainty of the static power",
-}
 
 
 @dataclass(frozen=True)
@@ -144,9 +138,7 @@ def reading(entry: Entry) -> str:
     """Whether pace or work per token moved, where a change is clear; a regression's own words say it already."""
     if entry.verdict == "regressed" or not _clear(entry):
         return ""
-    if entry.split is None:
-        return "pace or work per token: cannot tell, for clocks, power cap or temperature differ, or static power was not seen"
-    return _READING[entry.split.reading]
+    return NO_READING if entry.split is None else READING[entry.split.reading]
 
 
 def command(text: str) -> tuple[str, str, str]:

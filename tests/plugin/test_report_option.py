@@ -113,7 +113,11 @@ def test_a_live_run_draws_the_trace_from_the_recordings_it_keeps(project: Projec
     assert "it is drawn from recordings, which a live run keeps with --energy-record" in (project.path / "without/report.html").read_text()
     project.run("--energy-report", "with", "--energy-launches", "1", "--energy-record", "kept")
     assert (project.path / "with/pictures/launch-light.svg").is_file()
-    assert written(project, "with").runs[0].source == "live"
+    run = written(project, "with").runs[0]
+    assert (run.source, run.settings) == (
+        "live",
+        f"live, 1 launch of {Path(sys.executable).name}, baselines in baselines, recordings kept in kept",
+    )
 
 
 def test_under_xdist_the_report_is_the_same(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_the_text_alternative_says_every_figure_with_its_interval() -> None:
             for side in (entry.old, entry.new):
                 assert side is not None
                 for figure, unit in ((side.power_w, "W"), (side.tokens_per_s, "tokens/s")):
-                    assert charts.told(figure, unit) in picture.figures
+                    assert charts.told(figure, unit) in picture.words
     assert charts.told(results.interval(1469.24, 1437.1, 1502.0), "tokens/s") == "1,469 tokens/s (1,437 to 1,502)"
 
 
