@@ -9,8 +9,8 @@ from typing import Any
 from pytest_energy import statistics
 from pytest_energy.baselines import Baseline, NearMiss, boards
 from pytest_energy.cell import key_differences
-from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Measurement
-from pytest_energy.statistics import Comparison, Estimate, Levels, NoiseFloor, Outcome
+from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Cycles, Measurement
+from pytest_energy.statistics import Comparison, Estimate, Levels, NoiseFloor, Outcome, Spread
 
 FALSE_ALARMS_PER_RUN = 0.01  # probability of any, shared by all cells, metrics and looks of a run
 MISSED_PER_CELL = 0.05  # probability of passing a change as large as the tolerance
@@ -146,6 +146,40 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Variation:
+    """How much turns and launches differ, apart; deviations relative.
+
+    Attributes:
+        turns: between the turns of one launch, of both sides.
+        launches: between launches of one engine, pair by pair: what all launches of a pair share is not in it.
+    """
+
+    turns: Spread
+    launches: Spread
+
+
+def variation(metric: Metric, new: Sequence[Measurement], old: Sequence[Measurement]) -> Variation | None:
+    """Of launches that were measured in turns, pair by pair; None where fewer than two pairs or no two turns of a launch are there.
+
+    Args:
+        metric: whose.
+        new, old: valid measurements, one per pair, in order.
+    """
+    of_turns = [[_of_cycles(metric, turn) for turn in m.of_turns] for m in (*new, *old)]
+    turns = statistics.pooled([values for values in of_turns if len(values) > 1])
+    ratios = [getattr(a, metric.value) / getattr(b, metric.value) for a, b in zip(new, old, strict=True)]
+    pairs = statistics.pooled([ratios])
+    if turns is None or pairs is None:
+        return None
+    return Variation(turns, Spread(pairs.deviation / math.sqrt(2), pairs.degrees_of_freedom))
+
+
+def _of_cycles(metric: Metric, cycles: Cycles) -> float:
+    of_metric = statistics.launch_means if metric is Metric.JOULES_PER_TOKEN else statistics.launch_rates
+    return of_metric([getattr(cycles, metric.value)])[0]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """One metric of one cell, judged.
 
@@ -162,6 +196,7 @@ class Judgement:
         noise: between launches, measured or assumed, that the verdict rests on; None where nothing was compared.
         changed: what differs in the environment, one line each.
         paired: whether `baseline` is the other engine of an interleaved comparison.
+        variation: of turns and launches, where engines took turns cycle by cycle; else None.
     """
 
     metric: Metric
@@ -177,6 +212,7 @@ class Judgement:
     noise: NoiseFloor | None = None
     changed: tuple[str, ...] = field(default=())
     paired: bool = False
+    variation: Variation | None = None
 
     @property
     def change(self) -> float | None:
@@ -223,6 +259,9 @@ def judge(
     budget = None
     if max_power_w is not None and metric is Metric.JOULES_PER_TOKEN and sample.power_w > max_power_w:
         budget = f"power {sample.power_w:.0f} W is over the budget of {max_power_w:.0f} W (max_power_w)"
+    if sample.launches[0].beside and not rule.paired:
+        reason = "it was measured in turns with another engine resident on the GPU, and a baseline is measured without one"
+        return Judgement(metric, Verdict.NOT_COMPARABLE, tolerance, (reason,), sample=sample, baseline=baseline)
     if baseline is None:
         verdict = Verdict.NOT_COMPARABLE if any(miss.other_hardware for miss in near_misses) else Verdict.NO_BASELINE
         reasons = [f"no baseline fits: {miss.reason}" for miss in near_misses] or ["no baseline is stored for this cell"]

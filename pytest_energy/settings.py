@@ -39,6 +39,8 @@ class Settings:
         launch: how engines are launched.
         reference: how the other side of an interleaved comparison is launched; None to compare with baselines.
         reference_replay: recordings of the other side, judged in pairs with `replay`; empty to compare with baselines.
+        turns: what takes turns in a live comparison: "cycles" of two engines that are resident together, "launches", or "auto",
+            cycles where both engines fit on the GPU.
     """
 
     baselines: Path
@@ -52,6 +54,7 @@ class Settings:
     launch: LaunchSettings
     reference: LaunchSettings | None = None
     reference_replay: tuple[Path, ...] = ()
+    turns: str = "auto"
 
     @property
     def paired(self) -> bool:
