@@ -158,6 +158,16 @@ class Variation:
     launches: Spread
 
 
+def deviation_by_turns(metric: Metric, launches: Sequence[Measurement]) -> Spread | None:
+    """How uncertain a launch's own mean is (relative), judged by how its turns differ; None where no launch holds two turns."""
+    several = [[_of_cycles(metric, turn) for turn in m.of_turns] for m in launches if len(m.turns) > 1]
+    turns = statistics.pooled(several)
+    if turns is None:
+        return None
+    shrunk = math.sqrt(math.fsum(1 / len(values) for values in several) / len(several))
+    return Spread(turns.deviation * shrunk, turns.degrees_of_freedom)
+
+
 def variation(metric: Metric, new: Sequence[Measurement], old: Sequence[Measurement]) -> Variation | None:
     """Of launches that were measured in turns, pair by pair; None where fewer than two pairs or no two turns of a launch are there.
 
@@ -279,7 +289,7 @@ def judge(
         reason = f"{len(new)} of the {MIN_PAIRS} pairs of launches that a verdict needs"
         return Judgement(metric, Verdict.INCONCLUSIVE, tolerance, (reason,), sample=sample, baseline=baseline, noise=noise, paired=True)
     ratio = statistics.compare_pairs(new, old, noise) if rule.paired else statistics.compare(new, old, noise)
-    verdict, reasons = compare(metric, ratio, tolerance, rule.levels(len(new)))
+    verdict, reasons = compare(metric, ratio, tolerance, rule.levels(len(new)), rule.paired)
     last, fixed = rule.last_look(len(new)), None if rule.paired else len(old)
     caught = statistics.smallest_caught(ratio, fixed, _limit(metric, tolerance), last, rule.levels(last))
     judgement = Judgement(
@@ -310,7 +320,7 @@ def _limit(metric: Metric, tolerance: float) -> float:
     return math.log1p(tolerance) if metric is Metric.JOULES_PER_TOKEN else -math.log1p(-tolerance)
 
 
-def compare(metric: Metric, ratio: Comparison, tolerance: float, at: Levels) -> tuple[Verdict, list[str]]:
+def compare(metric: Metric, ratio: Comparison, tolerance: float, at: Levels, paired: bool = False) -> tuple[Verdict, list[str]]:
     """The verdict on new ÷ old alone: pass, improved, regressed or inconclusive, with what there is to say about it."""
     worse = math.log(ratio.value) * (1 if metric is Metric.JOULES_PER_TOKEN else -1)
     limit = _limit(metric, tolerance)
@@ -320,7 +330,7 @@ def compare(metric: Metric, ratio: Comparison, tolerance: float, at: Levels) -> 
     if outcome is not Outcome.OPEN:
         verdict = {Outcome.WORSE: Verdict.REGRESSED, Outcome.BETTER: Verdict.IMPROVED, Outcome.WITHIN: Verdict.PASS}[outcome]
         return verdict, notes
-    launches = "1 launch" if ratio.launches == 1 else f"{ratio.launches} launches"
+    launches = f"{ratio.launches} pairs" if paired else "1 launch" if ratio.launches == 1 else f"{ratio.launches} launches"
     if worse >= limit:
         by_chance = math.expm1(ratio.alarm_bound(1 - at.alarm))
         chance = f"one of up to {by_chance:.1%} may be chance" if by_chance < 1 else "that says nothing yet"

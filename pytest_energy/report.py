@@ -290,7 +290,7 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             ways = []
             if judgement.noise is not None and not judgement.noise.measured:
                 ways.append(f"measure this runner's noise, once: pytest-energy noise {rerun.removeprefix('pytest ')}")
-            more = "record more launches and replay all of them together"
+            more = f"record more {'pairs' if judgement.paired else 'launches'} and replay all of them together"
             ways.append(more if replayed else f"measure with more launches: {rerun} --energy-launches 10")
             if judgement.paired:
                 return ways

@@ -138,6 +138,8 @@ class Session:
         near_misses = self.store.near_misses(cell.key, gpu_name) if baseline is None else []
         compared = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
         noise = {metric: self.noise_store.floor(cell.key, gpu_name, metric, compared) for metric in Metric}
+        launches = [m for m in (*measurements, *evidence.reference) if m.valid]
+        noise = {metric: statistics.raised(floor, gate.deviation_by_turns(metric, launches)) for metric, floor in noise.items()}
         rule = Rule(self.comparisons, budget, noise, self.settings.paired)
         judged = gate.judge(question.metric, measurements, baseline, near_misses, question.tolerance, question.max_power_w, rule)
         if evidence.reference and judged.ratio is not None:
