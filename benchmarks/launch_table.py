@@ -13,10 +13,10 @@ from pytest_energy.measurement import Measurement
 def measured(folder: Path) -> dict[tuple[str, int], list[Measurement]]:
     """All launches below `folder` by label (the folder that holds the launch) and batch size, in order of their date."""
     cells: dict[tuple[str, int], list[Measurement]] = {}
-    for file in recording.find(folder):
-        recorded = recording.read(file)
-        label = file.parent.parent.relative_to(folder).as_posix()
-        cells.setdefault((label, int(recorded.key["batch_size"])), []).append(measurement.measure(recorded))
+    for label in sorted({file.parent.parent for file in recording.find(folder)}):
+        for turns in recording.read_launches([label]):
+            m = measurement.measure(*turns)
+            cells.setdefault((label.relative_to(folder).as_posix(), int(m.key["batch_size"])), []).append(m)
     return {key: sorted(values, key=lambda m: m.launch_id) for key, values in sorted(cells.items())}
 
 

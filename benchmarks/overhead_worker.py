@@ -75,6 +75,7 @@ def overhead(worker, engine, channel, command):
         channel.send(event="result", arm=arm, tokens_per_s=total / (time.monotonic() - started))
     engine.abort_request([state.external_req_id for state in engine.output_processor.request_states.values()])
     channel.send(event="stopped", run=0, time_ns=time.monotonic_ns())
+    return 0
 
 
 if __name__ == "__main__":

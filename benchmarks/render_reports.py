@@ -33,12 +33,13 @@ GPU = "recordings/h200-sxm-141gb"
 
 @dataclass(frozen=True)
 class Example:
-    """A report below docs/examples: a replay of `new`, judged against a baseline made of `reference`."""
+    """A report below docs/examples: a replay of `new`, judged against a baseline made of `reference`, or with it pair by pair."""
 
     name: str
     reference: str
     new: str
     select: str = ""  # pytest's -k
+    in_pairs: bool = False  # recorded in turns
 
 
 EXAMPLES = (
@@ -78,9 +79,10 @@ def render(into: Path) -> list[str]:
 
 
 def _example(project: Path, example: Example, folder: Path) -> None:
-    _store(project, [example.reference])
+    _store(project, [] if example.in_pairs else [example.reference])
     selection = ["-k", example.select] if example.select else []
-    options = ["-p", "no:cacheprovider", "--benchmark-disable", "--energy-report", str(folder)]
+    reference = ["--energy-reference-replay", example.reference] if example.in_pairs else []
+    options = [*reference, "-p", "no:cacheprovider", "--benchmark-disable", "--energy-report", str(folder)]
     _run(project, "-m", "pytest", "suites", *selection, "--energy-replay", example.new, *options, expected=(0, 1))
 
 

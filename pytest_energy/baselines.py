@@ -210,6 +210,11 @@ class Store:
                 f"a baseline needs at least {MIN_LAUNCHES} launches, this is {len(launches)}: one launch says nothing about how "
                 f"launches differ.\nMeasure with --energy-launches {MIN_LAUNCHES}, or give several recordings: --energy-replay A B C"
             )
+        if any(measurement.beside for measurement in measurements):
+            raise BaselineError(
+                "these launches were measured in turns with another engine resident on the GPU, and a baseline is measured without one.\n"
+                "Measure again without --energy-turns cycles; under --energy-update launches alternate by themselves."
+            )
         environments = [measurement.environment for measurement in launches.values()]
         differing = mixed(environments)
         if differing:

@@ -10,11 +10,16 @@ class UsageError(EnergyError):
 
 
 class EngineError(EnergyError):
-    """The engine did not load, crashed, hung or miscounted; `stage` is "start", "load", "run" or "stop"."""
+    """The engine did not load, crashed, hung or miscounted.
 
-    def __init__(self, stage: str, message: str, log_tail: str = "") -> None:
+    Attributes:
+        stage: "start", "load", "run", "rest" or "stop".
+        out_of_memory: whether its log says that GPU memory was short.
+    """
+
+    def __init__(self, stage: str, message: str, log_tail: str = "", out_of_memory: bool = False) -> None:
         super().__init__(f"engine failed during {stage}: {message}" + (f"\n--- engine log ---\n{log_tail}" if log_tail else ""))
-        self.stage = stage
+        self.stage, self.out_of_memory = stage, out_of_memory
 
 
 class MeterError(EnergyError):

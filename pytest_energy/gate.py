@@ -9,8 +9,8 @@ from typing import Any
 from pytest_energy import statistics
 from pytest_energy.baselines import Baseline, NearMiss, boards
 from pytest_energy.cell import key_differences
-from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Measurement
-from pytest_energy.statistics import Comparison, Estimate, Levels, NoiseFloor, Outcome
+from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Cycles, Measurement
+from pytest_energy.statistics import Comparison, Estimate, Levels, NoiseFloor, Outcome, Spread
 
 FALSE_ALARMS_PER_RUN = 0.01  # probability of any, shared by all cells, metrics and looks of a run
 MISSED_PER_CELL = 0.05  # probability of passing a change as large as the tolerance
@@ -146,6 +146,50 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Variation:
+    """How much turns and launches differ, apart; deviations relative.
+
+    Attributes:
+        turns: between the turns of one launch, of both sides.
+        launches: between launches of one engine, pair by pair: what all launches of a pair share is not in it.
+    """
+
+    turns: Spread
+    launches: Spread
+
+
+def deviation_by_turns(metric: Metric, launches: Sequence[Measurement]) -> Spread | None:
+    """How uncertain a launch's own mean is (relative), judged by how its turns differ; None where no launch holds two turns."""
+    several = [[_of_cycles(metric, turn) for turn in m.of_turns] for m in launches if len(m.turns) > 1]
+    turns = statistics.pooled(several)
+    if turns is None:
+        return None
+    shrunk = math.sqrt(math.fsum(1 / len(values) for values in several) / len(several))
+    return Spread(turns.deviation * shrunk, turns.degrees_of_freedom)
+
+
+def variation(metric: Metric, new: Sequence[Measurement], old: Sequence[Measurement]) -> Variation | None:
+    """Of launches that were measured in turns, pair by pair; None where fewer than two pairs or no two turns of a launch are there.
+
+    Args:
+        metric: whose.
+        new, old: valid measurements, one per pair, in order.
+    """
+    of_turns = [[_of_cycles(metric, turn) for turn in m.of_turns] for m in (*new, *old)]
+    turns = statistics.pooled([values for values in of_turns if len(values) > 1])
+    ratios = [getattr(a, metric.value) / getattr(b, metric.value) for a, b in zip(new, old, strict=True)]
+    pairs = statistics.pooled([ratios])
+    if turns is None or pairs is None:
+        return None
+    return Variation(turns, Spread(pairs.deviation / math.sqrt(2), pairs.degrees_of_freedom))
+
+
+def _of_cycles(metric: Metric, cycles: Cycles) -> float:
+    of_metric = statistics.launch_means if metric is Metric.JOULES_PER_TOKEN else statistics.launch_rates
+    return of_metric([getattr(cycles, metric.value)])[0]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """One metric of one cell, judged.
 
@@ -162,6 +206,7 @@ class Judgement:
         noise: between launches, measured or assumed, that the verdict rests on; None where nothing was compared.
         changed: what differs in the environment, one line each.
         paired: whether `baseline` is the other engine of an interleaved comparison.
+        variation: of turns and launches, where engines took turns cycle by cycle; else None.
     """
 
     metric: Metric
@@ -177,6 +222,7 @@ class Judgement:
     noise: NoiseFloor | None = None
     changed: tuple[str, ...] = field(default=())
     paired: bool = False
+    variation: Variation | None = None
 
     @property
     def change(self) -> float | None:
@@ -223,6 +269,9 @@ def judge(
     budget = None
     if max_power_w is not None and metric is Metric.JOULES_PER_TOKEN and sample.power_w > max_power_w:
         budget = f"power {sample.power_w:.0f} W is over the budget of {max_power_w:.0f} W (max_power_w)"
+    if sample.launches[0].beside and not rule.paired:
+        reason = "it was measured in turns with another engine resident on the GPU, and a baseline is measured without one"
+        return Judgement(metric, Verdict.NOT_COMPARABLE, tolerance, (reason,), sample=sample, baseline=baseline)
     if baseline is None:
         verdict = Verdict.NOT_COMPARABLE if any(miss.other_hardware for miss in near_misses) else Verdict.NO_BASELINE
         reasons = [f"no baseline fits: {miss.reason}" for miss in near_misses] or ["no baseline is stored for this cell"]
@@ -240,7 +289,7 @@ def judge(
         reason = f"{len(new)} of the {MIN_PAIRS} pairs of launches that a verdict needs"
         return Judgement(metric, Verdict.INCONCLUSIVE, tolerance, (reason,), sample=sample, baseline=baseline, noise=noise, paired=True)
     ratio = statistics.compare_pairs(new, old, noise) if rule.paired else statistics.compare(new, old, noise)
-    verdict, reasons = compare(metric, ratio, tolerance, rule.levels(len(new)))
+    verdict, reasons = compare(metric, ratio, tolerance, rule.levels(len(new)), rule.paired)
     last, fixed = rule.last_look(len(new)), None if rule.paired else len(old)
     caught = statistics.smallest_caught(ratio, fixed, _limit(metric, tolerance), last, rule.levels(last))
     judgement = Judgement(
@@ -271,7 +320,7 @@ def _limit(metric: Metric, tolerance: float) -> float:
     return math.log1p(tolerance) if metric is Metric.JOULES_PER_TOKEN else -math.log1p(-tolerance)
 
 
-def compare(metric: Metric, ratio: Comparison, tolerance: float, at: Levels) -> tuple[Verdict, list[str]]:
+def compare(metric: Metric, ratio: Comparison, tolerance: float, at: Levels, paired: bool = False) -> tuple[Verdict, list[str]]:
     """The verdict on new ÷ old alone: pass, improved, regressed or inconclusive, with what there is to say about it."""
     worse = math.log(ratio.value) * (1 if metric is Metric.JOULES_PER_TOKEN else -1)
     limit = _limit(metric, tolerance)
@@ -281,7 +330,7 @@ def compare(metric: Metric, ratio: Comparison, tolerance: float, at: Levels) -> 
     if outcome is not Outcome.OPEN:
         verdict = {Outcome.WORSE: Verdict.REGRESSED, Outcome.BETTER: Verdict.IMPROVED, Outcome.WITHIN: Verdict.PASS}[outcome]
         return verdict, notes
-    launches = "1 launch" if ratio.launches == 1 else f"{ratio.launches} launches"
+    launches = f"{ratio.launches} pairs" if paired else "1 launch" if ratio.launches == 1 else f"{ratio.launches} launches"
     if worse >= limit:
         by_chance = math.expm1(ratio.alarm_bound(1 - at.alarm))
         chance = f"one of up to {by_chance:.1%} may be chance" if by_chance < 1 else "that says nothing yet"

@@ -1,16 +1,18 @@
 """Live measurement: launch an engine, put each cell's load on it, keep both counters. Yields recordings, judges nothing."""
 
 import datetime
+import functools
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_energy import environment, measurement, statistics
 from pytest_energy.cell import Cell
-from pytest_energy.engines.offline import EngineReady, OfflineEngine, session_members
+from pytest_energy.engines.offline import OfflineEngine, session_members
+from pytest_energy.measurement import Measurement
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Recording, TokenCounter
 from pytest_energy.settings import LaunchSettings
@@ -42,102 +44,153 @@ def record_launch(
         EngineError: the engine did not load, crashed or hung; cells yielded before stand.
         MeterError: the engine's GPUs cannot be read.
     """
-    first = cells[0]
-    engine_args = {**first.launch_args, "model": first.model.location, **settings.engine_args_under_test}
-    launch_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     before = compute_processes()
-    progress(f"{first.model.name}: loading ({Path(settings.python).name})")
-    with OfflineEngine(settings.python, engine_args, settings.load_timeout_s, settings.progress_timeout_s) as engine:
-        ready = engine.ready
-        assert ready is not None
-        foreign = sorted({pid for gpu in ready.gpu_uuids for pid in before.get(gpu, ())})
-        meter = open_meter(ready.gpu_uuids, _membership(ready, engine.session_id, before))
+    progress(f"{cells[0].model.name}: loading ({Path(settings.python).name})")
+    with new_engine(cells[0], settings) as engine:
+        launch = Launch.of(engine, settings, [engine], open_meter, before)
         for cell in cells:
-            fingerprint = environment.fingerprint(ready.versions, ready.settings, settings.engine_args_under_test, meter.describe())
-            recorded = _record_cell(cell, engine, meter, launch_id, fingerprint, progress, precision)
-            if foreign:
-                pids = ", ".join(map(str, foreign))
-                recorded = replace(recorded, faults=(*recorded.faults, f"foreign_process: pid {pids} was on the GPU before"))
-            yield cell, recorded
+            gpu_name = str(launch.meter.describe().get("gpu_name"))
+            yield cell, launch.record(cell, progress, functools.partial(_is_enough, precision(cell, gpu_name)))
 
 
-def _membership(ready: EngineReady, session_id: int, before: Mapping[str, frozenset[int]]) -> Callable[[int], bool]:
-    """Tells the engine's processes on the GPU from others.
+def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> OfflineEngine:
+    """The engine of a cell, not started; settings under test win over `engine_args`, and these over the suite's."""
+    arguments = {**cell.launch_args, "model": cell.model.location, **engine_args, **settings.engine_args_under_test}
+    return OfflineEngine(settings.python, arguments, settings.load_timeout_s, settings.progress_timeout_s)
 
-    In a container the driver's process ids are not ours. So a process counts as the engine's when it appeared
-    on the GPU while the engine loaded and, where its id is one of ours, belongs to the worker's session.
+
+@dataclass(frozen=True)
+class Launch:
+    """A loaded engine and its meter.
+
+    Attributes:
+        launch_id: of this engine start.
+        engine: loaded.
+        meter: of the engine's GPUs.
+        foreign: processes, by the driver's ids, that were on these GPUs before.
+        under_test: settings from the command line.
+    """
+
+    launch_id: str
+    engine: OfflineEngine
+    meter: Meter
+    foreign: tuple[int, ...]
+    under_test: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        engine: OfflineEngine,
+        settings: LaunchSettings,
+        engines: Sequence[OfflineEngine],
+        open_meter: OpenMeter,
+        before: Mapping[str, frozenset[int]],
+    ) -> "Launch":
+        """The launch of a loaded engine.
+
+        Args:
+            engine, settings: it and how it was launched.
+            engines: all engines that may be on its GPUs, itself among them.
+            open_meter: opens a meter for the GPUs with the given UUIDs.
+            before: compute processes by GPU before the first of them was started.
+        """
+        assert engine.ready is not None
+        gpu_uuids = engine.ready.gpu_uuids
+        return cls(
+            launch_id=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
+            engine=engine,
+            meter=open_meter(gpu_uuids, _membership(gpu_uuids, [each.session_id for each in engines], before)),
+            foreign=tuple(sorted({pid for gpu in gpu_uuids for pid in before.get(gpu, ())})),
+            under_test=settings.engine_args_under_test,
+        )
+
+    def record(self, cell: Cell, progress: Progress, is_enough: Callable[[Recording, int], bool], looks_per_cycle: int = 2) -> Recording:
+        """Put the cell's load on the engine and record it until `is_enough(recording so far, whole cycles)` says so.
+
+        Args:
+            cell: what to record.
+            progress: told what is going on.
+            is_enough: asked from the second cycle on.
+            looks_per_cycle: how often it is asked.
+        """
+        ready = self.engine.ready
+        assert ready is not None
+        fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe())
+        pids = ", ".join(map(str, self.foreign))
+        faults = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
+        cycle_tokens = cell.workload.tokens_per_cycle(cell.batch_size)
+        times: list[int] = []
+        tokens: list[int] = []
+        finished: list[int] = []
+
+        def recording(stopped_ns: int) -> Recording:
+            gpus, cpu = self.meter.read()
+            return Recording(
+                key=cell.key,
+                launch_id=self.launch_id,
+                environment=fingerprint,
+                tokens=TokenCounter(tuple(times), tuple(tokens), tuple(finished)),
+                gpus=gpus,
+                load_stopped_ns=stopped_ns,
+                kv_cache_tokens=ready.kv_cache_tokens,
+                cpu=cpu,
+                faults=faults,
+            )
+
+        self.meter.start()
+        try:
+            time.sleep(0.3)  # the counter's first update lies before the load
+            self.engine.start_load(cell.workload, cell.batch_size)
+            total, next_look, told = 0, 2.0 * cycle_tokens, 0.0
+            while True:
+                steps = self.engine.take_steps()
+                times += steps.time_ns
+                tokens += steps.tokens
+                finished += steps.finished
+                total += sum(steps.tokens)
+                elapsed_s = (times[-1] - times[0]) / 1e9
+                if time.monotonic() - told > 1.0:
+                    told = time.monotonic()
+                    phase = "warming up" if total < cycle_tokens else "measuring"
+                    progress(f"{cell.name}: {phase}, {total / cycle_tokens:.1f} cycles, {total / max(elapsed_s, 1e-9):,.0f} tokens/s")
+                if total >= next_look:
+                    if is_enough(recording(times[-1]), total // cycle_tokens):
+                        break
+                    next_look = total + cycle_tokens / looks_per_cycle
+            rest, stopped_ns = self.engine.stop_load()
+            times += rest.time_ns
+            tokens += rest.tokens
+            finished += rest.finished
+            time.sleep(_HOT_TAIL_S)
+        finally:
+            self.meter.stop()
+        return recording(stopped_ns)
+
+
+def _membership(gpu_uuids: Sequence[str], sessions: Sequence[int], before: Mapping[str, frozenset[int]]) -> Callable[[int], bool]:
+    """Tells the engines' processes on the GPUs from others.
+
+    In a container the driver's process ids are not ours. So a process counts as an engine's when it appeared
+    on the GPU while they loaded and, where its id is one of ours, belongs to a worker's session.
     """
     after = compute_processes()
-    appeared = {pid for gpu in ready.gpu_uuids for pid in after.get(gpu, frozenset()) - before.get(gpu, frozenset())}
-    ours = set(session_members(session_id))
+    appeared = {pid for gpu in gpu_uuids for pid in after.get(gpu, frozenset()) - before.get(gpu, frozenset())}
+    ours = {pid for session in sessions for pid in session_members(session)}
     own = {pid for pid in appeared if pid in ours or not Path(f"/proc/{pid}").exists()}
     return own.__contains__
 
 
-def _record_cell(
-    cell: Cell,
-    engine: OfflineEngine,
-    meter: Meter,
-    launch_id: str,
-    fingerprint: Mapping[str, Any],
-    progress: Progress,
-    precision: Precision,
-) -> Recording:
-    assert engine.ready is not None
-    enough = precision(cell, str(fingerprint.get("gpu_name")))
-    cycle_tokens = cell.workload.tokens_per_cycle(cell.batch_size)
-    times: list[int] = []
-    tokens: list[int] = []
-    finished: list[int] = []
-
-    def recording(stopped_ns: int) -> Recording:
-        gpus, cpu = meter.read()
-        assert engine.ready is not None
-        return Recording(
-            key=cell.key,
-            launch_id=launch_id,
-            environment=fingerprint,
-            tokens=TokenCounter(tuple(times), tuple(tokens), tuple(finished)),
-            gpus=gpus,
-            load_stopped_ns=stopped_ns,
-            kv_cache_tokens=engine.ready.kv_cache_tokens,
-            cpu=cpu,
-        )
-
-    meter.start()
-    try:
-        time.sleep(0.3)  # the counter's first update lies before the load
-        engine.start_load(cell.workload, cell.batch_size)
-        total, next_look, told = 0, float((1 + MIN_CYCLES) * cycle_tokens), 0.0
-        while True:
-            steps = engine.take_steps()
-            times += steps.time_ns
-            tokens += steps.tokens
-            finished += steps.finished
-            total += sum(steps.tokens)
-            elapsed_s = (times[-1] - times[0]) / 1e9
-            if time.monotonic() - told > 1.0:
-                told = time.monotonic()
-                phase = "warming up" if total < cycle_tokens else "measuring"
-                progress(f"{cell.name}: {phase}, {total / cycle_tokens:.1f} cycles, {total / max(elapsed_s, 1e-9):,.0f} tokens/s")
-            if total >= next_look:
-                if _is_enough(recording(times[-1]), total // cycle_tokens, enough):
-                    break
-                next_look = total + cycle_tokens / 2
-        rest, stopped_ns = engine.stop_load()
-        times += rest.time_ns
-        tokens += rest.tokens
-        finished += rest.finished
-        time.sleep(_HOT_TAIL_S)
-    finally:
-        meter.stop()
-    return recording(stopped_ns)
+def is_hopeless(measured: Measurement) -> bool:
+    """Whether it is invalid for a reason that more cycles do not mend."""
+    return any(not fault.startswith(("too_short", "power_unsampled")) for fault in measured.faults)
 
 
-def _is_enough(so_far: Recording, whole_cycles: int, enough: float) -> bool:
+def _is_enough(enough: float, so_far: Recording, whole_cycles: int) -> bool:
+    if whole_cycles <= MIN_CYCLES:
+        return False
     measured = measurement.measure(so_far)
-    if any(not fault.startswith(("too_short", "power_unsampled")) for fault in measured.faults):
-        return True  # more of it will not become valid
+    if is_hopeless(measured):
+        return True
     elapsed_s = (so_far.tokens.time_ns[-1] - so_far.tokens.time_ns[0]) / 1e9
     cycles = measured.cycles
     if cycles is None or not measured.valid or len(cycles.time_s) < MIN_CYCLES or sum(cycles.time_s) < MIN_S:

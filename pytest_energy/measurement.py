@@ -4,9 +4,11 @@
                │ warm-up │ cycle 1 │ cycle 2 │ cycle 3 │ cycle 4 │          │ hot, no load │
     energy          E(t₁)     E(t₂)     E(t₃)     E(t₄)     E(t₅)             static power
 
-A cycle's end points fall between counter updates, so the energy there is interpolated.
+A cycle's end points fall between counter updates, so the energy there is interpolated. Where two engines took turns
+a launch is several recordings, one per turn, each with a warm-up of its own; their cycles make one measurement.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_energy.recording import GpuTrace, Recording
+from pytest_energy.recording import Beside, GpuTrace, Recording
 
 MIN_CYCLES = 3
 _TRANSIENT = 0.02  # a first cycle further off than this is still warming up
@@ -23,6 +25,7 @@ _AGREEMENT = 0.03  # counter energy against the integral of average power
 _FULL_BATCH = 0.90  # of the tokens that a step yields when every slot generates
 _BUSY_PERCENT = 5  # median utilization under load; an eager engine at batch size 8 keeps an H200 busy 45 % of the time
 _MIN_POWER_SAMPLES = 5
+_AVERAGED_NS = 1_000_000_000  # before a sample of the average power; so the first ones in a window belong to another
 _STATIC_SETTLE_S = 0.15  # after the load stops: counter lag, last kernels
 _STATIC_MIN_S = 0.35
 _STATIC_CLOCK = 0.90  # of the clock under load: below it the GPU has begun to rest
@@ -83,12 +86,14 @@ class Measurement:
 
     Attributes:
         key, launch_id, environment: as in the recording.
-        cycles: in steady state; None where the recording holds too few whole cycles.
+        cycles: in steady state, over all turns; None where the recordings hold too few whole cycles.
         gpu_energy_j: energy of each GPU over those cycles, by UUID.
         static_power_w: power of the hot GPUs just after the load stopped, clocks still up; None where not seen.
         cpu_power_w: mean CPU package power over the cycles; None where RAPL was not readable.
         skipped_cycles: cycles before the steady state.
         faults: why the measurement must not be judged, as "code: detail"; empty when it is valid.
+        turns: how many of the cycles each turn holds; one turn where the launch had the GPU to itself.
+        beside: what is known of the engine that waited, one entry per turn; empty where none did.
     """
 
     key: Mapping[str, Any]
@@ -101,6 +106,8 @@ class Measurement:
     cpu_power_w: float | None
     skipped_cycles: int
     faults: tuple[str, ...]
+    turns: tuple[int, ...] = ()
+    beside: tuple[Beside, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -125,6 +132,16 @@ class Measurement:
         assert self.cycles is not None
         return self.cycles.tokens * len(self.cycles.time_s) / sum(self.cycles.time_s)
 
+    @property
+    def of_turns(self) -> list[Cycles]:
+        """The cycles of each turn."""
+        assert self.cycles is not None
+        ends = list(itertools.accumulate(self.turns, initial=0))
+        return [
+            Cycles(self.cycles.energy_j[start:end], self.cycles.time_s[start:end], self.cycles.tokens)
+            for start, end in itertools.pairwise(ends)
+        ]
+
 
 def first_invalid(measurements: Sequence[Measurement]) -> str | None:
     """The first of them that must not be kept, and why; None where all are valid."""
@@ -134,44 +151,103 @@ def first_invalid(measurements: Sequence[Measurement]) -> str | None:
     return None
 
 
-def measure(recording: Recording) -> Measurement:
-    """Everything the gate needs of one recording."""
-    workload, batch_size = recording.key["workload"], int(recording.key["batch_size"])
-    cycle_tokens = batch_size * int(workload["output_tokens"])
-    faults = [*recording.faults, *(fault for gpu in recording.gpus for fault in gpu.faults)]
-    boundaries_ns = _cycle_boundaries_ns(recording, cycle_tokens)
-    faults += _counter_faults(recording)
-    cycles, skipped, gpu_energy_j = None, 0, {}
-    window_ns = None
-    if len(boundaries_ns) >= 2 and not any(fault.startswith(("no_counter", "counter_")) for fault in faults):
-        per_gpu = [np.diff(_energy_j(gpu, boundaries_ns)) for gpu in recording.gpus]
-        energy_j, time_s = np.sum(per_gpu, axis=0), np.diff(boundaries_ns) / 1e9
-        skipped = steady_from(energy_j / cycle_tokens, energy_j / time_s)
-        if len(time_s) - skipped >= MIN_CYCLES:
-            cycles = Cycles(tuple(energy_j[skipped:].tolist()), tuple(time_s[skipped:].tolist()), cycle_tokens)
-            gpu_energy_j = {gpu.uuid: float(e[skipped:].sum()) for gpu, e in zip(recording.gpus, per_gpu, strict=True)}
-            window_ns = (boundaries_ns[skipped], boundaries_ns[-1])
-    if cycles is None and not faults:
-        whole = max(0, len(boundaries_ns) - 1)
+@dataclass(frozen=True)
+class _Turn:
+    """One recording and its cycles in steady state; energy_j of shape (GPUs, cycles), time_s of shape (cycles,)."""
+
+    recording: Recording
+    energy_j: np.ndarray
+    time_s: np.ndarray
+    skipped: int
+    window_ns: tuple[int, int]
+
+
+def measure(*turns: Recording) -> Measurement:
+    """Everything the gate needs of one launch in one cell: its recording, or its turns in order."""
+    first = turns[0]
+    key = first.key
+    workload, batch_size = key["workload"], int(key["batch_size"])
+    faults = [fault for turn in turns for fault in (*turn.faults, *(fault for gpu in turn.gpus for fault in gpu.faults))]
+    faults += [fault for turn in turns for fault in _counter_faults(turn)]
+    if len({tuple(gpu.uuid for gpu in turn.gpus) for turn in turns}) > 1:
+        faults.append("turns_differ: the turns of this launch were metered on different GPUs")
+    steady: list[_Turn] = []
+    if not any(fault.startswith(("no_counter", "counter_", "turns_differ")) for fault in faults):
+        steady = [part for turn in turns if (part := _steady(turn)) is not None]
+    whole = sum(len(part.time_s) + part.skipped for part in steady)
+    skipped = sum(part.skipped for part in steady)
+    cycles, gpu_energy_j = None, {}
+    if whole - skipped >= MIN_CYCLES:
+        energy_j, time_s = np.concatenate([part.energy_j for part in steady], axis=1), np.concatenate([part.time_s for part in steady])
+        cycles = Cycles(tuple(energy_j.sum(axis=0).tolist()), tuple(time_s.tolist()), batch_size * int(workload["output_tokens"]))
+        gpu_energy_j = {gpu.uuid: float(e.sum()) for gpu, e in zip(first.gpus, energy_j, strict=True)}
+        faults += _window_faults(steady, batch_size)
+    elif not faults:
         faults.append(f"too_short: {whole} whole cycles after warm-up, {skipped} of them before the steady state, {MIN_CYCLES} needed")
-    if window_ns is not None:
-        faults += _window_faults(recording, window_ns, batch_size)
-    needed = batch_size * (int(workload["input_tokens"]) + int(workload["output_tokens"]))
-    if 0 < recording.kv_cache_tokens < needed:
-        faults.append(f"kv_cache_too_small: it holds {recording.kv_cache_tokens} tokens, the batch needs {needed}")
-    conditions = _conditions(recording, window_ns)
+    if cycles is None:
+        steady = []
+    needed = kv_tokens_needed(batch_size, workload, first.environment)
+    if 0 < first.kv_cache_tokens < needed:
+        faults.append(f"kv_cache_too_small: it holds {first.kv_cache_tokens} tokens, the batch needs {needed}")
+    conditions = _conditions(steady)
     return Measurement(
-        key=recording.key,
-        launch_id=recording.launch_id,
-        environment=recording.environment,
+        key=key,
+        launch_id=first.launch_id,
+        environment=first.environment,
         cycles=cycles,
         gpu_energy_j=gpu_energy_j,
         conditions=conditions,
-        static_power_w=_static_power_w(recording, conditions),
-        cpu_power_w=_cpu_power_w(recording, window_ns),
+        static_power_w=_mean([_static_power_w(turn, conditions) for turn in turns]),
+        cpu_power_w=_mean([_cpu_power_w(part) for part in steady]),
         skipped_cycles=skipped,
         faults=tuple(dict.fromkeys(faults)),
+        turns=tuple(len(part.time_s) for part in steady),
+        beside=tuple(turn.beside for turn in turns if turn.beside is not None),
     )
+
+
+def kv_tokens_needed(batch_size: int, workload: Mapping[str, Any], environment: Mapping[str, Any]) -> int:
+    """Tokens that the KV cache must hold so that a full batch never waits: every request's, rounded up to whole blocks."""
+    block = (environment.get("engine_settings") or {}).get("block_size")
+    block = block if type(block) is int and block > 0 else 1
+    length = int(workload["input_tokens"]) + int(workload["output_tokens"])
+    return batch_size * -(-length // block) * block
+
+
+def whole_cycles(recording: Recording) -> tuple[int, float]:
+    """How many whole cycles after the warm-up a recording holds, and their time in seconds."""
+    boundaries_ns = _cycle_boundaries_ns(recording)
+    return max(0, len(boundaries_ns) - 1), float(np.ptp(boundaries_ns)) / 1e9 if len(boundaries_ns) else 0.0
+
+
+def mean_power_w(gpus: Sequence[GpuTrace]) -> float | None:
+    """Counter power of all GPUs together over their whole traces, W; None where a counter was not updated twice."""
+    total_w = 0.0
+    for gpu in gpus:
+        updates = _update_times_ns(gpu)
+        if len(updates) < 2:
+            return None
+        total_w += float(_energy_j(gpu, updates[-1:])[0]) / (float(np.ptp(updates)) / 1e9)
+    return total_w
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of the values that are known."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _steady(recording: Recording) -> _Turn | None:
+    """The cycles after warm-up and transient; None where there is no whole one."""
+    boundaries_ns = _cycle_boundaries_ns(recording)
+    if len(boundaries_ns) < 2:
+        return None
+    energy_j = np.array([np.diff(_energy_j(gpu, boundaries_ns)) for gpu in recording.gpus])
+    time_s = np.diff(boundaries_ns) / 1e9
+    total_j = energy_j.sum(axis=0)
+    skipped = steady_from(total_j, total_j / time_s)
+    window_ns = (int(boundaries_ns[skipped]), int(boundaries_ns[-1]))
+    return _Turn(recording, energy_j[:, skipped:], time_s[skipped:], skipped, window_ns)
 
 
 def steady_from(*series: Sequence[float] | np.ndarray) -> int:
@@ -198,8 +274,9 @@ def steady_from(*series: Sequence[float] | np.ndarray) -> int:
     return drop
 
 
-def _cycle_boundaries_ns(recording: Recording, cycle_tokens: int) -> np.ndarray:
+def _cycle_boundaries_ns(recording: Recording) -> np.ndarray:
     """Times at which the token counter passed C, 2C, 3C …; the first cycle is warm-up. Shape (cycles + 1,)."""
+    cycle_tokens = int(recording.key["batch_size"]) * int(recording.key["workload"]["output_tokens"])
     time_ns = np.asarray(recording.tokens.time_ns, dtype=np.int64)
     total = np.cumsum(np.asarray(recording.tokens.tokens, dtype=np.int64))
     if not len(total):
@@ -254,17 +331,16 @@ def _select(gpu: GpuTrace, window_ns: tuple[int, int], name: str) -> np.ndarray:
     return np.asarray(values[(time_ns >= window_ns[0]) & (time_ns <= window_ns[1])])
 
 
-def _window_faults(recording: Recording, window_ns: tuple[int, int], batch_size: int) -> list[str]:
+def _window_faults(turns: Sequence[_Turn], batch_size: int) -> list[str]:
     faults = []
-    time_ns, tokens = np.asarray(recording.tokens.time_ns), np.asarray(recording.tokens.tokens)
-    inside = (time_ns >= window_ns[0]) & (time_ns <= window_ns[1])
-    per_step = float(tokens[inside].mean())
-    if per_step < _FULL_BATCH * batch_size * _slot_share(recording, batch_size):
-        faults.append(f"batch_not_full: {per_step:.1f} tokens a step at batch size {batch_size}; requests waited or were preempted")
-    for gpu in recording.gpus:
-        # The average covers the second before it, so the first second of samples belongs to another window.
-        average_w = _select(gpu, (window_ns[0] + 1_000_000_000, window_ns[1]), "average_power_mw") / 1e3
-        counter_w = float(np.diff(_energy_j(gpu, window_ns))[0]) / ((window_ns[1] - window_ns[0]) / 1e9)
+    for turn in turns:
+        time_ns, tokens = np.asarray(turn.recording.tokens.time_ns), np.asarray(turn.recording.tokens.tokens)
+        per_step = float(tokens[(time_ns >= turn.window_ns[0]) & (time_ns <= turn.window_ns[1])].mean())
+        if per_step < _FULL_BATCH * batch_size * _slot_share(turn.recording, batch_size):
+            faults.append(f"batch_not_full: {per_step:.1f} tokens a step at batch size {batch_size}; requests waited or were preempted")
+    for index, gpu in enumerate(turns[0].recording.gpus):
+        average_w = _inside(turns, index, "average_power_mw", settle_ns=_AVERAGED_NS) / 1e3
+        counter_w = sum(float(turn.energy_j[index].sum()) for turn in turns) / sum(float(turn.time_s.sum()) for turn in turns)
         if len(average_w) < _MIN_POWER_SAMPLES:
             faults.append(f"power_unsampled: {gpu.uuid} has {len(average_w)} power samples in the window")
         elif not abs(counter_w - average_w.mean()) <= _AGREEMENT * average_w.mean():
@@ -272,12 +348,17 @@ def _window_faults(recording: Recording, window_ns: tuple[int, int], batch_size:
                 f"counter_disagrees: {gpu.uuid} counted {counter_w:.0f} W on average, the power readings say "
                 f"{average_w.mean():.0f} W (more than {_AGREEMENT:.0%} apart)"
             )
-        busy = _select(gpu, window_ns, "utilization_percent")
+        busy = _inside(turns, index, "utilization_percent")
         if len(busy) and np.median(busy) < _BUSY_PERCENT:
             faults.append(f"gpu_idle: {gpu.uuid} was busy {np.median(busy):.0f} % of the time under load: is it the engine's GPU?")
-        reasons = np.bitwise_or.reduce(_select(gpu, window_ns, "throttle_reasons").astype(np.int64), initial=0)
+        reasons = np.bitwise_or.reduce(_inside(turns, index, "throttle_reasons").astype(np.int64), initial=0)
         faults += [f"throttled: {gpu.uuid}: {name}" for bit, name in _THERMAL_OR_HARDWARE.items() if int(reasons) & bit]
     return faults
+
+
+def _inside(turns: Sequence[_Turn], gpu: int, name: str, settle_ns: int = 0) -> np.ndarray:
+    """A GPU's samples in the turns' windows, each from `settle_ns` after its start."""
+    return np.concatenate([_select(t.recording.gpus[gpu], (t.window_ns[0] + settle_ns, t.window_ns[1]), name) for t in turns])
 
 
 def _slot_share(recording: Recording, batch_size: int) -> float:
@@ -290,14 +371,14 @@ def _slot_share(recording: Recording, batch_size: int) -> float:
     return output_tokens / (output_tokens + 3)
 
 
-def _conditions(recording: Recording, window_ns: tuple[int, int] | None) -> Conditions:
-    if window_ns is None:
+def _conditions(turns: Sequence[_Turn]) -> Conditions:
+    if not turns:
         return Conditions(None, None, None)
     clocks, temperatures, capped = [], [], []
-    for gpu in recording.gpus:
-        clocks.append(_select(gpu, window_ns, "sm_clock_mhz"))
-        temperatures.append(_select(gpu, window_ns, "temperature_c"))
-        capped.append(_select(gpu, window_ns, "throttle_reasons").astype(np.int64) & SW_POWER_CAP > 0)
+    for index in range(len(turns[0].recording.gpus)):
+        clocks.append(_inside(turns, index, "sm_clock_mhz"))
+        temperatures.append(_inside(turns, index, "temperature_c"))
+        capped.append(_inside(turns, index, "throttle_reasons").astype(np.int64) & SW_POWER_CAP > 0)
     if not all(len(values) for values in clocks):
         return Conditions(None, None, None)
     return Conditions(
@@ -328,13 +409,13 @@ def _static_power_w(recording: Recording, conditions: Conditions) -> float | Non
     return total_w
 
 
-def _cpu_power_w(recording: Recording, window_ns: tuple[int, int] | None) -> float | None:
-    time_ns = np.asarray(recording.cpu.time_ns, dtype=np.int64)
-    if window_ns is None or len(time_ns) < 2:
+def _cpu_power_w(turn: _Turn) -> float | None:
+    time_ns = np.asarray(turn.recording.cpu.time_ns, dtype=np.int64)
+    if len(time_ns) < 2:
         return None
-    inside = (time_ns >= window_ns[0]) & (time_ns <= window_ns[1])
+    inside = (time_ns >= turn.window_ns[0]) & (time_ns <= turn.window_ns[1])
     if inside.sum() < 2:
         return None
-    energy_mj = np.asarray(recording.cpu.energy_mj, dtype=float)[inside]
+    energy_mj = np.asarray(turn.recording.cpu.energy_mj, dtype=float)[inside]
     seconds = float(np.ptp(time_ns[inside])) / 1e9
     return float(np.ptp(energy_mj)) / 1e3 / seconds if math.isfinite(seconds) and seconds > 0 else None

@@ -53,7 +53,9 @@ class NoiseLaunch:
             launch_id=measurement.launch_id,
             joules_per_token=measurement.cycles.joules_per_token,
             tokens_per_s=measurement.cycles.tokens_per_s,
-            engine=f"vllm {environment.get('vllm')}" + (f" {under_test}" if under_test else ""),
+            engine=f"vllm {environment.get('vllm')}"
+            + (f" {under_test}" if under_test else "")
+            + (" in turns" if measurement.beside else ""),
             gpu_uuids=boards(environment),
             power_limit_w=limit if isinstance(limit, int | float) else None,
             cpu_model=host.get("cpu_model"),

@@ -26,6 +26,7 @@ def add(parser: pytest.Parser) -> None:
     option("--energy-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting under test (repeatable)")
     option("--energy-reference-python", metavar="PATH", help="compare with the vLLM of this interpreter, in turns on this GPU")
     option("--energy-reference-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting of that other side")
+    option("--energy-turns", metavar="auto|cycles|launches", help="what takes turns: cycles of both engines on the GPU, or launches")
     option("--energy-reference-replay", nargs="+", action="extend", metavar="DIR", default=[], help="recordings of that other side")
     option("--energy-report", metavar="DIR", help="write report.html, report.md, results.json and pictures to DIR")
     option("--energy-baselines", metavar="DIR", help="the store of baselines (default: baselines in the project)")
@@ -33,7 +34,7 @@ def add(parser: pytest.Parser) -> None:
     option("--energy-inconclusive", metavar="fail|warn", help="what becomes of a test that stays undecided (default: fail)")
     option("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
     option("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
-    for name in ("python", "baselines", "record", "report", "launches", "inconclusive", "load_timeout", "progress_timeout"):
+    for name in ("python", "baselines", "record", "report", "launches", "inconclusive", "turns", "load_timeout", "progress_timeout"):
         parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
     parser.addini("energy_engine_args", "defaults of --energy-engine-arg, one NAME=VALUE a line", type="linelist", default=[])
 
@@ -75,7 +76,7 @@ def _project_folder(config: pytest.Config) -> Path:
     return config.rootpath
 
 
-def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str) -> None:
+def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str, turns: str) -> None:
     """Combinations that make no sense, before anything is measured."""
     value = config.getoption
     update, noise, replay = value("energy_update"), value("energy_noise"), value("energy_replay")
@@ -116,6 +117,11 @@ def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str) -
             noise and value("energy_report"),
             "--energy-report reports verdicts, and --energy-noise (pytest-energy noise) judges nothing: leave it out",
         ),
+        (turns not in ("auto", "cycles", "launches"), f"--energy-turns {turns}: it must be auto, cycles or launches"),
+        (
+            update and reference and value("energy_turns") == "cycles",
+            "--energy-update stores launches that had the GPU to themselves: leave --energy-turns cycles out, and launches alternate",
+        ),
         (noise and (reference or value("energy_reference_replay")), "--energy-noise measures one engine: leave the reference out"),
     ]
     for conflict, message in conflicts:
@@ -136,7 +142,8 @@ def settings_of(config: pytest.Config) -> Settings:
     here = config.invocation_params.dir
     launches = int(_number(config, "launches", 5, whole=True))
     inconclusive = _option(config, "inconclusive")[0] or "fail"
-    _refuse_conflicts(config, launches, inconclusive)
+    turns = _option(config, "turns")[0] or "auto"
+    _refuse_conflicts(config, launches, inconclusive, turns)
     replay, reference_python = config.getoption("energy_replay"), config.getoption("energy_reference_python")
     baselines, baselines_from = _option(config, "baselines")
     record, record_from = _option(config, "record")
@@ -170,6 +177,8 @@ def settings_of(config: pytest.Config) -> Settings:
         reference=reference,
         reference_replay=tuple(here / path for path in config.getoption("energy_reference_replay")),
         report=report_from / report if report and not config.getoption("energy_noise") else None,
+        # A baseline is measured with the GPU for itself.
+        turns="launches" if config.getoption("energy_update") else turns,
     )
 
 
@@ -188,7 +197,8 @@ def header(settings: Settings, here: Path) -> str:
         if settings.reference_replay:
             source += " in turns with " + ", ".join(map(short, settings.reference_replay))
     elif settings.reference is not None:
-        source = f"live, up to {settings.launches} pairs of launches: {engine(settings.launch)} in turns with {engine(settings.reference)}"
+        upto = "" if settings.update else "up to "
+        source = f"live, {upto}{settings.launches} pairs of launches: {engine(settings.launch)} in turns with {engine(settings.reference)}"
     else:
         upto = "" if settings.update or settings.noise or settings.launches == 1 else "up to "
         launches = "1 launch" if settings.launches == 1 else f"{settings.launches} launches"

@@ -184,6 +184,8 @@ def _rerun(item: pytest.Item) -> str:
         words += ["--energy-reference-python", settings.reference.python]
         for name, value in settings.reference.engine_args_under_test.items():
             words += ["--energy-reference-engine-arg", f"{name}={json.dumps(value)}"]
+        if settings.turns != "auto":
+            words += ["--energy-turns", settings.turns]
     if item.config.getoption("energy_baselines"):
         words += ["--energy-baselines", item.config.getoption("energy_baselines")]
     return shlex.join(words)
@@ -358,7 +360,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("energy", sep="=")
         for line, row in report.table(parsed):
             terminalreporter.write_line(line, **(report.colour(row) if row else {"bold": True}))
-        for line in report.noise_lines(parsed):
+        for line in (*report.turn_lines(parsed), *report.noise_lines(parsed)):
             terminalreporter.write_line(line)
         for row in parsed:
             if row.warning:

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 
 from pytest_energy.errors import RecordingError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READ_VERSIONS = (1, 2)  # 1 knew no turns
 SUFFIX = ".json.gz"
 _MAX_BYTES = 20_000_000  # unpacked; a real cell unpacks to well under 1 MB
 
@@ -100,12 +102,37 @@ class CpuEnergy:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """The other engine, resident on the same GPU and at rest while this recording was made.
+
+    Attributes:
+        launch_id: of that engine.
+        seconds: how long it was watched.
+        tokens: that it generated in this time; anything but 0 is a fault.
+        asleep: whether it said before and after that its scheduler was paused (vLLM's sleep level 0); None where it has no such state.
+        cpu_s: CPU time of all its processes, s.
+        idle_power_w: mean power of the GPUs with both engines loaded and neither under load.
+        idle_power_alone_w: the same before the second engine was started.
+    """
+
+    launch_id: str
+    seconds: float
+    tokens: int
+    asleep: bool | None
+    cpu_s: float
+    idle_power_w: float | None = None
+    idle_power_alone_w: float | None = None
+
+
+@dataclass(frozen=True)
 class Recording:
-    """All that one cell of one launch yields.
+    """All that one cell of one launch yields; or, where two engines took turns, one turn of it.
 
     Attributes:
         key: the cell's key (pytest_energy.cell.Cell.key).
         launch_id: one engine start; recordings that share it are no independent evidence.
+        turn: number of this turn among the launch's turns in this cell, from 0.
+        beside: the engine that waited meanwhile; None where the launch had the GPU to itself.
         environment: the fingerprint (pytest_energy.environment).
         load_stopped_ns: when the last step under load had ended; the traces go on for a moment.
         kv_cache_tokens: tokens that the KV cache holds, 0 where unknown.
@@ -121,6 +148,8 @@ class Recording:
     kv_cache_tokens: int = 0
     cpu: CpuEnergy = field(default_factory=CpuEnergy)
     faults: tuple[str, ...] = ()
+    turn: int = 0
+    beside: Beside | None = None
 
 
 def _deltas(values: Sequence[int]) -> list[int]:
@@ -181,7 +210,20 @@ def to_json(recording: Recording) -> dict[str, Any]:
         "load_stopped_ns": recording.load_stopped_ns,
         "kv_cache_tokens": recording.kv_cache_tokens,
         "faults": list(recording.faults),
+        "turn": recording.turn,
+        "beside": None if recording.beside is None else dataclasses.asdict(recording.beside),
     }
+
+
+def _beside(content: Any) -> Beside | None:
+    if content is None:
+        return None
+    beside = Beside(**content)
+    numbers = (beside.seconds, beside.cpu_s, *(w for w in (beside.idle_power_w, beside.idle_power_alone_w) if w is not None))
+    whole = isinstance(beside.launch_id, str) and type(beside.tokens) is int and beside.asleep in (True, False, None)
+    if not whole or not all(type(number) in (int, float) and 0 <= number < 1e12 for number in numbers):
+        raise RecordingError("what it says of the engine beside is malformed")
+    return beside
 
 
 def from_json(content: Any) -> Recording:
@@ -192,9 +234,9 @@ def from_json(content: Any) -> Recording:
     """
     if not isinstance(content, dict) or "schema_version" not in content:
         raise RecordingError("it is no recording: no schema_version in it")
-    if content["schema_version"] != SCHEMA_VERSION:
+    if content["schema_version"] not in _READ_VERSIONS:
         raise RecordingError(
-            f"it has schema version {content['schema_version']}, this pytest-energy reads {SCHEMA_VERSION}. "
+            f"it has schema version {content['schema_version']}, this pytest-energy reads {' and '.join(map(str, _READ_VERSIONS))}. "
             "Replay it with the pytest-energy that wrote it, or record anew."
         )
     try:
@@ -221,6 +263,8 @@ def from_json(content: Any) -> Recording:
             kv_cache_tokens=int(content["kv_cache_tokens"]),
             cpu=_unpack_series(CpuEnergy, content["cpu"], "cpu"),
             faults=tuple(str(fault) for fault in content["faults"]),
+            turn=int(content.get("turn", 0)),
+            beside=_beside(content.get("beside")),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecordingError(f"a field is missing or malformed: {error!r}") from None
@@ -249,7 +293,7 @@ def read(path: Path) -> Recording:
         return from_json(json.loads(text))
     except RecordingError as error:
         raise RecordingError(f"recording {path}: {error}") from None
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise RecordingError(
             f"recording {path} cannot be read ({error}): it is damaged or no recording. Fetch it anew, or leave it out."
         ) from None
@@ -266,6 +310,27 @@ def find(path: Path) -> Iterator[Path]:
         what = "holds no recordings (*.json.gz)" if path.is_dir() else "does not exist"
         raise RecordingError(f"{path} {what}. Give a folder that --energy-record wrote, such as recordings/GPU/LABEL.")
     yield from files
+
+
+def read_launches(paths: Sequence[Path]) -> list[tuple[Recording, ...]]:
+    """All recordings at or below `paths`, put together by cell and launch: each with its turns in order; a file given twice counts once.
+
+    They come in order of their cell's key and launch.
+
+    Raises:
+        RecordingError: a file is damaged, a path holds none, or a launch lacks a turn.
+    """
+    launches: dict[tuple[str, str], dict[int, Recording]] = {}
+    for path in paths:
+        for file in find(path):
+            recorded = read(file)
+            key = json.dumps(recorded.key, sort_keys=True)
+            launches.setdefault((key, recorded.launch_id), {})[recorded.turn] = recorded
+    for (_, launch_id), turns in launches.items():
+        if sorted(turns) != list(range(len(turns))):
+            missing = min(set(range(max(turns))) - set(turns))
+            raise RecordingError(f"launch {launch_id}: turn {missing} is missing. Fetch all of its files, or leave the launch out.")
+    return [tuple(recorded for _, recorded in sorted(turns.items())) for _, turns in sorted(launches.items())]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -38,6 +38,7 @@ class Row:
     noise: str = ""
     warning: str = ""
     paired: bool = False
+    turns: str = ""
 
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""
@@ -87,7 +88,34 @@ def row(cell: Cell, judgement: Judgement, update: Update | None = None, inconclu
         catches=judgement.smallest_caught if update is None and judgement.verdict.green else None,
         noise=judgement.noise.source if judgement.noise and ratio and update is None else "",
         paired=judgement.paired,
+        turns=_turns(judgement),
     )
+
+
+def _turns(judgement: Judgement) -> str:
+    """How much turns and launches differ, and what is known of the engines that waited; empty without turns."""
+    variation, sample = judgement.variation, judgement.sample
+    if variation is None or sample is None:
+        return ""
+    text = f"turns of one launch differ by {_degrees(variation.turns)}, launches pair by pair by {_degrees(variation.launches)}"
+    if judgement.metric is not Metric.JOULES_PER_TOKEN:
+        return text
+    beside = [b for m in sample.launches for b in m.beside]
+    text += f"; the engine at rest generated {sum(b.tokens for b in beside)} tokens and used "
+    text += f"{sum(b.cpu_s for b in beside) / sum(b.seconds for b in beside):.1%} of a CPU core"
+    added = [b.idle_power_w - b.idle_power_alone_w for b in beside if b.idle_power_w is not None and b.idle_power_alone_w is not None]
+    if added:
+        text += f"; loading the second engine moved the idle GPU by {sum(added) / len(added):+.1f} W"
+    return text
+
+
+def _degrees(spread: Spread) -> str:
+    return f"{spread.deviation:.2%} ({spread.degrees_of_freedom:.0f} df)"
+
+
+def turn_lines(rows: Sequence[Row]) -> list[str]:
+    """What is known of turns, one line per cell and metric that was measured in turns."""
+    return [f"{r.cell}, {UNIT[Metric(r.metric)]}: {r.turns}" for r in rows if r.turns]
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, Row | None]]:
@@ -350,7 +378,7 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             ways = []
             if judgement.noise is not None and not judgement.noise.measured:
                 ways.append(f"measure this runner's noise, once: pytest-energy noise {rerun.removeprefix('pytest ')}")
-            more = "record more launches and replay all of them together"
+            more = f"record more {'pairs' if judgement.paired else 'launches'} and replay all of them together"
             ways.append(more if replayed else f"measure with more launches: {rerun} --energy-launches 10")
             if judgement.paired:
                 return ways
@@ -360,6 +388,8 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             ]
         case Verdict.NO_BASELINE:
             return [f"if the cell is new, store one: {update}"]
+        case Verdict.NOT_COMPARABLE if judgement.sample and judgement.sample.launches[0].beside:
+            return ["judge it with its other side: --energy-replay DIR/new --energy-reference-replay DIR/reference"]
         case Verdict.NOT_COMPARABLE:
             return [f"run on the baseline's hardware, or store a baseline for this one: {update}"]
         case Verdict.INVALID:

@@ -24,10 +24,12 @@ def add(item: pytest.Item, session: "Session", cell: "Cell", judgement: "Judgeme
     """Keep a judged test for the report, as plain values that travel between processes."""
     from pytest_energy.reports import collect, results
 
-    sides = judgement.sample.launches if judgement.sample else ()
-    gpu_name = str(sides[0].environment.get("gpu_name")) if sides else judgement.baseline.gpu_name if judgement.baseline else ""
-    launch_ids = [m.launch_id for m in sides] + [launch.launch_id for launch in (judgement.baseline.launches if judgement.baseline else ())]
-    entry = collect.judged(judgement, cell.key, cell.name, collect.noise_of(session.noise_store, cell.key, gpu_name, launch_ids), said)
+    new, old = judgement.sample.launches if judgement.sample else (), judgement.baseline
+    gpu_name = str(new[0].environment.get("gpu_name")) if new else old.gpu_name if old else ""
+    launch_ids = [m.launch_id for m in new] + [launch.launch_id for launch in (old.launches if old else ())]
+    at_hand = [m for m in (*new, *session.evidence(cell).reference) if m.valid]
+    noise = collect.noise_of(session.noise_store, cell.key, gpu_name, launch_ids, at_hand)
+    entry = collect.judged(judgement, cell.key, cell.name, noise, said)
     top = Path(os.environ.get("GITHUB_WORKSPACE") or item.config.rootpath)
     place = {
         "test": item.nodeid,
@@ -35,6 +37,7 @@ def add(item: pytest.Item, session: "Session", cell: "Cell", judgement: "Judgeme
         "line": (item.reportinfo()[1] or 0) + 1,
         "verdict": row.verdict,
         "green": row.green,
+        "turns": row.turns,
     }
     item.stash.setdefault(_ENTRIES, []).append({**results.to_plain(entry), **place})
 

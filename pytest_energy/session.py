@@ -4,6 +4,7 @@ Knows nothing of pytest. The plugin makes one of these and asks it; reports are 
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from pytest_energy.measurement import Measurement
 from pytest_energy.noise import Noise, NoiseStore
 from pytest_energy.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
+from pytest_energy.turns import NoFit, Side, SideError, record_pair
 
+Turns = tuple[Recording, ...]  # of one launch in one cell
 Measured = Mapping[str, Mapping[str, list[Measurement]]]  # by side, then by cell key; one per launch
 
 
@@ -63,7 +66,8 @@ class Session:
     _evidence: dict[str, Evidence] = field(default_factory=dict)
     _updates: dict[str, Update] = field(default_factory=dict)
     _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(default_factory=dict)
-    _replayed: dict[tuple[Path, ...], dict[str, list[Recording]]] = field(default_factory=dict)
+    _replayed: dict[tuple[Path, ...], dict[str, list[Turns]]] = field(default_factory=dict)
+    _resident: bool = False  # whether the launches being measured are of two engines together
 
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
@@ -126,14 +130,21 @@ class Session:
     def _judge(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:
         cell, measurements, gpu_name = question.cell, evidence.measurements, _gpu_name(evidence.measurements)
         faults = [f"reference, launch {m.launch_id}: {fault}" for m in evidence.reference for fault in m.faults]
+        if evidence.reference and len({bool(m.beside) for m in (*measurements, *evidence.reference)}) > 1:
+            faults.append("one side was measured beside a resident engine, the other without: they are no pairs")
         if faults:
             return self._invalid(question, faults)
         baseline = self._old_side(cell, evidence)
         near_misses = self.store.near_misses(cell.key, gpu_name) if baseline is None else []
-        judged = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
-        noise = {metric: self.noise_store.floor(cell.key, gpu_name, metric, judged) for metric in Metric}
+        compared = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
+        noise = {metric: self.noise_store.floor(cell.key, gpu_name, metric, compared) for metric in Metric}
+        launches = [m for m in (*measurements, *evidence.reference) if m.valid]
+        noise = {metric: statistics.raised(floor, gate.deviation_by_turns(metric, launches)) for metric, floor in noise.items()}
         rule = Rule(self.comparisons, budget, noise, self.settings.paired)
-        return gate.judge(question.metric, measurements, baseline, near_misses, question.tolerance, question.max_power_w, rule)
+        judged = gate.judge(question.metric, measurements, baseline, near_misses, question.tolerance, question.max_power_w, rule)
+        if evidence.reference and judged.ratio is not None:
+            return replace(judged, variation=gate.variation(question.metric, measurements, evidence.reference))
+        return judged
 
     def update(self, cell: Cell) -> Update:
         """Make the cell's launches its baseline, once per run.
@@ -182,6 +193,7 @@ class Session:
     def _measure_launch_group(self, cell: Cell) -> None:
         """Launch the engine until every cell that shares the launch is decided, or the budget is spent."""
         group = [c for c in self._cells if _launch_key(c) == _launch_key(cell)] or [cell]
+        self._resident = self.settings.reference is not None and self.settings.turns != "launches"
         first_look = Rule(paired=self.settings.paired).first_look
         self.store.entries()  # a damaged file costs no GPU time
         self.noise_store.check()
@@ -210,14 +222,41 @@ class Session:
 
     def _launch_sides(self, cells: Sequence[Cell], number: int, measured: Measured) -> str | None:
         """Launch the engine, or both in turns; returns why one failed, None where none did."""
-        sides = [("new", self.settings.launch)]
+        sides = [Side("new", self.settings.launch)]
         if self.settings.reference is not None:
-            sides.insert(0, ("reference", self.settings.reference))
-        # Old new, new old, ...: drift falls on both sides alike.
-        for side, launch in sides if number % 2 else reversed(sides):
-            failure = self._launch(cells, number, side, launch, measured[side])
+            sides.insert(0, Side("reference", self.settings.reference))
+        if number % 2 == 0:
+            sides.reverse()  # old new, new old, ...: drift falls on both sides alike
+        if self._resident:
+            try:
+                return self._launch_pair(cells, number, sides[0], sides[1], measured)
+            except NoFit as reason:
+                if self.settings.turns == "cycles":
+                    return f"the two engines do not fit on the GPU together: {reason}\nLet launches alternate: --energy-turns launches"
+                self.progress(f"launches alternate: the two engines do not fit on the GPU together ({str(reason).splitlines()[0]})")
+                self._resident = False
+        for side in sides:
+            failure = self._launch(cells, number, side.name, side.settings, measured[side.name])
             if failure is not None:
                 return failure
+        return None
+
+    def _launch_pair(self, cells: Sequence[Cell], number: int, outer: Side, inner: Side, measured: Measured) -> str | None:
+        """One launch of both engines together; returns why a side failed, None where none did."""
+        turns: dict[tuple[str, str], list[Recording]] = {}
+        try:
+            launched = record_pair(cells, outer, inner, self.open_meter, functools.partial(self._numbered, number), self._noise)
+            with contextlib.closing(launched):
+                for side, done, recorded in launched:
+                    self._keep(done, recorded, side)
+                    turns.setdefault((side, canonical_key(done.key)), []).append(recorded)
+        except SideError as error:
+            python = next(side.settings.python for side in (outer, inner) if side.name == error.side)
+            return f"the {error.side} engine ({python}): {error}"
+        except (MeterError, RecordingError) as error:
+            return str(error)
+        for (side, key), recordings in turns.items():
+            measured[side][key].append(measurement.measure(*recordings))
         return None
 
     def _launch(
@@ -243,6 +282,10 @@ class Session:
         """The standard error of a launch's J/token (relative) below which more cycles buy nothing: a third of the launches' deviation."""
         return self.noise_store.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN).deviation / 3
 
+    def _noise(self, measured: Measurement) -> float:
+        """The deviation of J/token between launches (relative) in a measurement's cell."""
+        return self.noise_store.floor(measured.key, _gpu_name([measured]), Metric.JOULES_PER_TOKEN).deviation
+
     def _numbered(self, number: int, side: str) -> Callable[[str], None]:
         upto = "" if self.settings.update or self.settings.noise else "up to "
         prefix = f"launch {number} of {upto}{self.settings.launches}: " if self.settings.launches > 1 else ""
@@ -254,7 +297,8 @@ class Session:
         if self.settings.record is None:
             return
         folder = self.settings.record / side if self.settings.paired else self.settings.record
-        path = folder / recorded.launch_id / f"{cell.slug}{recording.SUFFIX}"
+        turn = "" if recorded.beside is None else f"-turn{recorded.turn}"
+        path = folder / recorded.launch_id / f"{cell.slug}{turn}{recording.SUFFIX}"
         try:
             recording.write(recorded, path)
         except OSError as error:
@@ -282,11 +326,11 @@ class Session:
             self._replayed[folders] = _read_recordings(folders, of_one_engine=not self.settings.noise)
         found = self._replayed[folders].get(canonical_key(cell.key), [])
         if found:
-            return Evidence(tuple(measurement.measure(recorded) for recorded in found))
+            return Evidence(tuple(measurement.measure(*turns) for turns in found))
         places = ", ".join(map(str, folders))
         message = f"no recording of {cell.name} in {places}"
         for recordings in self._replayed[folders].values():
-            other = recordings[0].key
+            other = recordings[0][0].key
             if (other.get("model"), other.get("batch_size")) == (cell.key["model"], cell.batch_size):
                 message += f"\none of the same model and batch size differs in {', '.join(key_differences(other, cell.key))}"
         return Evidence(failure=f"{message}\nRecord it with --energy-record DIR, or deselect the test with -k.")
@@ -305,22 +349,17 @@ def _launch_key(cell: Cell) -> tuple[str, str]:
     return cell.model.location, canonical_key(cell.launch_args)
 
 
-def _read_recordings(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Recording]]:
-    """Recordings below `paths` by cell key, a launch once, in order of their launch.
+def _read_recordings(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Turns]]:
+    """Launches below `paths` by cell key, in order.
 
     Raises:
         RecordingError: a file is damaged, a path holds none, or a cell's recordings are of different engines or boards.
     """
-    by_launch: dict[tuple[str, str], Recording] = {}
-    for path in paths:
-        for file in recording.find(path):
-            recorded = recording.read(file)
-            by_launch[canonical_key(recorded.key), recorded.launch_id] = recorded
-    cells: dict[str, list[Recording]] = {}
-    for (key, _), recorded in sorted(by_launch.items(), key=lambda item: item[0]):
-        cells.setdefault(key, []).append(recorded)
-    for recordings in cells.values():
-        differing = mixed([recorded.environment for recorded in recordings])
+    cells: dict[str, list[Turns]] = {}
+    for turns in recording.read_launches(paths):
+        cells.setdefault(canonical_key(turns[0].key), []).append(turns)
+    for launches in cells.values():
+        differing = mixed([turns[0].environment for turns in launches])
         if differing and of_one_engine:
             raise RecordingError(
                 f"the recordings of one cell differ in {differing}: they are no launches of one engine. Replay them apart."

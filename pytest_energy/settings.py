@@ -40,6 +40,8 @@ class Settings:
         reference: how the other side of an interleaved comparison is launched; None to compare with baselines.
         reference_replay: recordings of the other side, judged in pairs with `replay`; empty to compare with baselines.
         report: folder that a report is written to, None for none.
+        turns: what takes turns in a live comparison: "cycles" of two engines that are resident together, "launches", or "auto",
+            cycles where both engines fit on the GPU.
     """
 
     baselines: Path
@@ -54,6 +56,7 @@ class Settings:
     reference: LaunchSettings | None = None
     reference_replay: tuple[Path, ...] = ()
     report: Path | None = None
+    turns: str = "auto"
 
     @property
     def paired(self) -> bool:

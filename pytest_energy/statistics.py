@@ -248,6 +248,26 @@ def spread_of(sum_of_squares: float, degrees: int, floor: NoiseFloor) -> tuple[S
     return moderated, Spread(max(own.deviation, floor.deviation), degrees), False
 
 
+def raised(floor: NoiseFloor, own: Spread | None) -> NoiseFloor:
+    """The noise floor, or what launches show of their own uncertainty where that is more.
+
+    An assumed floor gives way at once; a measured one only where the excess is no chance (F test).
+
+    Args:
+        floor: the runner's noise between launches.
+        own: the deviation of a launch's mean, as its turns show it; None where they show nothing.
+    """
+    if own is None or own.deviation <= floor.deviation:
+        return floor
+    source = f"{own.deviation:.2%} by the turns of these launches, {own.degrees_of_freedom:.0f} degrees of freedom"
+    if not floor.measured:
+        return dataclasses.replace(floor, deviation=own.deviation, source=source)
+    allowed = float(fdtri(own.degrees_of_freedom, floor.degrees_of_freedom, 1 - _EXCESS))
+    if own.deviation**2 <= allowed * floor.deviation**2:
+        return floor
+    return NoiseFloor(own.deviation, own.degrees_of_freedom, measured=True, source=source)
+
+
 def geometric_mean(values: Sequence[float]) -> float:
     """Of positive values, at least one."""
     return math.exp(_log_moments(values)[0])

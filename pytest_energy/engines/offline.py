@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import select
 import signal
 import subprocess
@@ -20,6 +21,10 @@ from pytest_energy.workload import Workload
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 _LOG_TAIL_BYTES = 4_000
+_LOG_SEARCHED_BYTES = 200_000
+_MEMORY_SHORT = re.compile(
+    rb"out of memory|No available memory for the cache|KV cache is needed, which is larger|less than desired GPU memory utilization"
+)
 _EXIT_GRACE_S = 10.0
 _MAX_LINE_BYTES = 16_000_000
 
@@ -56,8 +61,23 @@ class Steps:
     finished: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Rest:
+    """What an engine without load says of itself.
+
+    Attributes:
+        tokens: that it ever generated.
+        asleep: whether its scheduler was paused already; None where its vLLM has no such state.
+    """
+
+    tokens: int
+    asleep: bool | None
+
+
 class OfflineEngine:
     """One engine launch. Use as a context manager; leaving it leaves no process behind.
+
+    Entering it starts and loads it. `start` before that lets the process import vLLM while something else goes on.
 
     Args:
         python: the interpreter whose vLLM runs.
@@ -72,7 +92,7 @@ class OfflineEngine:
     worker = WORKER
     # What each event of the worker must hold.
     fields: ClassVar[dict[str, set[str]]] = {
-        "ready": {"versions"}, "steps": {"run"}, "stopped": {"run", "time_ns"}, "error": {"message"},
+        "ready": {"versions"}, "steps": {"run"}, "stopped": {"run", "time_ns"}, "resting": {"tokens", "asleep"}, "error": {"message"},
     }  # fmt: skip
 
     def __init__(self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float) -> None:
@@ -87,7 +107,7 @@ class OfflineEngine:
 
     def __enter__(self) -> "OfflineEngine":
         try:
-            self._start()
+            self.start()
             self.ready = self._load()
         except BaseException:
             self._close(grace_s=0.0)
@@ -103,7 +123,10 @@ class OfflineEngine:
         assert self._process is not None
         return self._process.pid
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, which imports vLLM; once, however often it is called. `__exit__` ends it."""
+        if self._process is not None:
+            return
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives until close)
         events_read, events_write = os.pipe()
         commands_read, commands_write = os.pipe()
@@ -130,6 +153,7 @@ class OfflineEngine:
         os.set_blocking(commands_write, False)
         self._commands = commands_write
         threading.Thread(target=self._read_events, args=(os.fdopen(events_read, "rb"),), daemon=True).start()
+        self._send("start", command="import")
 
     def _read_events(self, pipe: Any) -> None:
         with pipe:
@@ -150,7 +174,7 @@ class OfflineEngine:
         while rest:
             _, writable, _ = select.select([], [self._commands], [], max(0.0, deadline - time.monotonic()))
             if not writable:
-                raise EngineError(stage, f"the worker takes no command for {self._progress_timeout_s:.0f} s", self._log_tail())
+                raise self._error(stage, f"the worker takes no command for {self._progress_timeout_s:.0f} s")
             try:
                 rest = rest[os.write(self._commands, rest) :]
             except OSError:
@@ -160,7 +184,7 @@ class OfflineEngine:
         try:
             event = self._events.get(timeout=timeout_s)
         except queue.Empty:
-            raise EngineError(stage, f"no {waiting_for} for {timeout_s:.0f} s", self._log_tail()) from None
+            raise self._error(stage, f"no {waiting_for} for {timeout_s:.0f} s") from None
         if event is None:
             raise self._died(stage)
         if event["event"] == "error":
@@ -171,7 +195,7 @@ class OfflineEngine:
                     "--energy-python /venv/bin/python"
                 )
                 raise EngineError(stage, message)
-            raise EngineError(stage, message, self._log_tail())
+            raise self._error(stage, message)
         return event
 
     def _died(self, stage: str) -> EngineError:
@@ -185,13 +209,14 @@ class OfflineEngine:
             how = f"the worker was ended by {signal.Signals(-status).name}"
         else:
             how = f"the worker exited with status {status}"
-        return EngineError(stage, how, self._log_tail())
+        return self._error(stage, how)
 
-    def _log_tail(self) -> str:
+    def _error(self, stage: str, message: str) -> EngineError:
         # Without seeking: the worker writes at the very same offset.
         size = os.fstat(self._log.fileno()).st_size
-        text = os.pread(self._log.fileno(), _LOG_TAIL_BYTES, max(0, size - _LOG_TAIL_BYTES)).decode(errors="replace")
-        return "\n".join(text.splitlines()[-25:])
+        log = os.pread(self._log.fileno(), _LOG_SEARCHED_BYTES, max(0, size - _LOG_SEARCHED_BYTES))
+        tail = "\n".join(log[-_LOG_TAIL_BYTES:].decode(errors="replace").splitlines()[-25:])
+        return EngineError(stage, message, tail, out_of_memory=bool(_MEMORY_SHORT.search(log + message.encode())))
 
     def _load(self) -> EngineReady:
         started = time.monotonic()
@@ -208,7 +233,7 @@ class OfflineEngine:
                 load_s=time.monotonic() - started,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise EngineError("load", f"the worker's report is incomplete: {error!r}", self._log_tail()) from None
+            raise self._error("load", f"the worker's report is incomplete: {error!r}") from None
 
     def start_load(self, workload: Workload, batch_size: int) -> None:
         """Put `batch_size` requests in flight and keep them there until `stop_load`."""
@@ -237,7 +262,7 @@ class OfflineEngine:
         series = [event.get(name) for name in ("time_ns", "tokens", "finished")]
         whole = all(isinstance(s, list) and all(type(value) is int for value in s) for s in series)
         if not whole or len({len(s or ()) for s in series}) > 1:
-            raise EngineError("run", "the worker's report of its steps is malformed", self._log_tail())
+            raise self._error("run", "the worker's report of its steps is malformed")
         return Steps(*(tuple(s or ()) for s in series))
 
     def stop_load(self) -> tuple[Steps, int]:
@@ -251,6 +276,22 @@ class OfflineEngine:
                 rest = Steps(rest.time_ns + more.time_ns, rest.tokens + more.tokens, rest.finished + more.finished)
             elif self._is_of_this_run(event, "stopped"):
                 return rest, int(event["time_ns"])
+
+    def rest(self) -> Rest:
+        """Pause the scheduler, if it is not paused already, until the next load."""
+        self._send("rest", command="rest")
+        while True:
+            event = self._receive("rest", self._progress_timeout_s, "answer")
+            if event["event"] == "resting":
+                if type(event["tokens"]) is not int or event["asleep"] not in (True, False, None):
+                    raise self._error("rest", "the worker's report of its rest is malformed")
+                return Rest(event["tokens"], event["asleep"])
+            if event["event"] == "steps":
+                raise self._error("rest", "the engine went on generating after its load was taken off")
+
+    def cpu_s(self) -> float:
+        """CPU time of all its processes so far, s (user and system; of those that ended only what their parents collected)."""
+        return sum(_cpu_s(pid) for pid in session_members(self.session_id))
 
     def _close(self, grace_s: float) -> None:
         """End the worker and all its children; it may end by itself within `grace_s`. Safe to call again."""
@@ -282,6 +323,14 @@ def session_members(session_id: int) -> list[int]:
                 if int(fields[3]) == session_id and fields[0] not in "ZX":
                     members.append(int(entry.name))
     return members
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of a process and of its children that ended, from /proc; 0 where it has just ended."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _end_session(session_id: int, timeout_s: float = 20.0) -> None:

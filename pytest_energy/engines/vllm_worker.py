@@ -8,12 +8,15 @@ vllm only, and serves every vLLM from 0.20 on:
 Commands come in and events go out as JSON lines on two private pipes; vLLM's own output stays on stdout and
 stderr. When the command pipe closes (the parent died) the whole session ends.
 
+    {"command": "import"}                              vLLM's modules alone, while another engine loads; no answer
     {"command": "load", "engine_args": {...}}
         → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ...}
     {"command": "run", "run": id, "first_wave": [...], "output_tokens": n, "prompts": [[...], ...]}
         → {"event": "steps", "run": id, "time_ns": [...], "tokens": [...], "finished": [...]}   about every 50 ms
     {"command": "stop"}
         → {"event": "stopped", "run": id, "time_ns": t}
+    {"command": "rest"}                                pauses the scheduler until the next run
+        → {"event": "resting", "tokens": n, "asleep": true}      all tokens ever generated; whether it was paused already (null: it cannot)
     {"command": "exit"}
     any failure
         → {"event": "error", "stage": ..., "message": ..., "traceback": ...}, and the process ends
@@ -195,7 +198,7 @@ class ClosedLoop:
 
 
 def drive(loop, channel, run_id, is_over):
-    """Step the engine until `is_over(tokens so far)`, and stream the steps. Returns when the last one ended (ns)."""
+    """Step the engine until `is_over(tokens so far)`, and stream the steps. Returns when the last one ended (ns) and all tokens."""
     times, tokens, finishes = [], [], []
     total, now = 0, time.monotonic_ns()
     flushed = now
@@ -212,31 +215,52 @@ def drive(loop, channel, run_id, is_over):
             flushed = now
     if times:
         channel.send(event="steps", run=run_id, time_ns=times, tokens=tokens, finished=finishes)
-    return now
+    return now, total
 
 
 def run(engine, channel, command):
-    """Keep the load on the engine until the next command comes."""
+    """Keep the load on the engine until the next command comes. Returns the tokens generated."""
+    if asleep(engine):
+        engine.wake_up(tags=["scheduling"])
     loop = ClosedLoop(engine, command["run"], command["first_wave"], command["output_tokens"], command["prompts"])
-    stopped_ns = drive(loop, channel, command["run"], lambda _: channel.has_command())
+    stopped_ns, tokens = drive(loop, channel, command["run"], lambda _: channel.has_command())
     loop.abort()
     channel.send(event="stopped", run=command["run"], time_ns=stopped_ns)
+    return tokens
+
+
+def asleep(engine):
+    """Whether the engine's scheduler is paused; None where this vLLM has no such state."""
+    return bool(engine.is_sleeping()) if hasattr(engine, "is_sleeping") else None
+
+
+def rest(engine):
+    """Pause the scheduler (vLLM's sleep level 0: weights and KV cache stay). Returns whether it was paused already."""
+    found = asleep(engine)
+    if found is False:
+        engine.sleep(level=0)
+    return found
 
 
 def serve(channel):
     """Obey commands until told to exit; every failure is an event that names its stage."""
-    stage, engine = "start", None
+    stage, engine, generated = "start", None, 0
     try:
         while True:
             command = channel.receive()
             name = command["command"]
-            if name == "load":
+            if name == "import":
+                from vllm import EngineArgs, LLMEngine, SamplingParams  # noqa: F401  (vllm itself imports next to nothing)
+            elif name == "load":
                 stage = "load"
                 engine = load(command["engine_args"])
                 channel.send(event="ready", **describe(engine))
             elif name == "run":
                 stage = "run"
-                run(engine, channel, command)
+                generated += run(engine, channel, command)
+            elif name == "rest":
+                stage = "rest"
+                channel.send(event="resting", tokens=generated, asleep=rest(engine))
             elif name == "exit":
                 return 0
     except BaseException as error:

@@ -29,9 +29,19 @@ _NO_NOISE = NoiseFloor(deviation=0.0, degrees_of_freedom=0, measured=True)
 _SPEAK_FOR_THEMSELVES = 3
 
 
-def noise_of(store: NoiseStore, key: Mapping[str, Any], gpu_name: str, launch_ids: Sequence[str]) -> Noise:
-    """The noise to state the intervals of these launches by."""
-    return {metric: store.floor(key, gpu_name, metric, frozenset(launch_ids)) for metric in Metric}
+def noise_of(
+    store: NoiseStore, key: Mapping[str, Any], gpu_name: str, launch_ids: Sequence[str], measurements: Sequence[Measurement] = ()
+) -> Noise:
+    """The noise to state intervals by, as the gate takes it.
+
+    Args:
+        store: of the runner's noise.
+        key, gpu_name: of the cell.
+        launch_ids: launches whose intervals are stated.
+        measurements: those of them that are at hand, valid ones; what their turns show of them may raise the noise.
+    """
+    floors = {metric: store.floor(key, gpu_name, metric, frozenset(launch_ids)) for metric in Metric}
+    return {metric: statistics.raised(floor, gate.deviation_by_turns(metric, measurements)) for metric, floor in floors.items()}
 
 
 def judged(judgement: Judgement, key: Mapping[str, Any], name: str, noise: Noise, said: report.Explanation) -> Entry:
@@ -73,7 +83,8 @@ def compared(paths: Sequence[Path], noise_store: NoiseStore) -> tuple[Entry, ...
     """Recordings compared by engine, none of them judged: each engine with the first one given that was recorded in its cell.
 
     Launches belong to one engine that agree in GPU model, board, power limit, vLLM version and settings under test,
-    wherever their files lie; boards are not compared with each other.
+    wherever their files lie. Boards are not compared with each other, nor launches that had the GPU to themselves with launches
+    beside a resident engine.
 
     Args:
         paths: files or folders, in the order of the engines.
@@ -94,12 +105,12 @@ def compared(paths: Sequence[Path], noise_store: NoiseStore) -> tuple[Entry, ...
 
 def _comparison(new: Sequence[Measurement], old: Sequence[Measurement], metric: Metric, noise_store: NoiseStore) -> Entry:
     key, gpu_name = new[0].key, str(new[0].environment.get("gpu_name"))
-    noise = noise_of(noise_store, key, gpu_name, [m.launch_id for m in (*new, *old)])
     left_out = [f"left out: launch {m.launch_id}: {fault}" for m in (*new, *old) for fault in m.faults]
     valid_new, valid_old = [m for m in new if m.valid], [m for m in old if m.valid]
+    noise = noise_of(noise_store, key, gpu_name, [m.launch_id for m in (*new, *old)], [*valid_new, *valid_old])
     found = Judgement(metric, Verdict.INVALID, 1.0, ())  # a carrier of figures; its verdict is dropped
     if valid_new:
-        found = replace(found, sample=Sample.of(valid_new, noise))
+        found = replace(found, sample=Sample.of(valid_new, noise), noise=noise[metric])
     if valid_new and valid_old:
         found = _against(found, Baseline.of(valid_old), noise[metric])
     name = _name(key)
@@ -116,43 +127,35 @@ def _against(found: Judgement, old: Baseline, noise: NoiseFloor) -> Judgement:
         baseline=old,
         ratio=statistics.compare([getattr(m, metric) for m in sample.launches], getattr(old, metric), noise),
         split=gate.split(sample, old),
-        noise=noise,
         changed=tuple(gate.what_changed(old.environment, sample.launches[-1].environment)),
     )
 
 
 def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
     """By cell and board the engines, in the order in which they were given; of each its launches, in order. A launch counts once."""
-    found: dict[tuple[Any, ...], dict[str, dict[str, dict[int, Recording]]]] = {}
+    found: dict[tuple[Any, ...], dict[str, dict[str, Measurement]]] = {}
     for path in paths:
-        for file in recording.find(path):
-            recorded = recording.read(file)
-            environment = recorded.environment
-            size = _batch_size(recorded, file)
+        for turns in recording.read_launches([path]):
+            first, environment = turns[0], turns[0].environment
+            _refuse_unless_cell(first, path)
             place = (
-                (str(recorded.key["model"]), size, canonical_key(recorded.key)),
-                (str(environment.get("gpu_name")), boards(environment), str(environment.get("power_limit_w"))),
+                (str(first.key["model"]), int(first.key["batch_size"]), canonical_key(first.key)),
+                (str(environment.get("gpu_name")), boards(environment), str(environment.get("power_limit_w")), first.beside is not None),
             )
             engine = repr((environment.get("vllm"), environment.get("engine_args_under_test")))
-            launches = found.setdefault(place, {}).setdefault(engine, {})
-            launches.setdefault(recorded.launch_id, {})[recorded.load_stopped_ns] = recorded  # given twice, it counts once
+            found.setdefault(place, {}).setdefault(engine, {})[first.launch_id] = measurement.measure(*turns)
     by_place = [engines for _, engines in sorted(found.items(), key=lambda item: item[0])]
-    return [[[_measured(turns) for _, turns in sorted(launches.items())] for launches in engines.values()] for engines in by_place]
+    return [[[launch for _, launch in sorted(launches.items())] for launches in engines.values()] for engines in by_place]
 
 
-def _measured(turns: Mapping[int, Recording]) -> Measurement:
-    """One launch, from its recording."""
-    return measurement.measure(*(turns[stopped_ns] for stopped_ns in sorted(turns)))
-
-
-def _batch_size(recorded: Recording, file: Path) -> int:
+def _refuse_unless_cell(recorded: Recording, path: Path) -> None:
     try:
         numbers = [recorded.key["batch_size"], *(recorded.key["workload"][name] for name in ("input_tokens", "output_tokens"))]
         if not all(type(number) is int and 0 < number < 10**9 for number in numbers) or not recorded.key["model"]:
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise RecordingError(f"recording {file}: its key names no cell. It is damaged or no recording: leave it out.") from None
-    return int(recorded.key["batch_size"])
+        message = f"launch {recorded.launch_id} in {path}: its key names no cell. The recording is damaged or none: leave it out."
+        raise RecordingError(message) from None
 
 
 def run(source: Literal["live", "replay", "recordings", "baselines"], settings: str, exit_status: int | None = None) -> Run:

@@ -62,6 +62,7 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             history=[_state(state) for state in history],
             older=len(states) - len(history),
             noise="; ".join(summary.noise(results)),
+            turns=summary.turns(results),
             runs=results.runs,
             light=LIGHT,
             dark=DARK,

@@ -127,6 +127,7 @@ class Entry:
         split: of a change in J/token; None where it cannot be told.
         smallest_change_caught: relative, for the worse, that this test would have called regressed in 95 % of cases.
         noise: between launches, that verdict and intervals rest on.
+        turns: how much turns and launches differ, where both engines took turns on the GPU; else empty.
         what, how_sure, reasons, why, changed, next: the explanation in words; `changed` is None where nothing was compared.
     """
 
@@ -148,6 +149,7 @@ class Entry:
     split: Split | None = None
     smallest_change_caught: Positive | None = None
     noise: str = ""
+    turns: str = ""
     how_sure: str = ""
     reasons: tuple[str, ...] = ()
     why: str = ""

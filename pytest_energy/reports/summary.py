@@ -173,6 +173,11 @@ def noise(results: Results) -> list[str]:
     return [f"{unit}: {source}" for unit, source in dict.fromkeys(sources)]
 
 
+def turns(results: Results) -> list[str]:
+    """How much turns and launches differ, of each test whose engines took turns on the GPU."""
+    return [f"{entry.cell.name}, {UNIT[Metric(entry.metric)]}: {entry.turns}" for entry in results.entries if entry.turns]
+
+
 def _sees(caught: float | None, is_energy: bool) -> str:
     """The smallest change for the worse that a pass would have called regressed in 95 % of cases."""
     return "-" if caught is None else percent(1 + caught if is_energy else 1 / (1 + caught))

@@ -47,8 +47,12 @@ def trace(recorded: Recording) -> Trace | None:
     measured = measurement.measure(recorded)
     updates_ns = _updates_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])] if recorded.gpus else np.empty(0)
     bounds_ns = _cycle_bounds_ns(recorded)
-    # A single turn of a launch may be too short to be judged alone, and is drawn all the same.
-    if any(not fault.startswith("too_short") for fault in measured.faults) or len(updates_ns) < 2 or len(bounds_ns) < 2:
+    # A turn of a launch may be too short to be judged alone, and is drawn all the same.
+    if (
+        any(not fault.startswith(("too_short", "power_unsampled")) for fault in measured.faults)
+        or len(updates_ns) < 2
+        or len(bounds_ns) < 2
+    ):
         return None
     begin_ns = recorded.tokens.time_ns[0]
     power_w, cycle_power_w = (_mean_power_w(recorded.gpus, times) for times in (updates_ns, bounds_ns))

@@ -147,20 +147,32 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
     assert table(replayed) == table(live) != []
 
 
+SHORT_TURNS = """
+    import pytest_energy.turns
+
+    pytest_energy.turns.TURN_S, pytest_energy.turns.MAX_S = 2.5, 5.0
+"""
+
+
 def test_two_engines_in_turns(pytester: pytest.Pytester) -> None:
-    """Three pairs of real launches, kept and replayed; the machine's noise decides the verdict."""
+    """Three pairs of real launches, both engines resident, kept and replayed; the machine's noise decides the verdict."""
     (pytester.path / "tiny").mkdir()
     (pytester.path / "tiny" / "config.json").write_text(json.dumps(CONFIG))
-    pytester.makeconftest(CONFTEST)
+    pytester.makeconftest(CONFTEST + SHORT_TURNS)
     pytester.makepyfile(TEST.replace("[2, 8]", "[8]").replace("energy, throughput", "energy"))
     options = ["--energy-python", PYTHON, "--energy-reference-python", PYTHON, "--energy-launches", "3", "--energy-record", "kept"]
+    for name in ("--energy-engine-arg", "--energy-reference-engine-arg"):
+        options += [name, "enforce_eager=true"]  # loads in a third of the time
     live = pytester.runpytest_subprocess(*options, "--energy-inconclusive", "warn")
     live.stdout.fnmatch_lines(["*pair 1 of up to 3 (reference): tiny: loading*", "*pair 2 of up to 3 (new): tiny: loading*", "tiny bs=8 *"])
     assert not {"invalid", "not comparable", "no baseline"} & {row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8")}
     for side in ("new", "reference"):
-        measured = [measurement.measure(recording.read(file)) for file in recording.find(pytester.path / "kept" / side)]
-        assert len({m.launch_id for m in measured}) == 3
-        assert all(m.valid for m in measured)
+        turns = [recording.read(file) for file in recording.find(pytester.path / "kept" / side)]
+        assert len({turn.launch_id for turn in turns}) == 3
+        for turn in turns:
+            assert turn.faults == ()
+            assert turn.beside is not None
+            assert (turn.beside.tokens, turn.beside.asleep) == (0, True)
     replayed = pytester.runpytest_subprocess("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
     replayed.stdout.fnmatch_lines(["tiny bs=8 *"])
 

@@ -1,17 +1,21 @@
 """Two engines in turns: the order of launches, the verdict on pairs, failures that name their side, replay; on simulated launches."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_energy.errors import EngineError
+from pytest_energy.recording import Beside
+from pytest_energy.turns import NoFit, SideError
 from tests import simulated
 from tests.plugin.project import Project
 
 OLD, NEW = "/old/python", "/new/python"
-IN_TURNS = ("--energy-python", NEW, "--energy-reference-python", OLD)
+TOGETHER = ("--energy-python", NEW, "--energy-reference-python", OLD)
+IN_TURNS = (*TOGETHER, "--energy-turns", "launches")
 
 Launched = list[tuple[str, list[int]]]
 
@@ -23,6 +27,10 @@ class Engines:
         self.launched: Launched = []
         self.power_w: Callable[[str, int], float] = lambda python, launch: 500.0
         self.fails: set[tuple[str, int]] = set()
+        self.pairs: list[tuple[str, str]] = []
+        self.fit = True
+        self.asleep = True
+        self.turn_w = 0.0
 
     def record_launch(self, cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None], precision: Any) -> Iterator[Any]:
         self.launched.append((settings.python, [cell.batch_size for cell in cells]))
@@ -45,11 +53,34 @@ class Engines:
                 ),
             )
 
+    def record_pair(self, cells: Any, outer: Any, inner: Any, open_meter: Any, progress: Any, noise: Any) -> Iterator[Any]:
+        """Three turns per cell; those of one launch differ by `turn_w`."""
+        self.pairs.append((outer.name, inner.name))
+        progress(outer.name)("tiny: loading (python)")
+        if not self.fit:
+            raise NoFit("the new engine's KV cache holds 160 of the 2560 tokens that tiny bs=8 needs\nand a log")
+        for side in (outer, inner):
+            if (side.settings.python, len(self.pairs)) in self.fails:
+                raise SideError(side.name, EngineError("load", "CUDA error: an illegal memory access"))
+        for cell in cells:
+            for side, turn in ((outer, 0), (inner, 0), (outer, 1)):
+                made = simulated.recording(
+                    cell,
+                    launch_id=f"{len(self.pairs):02d}-{side.name}",
+                    power_w=self.power_w(side.settings.python, len(self.pairs)) + (-1) ** turn * self.turn_w,
+                    cycles=12.5,
+                    environment={"vllm": "1.0" if side.settings.python == OLD else "2.0"},
+                    faults=() if self.asleep else ("not_at_rest: its scheduler was not paused",),
+                )
+                beside = Beside("other", 10.0, 0, self.asleep, 0.25, 128.5, 128.0)
+                yield side.name, cell, replace(made, turn=turn, beside=beside)
+
 
 @pytest.fixture
 def engines(project: Project, monkeypatch: pytest.MonkeyPatch) -> Engines:
     made = Engines()
     monkeypatch.setattr("pytest_energy.live.record_launch", made.record_launch)
+    monkeypatch.setattr("pytest_energy.session.record_pair", made.record_pair)
     return made
 
 
@@ -131,7 +162,9 @@ def test_an_invalid_reference_is_no_measure(project: Project, engines: Engines, 
 
 def test_one_interpreter_with_other_settings_is_another_side(project: Project, engines: Engines) -> None:
     project.measure_noise()
-    result = project.run("--energy-python", NEW, "--energy-reference-engine-arg", "block_size=32", "-k", "test_energy")
+    result = project.run(
+        "--energy-python", NEW, "--energy-reference-engine-arg", "block_size=32", "-k", "test_energy", "--energy-turns", "launches"
+    )
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines([f"energy: live, up to 5 pairs of launches: {NEW} in turns with {NEW} with block_size=32*"])
 
@@ -185,6 +218,8 @@ def test_another_board_is_no_reference(project: Project) -> None:
         (["--energy-reference-replay", "x"], "*live on both sides*or replayed on both*"),
         (["--energy-replay", "x", "--energy-reference-python", OLD], "*live on both sides*or replayed on both*"),
         ([*IN_TURNS, "--energy-launches", "2"], "*three pairs of launches at least"),
+        ([*TOGETHER, "--energy-turns", "both"], "*--energy-turns both: it must be auto, cycles or launches"),
+        ([*TOGETHER, "--energy-turns", "cycles", "--energy-update"], "*launches that had the GPU to themselves*"),
         ([*IN_TURNS, "--energy-noise"], "*leave the reference out"),
         (["--energy-reference-engine-arg", "what"], "*is not NAME=VALUE*"),
     ],
@@ -193,3 +228,113 @@ def test_options_that_do_not_go_together(project: Project, options: list[str], m
     result = project.run(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
+
+
+def test_engines_that_fit_together_take_turns_cycle_by_cycle(project: Project, engines: Engines) -> None:
+    project.measure_noise()
+    engines.turn_w = 2.5
+    before = project.files()
+    result = project.run(*TOGETHER)
+    result.assert_outcomes(passed=4)
+    assert engines.pairs == [("reference", "new"), ("new", "reference"), ("reference", "new")]
+    assert engines.launched == []
+    assert project.files() == before
+    result.stdout.fnmatch_lines(
+        [
+            "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
+            "energy * s  pair 2 of up to 5 (new): tiny: loading*",
+            "cell * metric * J/token * W * tokens/s * reference * change * verdict * sees",
+            "tiny bs=2 * J/token * pass *",
+            # Turns of 497.5 and 502.5 W: a deviation of √2/2 × 1 %.
+            "tiny bs=2, J/token: turns of one launch differ by 0.71% (3 df), launches pair by pair by 0.*% (2 df); the engine at rest "
+            "generated 0 tokens and used 2.5% of a CPU core; loading the second engine moved the idle GPU by +0.5 W",
+            "tiny bs=2, tokens/s: turns of one launch differ by 0.00% (3 df), launches pair by pair by 0.00% (2 df)",
+        ]
+    )
+
+
+def test_engines_that_do_not_fit_together_alternate(project: Project, engines: Engines) -> None:
+    project.measure_noise()
+    engines.fit = False
+    result = project.run(*TOGETHER)
+    result.assert_outcomes(passed=4)
+    assert len(engines.pairs) == 1
+    assert order(engines) == "old new new old old new"
+    result.stdout.fnmatch_lines(
+        ["energy * launches alternate: the two engines do not fit on the GPU together (the new engine's KV cache holds 160 of *)"]
+    )
+
+
+def test_asked_for_cycles_engines_that_do_not_fit_fail(project: Project, engines: Engines) -> None:
+    engines.fit = False
+    result = project.run(*TOGETHER, "--energy-turns", "cycles")
+    result.assert_outcomes(failed=4)
+    assert engines.launched == []
+    result.stdout.fnmatch_lines(["*the two engines do not fit on the GPU together: the new engine's KV cache*", "*--energy-turns launches"])
+
+
+@pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "new")])
+def test_a_failure_of_one_of_two_resident_engines_names_it(project: Project, engines: Engines, python: str, side: str) -> None:
+    engines.fails = {(python, 2)}
+    result = project.run(*TOGETHER)
+    result.assert_outcomes(failed=4)
+    assert len(engines.pairs) == 2
+    result.stdout.fnmatch_lines([f"*the {side} engine ({python}): engine failed during load: CUDA error: an illegal memory access"])
+
+
+def test_an_engine_that_did_not_rest_makes_the_measurement_invalid(project: Project, engines: Engines) -> None:
+    engines.asleep = False
+    result = project.run(*TOGETHER, "-k", "bs2")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["INVALID: tiny bs=2*", "*not_at_rest: its scheduler was not paused"])
+
+
+def test_an_update_lets_launches_alternate(project: Project, engines: Engines) -> None:
+    """A baseline is measured with the GPU for itself."""
+    assert project.run(*TOGETHER, "--energy-update", "--energy-launches", "3").ret == 0
+    assert engines.pairs == []
+    assert order(engines) == "old new new old old new"
+
+
+def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(project: Project, engines: Engines) -> None:
+    project.measure_noise()
+    engines.power_w = lambda python, launch: (560.0 if python == NEW else 500.0) + 20 * launch
+    live = project.run(*TOGETHER, "--energy-record", "kept")
+    names = sorted(path.name.rpartition("-")[2] for path in Path("kept/reference/01-reference").iterdir())
+    assert names == ["turn0.json.gz", "turn0.json.gz", "turn1.json.gz", "turn1.json.gz"]
+
+    def lines(result: pytest.RunResult) -> list[str]:
+        return [line for line in result.outlines if line.startswith("tiny bs=")]
+
+    replayed = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
+    assert lines(replayed) == lines(live)
+    assert sum("regressed" in line for line in lines(live)) == 2
+    alone = project.run("--energy-replay", "kept/new")
+    alone.assert_outcomes(failed=4)
+    alone.stdout.fnmatch_lines(
+        [
+            "NOT COMPARABLE: tiny bs=2*",
+            "*measured in turns with another engine resident on the GPU, and a baseline is measured without one",
+            "*next: judge it with its other side: --energy-replay DIR/new --energy-reference-replay DIR/reference",
+        ]
+    )
+    before = project.files()
+    update = project.run("--energy-replay", "kept/new", "--energy-update")
+    update.assert_outcomes(failed=4)
+    update.stdout.fnmatch_lines(["the baseline of tiny bs=2 was not updated: *another engine resident*"])
+    project.record("apart")
+    mixed = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "apart")
+    mixed.assert_outcomes(failed=4)
+    mixed.stdout.fnmatch_lines(["*one side was measured beside a resident engine, the other without: they are no pairs"])
+    after = project.files()
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_turn_that_is_missing_is_no_launch(project: Project, engines: Engines) -> None:
+    """Of three turns the middle one alone would pass for a launch; without its first turn a launch does not."""
+    project.run(*TOGETHER, "--energy-record", "kept")
+    for file in Path("kept/reference/01-reference").glob("*turn0*"):
+        file.unlink()
+    result = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["*01-reference*turn 0 is missing*"])

@@ -106,3 +106,24 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
     assert entry.smallest_change_caught is None
     assert entry.new is not None
     assert {launch.static_power_w for launch in entry.new.launches} == {None}
+
+
+def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
+    folder = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.25.1-against-itself" / "new"
+    launches = {(turns[0].key["batch_size"], turns[0].launch_id): turns for turns in recording.read_launches([folder])}
+    assert max(map(len, launches.values())) > 1
+    for entry in collect.compared([folder], NoiseStore(folder)):
+        assert entry.new is not None
+        for launch in entry.new.launches:
+            measured = measurement.measure(*launches[entry.cell.batch_size, launch.launch_id])
+            assert (launch.power_w, launch.tokens_per_s) == (measured.power_w, measured.tokens_per_s)
+    assert all(trace.trace(turn) is not None for turns in launches.values() for turn in turns)
+
+
+def test_launches_beside_a_resident_engine_are_not_compared_with_others(cell: Cell, tmp_path: Path) -> None:
+    alone = written(tmp_path, cell, [500.0] * 3, "1.0")
+    for file in recording.find(written(tmp_path, cell, [510.0] * 3, "2.0")):
+        made = recording.read(file)
+        recording.write(replace(made, beside=recording.Beside("other", 10.0, 0, True, 0.1)), file)
+    entries = collect.compared([alone, tmp_path / "2.0"], NoiseStore(tmp_path))
+    assert [(entry.new.vllm, entry.old) for entry in entries if entry.new] == [("1.0", None)] * 2 + [("2.0", None)] * 2

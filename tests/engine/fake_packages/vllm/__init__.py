@@ -2,13 +2,15 @@
 
 The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, garbage_on_load, crash, kill, hang, short,
 hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
-and ignores SIGTERM).
+and ignores SIGTERM), no_memory_beside and small_cache_beside (with less than half of the GPU's memory), sleepless (cannot be paused),
+restless (burns a CPU core while it is paused).
 """
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -32,9 +34,12 @@ class LLMEngine:
     def __init__(self, arguments):
         self.fault, self.steps, self.requests = arguments.fault, 0, {}
         limit = arguments.kwargs.get("max_num_seqs", 8)
+        self.paused = False
+        beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
+        blocks = 10 if self.fault == "small_cache_beside" and beside else 1000
         compilation = SimpleNamespace(cudagraph_mode="NONE")
         self.vllm_config = SimpleNamespace(
-            cache_config=SimpleNamespace(num_gpu_blocks=1000, block_size=16, enable_prefix_caching=False, cache_dtype="auto"),
+            cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=16, enable_prefix_caching=False, cache_dtype="auto"),
             scheduler_config=SimpleNamespace(max_num_seqs=limit, max_num_batched_tokens=2048, async_scheduling=True),
             parallel_config=SimpleNamespace(world_size=1, tensor_parallel_size=1, pipeline_parallel_size=1),
             model_config=SimpleNamespace(
@@ -47,6 +52,9 @@ class LLMEngine:
     def from_engine_args(cls, arguments):
         if arguments.fault == "crash_on_load":
             raise ValueError("the weights are missing")
+        if arguments.fault == "no_memory_beside" and arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5:
+            print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 224.00 MiB.", flush=True)
+            raise RuntimeError("Engine core initialization failed. See root cause above.")
         if arguments.fault == "garbage_on_load":
             os.write(int(sys.argv[1]), b"nonsense\n")
             time.sleep(1000)
@@ -61,7 +69,26 @@ class LLMEngine:
             subprocess.Popen([sys.executable, "-c", code], process_group=0)
         return cls(arguments)
 
+    def is_sleeping(self):
+        return self.paused
+
+    def sleep(self, level, mode="abort"):
+        assert level == 0
+        assert not self.requests
+        self.paused = self.fault != "sleepless"
+        if self.fault == "restless":
+            threading.Thread(target=self._burn, daemon=True).start()
+
+    def _burn(self):
+        while self.paused:
+            pass
+
+    def wake_up(self, tags):
+        assert tags == ["scheduling"]
+        self.paused = False
+
     def add_request(self, request_id, prompt, params):
+        assert not self.paused
         assert all(0 <= token < 100 for token in prompt["prompt_token_ids"])
         assert request_id not in self.requests
         self.requests[request_id] = params.max_tokens

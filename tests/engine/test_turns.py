@@ -1,0 +1,167 @@
+"""Two engines in turns, in real processes: who is measured when, what is known of the one that waits, and who failed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy import live, measurement, turns
+from pytest_energy.cell import Cell
+from pytest_energy.engines.offline import session_members
+from pytest_energy.measurement import measure
+from pytest_energy.recording import Recording
+from pytest_energy.settings import LaunchSettings
+from pytest_energy.turns import NoFit, Side, SideError, record_pair
+from tests.engine.test_offline_engine import FAKE_PACKAGES
+from tests.simulated import SimulatedMeter
+
+Yielded = tuple[str, Cell, Recording]
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN_S", 0.6)
+    monkeypatch.setattr(turns, "MAX_S", 1.5)
+    monkeypatch.setattr(turns, "_IDLE_S", 0.3)
+    monkeypatch.setattr(live, "_HOT_TAIL_S", 0.3)
+    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sessions of all engines that were started, in order."""
+    started: list[int] = []
+    start = subprocess.Popen.__init__
+
+    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        started.append(self.pid)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", remember)
+    return started
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+def pair(cell: Cell, python: str, outer: str | None = None, inner: str | None = None, noise: float = 1.0) -> Iterator[Yielded]:
+    """A pair of which the engines may have a fault."""
+
+    def side(name: str, fault: str | None) -> Side:
+        hangs = fault is not None and "hang" in fault
+        return Side(name, LaunchSettings(python, {"fault": fault} if fault else {}, *((2, 2) if hangs else (20, 20))))
+
+    return record_pair(
+        [cell],
+        side("reference", outer),
+        side("new", inner),
+        lambda uuids, is_ours: SimulatedMeter(),
+        lambda name: lambda text: None,
+        lambda measured: noise,
+    )
+
+
+def ended(sessions: list[int]) -> bool:
+    return len(sessions) == 2 and not any(session_members(session) for session in sessions)
+
+
+def test_both_are_measured_and_the_one_that_waits_is_watched(cell: Cell, python: str, sessions: list[int]) -> None:
+    done = list(pair(cell, python))
+    assert [(side, recorded.turn) for side, _, recorded in done] == [("reference", 0), ("new", 0), ("reference", 1)]
+    by_side = {name: [recorded for side, _, recorded in done if side == name] for name in ("reference", "new")}
+    ids = {name: {recorded.launch_id for recorded in recordings} for name, recordings in by_side.items()}
+    assert all(len(of_side) == 1 for of_side in ids.values())
+    for name, recordings in by_side.items():
+        other = ids["new" if name == "reference" else "reference"]
+        for recorded in recordings:
+            assert recorded.faults == ()
+            assert set(recorded.tokens.tokens) == {cell.batch_size}
+            beside = recorded.beside
+            assert beside is not None
+            assert (beside.tokens, beside.asleep, {beside.launch_id}) == (0, True, other)
+            assert beside.cpu_s < 0.2 * beside.seconds
+            assert beside.idle_power_w == pytest.approx(100, rel=0.01)
+            assert beside.idle_power_alone_w == pytest.approx(100, rel=0.01)
+    reference, new = measure(*by_side["reference"]), measure(*by_side["new"])
+    assert len(reference.turns) == 2
+    assert len(new.turns) == 1
+    assert sum(reference.turns) >= 4
+    assert sum(new.turns) >= 4
+    # No two turns overlap.
+    ends = [(recorded.tokens.time_ns[0], recorded.load_stopped_ns) for _, _, recorded in done]
+    assert [end for span in ends for end in span] == sorted(end for span in ends for end in span)
+    assert ended(sessions)
+
+
+def test_blocks_follow_with_the_roles_changed_where_one_is_not_precise_enough(cell: Cell, python: str, sessions: list[int]) -> None:
+    done = [(side, recorded.turn) for side, _, recorded in pair(cell, python, noise=0.0)]
+    assert done == [("reference", 0), ("new", 0), ("reference", 1), ("new", 1), ("reference", 2), ("new", 2)]
+    assert ended(sessions)
+
+
+@pytest.mark.parametrize("fault", ["crash_on_load", "exit_on_load", "hang_on_load", "kill", "hang", "flood"])
+@pytest.mark.parametrize("side", ["reference", "new"])
+def test_a_failure_names_its_side_and_ends_both(cell: Cell, python: str, sessions: list[int], side: str, fault: str) -> None:
+    if fault == "exit_on_load":
+        with pytest.raises(NoFit, match=f"the {side} engine did not load with 45% of the GPU's memory: (.|\n)*out of memory"):
+            list(pair(cell, python, **{"outer" if side == "reference" else "inner": fault}))
+    else:
+        with pytest.raises(SideError) as caught:
+            list(pair(cell, python, **{"outer" if side == "reference" else "inner": fault}))
+        assert caught.value.side == side
+    assert ended(sessions)
+
+
+def test_the_engine_that_waits_dies(cell: Cell, python: str, sessions: list[int]) -> None:
+    measuring = pair(cell, python)
+    assert next(measuring)[0] == "reference"
+    os.kill(sessions[0], signal.SIGKILL)
+    with pytest.raises(SideError, match="ended by SIGKILL") as caught:
+        next(measuring)
+    assert caught.value.side == "reference"
+    assert ended(sessions)
+
+
+def test_the_measurement_is_given_up_in_the_middle(cell: Cell, python: str, sessions: list[int]) -> None:
+    measuring: Any = pair(cell, python)
+    next(measuring)
+    assert all(session_members(session) for session in sessions)
+    measuring.close()
+    assert ended(sessions)
+
+
+def test_an_engine_that_cannot_be_paused_is_told(cell: Cell, python: str) -> None:
+    faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="sleepless")}
+    assert faults["new"] == ()
+    (fault,) = faults["reference"]
+    assert fault.startswith("not_at_rest: the engine that waited was not idle: its scheduler was not paused")
+    assert "--energy-turns launches" in fault
+
+
+def test_an_engine_that_burns_cpu_while_it_waits_is_told(cell: Cell, python: str) -> None:
+    faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="restless")}
+    assert faults["new"] == ()
+    assert faults["reference"][0].startswith("not_at_rest: the engine that waited was not idle: it used ")
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("no_memory_beside", "did not load with 45% of the GPU's memory"),
+        ("small_cache_beside", "KV cache holds 160 of the 2560 tokens that tiny bs=8 needs"),
+    ],
+)
+def test_engines_that_do_not_fit_together(cell: Cell, python: str, sessions: list[int], fault: str, why: str) -> None:
+    with pytest.raises(NoFit, match=why):
+        list(pair(cell, python, inner=fault))
+    assert ended(sessions)
