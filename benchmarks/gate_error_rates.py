@@ -85,7 +85,7 @@ def _noise(generator: np.random.Generator, shape: tuple[int, ...], tails: float 
     return generator.standard_t(tails, shape) / math.sqrt(tails / (tails - 2))
 
 
-def _side(generator: np.random.Generator, s: Scenario, cells: int, launches: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_side(generator: np.random.Generator, s: Scenario, cells: int, launches: int) -> tuple[np.ndarray, np.ndarray]:
     """Logarithms of J/token and tokens/s, each of shape (cells, launches)."""
     energy = _noise(generator, (cells, launches), s.tails)
     other = _noise(generator, (cells, launches), s.tails)
@@ -94,7 +94,7 @@ def _side(generator: np.random.Generator, s: Scenario, cells: int, launches: int
     return deviation * energy, RATE_RATIO * deviation * rate
 
 
-def _floor(generator: np.random.Generator, s: Scenario, deviation: float, metric: Metric) -> NoiseFloor:
+def draw_floor(generator: np.random.Generator, s: Scenario, deviation: float, metric: Metric) -> NoiseFloor:
     if s.floor == "assumed":
         return gate.ASSUMED_NOISE[metric]
     true = deviation * (RATE_RATIO if metric is Metric.TOKENS_PER_S else 1.0)
@@ -127,8 +127,8 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
     red = alarmed = launches = 0
     counts: Counter[Verdict] = Counter()
     for _ in range(runs):
-        old = dict(zip(Metric, _side(generator, s, cells, s.baseline), strict=True))
-        new = dict(zip(Metric, _side(generator, s, cells, s.budget), strict=True))
+        old = dict(zip(Metric, draw_side(generator, s, cells, s.baseline), strict=True))
+        new = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
         shift = s.drift * deviations[:, None] * generator.standard_normal() + math.log1p(s.change)
         if s.bad_baseline:
             shift += 1.645 * deviations[:, None] / math.sqrt(s.baseline)
@@ -138,7 +138,7 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
         new[Metric.TOKENS_PER_S] -= shift
         run: Counter[Verdict] = Counter()
         for i in range(cells):
-            floor = {metric: _floor(generator, s, float(deviations[i]), metric) for metric in Metric}
+            floor = {metric: draw_floor(generator, s, float(deviations[i]), metric) for metric in Metric}
             verdicts, used = judge_cell({m: np.exp(new[m][i]) for m in Metric}, {m: np.exp(old[m][i]) for m in Metric}, floor, s.budget)
             run.update(verdicts.values())
             counts[verdicts[Metric.JOULES_PER_TOKEN]] += 1

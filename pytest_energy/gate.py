@@ -147,41 +147,50 @@ class Split:
 
 @dataclass(frozen=True)
 class Variation:
-    """How much turns and launches differ, apart; deviations relative.
+    """How much turns and launches differ, apart; deviations of the logarithm of new ÷ old.
 
     Attributes:
-        turns: between the turns of one launch, of both sides.
-        launches: between launches of one engine, pair by pair: what all launches of a pair share is not in it.
+        turns: of neighbouring turns, within a pair of launches.
+        pairs: of pairs of launches.
+        by_turns: of pairs of launches, were the turns' deviation all there is.
     """
 
     turns: Spread
-    launches: Spread
-
-
-def deviation_by_turns(metric: Metric, launches: Sequence[Measurement]) -> Spread | None:
-    """How uncertain a launch's own mean is (relative), judged by how its turns differ; None where no launch holds two turns."""
-    several = [[_of_cycles(metric, turn) for turn in m.of_turns] for m in launches if len(m.turns) > 1]
-    turns = statistics.pooled(several)
-    if turns is None:
-        return None
-    shrunk = math.sqrt(math.fsum(1 / len(values) for values in several) / len(several))
-    return Spread(turns.deviation * shrunk, turns.degrees_of_freedom)
+    pairs: Spread
+    by_turns: float
 
 
 def variation(metric: Metric, new: Sequence[Measurement], old: Sequence[Measurement]) -> Variation | None:
-    """Of launches that were measured in turns, pair by pair; None where fewer than two pairs or no two turns of a launch are there.
+    """Of launches that were measured in turns; None where fewer than two pairs are there or they hold no turns.
 
     Args:
         metric: whose.
         new, old: valid measurements, one per pair, in order.
     """
-    of_turns = [[_of_cycles(metric, turn) for turn in m.of_turns] for m in (*new, *old)]
-    turns = statistics.pooled([values for values in of_turns if len(values) > 1])
-    ratios = [getattr(a, metric.value) / getattr(b, metric.value) for a, b in zip(new, old, strict=True)]
-    pairs = statistics.pooled([ratios])
-    if turns is None or pairs is None:
+    neighbours = [_neighbours(metric, a, b) for a, b in zip(new, old, strict=True)]
+    turns = statistics.pooled(neighbours)
+    pairs = statistics.pooled([[getattr(a, metric.value) / getattr(b, metric.value) for a, b in zip(new, old, strict=True)]])
+    if turns is None or pairs is None or not all(neighbours):
         return None
-    return Variation(turns, Spread(pairs.deviation / math.sqrt(2), pairs.degrees_of_freedom))
+    shrunk = math.sqrt(math.fsum(1 / len(ratios) for ratios in neighbours) / len(neighbours))
+    return Variation(turns, pairs, turns.deviation * shrunk)
+
+
+def _neighbours(metric: Metric, new: Measurement, old: Measurement) -> list[float]:
+    """new ÷ old of turns that lie beside each other: of each block (ends, middle, ends) the middle turn's halves with the two ends."""
+    turns = sorted(
+        [(turn.started_ns, True, turn.cycles) for turn in new.turns] + [(turn.started_ns, False, turn.cycles) for turn in old.turns]
+    )
+    ratios = []
+    for (_, is_new, first), (_, other, middle), (_, again, last) in zip(turns[::3], turns[1::3], turns[2::3], strict=False):
+        if is_new != again or is_new == other:
+            return []
+        half = len(middle.time_s) // 2
+        for end, part in ((first, slice(None, half)), (last, slice(half, None))):
+            beside = Cycles(middle.energy_j[part], middle.time_s[part], middle.tokens)
+            ratio = _of_cycles(metric, end) / _of_cycles(metric, beside)
+            ratios.append(ratio if is_new else 1 / ratio)
+    return ratios
 
 
 def _of_cycles(metric: Metric, cycles: Cycles) -> float:

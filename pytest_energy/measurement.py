@@ -81,6 +81,14 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """The cycles of one recording of a launch, and when they began (CLOCK_MONOTONIC)."""
+
+    cycles: Cycles
+    started_ns: int
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One cell of one launch.
 
@@ -92,7 +100,7 @@ class Measurement:
         cpu_power_w: mean CPU package power over the cycles; None where RAPL was not readable.
         skipped_cycles: cycles before the steady state.
         faults: why the measurement must not be judged, as "code: detail"; empty when it is valid.
-        turns: how many of the cycles each turn holds; one turn where the launch had the GPU to itself.
+        turns: the same cycles turn by turn; a single turn where the launch had the GPU to itself.
         beside: what is known of the engine that waited, one entry per turn; empty where none did.
     """
 
@@ -106,7 +114,7 @@ class Measurement:
     cpu_power_w: float | None
     skipped_cycles: int
     faults: tuple[str, ...]
-    turns: tuple[int, ...] = ()
+    turns: tuple[Turn, ...] = ()
     beside: tuple[Beside, ...] = ()
 
     @property
@@ -132,16 +140,6 @@ class Measurement:
         assert self.cycles is not None
         return self.cycles.tokens * len(self.cycles.time_s) / sum(self.cycles.time_s)
 
-    @property
-    def of_turns(self) -> list[Cycles]:
-        """The cycles of each turn."""
-        assert self.cycles is not None
-        ends = list(itertools.accumulate(self.turns, initial=0))
-        return [
-            Cycles(self.cycles.energy_j[start:end], self.cycles.time_s[start:end], self.cycles.tokens)
-            for start, end in itertools.pairwise(ends)
-        ]
-
 
 def first_invalid(measurements: Sequence[Measurement]) -> str | None:
     """The first of them that must not be kept, and why; None where all are valid."""
@@ -152,7 +150,7 @@ def first_invalid(measurements: Sequence[Measurement]) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Turn:
+class _Steady:
     """One recording and its cycles in steady state; energy_j of shape (GPUs, cycles), time_s of shape (cycles,)."""
 
     recording: Recording
@@ -160,6 +158,13 @@ class _Turn:
     time_s: np.ndarray
     skipped: int
     window_ns: tuple[int, int]
+
+    @property
+    def cycles(self) -> Cycles:
+        """Over all GPUs."""
+        key = self.recording.key
+        tokens = int(key["batch_size"]) * int(key["workload"]["output_tokens"])
+        return Cycles(tuple(self.energy_j.sum(axis=0).tolist()), tuple(self.time_s.tolist()), tokens)
 
 
 def measure(*turns: Recording) -> Measurement:
@@ -171,16 +176,19 @@ def measure(*turns: Recording) -> Measurement:
     faults += [fault for turn in turns for fault in _counter_faults(turn)]
     if len({tuple(gpu.uuid for gpu in turn.gpus) for turn in turns}) > 1:
         faults.append("turns_differ: the turns of this launch were metered on different GPUs")
-    steady: list[_Turn] = []
+    steady: list[_Steady] = []
     if not any(fault.startswith(("no_counter", "counter_", "turns_differ")) for fault in faults):
         steady = [part for turn in turns if (part := _steady(turn)) is not None]
     whole = sum(len(part.time_s) + part.skipped for part in steady)
     skipped = sum(part.skipped for part in steady)
     cycles, gpu_energy_j = None, {}
     if whole - skipped >= MIN_CYCLES:
-        energy_j, time_s = np.concatenate([part.energy_j for part in steady], axis=1), np.concatenate([part.time_s for part in steady])
-        cycles = Cycles(tuple(energy_j.sum(axis=0).tolist()), tuple(time_s.tolist()), batch_size * int(workload["output_tokens"]))
-        gpu_energy_j = {gpu.uuid: float(e.sum()) for gpu, e in zip(first.gpus, energy_j, strict=True)}
+        cycles = Cycles(
+            energy_j=tuple(itertools.chain.from_iterable(part.cycles.energy_j for part in steady)),
+            time_s=tuple(itertools.chain.from_iterable(part.cycles.time_s for part in steady)),
+            tokens=steady[0].cycles.tokens,
+        )
+        gpu_energy_j = {gpu.uuid: sum(float(part.energy_j[i].sum()) for part in steady) for i, gpu in enumerate(first.gpus)}
         faults += _window_faults(steady, batch_size)
     elif not faults:
         faults.append(f"too_short: {whole} whole cycles after warm-up, {skipped} of them before the steady state, {MIN_CYCLES} needed")
@@ -201,7 +209,7 @@ def measure(*turns: Recording) -> Measurement:
         cpu_power_w=_mean([_cpu_power_w(part) for part in steady]),
         skipped_cycles=skipped,
         faults=tuple(dict.fromkeys(faults)),
-        turns=tuple(len(part.time_s) for part in steady),
+        turns=tuple(Turn(part.cycles, part.window_ns[0]) for part in steady),
         beside=tuple(turn.beside for turn in turns if turn.beside is not None),
     )
 
@@ -237,7 +245,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _steady(recording: Recording) -> _Turn | None:
+def _steady(recording: Recording) -> _Steady | None:
     """The cycles after warm-up and transient; None where there is no whole one."""
     boundaries_ns = _cycle_boundaries_ns(recording)
     if len(boundaries_ns) < 2:
@@ -245,9 +253,10 @@ def _steady(recording: Recording) -> _Turn | None:
     energy_j = np.array([np.diff(_energy_j(gpu, boundaries_ns)) for gpu in recording.gpus])
     time_s = np.diff(boundaries_ns) / 1e9
     total_j = energy_j.sum(axis=0)
-    skipped = steady_from(total_j, total_j / time_s)
+    # A turn begins on a GPU that is hot already, and of so few cycles the rule would drop one that strays by chance.
+    skipped = steady_from(total_j, total_j / time_s) if recording.beside is None else 0
     window_ns = (int(boundaries_ns[skipped]), int(boundaries_ns[-1]))
-    return _Turn(recording, energy_j[:, skipped:], time_s[skipped:], skipped, window_ns)
+    return _Steady(recording, energy_j[:, skipped:], time_s[skipped:], skipped, window_ns)
 
 
 def steady_from(*series: Sequence[float] | np.ndarray) -> int:
@@ -331,7 +340,7 @@ def _select(gpu: GpuTrace, window_ns: tuple[int, int], name: str) -> np.ndarray:
     return np.asarray(values[(time_ns >= window_ns[0]) & (time_ns <= window_ns[1])])
 
 
-def _window_faults(turns: Sequence[_Turn], batch_size: int) -> list[str]:
+def _window_faults(turns: Sequence[_Steady], batch_size: int) -> list[str]:
     faults = []
     for turn in turns:
         time_ns, tokens = np.asarray(turn.recording.tokens.time_ns), np.asarray(turn.recording.tokens.tokens)
@@ -356,7 +365,7 @@ def _window_faults(turns: Sequence[_Turn], batch_size: int) -> list[str]:
     return faults
 
 
-def _inside(turns: Sequence[_Turn], gpu: int, name: str, settle_ns: int = 0) -> np.ndarray:
+def _inside(turns: Sequence[_Steady], gpu: int, name: str, settle_ns: int = 0) -> np.ndarray:
     """A GPU's samples in the turns' windows, each from `settle_ns` after its start."""
     return np.concatenate([_select(t.recording.gpus[gpu], (t.window_ns[0] + settle_ns, t.window_ns[1]), name) for t in turns])
 
@@ -371,7 +380,7 @@ def _slot_share(recording: Recording, batch_size: int) -> float:
     return output_tokens / (output_tokens + 3)
 
 
-def _conditions(turns: Sequence[_Turn]) -> Conditions:
+def _conditions(turns: Sequence[_Steady]) -> Conditions:
     if not turns:
         return Conditions(None, None, None)
     clocks, temperatures, capped = [], [], []
@@ -409,7 +418,7 @@ def _static_power_w(recording: Recording, conditions: Conditions) -> float | Non
     return total_w
 
 
-def _cpu_power_w(turn: _Turn) -> float | None:
+def _cpu_power_w(turn: _Steady) -> float | None:
     time_ns = np.asarray(turn.recording.cpu.time_ns, dtype=np.int64)
     if len(time_ns) < 2:
         return None

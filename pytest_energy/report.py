@@ -97,7 +97,8 @@ def _turns(judgement: Judgement) -> str:
     variation, sample = judgement.variation, judgement.sample
     if variation is None or sample is None:
         return ""
-    text = f"turns of one launch differ by {_degrees(variation.turns)}, launches pair by pair by {_degrees(variation.launches)}"
+    text = f"new ÷ reference varies by {_degrees(variation.turns)} from turn to turn, by {_degrees(variation.pairs)} from pair to pair"
+    text += f" where the turns alone would make {variation.by_turns:.2%}"
     if judgement.metric is not Metric.JOULES_PER_TOKEN:
         return text
     beside = [b for m in sample.launches for b in m.beside]

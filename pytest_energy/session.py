@@ -5,6 +5,7 @@ Knows nothing of pytest. The plugin makes one of these and asks it; reports are 
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from pytest_energy import gate, live, measurement, recording, statistics
 from pytest_energy.baselines import Baseline, Store, Update, boards, mixed
 from pytest_energy.cell import Cell, canonical_key, key_differences
 from pytest_energy.errors import EngineError, MeterError, NoiseError, RecordingError
-from pytest_energy.gate import Judgement, Metric, Rule, Verdict
+from pytest_energy.gate import Judgement, Metric, Rule, Variation, Verdict
 from pytest_energy.measurement import Measurement
 from pytest_energy.noise import Noise, NoiseStore
 from pytest_energy.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
+from pytest_energy.statistics import Spread
 from pytest_energy.turns import NoFit, Side, SideError, record_pair
 
 Turns = tuple[Recording, ...]  # of one launch in one cell
@@ -138,13 +140,18 @@ class Session:
         near_misses = self.store.near_misses(cell.key, gpu_name) if baseline is None else []
         compared = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
         noise = {metric: self.noise_store.floor(cell.key, gpu_name, metric, compared) for metric in Metric}
-        launches = [m for m in (*measurements, *evidence.reference) if m.valid]
-        noise = {metric: statistics.raised(floor, gate.deviation_by_turns(metric, launches)) for metric, floor in noise.items()}
+        variation = {metric: self._variation(metric, evidence) for metric in Metric}
+        noise = {metric: statistics.raised(floor, _of_a_launch(variation[metric])) for metric, floor in noise.items()}
         rule = Rule(self.comparisons, budget, noise, self.settings.paired)
         judged = gate.judge(question.metric, measurements, baseline, near_misses, question.tolerance, question.max_power_w, rule)
-        if evidence.reference and judged.ratio is not None:
-            return replace(judged, variation=gate.variation(question.metric, measurements, evidence.reference))
-        return judged
+        return replace(judged, variation=variation[question.metric])
+
+    def _variation(self, metric: Metric, evidence: Evidence) -> Variation | None:
+        """Of turns and pairs; None without a reference, or where something is invalid."""
+        pairs = evidence.measurements, evidence.reference
+        if len(pairs[0]) != len(pairs[1]) or not all(m.valid for side in pairs for m in side):
+            return None
+        return gate.variation(metric, *pairs)
 
     def update(self, cell: Cell) -> Update:
         """Make the cell's launches its baseline, once per run.
@@ -339,6 +346,11 @@ class Session:
 def _evidence(cell: Cell, measured: Measured) -> Evidence:
     key = canonical_key(cell.key)
     return Evidence(tuple(measured["new"][key]), reference=tuple(measured["reference"][key]))
+
+
+def _of_a_launch(variation: Variation | None) -> Spread | None:
+    """How uncertain a launch is, judged by its turns."""
+    return None if variation is None else Spread(variation.by_turns / math.sqrt(2), variation.turns.degrees_of_freedom)
 
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:

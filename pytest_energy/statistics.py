@@ -255,7 +255,7 @@ def raised(floor: NoiseFloor, own: Spread | None) -> NoiseFloor:
 
     Args:
         floor: the runner's noise between launches.
-        own: the deviation of a launch's mean, as its turns show it; None where they show nothing.
+        own: the deviation of a launch, as its turns show it; None where they show nothing.
     """
     if own is None or own.deviation <= floor.deviation:
         return floor

@@ -72,13 +72,14 @@ def recording(
     environment: dict[str, Any] | None = None,
     idle_power_w: float = 120.0,
     faults: Sequence[str] = (),
+    start_s: int = 1000,
 ) -> Recording:
     """A recording of an engine at constant throughput; steps jitter by `noise` (relative standard deviation)."""
     generator = random.Random(seed)
     batch = cell.batch_size
     step_ns = batch / tokens_per_s * 1e9
     count = int(cycles * cell.workload.output_tokens)
-    now, times = 1_000_000_000_000, []
+    now, times = start_s * 1_000_000_000, []
     start = now - 300_000_000
     for _ in range(count):
         now += round(step_ns * max(0.1, generator.gauss(1, noise)))

@@ -1,0 +1,62 @@
+"""How sure a comparison in turns is, and how sure the same launches are when they are compared as with a stored baseline.
+
+python benchmarks/modes_table.py recordings/h100-sxm-80gb/vllm-0.25.1-against-itself ...
+
+Each folder holds `new` and `reference`. Deviations are those of new ÷ old: of neighbouring turns, of pairs, of pairs were the
+turns' all there is, and of two launches taken at random. Both ways rest on the launches' own spread alone, so that no other
+measurement is in it.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_energy import gate, recording, statistics
+from pytest_energy.cell import canonical_key
+from pytest_energy.gate import Metric
+from pytest_energy.measurement import Measurement, measure
+from pytest_energy.report import UNIT
+
+NO_FLOOR = statistics.NoiseFloor(0.0, 0.0)
+
+
+def launches(folder: Path) -> dict[str, list[Measurement]]:
+    """Launches below `folder` by cell key, in order."""
+    cells: dict[str, list[Measurement]] = {}
+    for turns in recording.read_launches([folder]):
+        cells.setdefault(canonical_key(turns[0].key), []).append(measure(*turns))
+    return cells
+
+
+def rows(folders: Sequence[Path]) -> list[str]:
+    """Markdown, one row per cell and metric."""
+    lines = [
+        "| cell | metric | pairs | change | turn to turn | pair to pair | by turns alone | launches apart | interval, in turns | apart |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for folder in folders:
+        new, old = launches(folder / "new"), launches(folder / "reference")
+        for key in sorted(new, key=lambda k: (new[k][0].key["model"], new[k][0].key["batch_size"])):
+            for metric in Metric:
+                a, b = ([getattr(m, metric.value) for m in side[key]] for side in (new, old))
+                paired, apart = statistics.compare_pairs(a, b, NO_FLOOR), statistics.compare(a, b, NO_FLOOR)
+                variation = gate.variation(metric, new[key], old[key])
+                assert variation is not None
+                name = f"{new[key][0].key['model']} bs={new[key][0].key['batch_size']}"
+                lines.append(
+                    f"| {name} | {UNIT[metric]} | {len(a)} | {paired.value - 1:+.1%} | {variation.turns.deviation:.2%} "
+                    f"| {variation.pairs.deviation:.2%} | {variation.by_turns:.2%} | {math.sqrt(2) * apart.spread.deviation:.2%} "
+                    f"| ±{paired.relative_half_width:.1%} | ±{apart.relative_half_width:.1%} |"
+                )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    print("\n".join(rows(parser.parse_args().folders)))
+
+
+if __name__ == "__main__":
+    main()
