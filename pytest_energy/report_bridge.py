@@ -27,8 +27,7 @@ def add(item: pytest.Item, session: "Session", cell: "Cell", judgement: "Judgeme
     new, old = judgement.sample.launches if judgement.sample else (), judgement.baseline
     gpu_name = str(new[0].environment.get("gpu_name")) if new else old.gpu_name if old else ""
     launch_ids = [m.launch_id for m in new] + [launch.launch_id for launch in (old.launches if old else ())]
-    at_hand = [m for m in (*new, *session.evidence(cell).reference) if m.valid]
-    noise = collect.noise_of(session.noise_store, cell.key, gpu_name, launch_ids, at_hand)
+    noise = collect.noise_of(session.noise_store, cell.key, gpu_name, launch_ids)
     entry = collect.judged(judgement, cell.key, cell.name, noise, said)
     top = Path(os.environ.get("GITHUB_WORKSPACE") or item.config.rootpath)
     place = {

@@ -29,19 +29,9 @@ _NO_NOISE = NoiseFloor(deviation=0.0, degrees_of_freedom=0, measured=True)
 _SPEAK_FOR_THEMSELVES = 3
 
 
-def noise_of(
-    store: NoiseStore, key: Mapping[str, Any], gpu_name: str, launch_ids: Sequence[str], measurements: Sequence[Measurement] = ()
-) -> Noise:
-    """The noise to state intervals by, as the gate takes it.
-
-    Args:
-        store: of the runner's noise.
-        key, gpu_name: of the cell.
-        launch_ids: launches whose intervals are stated.
-        measurements: those of them that are at hand, valid ones; what their turns show of them may raise the noise.
-    """
-    floors = {metric: store.floor(key, gpu_name, metric, frozenset(launch_ids)) for metric in Metric}
-    return {metric: statistics.raised(floor, gate.deviation_by_turns(metric, measurements)) for metric, floor in floors.items()}
+def noise_of(store: NoiseStore, key: Mapping[str, Any], gpu_name: str, launch_ids: Sequence[str]) -> Noise:
+    """The noise to state the intervals of these launches by."""
+    return {metric: store.floor(key, gpu_name, metric, frozenset(launch_ids)) for metric in Metric}
 
 
 def judged(judgement: Judgement, key: Mapping[str, Any], name: str, noise: Noise, said: report.Explanation) -> Entry:
@@ -50,9 +40,11 @@ def judged(judgement: Judgement, key: Mapping[str, Any], name: str, noise: Noise
     Args:
         judgement: on the cell.
         key, name: the cell's.
-        noise: the runner's.
+        noise: the runner's; of the judged metric the judgement knows better.
         said: the judgement in words.
     """
+    if judgement.noise is not None:
+        noise = {**noise, judgement.metric: judgement.noise}
     sample, old, split, ratio = judgement.sample, judgement.baseline, judgement.split, judgement.ratio
     environment = sample.launches[0].environment if sample else old.environment if old else None
     return Entry(
@@ -107,7 +99,7 @@ def _comparison(new: Sequence[Measurement], old: Sequence[Measurement], metric: 
     key, gpu_name = new[0].key, str(new[0].environment.get("gpu_name"))
     left_out = [f"left out: launch {m.launch_id}: {fault}" for m in (*new, *old) for fault in m.faults]
     valid_new, valid_old = [m for m in new if m.valid], [m for m in old if m.valid]
-    noise = noise_of(noise_store, key, gpu_name, [m.launch_id for m in (*new, *old)], [*valid_new, *valid_old])
+    noise = noise_of(noise_store, key, gpu_name, [m.launch_id for m in (*new, *old)])
     found = Judgement(metric, Verdict.INVALID, 1.0, ())  # a carrier of figures; its verdict is dropped
     if valid_new:
         found = replace(found, sample=Sample.of(valid_new, noise), noise=noise[metric])

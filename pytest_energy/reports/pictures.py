@@ -125,6 +125,9 @@ class Picture:
         ElementTree.register_namespace("", _SVG)
         ElementTree.register_namespace("xlink", _XLINK)
         root = ElementTree.fromstring(drawn)
+        for element in root.iter():  # what is between the elements is line ends
+            element.tail = None
+            element.text = element.text if (element.text or "").strip() else None
         for metadata in root.findall(f"{{{_SVG}}}metadata"):
             root.remove(metadata)
         width, height = self.figure.get_size_inches() * 72
