@@ -235,12 +235,14 @@ def power_throughput_plane(name: str, group: Group) -> Picture:
         names.append("static power + dynamic energy × throughput")
     _legend(figure, handles, names)
     omitted = len({move.batch_size for move in group.moves}) - len(sizes)
+    untold = sorted({move.batch_size for move in moves if move.clear and move.reading in (None, "cannot tell")} & set(sizes))
     return Picture(
         name,
         f"Power against throughput, and which way it moved: {group.title}",
         "Down and to the right is better: lines of equal energy per token rise from the origin. A move along the dotted line "
         "(shaded: the static power's uncertainty of ± 20 W) is a change of pace only; one above it, more work per token. "
         "Bars are 95 % intervals."
+        + (f" At batch size {', '.join(map(str, untold))} the two cannot be told apart, whatever the arrow suggests." if untold else "")
         + (f" Drawn are {len(sizes)} of {len(sizes) + omitted} batch sizes, those that moved most." if omitted else ""),
         ". ".join(_move_in_words(move) for move in moves if move.batch_size in sizes) + ". In brackets: 95 % intervals.",
         figure,

@@ -214,6 +214,12 @@ def test_the_line_of_pace_goes_through_the_old_point_and_the_static_power() -> N
     assert charts.static_power_w(replace(move, new=made.side(0.5, 900, static=None))) is None
 
 
+def test_the_plane_says_where_pace_and_work_cannot_be_told_apart() -> None:
+    told = results.Split(0.0, 0.01, 0.05, "dynamic")
+    captions = [drawn(made.of(entry))[1].caption for entry in (made.entry(), made.entry(split=told), made.entry(ratio=1.001))]
+    assert ["cannot be told apart" in caption for caption in captions] == [True, False, False]
+
+
 def test_the_batch_sizes_that_moved_most_for_sure_are_drawn() -> None:
     unsure = results.interval(1.5, 0.9, 2.0)
     entries = [made.entry(size, 1.01) for size in range(1, 8)] + [made.entry(100, 1.2), made.entry(101, ratio=1.0)]
