@@ -224,6 +224,12 @@ def test_a_turn_too_short_by_itself_counts_with_the_others() -> None:
     assert measure(*turns).valid
 
 
+def test_a_launch_with_a_turn_that_holds_no_cycle_is_none() -> None:
+    turns = [*turns_of(make_cell(), 2, cycles=5.5), replace(recording(make_cell(), cycles=0.5, start_s=5000), turn=2)]
+    (fault,) = measure(*turns).faults
+    assert fault == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, 3 needed; 1 of 3 turns without one"
+
+
 def test_a_fault_of_one_turn_is_one_of_the_launch() -> None:
     turns = turns_of(make_cell())
     turns[1] = with_samples(turns[1], throttle_reasons=0x40)
