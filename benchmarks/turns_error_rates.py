@@ -1,10 +1,10 @@
 """How often a comparison in turns is wrong: simulated pairs of launches, judged by the gate's own code.
 
 A run is a suite of 16 cells, J/token and tokens/s of each, old and new engine launched in pairs until every verdict is clear or
-five pairs are made. All of the noise between launches is that between their turns, as on the H100 (docs/measurements.md), so
-that what turns show of it is in the verdict as in a real run. Seeded.
+five pairs are made. All of the noise between launches is that between their turns, so that what turns show of it is in the
+verdict as in a real run. Seeded.
 
-    python benchmarks/turns_error_rates.py --runs 10000 --json benchmarks/results/turns-error-rates.json
+    python -m benchmarks.turns_error_rates --runs 10000 --json benchmarks/results/turns-error-rates.json
 """
 
 import argparse
@@ -46,7 +46,7 @@ def judge_cell(
     Args:
         new, old: values by metric, each of shape (budget,).
         floor: the runner's noise.
-        turns: half the log difference of the two turns of one launch of each pair, times √2; each of shape (budget,).
+        turns: what the turns of each pair show of a launch, a draw of its deviation; each of shape (budget,).
         budget: pairs at most.
     """
     verdicts: dict[Metric, Verdict] = {}
@@ -54,7 +54,7 @@ def judge_cell(
     for look in statistics.looks(budget, MIN_PAIRS):
         at = Rule(2 * CELLS, budget, paired=True).levels(look)
         for metric in Metric:
-            shown = Spread(float(np.sqrt(np.mean(turns[metric][:look] ** 2) / 2)), look)
+            shown = Spread(float(np.sqrt(np.mean(turns[metric][:look] ** 2))), look)
             noise = statistics.raised(floor[metric], shown)
             ratio = statistics.compare_pairs(new[metric][:look], old[metric][:look], noise)
             verdicts[metric] = gate.compare(metric, ratio, gate.PAIRED_TOLERANCE[metric], at, paired=True)[0]
@@ -72,8 +72,7 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
     for _ in range(runs):
         old = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
         new = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
-        # A launch's two turns differ by √2 of a turn's deviation, and that is √2 of the launch's.
-        turns = {metric: math.sqrt(2) * values for metric, values in zip(Metric, draw_side(generator, s, cells, s.budget), strict=True)}
+        turns = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
         shift = s.drift * deviation * generator.standard_normal((1, s.budget))
         for metric, sign in ((Metric.JOULES_PER_TOKEN, 1), (Metric.TOKENS_PER_S, -1)):
             old[metric] = old[metric] + sign * shift

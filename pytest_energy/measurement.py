@@ -182,7 +182,7 @@ def measure(*turns: Recording) -> Measurement:
     whole = sum(len(part.time_s) + part.skipped for part in steady)
     skipped = sum(part.skipped for part in steady)
     cycles, gpu_energy_j = None, {}
-    if whole - skipped >= MIN_CYCLES:
+    if whole - skipped >= MIN_CYCLES and len(steady) == len(turns):
         cycles = Cycles(
             energy_j=tuple(itertools.chain.from_iterable(part.cycles.energy_j for part in steady)),
             time_s=tuple(itertools.chain.from_iterable(part.cycles.time_s for part in steady)),
@@ -191,12 +191,14 @@ def measure(*turns: Recording) -> Measurement:
         gpu_energy_j = {gpu.uuid: sum(float(part.energy_j[i].sum()) for part in steady) for i, gpu in enumerate(first.gpus)}
         faults += _window_faults(steady, batch_size)
     elif not faults:
-        faults.append(f"too_short: {whole} whole cycles after warm-up, {skipped} of them before the steady state, {MIN_CYCLES} needed")
+        empty = f"; {len(turns) - len(steady)} of {len(turns)} turns without one" if len(turns) > 1 else ""
+        needed = f"{MIN_CYCLES} needed{empty}"
+        faults.append(f"too_short: {whole} whole cycles after warm-up, {skipped} of them before the steady state, {needed}")
     if cycles is None:
         steady = []
-    needed = kv_tokens_needed(batch_size, workload, first.environment)
-    if 0 < first.kv_cache_tokens < needed:
-        faults.append(f"kv_cache_too_small: it holds {first.kv_cache_tokens} tokens, the batch needs {needed}")
+    kv_tokens = kv_tokens_needed(batch_size, workload, first.environment)
+    if 0 < first.kv_cache_tokens < kv_tokens:
+        faults.append(f"kv_cache_too_small: it holds {first.kv_cache_tokens} tokens, the batch needs {kv_tokens}")
     conditions = _conditions(steady)
     return Measurement(
         key=key,

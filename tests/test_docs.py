@@ -4,17 +4,17 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks import launch_table, modes_table, turns_error_rates
 from benchmarks.gate_error_rates import tables
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
+H100 = ROOT / "recordings" / "h100-sxm-80gb"
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -24,7 +24,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 def rows(text: str) -> list[str]:
     """Lines of the summary table, without the spaces that depend on the widest entry."""
-    return [" ".join(line.split()) for line in text.splitlines() if line.startswith("llama-3.1-8b bs=")]
+    return [" ".join(line.split()) for line in text.splitlines() if line.startswith(("llama-3.1-8b bs=", "llama-3.2-1b bs="))]
 
 
 Run = Callable[[str], pytest.RunResult]
@@ -93,21 +93,29 @@ def test_readme_table_is_the_one_printed(run_pytest: Run) -> None:
     assert set(shown) <= set(rows(result.stdout.str()))
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(7))
 def test_verdicts_on_the_measurements_page(run_pytest: Run, number: int) -> None:
-    (block,) = (b for b in blocks("docs/measurements.md", "text") if b.startswith("$ pytest"))
-    command, _, table = block.split("$ pytest ")[1:][number].partition("\n")
+    shown = "".join(b for b in blocks("docs/measurements.md", "text") if b.startswith("$ pytest"))
+    command, _, table = shown.split("$ pytest ")[1:][number].partition("\n")
     result = run_pytest(command)
     assert rows(table)
     assert set(rows(table)) <= set(rows(result.stdout.str()))
 
 
-def test_launches_on_the_measurements_page() -> None:
-    script = [sys.executable, str(ROOT / "benchmarks" / "launch_table.py"), str(RECORDINGS)]
-    printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
-    page = (ROOT / "docs" / "measurements.md").read_text()
-    for table in printed.strip().split("\n\n"):
-        assert table in page
+@pytest.mark.parametrize("folder", [RECORDINGS, H100])
+def test_launches_on_the_measurements_page(folder: Path) -> None:
+    assert "\n".join(launch_table.launch_rows(launch_table.measured(folder))) in (ROOT / "docs" / "measurements.md").read_text()
+
+
+def test_turns_and_launches_on_the_measurements_page() -> None:
+    folders = [H100 / "vllm-0.25.1-against-itself", H100 / "vllm-0.25.1-against-itself-1b"]
+    assert "\n".join(modes_table.rows(folders)) in (ROOT / "docs" / "measurements.md").read_text()
+
+
+def test_error_rates_in_turns_are_those_that_were_simulated() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "turns-error-rates.json").read_text())
+    assert results["runs"] >= 10_000
+    assert "\n".join(turns_error_rates.table(results["rows"])).strip() in (ROOT / "docs" / "error-rates.md").read_text()
 
 
 def test_error_rates_are_those_that_were_simulated() -> None:

@@ -21,7 +21,7 @@ from pytest_energy.gate import Judgement, Metric, Sample, Verdict
 from pytest_energy.measurement import Measurement
 from pytest_energy.noise import NoiseStore
 from pytest_energy.recording import Recording
-from pytest_energy.reports.results import Cell, Entry, Gpu, HistoryEntry, Interval, Launch, Run, Side, Split, interval
+from pytest_energy.reports.results import Cell, Entry, Gpu, HistoryEntry, Interval, Launch, Run, Side, Split, interval, settings_under_test
 from pytest_energy.statistics import NoiseFloor
 
 Noise = Mapping[Metric, NoiseFloor]
@@ -231,11 +231,10 @@ def _side_of_baseline(baseline: Baseline, noise: Noise) -> Side:
 def _side(launches: Sequence[Launch], environment: Mapping[str, Any], noise: Noise) -> Side:
     power = [launch.power_w for launch in launches]
     static = [launch.static_power_w for launch in launches if launch.static_power_w is not None]
-    under_test = environment.get("engine_args_under_test") or {}
     of_power = statistics.estimate(power, _NO_NOISE if len(power) >= _SPEAK_FOR_THEMSELVES else _noise_of_power(noise))
     return Side(
         vllm=str(environment.get("vllm") or "?"),
-        settings_under_test=tuple(f"{name}={value}" for name, value in sorted(under_test.items())),
+        settings_under_test=settings_under_test(environment),
         date=str(environment.get("date") or ""),
         launches=tuple(launches),
         joules_per_token=_estimate([launch.joules_per_token for launch in launches], noise[Metric.JOULES_PER_TOKEN]),

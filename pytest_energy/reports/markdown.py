@@ -83,13 +83,9 @@ def _history(states: Sequence[HistoryEntry]) -> str:
     newest = states[-_MAX_STATES:]
     rows = ["| cell | vLLM | date | J/token, 95 % interval | W | tokens/s | launches | accepted because |"]
     rows.append("|---|---|---|" + "---:|" * 4 + "---|")
-    for state in newest:
-        energy = state.joules_per_token
-        rows.append(
-            f"| {escape(state.cell.name)} | {escape(state.vllm)} | {escape(state.date[:10])} "
-            f"| {energy.value:#.4g} ({energy.low:#.4g} to {energy.high:#.4g}) | {state.power_w.value:,.0f} "
-            f"| {state.tokens_per_s.value:,.0f} | {state.launches} | {escape(state.update_reason or '')} |"
-        )
+    for state in map(summary.state, newest):
+        texts = (state.cell, state.vllm, state.date, state.energy, state.power, state.rate, state.launches, state.reason)
+        rows.append(f"| {' | '.join(map(escape, texts))} |")
     if len(states) > len(newest):
         rows.append(f"\n{len(states) - len(newest)} more are in results.json.")
     return "### History of the stored baselines\n\n" + "\n".join(rows)

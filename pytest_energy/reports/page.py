@@ -8,7 +8,7 @@ from markupsafe import Markup
 from pytest_energy.reports import summary
 from pytest_energy.reports.gallery import Section
 from pytest_energy.reports.pictures import DARK, LIGHT, printable
-from pytest_energy.reports.results import HistoryEntry, Results
+from pytest_energy.reports.results import Results
 
 _MAX_STATES = 200
 _MAX_LINES = 1000
@@ -59,7 +59,7 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
                 for section in sections
             ],
             not_drawn=not_drawn,
-            history=[_state(state) for state in history],
+            history=[summary.state(state) for state in history],
             older=len(states) - len(history),
             noise="; ".join(summary.noise(results)),
             turns=summary.turns(results),
@@ -68,17 +68,3 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             dark=DARK,
         )
     )
-
-
-def _state(state: HistoryEntry) -> dict[str, str]:
-    energy = state.joules_per_token
-    return {
-        "cell": state.cell.name,
-        "vllm": state.vllm,
-        "date": state.date[:10],
-        "energy": f"{energy.value:#.4g} ({energy.low:#.4g} to {energy.high:#.4g})",
-        "power": f"{state.power_w.value:,.0f}",
-        "rate": f"{state.tokens_per_s.value:,.0f}",
-        "launches": str(state.launches),
-        "reason": state.update_reason or "",
-    }

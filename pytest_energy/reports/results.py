@@ -4,6 +4,7 @@ docs/reports.md describes the file. Reports are made from nothing else, so a rep
 report of the run that wrote it.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -76,7 +77,7 @@ class Side:
     @property
     def engine(self) -> str:
         """What was measured, as pictures and tables call it."""
-        return " ".join((f"vLLM {self.vllm}", *self.settings_under_test))
+        return engine_name(self.vllm, self.settings_under_test)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -286,6 +287,16 @@ def together(several: "list[Results]") -> Results:
         runs += results.runs
         history.update({repr(state): state for state in results.history})  # runs that share a store share its history
     return Results(SCHEMA_VERSION, tuple(runs), tuple(entries), tuple(history.values()))
+
+
+def settings_under_test(environment: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of a fingerprint, "name=value" each."""
+    return tuple(f"{name}={value}" for name, value in sorted((environment.get("engine_args_under_test") or {}).items()))
+
+
+def engine_name(vllm: str, settings: Sequence[str]) -> str:
+    """What was measured, as pictures and tables call it."""
+    return " ".join((f"vLLM {vllm}", *settings))
 
 
 def interval(value: float, low: float, high: float) -> Interval:

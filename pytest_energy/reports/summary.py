@@ -166,6 +166,35 @@ def history(results: Results) -> tuple[HistoryEntry, ...]:
     return results.history if len(results.history) > len(baselines) or not results.entries else ()
 
 
+@dataclass(frozen=True)
+class State:
+    """One line of a history, as texts."""
+
+    cell: str
+    vllm: str
+    date: str
+    energy: str
+    power: str
+    rate: str
+    launches: str
+    reason: str
+
+
+def state(entry: HistoryEntry) -> State:
+    """The state's line."""
+    energy = entry.joules_per_token
+    return State(
+        cell=entry.cell.name,
+        vllm=entry.vllm,
+        date=entry.date[:10],
+        energy=f"{energy.value:#.4g} ({energy.low:#.4g} to {energy.high:#.4g})",
+        power=f"{entry.power_w.value:,.0f}",
+        rate=f"{entry.tokens_per_s.value:,.0f}",
+        launches=str(entry.launches),
+        reason=entry.update_reason or "",
+    )
+
+
 def noise(results: Results) -> list[str]:
     """What noise the intervals rest on, each source once."""
     sources = [(UNIT[Metric(entry.metric)], entry.noise) for entry in results.entries if entry.noise]

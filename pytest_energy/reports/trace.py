@@ -11,6 +11,7 @@ from pytest_energy import measurement, recording
 from pytest_energy.cell import canonical_key
 from pytest_energy.errors import RecordingError
 from pytest_energy.recording import GpuTrace, Recording
+from pytest_energy.reports.results import engine_name, settings_under_test
 
 _MIN_INTERVAL_NS = 450_000_000
 _MAX_UNKNOWN_NS = 30_000_000
@@ -58,9 +59,8 @@ def trace(recorded: Recording) -> Trace | None:
     power_w, cycle_power_w = (_mean_power_w(recorded.gpus, times) for times in (updates_ns, bounds_ns))
     skipped = measurement.steady_from(cycle_power_w * np.diff(bounds_ns), cycle_power_w)
     environment = recorded.environment
-    under_test = environment.get("engine_args_under_test") or {}
     return Trace(
-        engine=" ".join((f"vLLM {environment.get('vllm')}", *(f"{k}={v}" for k, v in sorted(under_test.items())))),
+        engine=engine_name(str(environment.get("vllm") or "?"), settings_under_test(environment)),
         gpu_name=str(environment.get("gpu_name")),
         batch_size=int(recorded.key["batch_size"]),
         launch_id=recorded.launch_id,

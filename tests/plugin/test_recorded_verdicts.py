@@ -14,6 +14,7 @@ from pytest_energy import recording
 from tests.conftest import ROOT
 
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
+H100 = ROOT / "recordings" / "h100-sxm-80gb"
 Result = pytest.RunResult
 Suite = Callable[..., Result]
 
@@ -36,7 +37,7 @@ def verdicts(result: Result, metric: str = "J/token") -> dict[str, str]:
     return {cell: match[1] if match else "?" for cell, match in found.items()}
 
 
-def scaled_copy(label: str, factor: float, target: Path) -> Path:
+def scaled_copy(label: str | Path, factor: float, target: Path) -> Path:
     """A copy of the recordings with all energy and power multiplied."""
     for file in recording.find(RECORDINGS / label):
         recorded = recording.read(file)
@@ -48,7 +49,7 @@ def scaled_copy(label: str, factor: float, target: Path) -> Path:
             )
             for gpu in recorded.gpus
         )
-        recording.write(replace(recorded, gpus=gpus), target / file.relative_to(RECORDINGS))
+        recording.write(replace(recorded, gpus=gpus), target / file.relative_to(RECORDINGS / label))
     return target
 
 
@@ -165,8 +166,61 @@ def test_replay_writes_nothing(suite: Suite) -> None:
     assert digest() == before
 
 
-def test_every_shipped_recording_is_small_and_holds_no_path_or_variable() -> None:
-    for file in recording.find(RECORDINGS):
+def in_turns(folder: Path, new: Path | None = None) -> tuple[str | Path, ...]:
+    return ("--energy-replay", new or folder / "new", "--energy-reference-replay", folder / "reference")
+
+
+def test_in_turns_an_unchanged_engine_raises_no_alarm(suite: Suite) -> None:
+    """Three pairs on an H100. Throughput at batch size 64 varied by 10 % from pair to pair: three cannot tell."""
+    result = suite("-k", "bs8 or bs64", *in_turns(H100 / "vllm-0.25.1-against-itself"))
+    assert verdicts(result) == {"bs=8": "pass", "bs=64": "pass"}
+    assert verdicts(result, "tokens/s") == {"bs=8": "pass", "bs=64": "inconclusive"}
+    result.stdout.fnmatch_lines(["*the engine at rest generated 0 tokens and used 2.1% of a CPU core; loading the second engine *"])
+
+
+def test_in_turns_a_rise_of_four_percent_never_passes(suite: Suite, tmp_path: Path) -> None:
+    folder = H100 / "vllm-0.25.1-against-itself"
+    dear = scaled_copy(folder / "new", 1.04, tmp_path / "dear")
+    result = suite("-k", "test_energy and (bs8 or bs64)", *in_turns(folder, dear))
+    assert verdicts(result) == {"bs=8": "inconclusive", "bs=64": "inconclusive"}
+    result.stdout.fnmatch_lines(["*the change reaches the tolerance of 3.0%, but with 3 pairs one of up to *% may be chance"])
+
+
+def test_in_turns_a_rise_that_three_pairs_can_see_is_regressed(suite: Suite, tmp_path: Path) -> None:
+    folder = H100 / "vllm-0.25.1-against-itself"
+    result = suite("-k", "test_energy and bs8", *in_turns(folder, scaled_copy(folder / "new", 1.2, tmp_path / "dear")))
+    assert verdicts(result) == {"bs=8": "regressed"}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.04])
+def test_a_cpu_bound_engine_is_left_undecided(pytester: pytest.Pytester, tmp_path: Path, factor: float) -> None:
+    """Its three pairs agree within 2 % by chance; its turns say by how much they could have differed."""
+    folder = H100 / "vllm-0.25.1-against-itself-1b"
+    new = scaled_copy(folder / "new", factor, tmp_path / "new")
+    result = pytester.runpytest(ROOT / "benchmarks" / "cpu_bound", "--rootdir", ROOT, *in_turns(folder, new), "-p", "no:cacheprovider")
+    result.assert_outcomes(failed=2)
+    for metric in ("J/token", "tokens/s"):
+        result.stdout.fnmatch_lines([f"llama-3.2-1b bs=64 *{metric} * inconclusive*"])
+
+
+@pytest.mark.parametrize(("model", "label"), [("llama-3.1-8b", ""), ("llama-3.2-1b", "-1b")])
+def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(
+    suite: Suite, pytester: pytest.Pytester, tmp_path: Path, model: str, label: str
+) -> None:
+    folder = H100 / f"vllm-0.25.1-against-itself{label}"
+    options = ("--energy-noise", "--energy-replay", folder / "new", folder / "reference", "--energy-baselines", tmp_path)
+    if label:
+        result = pytester.runpytest(ROOT / "benchmarks" / "cpu_bound", "--rootdir", ROOT, *options, "-p", "no:cacheprovider")
+    else:
+        result = suite("-k", "bs8 or bs64", *options)
+    assert result.ret == 0
+    name = f"nvidia-h100-80gb-hbm3/noise/{model}.json"
+    assert (tmp_path / name).read_bytes() == (ROOT / "baselines" / name).read_bytes()
+
+
+@pytest.mark.parametrize("folder", [RECORDINGS, H100])
+def test_every_shipped_recording_is_small_and_holds_no_path_or_variable(folder: Path) -> None:
+    for file in recording.find(folder):
         assert file.stat().st_size < 100_000
         text = str(recording.to_json(recording.read(file))["environment"])
         assert "/tmp" not in text

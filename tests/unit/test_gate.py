@@ -1,5 +1,6 @@
 """Seven verdicts, their reasons and what explains a change."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_energy import report, statistics
 from pytest_energy.baselines import Baseline, NearMiss, Store
 from pytest_energy.cell import Cell
-from pytest_energy.gate import ASSUMED_NOISE, DEFAULT_TOLERANCE, Judgement, Metric, Rule, Verdict, compare, judge, what_changed
+from pytest_energy.gate import ASSUMED_NOISE, DEFAULT_TOLERANCE, Judgement, Metric, Rule, Verdict, compare, judge, variation, what_changed
 from pytest_energy.measurement import Measurement, measure
 from pytest_energy.statistics import NoiseFloor
 from tests.simulated import UUID, recording
@@ -310,3 +311,41 @@ def test_the_table_fits_into_100_columns_and_shows_every_row(cell: Cell, baselin
     for line, row in table[1:]:
         model = line if row is None else model
         assert row is None or line.startswith(row.cell) or row.cell == f"{model} {line.split()[0]}"
+
+
+def in_turns(cell: Cell, powers_w: Sequence[float], name: str, turns: Sequence[int]) -> Measurement:
+    """A launch of turns at 1,000 tokens/s that draw so much and have these places in the pair's order."""
+    parts = [recording(cell, name, power_w, cycles=5.5, start_s=1000 * (1 + place)) for power_w, place in zip(powers_w, turns, strict=True)]
+    return measure(*(replace(part, turn=turn) for turn, part in enumerate(parts)))
+
+
+def test_turns_and_pairs_vary_apart(cell: Cell) -> None:
+    """Ends of 500 and 510 W about a middle of 505 W, pair for pair: turns vary, pairs do not."""
+    old = [in_turns(cell, [500, 510], f"old-{i}", [0, 2]) for i in range(3)]
+    new = [in_turns(cell, [505], f"new-{i}", [1]) for i in range(3)]
+    found = variation(Metric.JOULES_PER_TOKEN, new, old)
+    assert found is not None
+    assert found.turns.deviation == pytest.approx(math.log(505 / 500 * 510 / 505) / math.sqrt(2), rel=0.01)
+    assert found.turns.degrees_of_freedom == 3
+    assert found.pairs.deviation == pytest.approx(0, abs=1e-6)
+    assert found.by_turns == pytest.approx(found.turns.deviation / math.sqrt(2))
+    swapped = variation(Metric.JOULES_PER_TOKEN, old, new)
+    assert swapped is not None
+    assert swapped.turns.deviation == pytest.approx(found.turns.deviation)
+
+
+def test_blocks_with_the_roles_changed_are_compared_with_their_neighbours(cell: Cell) -> None:
+    """Two blocks: old new old, new old new. All draw alike but the last."""
+    old = [in_turns(cell, [500, 500, 500], f"old-{i}", [0, 2, 4]) for i in range(2)]
+    new = [in_turns(cell, [500, 500, 550], f"new-{i}", [1, 3, 5]) for i in range(2)]
+    found = variation(Metric.JOULES_PER_TOKEN, new, old)
+    assert found is not None
+    assert found.turns.degrees_of_freedom == 6
+    assert found.turns.deviation == pytest.approx(math.log(1.1) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("turns", [[0, 1], [3, 5]])
+def test_turns_that_make_no_block_show_nothing(cell: Cell, turns: list[int]) -> None:
+    old = [in_turns(cell, [500, 510], f"old-{i}", turns) for i in range(3)]
+    new = [in_turns(cell, [505], f"new-{i}", [2]) for i in range(3)]
+    assert variation(Metric.JOULES_PER_TOKEN, new, old) is None

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pytest_energy.cell import Cell, Model
 from pytest_energy.measurement import measure, steady_from
-from pytest_energy.recording import EnergyCounter, GpuTrace, Recording, TokenCounter
+from pytest_energy.recording import Beside, EnergyCounter, GpuTrace, Recording, TokenCounter
 from pytest_energy.workload import Workload
-from tests.simulated import recording
+from tests.simulated import recording, trace
 
 SETTINGS = settings(max_examples=40, deadline=None)
 
@@ -199,3 +199,60 @@ def test_the_software_power_cap_is_no_fault() -> None:
 
 def test_a_small_disagreement_is_no_fault() -> None:
     assert measure(with_samples(recording(make_cell()), average_power_mw=510_000)).valid
+
+
+def turns_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> list[Recording]:
+    return [replace(recording(cell, start_s=1000 * (1 + turn), cycles=cycles, seed=turn, **kwargs), turn=turn) for turn in range(count)]
+
+
+@SETTINGS
+@given(power_w=st.floats(80, 700), noise=st.floats(0, 0.1), count=st.integers(2, 5))
+def test_the_turns_of_a_launch_make_one_measurement(power_w: float, noise: float, count: int) -> None:
+    turns = turns_of(make_cell(), count, power_w=power_w, noise=noise)
+    m = measure(*turns)
+    assert m.valid, m.faults
+    assert m.cycles is not None
+    assert len(m.turns) == count
+    assert m.cycles.time_s == tuple(t for turn in m.turns for t in turn.cycles.time_s)
+    assert math.isclose(m.power_w, power_w, rel_tol=0.005)
+    assert [turn.started_ns for turn in m.turns] == sorted(turn.started_ns for turn in m.turns)
+
+
+def test_a_turn_too_short_by_itself_counts_with_the_others() -> None:
+    turns = turns_of(make_cell())
+    assert any(fault.startswith("too_short") for fault in measure(turns[0]).faults)
+    assert measure(*turns).valid
+
+
+def test_a_launch_with_a_turn_that_holds_no_cycle_is_none() -> None:
+    turns = [*turns_of(make_cell(), 2, cycles=5.5), replace(recording(make_cell(), cycles=0.5, start_s=5000), turn=2)]
+    (fault,) = measure(*turns).faults
+    assert fault == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, 3 needed; 1 of 3 turns without one"
+
+
+def test_a_fault_of_one_turn_is_one_of_the_launch() -> None:
+    turns = turns_of(make_cell())
+    turns[1] = with_samples(turns[1], throttle_reasons=0x40)
+    (fault,) = measure(*turns).faults
+    assert "hardware thermal slowdown" in fault
+    turns[1] = replace(turns[1], gpus=(replace(turns[1].gpus[0], uuid="GPU-other"),))
+    assert any(fault.startswith("turns_differ") for fault in measure(*turns).faults)
+
+
+def test_no_cycle_of_a_turn_is_taken_for_a_transient() -> None:
+    """Of four cycles one strays easily; alone on the GPU the first would be dropped."""
+    slow = recording(make_cell(), cycles=5.5)
+    count = len(slow.tokens.time_ns)
+    times = tuple(t + min(i, 2 * count // 5) * 1_000_000 for i, t in enumerate(slow.tokens.time_ns))
+    slow = replace(
+        slow, tokens=replace(slow.tokens, time_ns=times), gpus=(trace(times[0] - 300_000_000, times[-1] + 1_300_000_000, 500.0),)
+    )
+    assert measure(slow).skipped_cycles == 1
+    assert measure(replace(slow, beside=Beside("other", 1.0, 0, True, 0.0))).skipped_cycles == 0
+
+
+def test_the_kv_cache_holds_whole_blocks() -> None:
+    recorded = replace(recording(make_cell(batch_size=8)), kv_cache_tokens=8 * 314)
+    assert measure(recorded).valid
+    in_blocks = replace(recorded, environment={**recorded.environment, "engine_settings": {"block_size": 16}})
+    assert measure(in_blocks).faults == ("kv_cache_too_small: it holds 2512 tokens, the batch needs 2560",)

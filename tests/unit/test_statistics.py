@@ -11,6 +11,7 @@ from pytest_energy.statistics import (
     Comparison,
     NoiseFloor,
     Outcome,
+    Spread,
     compare,
     compare_pairs,
     decide,
@@ -20,6 +21,7 @@ from pytest_energy.statistics import (
     levels,
     looks,
     pooled,
+    raised,
     smallest_caught,
 )
 
@@ -170,3 +172,22 @@ def test_coverage_of_pairs_when_launches_vary_as_measured() -> None:
         r = compare_pairs(a.tolist(), b.tolist(), FLOOR)
         covered += r.low <= 1 <= r.high
     assert 0.94 <= covered / runs <= 0.985
+
+
+@given(floor=st.floats(0.001, 0.05), own=st.floats(0.001, 0.5), measured=st.booleans())
+def test_a_raised_floor_is_never_lower(floor: float, own: float, measured: bool) -> None:
+    before = NoiseFloor(floor, 10 if measured else 3, measured=measured)
+    after = raised(before, Spread(own, 3))
+    assert after.deviation >= floor
+    assert after.measured == measured
+    if not measured:
+        assert after.deviation == max(floor, own)
+        assert after.degrees_of_freedom == 3
+
+
+def test_a_measured_floor_gives_way_to_a_significant_excess_alone() -> None:
+    """F(0.999; 3, 10) = 12.55: an excess of more than 3.54 times the deviation."""
+    floor = NoiseFloor(0.01, 10, measured=True)
+    assert raised(floor, None) is floor
+    assert raised(floor, Spread(0.035, 3)) is floor
+    assert raised(floor, Spread(0.036, 3)) == NoiseFloor(0.036, 3, measured=True)
