@@ -117,7 +117,7 @@ def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str, t
             noise and value("energy_report"),
             "--energy-report reports verdicts, and --energy-noise (pytest-energy noise) judges nothing: leave it out",
         ),
-        (turns not in ("auto", "cycles", "launches"), f"--energy-turns {turns}: it must be auto, cycles or launches"),
+        (turns not in _TURNS, f"--energy-turns {turns}: it must be auto, cycles or launches"),
         (
             update and reference and value("energy_turns") == "cycles",
             "--energy-update stores launches that had the GPU to themselves: leave --energy-turns cycles out, and launches alternate",
@@ -182,6 +182,9 @@ def settings_of(config: pytest.Config) -> Settings:
     )
 
 
+_TURNS = {"auto": "cycle by cycle where both engines fit", "cycles": "cycle by cycle", "launches": "launch by launch"}
+
+
 def header(settings: Settings, here: Path) -> str:
     """The settings in force, in one line; paths relative to `here`."""
 
@@ -198,7 +201,8 @@ def header(settings: Settings, here: Path) -> str:
             source += " in turns with " + ", ".join(map(short, settings.reference_replay))
     elif settings.reference is not None:
         upto = "" if settings.update else "up to "
-        source = f"live, {upto}{settings.launches} pairs of launches: {engine(settings.launch)} in turns with {engine(settings.reference)}"
+        source = f"live, {upto}{settings.launches} pairs of launches ({_TURNS[settings.turns]}): "
+        source += f"{engine(settings.launch)} in turns with {engine(settings.reference)}"
     else:
         upto = "" if settings.update or settings.noise or settings.launches == 1 else "up to "
         launches = "1 launch" if settings.launches == 1 else f"{settings.launches} launches"

@@ -74,6 +74,8 @@ class ReportPlugin:
         config = session.config
         if hasattr(config, "workerinput") or config.option.collectonly:
             return
+        if not self._entries and not config.getoption("energy_report"):
+            return  # of the ini file's making, and not about this run
         try:
             self._write(int(exitstatus))
         except OSError as error:

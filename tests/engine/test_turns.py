@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pytest_energy.measurement import measure
 from pytest_energy.recording import Recording
 from pytest_energy.settings import LaunchSettings
 from pytest_energy.turns import NoFit, Side, SideError, record_pair
+from pytest_energy.workload import Workload
 from tests.engine.test_offline_engine import FAKE_PACKAGES
 from tests.simulated import SimulatedMeter
 
@@ -25,11 +27,17 @@ Yielded = tuple[str, Cell, Recording]
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "TURN_S", 0.6)
-    monkeypatch.setattr(turns, "MAX_S", 1.5)
+    monkeypatch.setattr(turns, "TURN_S", 0.45)
+    monkeypatch.setattr(turns, "MAX_S", 1.1)
     monkeypatch.setattr(turns, "_IDLE_S", 0.3)
-    monkeypatch.setattr(live, "_HOT_TAIL_S", 0.3)
+    monkeypatch.setattr(live, "_HOT_TAIL_S", 0.1)
     monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+
+
+@pytest.fixture
+def cell(cell: Cell) -> Cell:
+    """One of short cycles."""
+    return replace(cell, workload=Workload(input_tokens=64, output_tokens=80))
 
 
 @pytest.fixture
@@ -159,7 +167,7 @@ def test_an_engine_that_burns_cpu_while_it_waits_is_told(cell: Cell, python: str
     ("fault", "why"),
     [
         ("no_memory_beside", "did not load with 45% of the GPU's memory"),
-        ("small_cache_beside", "KV cache holds 160 of the 2560 tokens that tiny bs=8 needs"),
+        ("small_cache_beside", "KV cache holds 160 of the 1152 tokens that tiny bs=8 needs"),
     ],
 )
 def test_engines_that_do_not_fit_together(cell: Cell, python: str, sessions: list[int], fault: str, why: str) -> None:

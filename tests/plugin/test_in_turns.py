@@ -99,7 +99,7 @@ def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(project
     assert project.files() == before
     result.stdout.fnmatch_lines(
         [
-            f"energy: live, up to 5 pairs of launches: {NEW} in turns with {OLD}, baselines in baselines",
+            f"energy: live, up to 5 pairs of launches (launch by launch): {NEW} in turns with {OLD}, baselines in baselines",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 1 of up to 5 (new): tiny: loading*",
             "cell * metric * J/token * W * tokens/s * reference * change * verdict * sees",
@@ -167,7 +167,9 @@ def test_one_interpreter_with_other_settings_is_another_side(project: Project, e
         "--energy-python", NEW, "--energy-reference-engine-arg", "block_size=32", "-k", "test_energy", "--energy-turns", "launches"
     )
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines([f"energy: live, up to 5 pairs of launches: {NEW} in turns with {NEW} with block_size=32*"])
+    result.stdout.fnmatch_lines(
+        [f"energy: live, up to 5 pairs of launches (launch by launch): {NEW} in turns with {NEW} with block_size=32*"]
+    )
 
 
 def test_an_update_stores_the_new_side(project: Project, engines: Engines) -> None:
@@ -242,6 +244,7 @@ def test_engines_that_fit_together_take_turns_cycle_by_cycle(project: Project, e
     assert project.files() == before
     result.stdout.fnmatch_lines(
         [
+            f"energy: live, up to 5 pairs of launches (cycle by cycle where both engines fit): {NEW} in turns with {OLD}, *",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 2 of up to 5 (new): tiny: loading*",
             "cell * metric * J/token * W * tokens/s * reference * change * verdict * sees",

@@ -233,7 +233,10 @@ def test_noise_is_no_verdict_to_report(project: Project) -> None:
 def test_the_ini_file_may_name_the_folder(project: Project) -> None:
     project.store()
     project.pytester.makeini("[pytest]\nenergy_report = kept")
-    project.run("--energy-replay", "old", "-k", "bs8")
+    project.pytester.makepyfile(test_other="def test_other(): pass")
+    project.run("test_other.py")
+    assert not (project.path / "kept").exists()
+    project.run("test_tiny.py", "--energy-replay", "old", "-k", "bs8")
     assert written(project, "kept").entries
 
 
