@@ -203,19 +203,31 @@ def chosen(moves: Sequence[Move]) -> tuple[int, ...]:
     if len(sizes) <= MAX_PANELS:
         return tuple(sizes)
 
-    moved = dict.fromkeys(sizes, 0.0)
-    for move in moves:
-        if move.clear and move.change:
-            moved[move.batch_size] = max(moved[move.batch_size], abs(math.log(move.change.value)))
+    moved = {size: max(_moved_for_sure(move) for move in moves if move.batch_size == size) for size in sizes}
     return tuple(sorted(sorted(sizes, key=lambda size: (-moved[size], size))[:MAX_PANELS]))
+
+
+def _moved_for_sure(move: Move) -> float:
+    """How far energy per token moved, zero where that may be chance."""
+    return abs(math.log(move.change.value)) if move.clear and move.change else 0.0
+
+
+def _moves_to_draw(group: Group) -> tuple[list[Move], dict[str, _Look]]:
+    """All moves, or those between as many engines as can be told apart, and how the engines look."""
+    looks: dict[str, _Look] = _looks(group) if len(group.series) <= MAX_SERIES else {}
+    for move in sorted(group.moves, key=_moved_for_sure, reverse=True):
+        labels = [label for label in dict.fromkeys((move.old_label, move.new_label)) if label not in looks]
+        if len(looks) + len(labels) <= MAX_SERIES:
+            looks |= {label: _Look.of(len(looks) + i) for i, label in enumerate(labels)}
+    moves = [move for move in group.moves if move.old_label in looks and move.new_label in looks]
+    drawn = {label for move in moves for label in (move.old_label, move.new_label)}
+    return moves, {label: look for label, look in looks.items() if label in drawn}
 
 
 @style()
 def power_throughput_plane(name: str, group: Group) -> Picture:
     """Where each engine lies, how the change moved it, along which lines energy per token is equal, and where mere pace would lead."""
-    labels = {label for move in group.moves for label in (move.old_label, move.new_label)}
-    looks = {label: look for label, look in _looks(group).items() if label in labels}
-    moves = [move for move in group.moves if move.old_label in looks and move.new_label in looks]
+    moves, looks = _moves_to_draw(group)
     sizes = chosen(moves)
     rows = math.ceil(len(sizes) / 2)
     figure, all_axes = _new_figure(84 + 18 * len(looks) + 218 * rows, rows, 2)

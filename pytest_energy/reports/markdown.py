@@ -34,7 +34,7 @@ def page(results: Results) -> str:
     blocks += [f"**{escape(note)}**" for note in summary.notes(results)]
     explained = summary.needing_explanation(results)
     if results.entries:
-        blocks.append(_table(summary.lines(results), summary.columns(results)))
+        blocks.append(_table(summary.lines(results), summary.columns(results), summary.figures(results)))
     for entry in explained[:_MAX_EXPLAINED]:
         block = _explained(entry)
         if sum(map(len, blocks)) + len(block) > MAX_CHARACTERS - 5_000:
@@ -54,12 +54,12 @@ def page(results: Results) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _table(lines: Sequence[summary.Line], columns: Sequence[str]) -> str:
-    rows = [f"| {' | '.join((*columns, *summary.FIGURES))} |", "|" + "---|" * len(columns) + "---:|" * len(summary.FIGURES)]
+def _table(lines: Sequence[summary.Line], columns: Sequence[str], figures: Sequence[str]) -> str:
+    rows = [f"| {' | '.join((*columns, *figures))} |", "|" + "---|" * len(columns) + "---:|" * len(figures)]
     for line in lines[:_MAX_ROWS]:
         sign = "" if line.tone == "none" else f"{_SIGN[line.tone]} "
         texts = [(sign if column == "verdict" else "") + escape(getattr(line, column)) for column in columns]
-        rows.append(f"| {' | '.join((*texts, *line.figures))} |")
+        rows.append(f"| {' | '.join((*texts, *line.figures[: len(figures)]))} |")
     if len(lines) > _MAX_ROWS:
         rows.append(f"\n{len(lines) - _MAX_ROWS} more are in report.html and results.json.")
     return "\n".join(rows)

@@ -35,8 +35,8 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             several_runs=len(results.runs) > 1,
             columns=summary.columns(results),
             has_verdicts=summary.has_verdicts(results),
-            figures=summary.FIGURES,
-            names={"run": "run", "engine": "engine", "metric": "gated by"},
+            figures=summary.figures(results),
+            names={"run": "run", "gpu": "GPU", "engine": "engine", "metric": "gated by"},
             lines=summary.lines(results)[:_MAX_LINES],
             explained=[
                 {

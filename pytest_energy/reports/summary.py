@@ -66,6 +66,7 @@ class Line:
     verdict: str
     tone: str
     cell: str
+    gpu: str
     engine: str
     metric: str
     energy: str
@@ -79,17 +80,25 @@ class Line:
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """In the order of FIGURES."""
+        """In the order of `figures`; of what was not judged the last two are left out."""
         return self.energy, self.power, self.rate, self.old, self.change, self.limit, self.sees
 
 
-FIGURES = ("J/token", "W", "tokens/s", "before", "change, 95 % interval", "limit", "sees")
+def figures(results: Results) -> tuple[str, ...]:
+    """The table's columns of figures."""
+    return ("J/token", "W", "tokens/s", "before", "change, 95 % interval", *(("limit", "sees") if has_verdicts(results) else ()))
 
 
 def columns(results: Results) -> tuple[str, ...]:
-    """The table's columns before the figures: the verdict where there is one, run and engine where they tell lines apart."""
-    engines = {entry.new.engine for entry in results.entries if entry.new}
-    shown = {"run": len(results.runs) > 1, "verdict": has_verdicts(results), "cell": True, "engine": len(engines) > 1, "metric": True}
+    """The table's columns before the figures: the verdict where there is one; run, GPU and engine where they tell lines apart."""
+    shown = {
+        "run": len(results.runs) > 1,
+        "verdict": has_verdicts(results),
+        "cell": True,
+        "gpu": len({entry.gpu for entry in results.entries if entry.gpu}) > 1,
+        "engine": len({entry.new.engine for entry in results.entries if entry.new}) > 1,
+        "metric": True,
+    }
     return tuple(name for name, is_shown in shown.items() if is_shown)
 
 
@@ -112,6 +121,7 @@ def line(entry: Entry) -> Line:
         verdict=entry.verdict or "compared",
         tone=tone(entry),
         cell=entry.cell.name,
+        gpu=" ".join((entry.gpu.name, *(uuid[:12] for uuid in entry.gpu.uuids))) if entry.gpu else "-",
         engine=side.engine if side else "-",
         metric=UNIT[Metric(entry.metric)],
         energy="-" if side is None else f"{side.joules_per_token.value:#.4g}",

@@ -180,9 +180,25 @@ def test_several_runs_are_told_apart(tmp_path: Path) -> None:
     assert [series.label for series in group.series] == ["vLLM 1.0 (baseline)", "vLLM 2.0", "vLLM 2.0, run 2"]
 
 
+def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_told_apart(tmp_path: Path) -> None:
+    runs = []
+    for i in range(12):
+        sides = {"old": made.side(0.2, 3000, f"1.{i}"), "new": made.side(0.21 + i / 1000, 2900, f"2.{i}")}
+        runs.append(made.of(made.entry(8, 1.05 + i / 100, **sides), made.entry(64, 1.0, **sides)))
+    found = results.together(runs)
+    check(found, tmp_path)
+    assert layout_faults(found) == []
+    against, plane = drawn(found)
+    assert "16 more engines are in results.json and not drawn" in against.caption
+    assert "vLLM 1.11 (baseline) to vLLM 2.11" in plane.words
+
+
 def test_boards_are_never_in_one_picture() -> None:
     elsewhere = replace(made.GPU, uuids=("GPU-11111111",))
-    assert len(groups.groups(made.of(made.entry(), made.entry(gpu=elsewhere)))) == 2
+    found = made.of(made.entry(), made.entry(gpu=elsewhere))
+    assert len(groups.groups(found)) == 2
+    assert "| simulated GPU GPU-11111111 |" in markdown.page(found)
+    assert "GPU-" not in markdown.page(made.of(made.entry()))
 
 
 def test_the_text_alternative_says_every_figure_with_its_interval() -> None:
