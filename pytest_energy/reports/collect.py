@@ -58,6 +58,7 @@ def judged(judgement: Judgement, key: Mapping[str, Any], name: str, noise: Noise
         new=_side_of_launches(sample.launches, noise) if sample else None,
         old=_side_of_baseline(old, noise) if old else None,
         paired=judgement.paired,
+        beside=bool(sample and sample.launches[0].beside),
         ratio=interval(ratio.value, ratio.low, ratio.high) if ratio else None,
         split=Split(split.static_low, split.static_high, split.total, split.reading) if split else None,  # type: ignore[arg-type]
         smallest_change_caught=_known(judgement.smallest_caught),

@@ -76,20 +76,26 @@ def groups(results: Results) -> tuple[Group, ...]:
     found: dict[str, tuple[Cell, Gpu, list[Entry], list[HistoryEntry]]] = {}
     for entry in results.entries:
         if entry.gpu is not None and (entry.new or entry.old):
-            found.setdefault(_place(entry.cell, entry.gpu), (entry.cell, entry.gpu, [], []))[2].append(entry)
+            found.setdefault(_place(entry.cell, entry.gpu, entry.beside), (entry.cell, entry.gpu, [], []))[2].append(entry)
     for state in results.history:
-        found.setdefault(_place(state.cell, state.gpu), (state.cell, state.gpu, [], []))[3].append(state)
+        found.setdefault(_place(state.cell, state.gpu, beside=False), (state.cell, state.gpu, [], []))[3].append(state)
     return tuple(
-        Group(cell.key, f"{cell.model} on {gpu.name}", _detail(cell, gpu), *_series_and_moves(entries), _history(states))
+        Group(
+            cell.key,
+            f"{cell.model} on {gpu.name}",
+            _detail(cell, gpu, any(entry.beside for entry in entries)),
+            *_series_and_moves(entries),
+            _history(states),
+        )
         for cell, gpu, entries, states in found.values()
     )
 
 
-def _place(cell: Cell, gpu: Gpu) -> str:
-    return canonical_key({**cell.key, "batch_size": 0, "gpu": [gpu.name, *gpu.uuids], "limit": gpu.power_limit_w})
+def _place(cell: Cell, gpu: Gpu, beside: bool) -> str:
+    return canonical_key({**cell.key, "batch_size": 0, "gpu": [gpu.name, *gpu.uuids], "limit": gpu.power_limit_w, "beside": beside})
 
 
-def _detail(cell: Cell, gpu: Gpu) -> str:
+def _detail(cell: Cell, gpu: Gpu, beside: bool) -> str:
     settings = cell.key.get("engine_args")
     told = [f"{k}={v}" for k, v in sorted(settings.items()) if k not in _UNTOLD_ARGS] if isinstance(settings, dict) else []
     boards = ", ".join(uuid[:12] for uuid in gpu.uuids)
@@ -98,6 +104,7 @@ def _detail(cell: Cell, gpu: Gpu) -> str:
         *([f"board {boards}"] if boards else []),
         *([f"power limit {gpu.power_limit_w:.0f} W"] if gpu.power_limit_w else []),
         f"{cell.engine} engine" + (f", {', '.join(told)}" if told else ""),
+        *(["a second engine resident, at rest"] if beside else []),
     ]
     return "; ".join(parts)
 

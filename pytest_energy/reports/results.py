@@ -124,6 +124,7 @@ class Entry:
         tolerance: relative change for the worse that fails; None where nothing was judged.
         new, old: the two sides; None where there is none.
         paired: whether the launches of both sides were made in turns.
+        beside: whether a second engine was resident on the GPU, at rest, while each was measured.
         ratio: new ÷ old of the metric; None where nothing was compared.
         split: of a change in J/token; None where it cannot be told.
         smallest_change_caught: relative, for the worse, that this test would have called regressed in 95 % of cases.
@@ -146,6 +147,7 @@ class Entry:
     new: Side | None = None
     old: Side | None = None
     paired: bool = False
+    beside: bool = False
     ratio: Interval | None = None
     split: Split | None = None
     smallest_change_caught: Positive | None = None

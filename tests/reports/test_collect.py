@@ -13,7 +13,7 @@ from pytest_energy.baselines import Baseline
 from pytest_energy.cell import Cell, canonical_key
 from pytest_energy.gate import Metric, Rule
 from pytest_energy.noise import NoiseStore
-from pytest_energy.reports import collect, trace
+from pytest_energy.reports import collect, groups, results, trace
 from tests import simulated
 from tests.conftest import ROOT
 
@@ -127,3 +127,5 @@ def test_launches_beside_a_resident_engine_are_not_compared_with_others(cell: Ce
         recording.write(replace(made, beside=recording.Beside("other", 10.0, 0, True, 0.1)), file)
     entries = collect.compared([alone, tmp_path / "2.0"], NoiseStore(tmp_path))
     assert [(entry.new.vllm, entry.old) for entry in entries if entry.new] == [("1.0", None)] * 2 + [("2.0", None)] * 2
+    found = groups.groups(results.Results(results.SCHEMA_VERSION, (collect.run("recordings", ""),), entries))
+    assert ["a second engine resident" in group.detail for group in found] == [False, True]
