@@ -29,6 +29,7 @@ from pytest_energy.reports.pictures import THEMES, Picture
 
 ROOT = Path(__file__).parents[1]
 GPU = "recordings/h200-sxm-141gb"
+H100 = "recordings/h100-sxm-80gb"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Example:
 EXAMPLES = (
     Example("upgrade", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1"),
     Example("eager", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1-eager", "bs8 or bs64"),
+    Example("in-turns", f"{H100}/vllm-0.25.1-against-itself/reference", f"{H100}/vllm-0.25.1-against-itself/new", "bs8 or bs64", True),
 )
 HISTORY = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1")  # one update after the other
 PICTURES = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1", f"{GPU}/vllm-0.25.1-eager")  # the README's; the trace is of the second

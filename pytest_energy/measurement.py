@@ -234,10 +234,10 @@ def mean_power_w(gpus: Sequence[GpuTrace]) -> float | None:
     """Counter power of all GPUs together over their whole traces, W; None where a counter was not updated twice."""
     total_w = 0.0
     for gpu in gpus:
-        updates = _update_times_ns(gpu)
+        updates = update_times_ns(gpu)
         if len(updates) < 2:
             return None
-        total_w += float(_energy_j(gpu, updates[-1:])[0]) / (float(np.ptp(updates)) / 1e9)
+        total_w += float(energy_j(gpu, updates[-1:])[0]) / (float(np.ptp(updates)) / 1e9)
     return total_w
 
 
@@ -249,16 +249,23 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _steady(recording: Recording) -> _Steady | None:
     """The cycles after warm-up and transient; None where there is no whole one."""
-    boundaries_ns = _cycle_boundaries_ns(recording)
+    boundaries_ns, skipped = steady_boundaries_ns(recording)
     if len(boundaries_ns) < 2:
         return None
-    energy_j = np.array([np.diff(_energy_j(gpu, boundaries_ns)) for gpu in recording.gpus])
-    time_s = np.diff(boundaries_ns) / 1e9
-    total_j = energy_j.sum(axis=0)
+    per_gpu_j = np.array([np.diff(energy_j(gpu, boundaries_ns)) for gpu in recording.gpus])
+    window_ns = (int(boundaries_ns[0]), int(boundaries_ns[-1]))
+    return _Steady(recording, per_gpu_j, np.diff(boundaries_ns) / 1e9, skipped, window_ns)
+
+
+def steady_boundaries_ns(recording: Recording) -> tuple[np.ndarray, int]:
+    """Start and end of each whole cycle in steady state, shape (cycles + 1,), and how many whole cycles lie before them."""
+    boundaries_ns = _cycle_boundaries_ns(recording)
     # A turn begins on a GPU that is hot already, and of so few cycles the rule would drop one that strays by chance.
-    skipped = steady_from(total_j, total_j / time_s) if recording.beside is None else 0
-    window_ns = (int(boundaries_ns[skipped]), int(boundaries_ns[-1]))
-    return _Steady(recording, energy_j[:, skipped:], time_s[skipped:], skipped, window_ns)
+    if len(boundaries_ns) < 2 or recording.beside is not None:
+        return boundaries_ns, 0
+    total_j = np.sum([np.diff(energy_j(gpu, boundaries_ns)) for gpu in recording.gpus], axis=0)
+    skipped = steady_from(total_j, total_j / (np.diff(boundaries_ns) / 1e9))
+    return boundaries_ns[skipped:], skipped
 
 
 def steady_from(*series: Sequence[float] | np.ndarray) -> int:
@@ -305,15 +312,15 @@ def _span_ns(gpu: GpuTrace) -> tuple[int, int]:
     return gpu.counter.changed_ns[0], gpu.counter.unchanged_ns[-1]
 
 
-def _update_times_ns(gpu: GpuTrace) -> np.ndarray:
+def update_times_ns(gpu: GpuTrace) -> np.ndarray:
     """When the counter was updated: midway between the last read of the old and the first of the new value."""
     unchanged, changed = np.asarray(gpu.counter.unchanged_ns), np.asarray(gpu.counter.changed_ns)
     return np.asarray(unchanged + (changed - unchanged) // 2)
 
 
-def _energy_j(gpu: GpuTrace, time_ns: Sequence[int] | np.ndarray) -> np.ndarray:
+def energy_j(gpu: GpuTrace, time_ns: Sequence[int] | np.ndarray) -> np.ndarray:
     """The GPU's energy counter at `time_ns`, interpolated between updates; zero at the first update."""
-    updates, energy_mj = _update_times_ns(gpu), np.asarray(gpu.counter.energy_mj, dtype=np.int64)
+    updates, energy_mj = update_times_ns(gpu), np.asarray(gpu.counter.energy_mj, dtype=np.int64)
     relative_s = (np.asarray(time_ns, dtype=np.int64) - updates[0]) / 1e9
     return np.asarray(np.interp(relative_s, (updates - updates[0]) / 1e9, (energy_mj - energy_mj[0]) / 1e3))
 
@@ -327,7 +334,7 @@ def _counter_faults(recording: Recording) -> list[str]:
         if updates < 2:
             faults.append(f"counter_stuck: {gpu.uuid} counted {updates} updates in all")
             continue
-        energy_mj, times = np.asarray(gpu.counter.energy_mj), _update_times_ns(gpu)
+        energy_mj, times = np.asarray(gpu.counter.energy_mj), update_times_ns(gpu)
         if (np.diff(energy_mj) < 0).any():
             faults.append(f"counter_backwards: {gpu.uuid}")
         gap_s = float(np.max(np.diff(times))) / 1e9
@@ -412,11 +419,11 @@ def _static_power_w(recording: Recording, conditions: Conditions) -> float | Non
                 end_ns = min(end_ns, time_ns)
                 break
         # Between updates only: one that spans the load's end would bring energy of the load along.
-        updates = _update_times_ns(gpu)
+        updates = update_times_ns(gpu)
         inside = updates[(np.asarray(gpu.counter.unchanged_ns) >= start_ns) & (updates <= end_ns)]
         if len(inside) < 2 or inside[-1] - inside[0] < _STATIC_MIN_S * 1e9:
             return None
-        total_w += float(np.diff(_energy_j(gpu, inside[[0, -1]]))[0]) / ((inside[-1] - inside[0]) / 1e9)
+        total_w += float(np.diff(energy_j(gpu, inside[[0, -1]]))[0]) / ((inside[-1] - inside[0]) / 1e9)
     return total_w
 
 

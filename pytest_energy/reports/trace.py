@@ -46,18 +46,15 @@ class Trace:
 def trace(recorded: Recording) -> Trace | None:
     """The trace of a recording without faults; None of another. With several GPUs their power is summed at updates of the first."""
     measured = measurement.measure(recorded)
-    updates_ns = _updates_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])] if recorded.gpus else np.empty(0)
-    bounds_ns = _cycle_bounds_ns(recorded)
     # A turn of a launch may be too short to be judged alone, and is drawn all the same.
-    if (
-        any(not fault.startswith(("too_short", "power_unsampled")) for fault in measured.faults)
-        or len(updates_ns) < 2
-        or len(bounds_ns) < 2
-    ):
+    if any(not fault.startswith(("too_short", "power_unsampled")) for fault in measured.faults):
+        return None
+    updates_ns = measurement.update_times_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])]
+    bounds_ns, _ = measurement.steady_boundaries_ns(recorded)
+    if len(updates_ns) < 2 or len(bounds_ns) < 2:
         return None
     begin_ns = recorded.tokens.time_ns[0]
     power_w, cycle_power_w = (_mean_power_w(recorded.gpus, times) for times in (updates_ns, bounds_ns))
-    skipped = measurement.steady_from(cycle_power_w * np.diff(bounds_ns), cycle_power_w)
     environment = recorded.environment
     return Trace(
         engine=engine_name(str(environment.get("vllm") or "?"), settings_under_test(environment)),
@@ -66,33 +63,17 @@ def trace(recorded: Recording) -> Trace | None:
         launch_id=recorded.launch_id,
         time_s=tuple(((updates_ns[1:] - begin_ns) / 1e9).tolist()),
         power_w=tuple(power_w.tolist()),
-        cycles_s=tuple(itertools.pairwise(((bounds_ns[skipped:] - begin_ns) / 1e9).tolist())),
-        cycle_power_w=tuple(cycle_power_w[skipped:].tolist()),
+        cycles_s=tuple(itertools.pairwise(((bounds_ns - begin_ns) / 1e9).tolist())),
+        cycle_power_w=tuple(cycle_power_w.tolist()),
         load_stopped_s=(recorded.load_stopped_ns - begin_ns) / 1e9,
         static_power_w=measured.static_power_w,
     )
 
 
-def _cycle_bounds_ns(recorded: Recording) -> np.ndarray:
-    """When the token counter passed each whole cycle; the first cycle is warm-up. Shape (cycles + 1,)."""
-    times, total = np.asarray(recorded.tokens.time_ns, dtype=np.int64), np.cumsum(recorded.tokens.tokens)
-    if not len(total):
-        return np.empty(0)
-    cycle = int(recorded.key["batch_size"]) * int(recorded.key["workload"]["output_tokens"])
-    marks = np.arange(1, total[-1] // cycle + 1) * cycle
-    return np.asarray(times[0] + np.interp(marks, total, (times - times[0]).astype(float)).astype(np.int64))
-
-
 def _mean_power_w(gpus: Sequence[GpuTrace], times_ns: np.ndarray) -> np.ndarray:
     """Mean power of all GPUs from each of the times to the next, from their energy counters; shape (times - 1,)."""
-    energy_j = np.sum([_energy_j(gpu, times_ns) for gpu in gpus], axis=0)
+    energy_j = np.sum([measurement.energy_j(gpu, times_ns) for gpu in gpus], axis=0)
     return np.asarray(np.diff(energy_j) / (np.diff(times_ns) / 1e9))
-
-
-def _updates_ns(gpu: GpuTrace) -> np.ndarray:
-    """Of the energy counter: midway between the last read of the old and the first of the new value."""
-    unchanged, changed = (np.asarray(times, dtype=np.int64) for times in (gpu.counter.unchanged_ns, gpu.counter.changed_ns))
-    return np.asarray(unchanged + (changed - unchanged) // 2)
 
 
 def _well_known(gpu: GpuTrace) -> list[int]:
@@ -103,10 +84,6 @@ def _well_known(gpu: GpuTrace) -> list[int]:
         if rested and changed - unchanged <= _MAX_UNKNOWN_NS:
             kept.append(i)
     return kept
-
-
-def _energy_j(gpu: GpuTrace, time_ns: np.ndarray) -> np.ndarray:
-    return np.asarray(np.interp(time_ns, _updates_ns(gpu), np.asarray(gpu.counter.energy_mj) / 1e3))
 
 
 def find(folders: Sequence[Path], wanted: Iterable[tuple[str, str]]) -> list[Trace]:
