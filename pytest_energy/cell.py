@@ -18,6 +18,15 @@ WORKER_ENGINE_ARGS: Mapping[str, Any] = {
     "skip_tokenizer_init": True,  # prompts are token ids
 }
 
+# What the server needs, besides: its own defaults where they differ from the offline engine's.
+ENGINES = ("offline", "server")
+_OFFLINE_BATCHED_TOKENS = 2048  # LLMEngine's default of max_num_batched_tokens, at most what the batch can hold
+_SERVER_ENGINE_ARGS: Mapping[str, Any] = {
+    "enable_prefix_caching": False,
+    "seed": 0,
+    "generation_config": "vllm",  # no sampling defaults of the model's: every request is sampled like the offline engine's
+}
+
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w.-]+$")
 
 
@@ -92,7 +101,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Short and readable, as tables and messages show it."""
-        return f"{self.model.name} bs={self.batch_size}"
+        return f"{self.model.name}{'' if self.engine == 'offline' else f' {self.engine}'} bs={self.batch_size}"
 
     @property
     def slug(self) -> str:
@@ -104,7 +113,11 @@ class Cell:
     def launch_args(self) -> dict[str, Any]:
         """All that the engine is started with, before settings under test; equal for cells that share a launch."""
         length = self.workload.input_tokens + self.workload.output_tokens
-        return {**WORKER_ENGINE_ARGS, "max_model_len": length, "load_format": self.weights, **dict(self.engine_args)}
+        arguments = {"max_model_len": length, "load_format": self.weights, **dict(self.engine_args)}
+        if self.engine == "offline":
+            return {**WORKER_ENGINE_ARGS, **arguments}
+        batched = min(_OFFLINE_BATCHED_TOKENS, arguments["max_model_len"] * arguments.get("max_num_seqs", self.batch_size))
+        return {**_SERVER_ENGINE_ARGS, "max_num_batched_tokens": batched, **arguments}
 
     @property
     def key(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from pytest_energy import environment, measurement, statistics
 from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import OfflineEngine, session_members
+from pytest_energy.engines.server import ServerEngine
 from pytest_energy.measurement import Measurement
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Recording, TokenCounter
@@ -56,7 +57,8 @@ def record_launch(
 def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> OfflineEngine:
     """The engine of a cell, not started; settings under test win over `engine_args`, and these over the suite's."""
     arguments = {**cell.launch_args, "model": cell.model.location, **engine_args, **settings.engine_args_under_test}
-    return OfflineEngine(settings.python, arguments, settings.load_timeout_s, settings.progress_timeout_s)
+    kind = ServerEngine if cell.engine == "server" else OfflineEngine
+    return kind(settings.python, arguments, settings.load_timeout_s, settings.progress_timeout_s)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Launch:
                 kv_cache_tokens=ready.kv_cache_tokens,
                 cpu=cpu,
                 faults=faults,
+                client=self.engine.client,
             )
 
         self.meter.start()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_energy.cell import Cell, Model
+from pytest_energy.cell import ENGINES, Cell, Model
 from pytest_energy.errors import UsageError
 from pytest_energy.workload import Workload
 
@@ -17,6 +17,7 @@ ARGUMENTS = {
     "weights": "'auto' loads the model's own weights, 'dummy' makes them up from its config.json (default 'auto')",
     "input_tokens": "prompt length (default 512)",
     "output_tokens": "generated tokens per request (default 256)",
+    "engine": "'offline' measures vLLM's engine, 'server' vllm serve (default 'offline')",
     "engine_args": "settings of vllm.EngineArgs that belong to the suite",
     "tolerance": "relative change of J/token for the worse that fails (default 0.03)",
     "throughput_tolerance": "relative change of tokens/s for the worse that fails (default 0.10)",
@@ -41,6 +42,7 @@ class Marked:
     tolerance: float | None = None
     throughput_tolerance: float | None = None
     max_power_w: float | None = None
+    engine: str | None = None
 
     @classmethod
     def from_arguments(cls, positional: Sequence[Any], arguments: Mapping[str, Any]) -> "Marked":
@@ -61,6 +63,9 @@ class Marked:
         weights = arguments.get("weights", "auto")
         if weights not in WEIGHTS:
             raise UsageError(f"weights is {weights!r}: it must be 'auto' or 'dummy'")
+        engine = arguments.get("engine")
+        if engine not in (None, *ENGINES):
+            raise UsageError(f"engine is {engine!r}: it must be 'offline' or 'server'")
         return cls(
             model=arguments["model"],
             batch_sizes=_batch_sizes(arguments["batch_sizes"]),
@@ -73,10 +78,11 @@ class Marked:
             tolerance=_tolerance("tolerance", arguments.get("tolerance")),
             throughput_tolerance=_tolerance("throughput_tolerance", arguments.get("throughput_tolerance")),
             max_power_w=_positive_number("max_power_w", arguments.get("max_power_w")),
+            engine=engine,
         )
 
-    def cell(self, batch_size: int, *folders: Path) -> Cell:
-        """The cell of one of the batch sizes; the model is looked up below `folders`.
+    def cell(self, batch_size: int, *folders: Path, engine: str = "offline") -> Cell:
+        """The cell of one of the batch sizes; the model is looked up below `folders`, and `engine` is measured.
 
         max_num_seqs is the largest batch size, whichever of them are selected, so that the cells share one
         engine launch and a part of the suite measures the same engine as the whole.
@@ -88,6 +94,7 @@ class Marked:
             workload=self.workload,
             weights=self.weights,
             engine_args=tuple(sorted(engine_args.items())),
+            engine=engine,
         )
 
 

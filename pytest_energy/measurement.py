@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from pytest_energy.recording import Beside, GpuTrace, Recording
+from pytest_energy.recording import Beside, Client, Distribution, GpuTrace, Recording
 
 MIN_CYCLES = 3
 _TRANSIENT = 0.02  # a first cycle further off than this is still warming up
 _MAD_TO_DEVIATION = 1.4826
 _AGREEMENT = 0.03  # counter energy against the integral of average power
 _FULL_BATCH = 0.90  # of the tokens that a step yields when every slot generates
+_CLIENT_CORES = 0.9  # the clients share one thread: at 1 they would hold the server back
+PERCENTILES = (50, 90, 99)
 _BUSY_PERCENT = 5  # median utilization under load; an eager engine at batch size 8 keeps an H200 busy 45 % of the time
 _MIN_POWER_SAMPLES = 5
 _AVERAGED_NS = 1_000_000_000  # before a sample of the average power; so the first ones in a window belong to another
@@ -102,6 +104,7 @@ class Measurement:
         faults: why the measurement must not be judged, as "code: detail"; empty when it is valid.
         turns: the same cycles turn by turn; a single turn where the launch had the GPU to itself.
         beside: what is known of the engine that waited, one entry per turn; empty where none did.
+        clients: what a server's clients saw, one entry per turn; empty where there were none.
     """
 
     key: Mapping[str, Any]
@@ -116,6 +119,21 @@ class Measurement:
     faults: tuple[str, ...]
     turns: tuple[Turn, ...] = ()
     beside: tuple[Beside, ...] = ()
+    clients: tuple[Client, ...] = ()
+
+    @property
+    def latencies_ms(self) -> dict[str, dict[str, float]]:
+        """Of a server's clients, over all turns: "ttft", "itl" and "e2e", each with "mean", "p50", "p90" and "p99"; empty without clients.
+
+        Time to first token, inter-token latency, and end-to-end latency, as pytest_energy.recording.Client defines them. A percentile
+        is the smallest value that so many in a hundred do not exceed.
+        """
+        series = {
+            "ttft": [client.first_token for client in self.clients],
+            "itl": [client.inter_token for client in self.clients],
+            "e2e": [client.end_to_end for client in self.clients],
+        }
+        return {name: summary for name, distributions in series.items() if (summary := _summary_ms(distributions))}
 
     @property
     def valid(self) -> bool:
@@ -173,7 +191,7 @@ def measure(*turns: Recording) -> Measurement:
     key = first.key
     workload, batch_size = key["workload"], int(key["batch_size"])
     faults = [fault for turn in turns for fault in (*turn.faults, *(fault for gpu in turn.gpus for fault in gpu.faults))]
-    faults += [fault for turn in turns for fault in _counter_faults(turn)]
+    faults += [fault for turn in turns for fault in (*_counter_faults(turn), *_client_faults(turn))]
     if len({tuple(gpu.uuid for gpu in turn.gpus) for turn in turns}) > 1:
         faults.append("turns_differ: the turns of this launch were metered on different GPUs")
     steady: list[_Steady] = []
@@ -213,7 +231,41 @@ def measure(*turns: Recording) -> Measurement:
         faults=tuple(dict.fromkeys(faults)),
         turns=tuple(Turn(part.cycles, part.window_ns[0]) for part in steady),
         beside=tuple(turn.beside for turn in turns if turn.beside is not None),
+        clients=tuple(turn.client for turn in turns if turn.client is not None),
     )
+
+
+def _summary_ms(distributions: Sequence[Distribution]) -> dict[str, float]:
+    """Mean and percentiles of all of them together, ms; empty where nothing was counted."""
+    values = np.concatenate([np.asarray(d.value_us, dtype=float) for d in distributions] or [np.empty(0)]) / 1e3
+    counts = np.concatenate([np.asarray(d.count, dtype=np.int64) for d in distributions] or [np.empty(0, dtype=np.int64)])
+    if not counts.sum():
+        return {}
+    order = np.argsort(values)
+    values, reached = values[order], np.cumsum(counts[order])
+    percentiles = {f"p{p}": float(values[np.searchsorted(reached, math.ceil(p * int(reached[-1]) / 100))]) for p in PERCENTILES}
+    return {"mean": float((values * counts[order]).sum() / reached[-1]), **percentiles}
+
+
+def _client_faults(turn: Recording) -> list[str]:
+    """What makes the clients' account of a load doubtful."""
+    client = turn.client
+    if client is None:
+        return []
+    faults = []
+    if client.streamed_tokens != client.server_tokens:
+        faults.append(
+            f"tokens_disagree: the streams brought {client.streamed_tokens} tokens, the server counted {client.server_tokens}: "
+            "another client used it, or one of them miscounts"
+        )
+    if client.preemptions:
+        faults.append(f"batch_not_full: the server preempted requests {client.preemptions} times; its KV cache is too small for the batch")
+    if client.cpu_cores > _CLIENT_CORES:
+        faults.append(
+            f"client_busy: the clients used {client.cpu_cores:.2f} of one CPU core and may have held the server back. "
+            "Leave them a CPU core of their own"
+        )
+    return faults
 
 
 def kv_tokens_needed(batch_size: int, workload: Mapping[str, Any], environment: Mapping[str, Any]) -> int:
@@ -352,9 +404,12 @@ def _select(gpu: GpuTrace, window_ns: tuple[int, int], name: str) -> np.ndarray:
 def _window_faults(turns: Sequence[_Steady], batch_size: int) -> list[str]:
     faults = []
     for turn in turns:
+        if turn.recording.key.get("engine") == "server":
+            faults += _waiting_faults(turn.recording)
+            continue
         time_ns, tokens = np.asarray(turn.recording.tokens.time_ns), np.asarray(turn.recording.tokens.tokens)
         per_step = float(tokens[(time_ns >= turn.window_ns[0]) & (time_ns <= turn.window_ns[1])].mean())
-        if per_step < _FULL_BATCH * batch_size * _slot_share(turn.recording, batch_size):
+        if per_step < _FULL_BATCH * batch_size * _slot_share(turn.recording):
             faults.append(f"batch_not_full: {per_step:.1f} tokens a step at batch size {batch_size}; requests waited or were preempted")
     for index, gpu in enumerate(turns[0].recording.gpus):
         average_w = _inside(turns, index, "average_power_mw", settle_ns=_AVERAGED_NS) / 1e3
@@ -374,12 +429,24 @@ def _window_faults(turns: Sequence[_Steady], batch_size: int) -> list[str]:
     return faults
 
 
+def _waiting_faults(recording: Recording) -> list[str]:
+    """A server's steps are not seen, but while a request waits for its first token its slot yields none."""
+    client = recording.client
+    first_token, end_to_end = ((_summary_ms([d]) if d else {}) for d in (client and client.first_token, client and client.end_to_end))
+    if not first_token or not end_to_end:
+        return []
+    waiting = first_token["mean"] / end_to_end["mean"]
+    if 1 - waiting >= _FULL_BATCH * _slot_share(recording):
+        return []
+    return [f"batch_not_full: requests waited {waiting:.0%} of their time for their first token"]
+
+
 def _inside(turns: Sequence[_Steady], gpu: int, name: str, settle_ns: int = 0) -> np.ndarray:
     """A GPU's samples in the turns' windows, each from `settle_ns` after its start."""
     return np.concatenate([_select(t.recording.gpus[gpu], (t.window_ns[0] + settle_ns, t.window_ns[1]), name) for t in turns])
 
 
-def _slot_share(recording: Recording, batch_size: int) -> float:
+def _slot_share(recording: Recording) -> float:
     """The share of steps in which a slot yields a token when nothing waits.
 
     A finished request's successor needs a step or two to be scheduled and its prefill to be chunked in; with short outputs that is

@@ -23,6 +23,7 @@ def add(parser: pytest.Parser) -> None:
     option("--energy-replay", nargs="+", action="extend", metavar="DIR", default=[], help="judge recordings, measure nothing")
     option("--energy-record", metavar="DIR", help="keep the recordings of a live run in DIR")
     option("--energy-python", metavar="PATH", help="the interpreter whose vLLM is measured (default: this one)")
+    option("--energy-engine", metavar="offline|server", help="what is measured, whatever the tests say: the engine, or vllm serve")
     option("--energy-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting under test (repeatable)")
     option("--energy-reference-python", metavar="PATH", help="compare with the vLLM of this interpreter, in turns on this GPU")
     option("--energy-reference-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting of that other side")
@@ -34,6 +35,7 @@ def add(parser: pytest.Parser) -> None:
     option("--energy-inconclusive", metavar="fail|warn", help="what becomes of a test that stays undecided (default: fail)")
     option("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
     option("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
+    parser.addini("energy_engine", "what is measured where a test does not say: offline (default) or server")
     for name in ("python", "baselines", "record", "report", "launches", "inconclusive", "turns", "load_timeout", "progress_timeout"):
         parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
     parser.addini("energy_engine_args", "defaults of --energy-engine-arg, one NAME=VALUE a line", type="linelist", default=[])
@@ -99,6 +101,10 @@ def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str, t
             "--energy-update-reason goes with --energy-update, and says something",
         ),
         (inconclusive not in ("fail", "warn"), f"--energy-inconclusive {inconclusive}: it must be fail or warn"),
+        *(
+            (engine and engine not in ("offline", "server"), f"{name} {engine}: it must be offline or server")
+            for name, engine in (("--energy-engine", value("energy_engine")), ("energy_engine =", config.getini("energy_engine")))
+        ),
         (
             replay and value("energy_record"),
             "--energy-record keeps what is measured, and --energy-replay measures nothing: give one of them",
@@ -175,6 +181,8 @@ def settings_of(config: pytest.Config) -> Settings:
         inconclusive_fails=inconclusive == "fail",
         launch=launch,
         reference=reference,
+        engine=config.getoption("energy_engine"),
+        default_engine=config.getini("energy_engine") or "offline",
         reference_replay=tuple(here / path for path in config.getoption("energy_reference_replay")),
         report=report_from / report if report and not config.getoption("energy_noise") else None,
         # A baseline is measured with the GPU for itself.

@@ -149,7 +149,9 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
     try:
         marked = _marked(item)
         batch_size = item.callspec.params["energy_batch_size"]  # type: ignore[attr-defined]
-        item.stash[_CELL] = cell = marked.cell(batch_size, item.path.parent, item.config.rootpath)
+        settings = item.config.stash[_SETTINGS]
+        engine = settings.engine or marked.engine or settings.default_engine
+        item.stash[_CELL] = cell = marked.cell(batch_size, item.path.parent, item.config.rootpath, engine=engine)
     except UsageError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from None
     for fixture in FIXTURES:
@@ -178,6 +180,8 @@ def _rerun(item: pytest.Item) -> str:
     words = ["pytest", node]
     if settings.launch.python != sys.executable:
         words += ["--energy-python", settings.launch.python]
+    if settings.engine is not None:
+        words += ["--energy-engine", settings.engine]
     for name, value in settings.launch.engine_args_under_test.items():
         words += ["--energy-engine-arg", f"{name}={json.dumps(value)}"]
     if settings.reference is not None:
@@ -360,7 +364,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("energy", sep="=")
         for line, row in report.table(parsed):
             terminalreporter.write_line(line, **(report.colour(row) if row else {"bold": True}))
-        for line in (*report.turn_lines(parsed), *report.noise_lines(parsed)):
+        for line in (*report.latency_lines(parsed), *report.turn_lines(parsed), *report.noise_lines(parsed)):
             terminalreporter.write_line(line)
         for row in parsed:
             if row.warning:

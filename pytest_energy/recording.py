@@ -125,6 +125,37 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """Durations, rounded to three digits: each value with how often it came, in order of the value. Shapes (values,)."""
+
+    value_us: tuple[int, ...] = ()
+    count: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Client:
+    """What the clients of a server saw; latencies of the time under load after the first cycle.
+
+    Attributes:
+        first_token: from sending a request until its first token.
+        inter_token: between tokens of one request that follow each other; tokens that come together count once.
+        end_to_end: from sending a request until its last token.
+        cpu_cores: CPU cores that the clients used together; they share one process with one thread.
+        streamed_tokens: that they received from idle to idle.
+        server_tokens: that the server says it generated in this time (vllm:generation_tokens_total).
+        preemptions: that it says happened in this time; None where it does not say.
+    """
+
+    first_token: Distribution
+    inter_token: Distribution
+    end_to_end: Distribution
+    cpu_cores: float
+    streamed_tokens: int
+    server_tokens: int
+    preemptions: int | None = None
+
+
+@dataclass(frozen=True)
 class Recording:
     """All that one cell of one launch yields; or, where two engines took turns, one turn of it.
 
@@ -137,6 +168,7 @@ class Recording:
         load_stopped_ns: when the last step under load had ended; the traces go on for a moment.
         kv_cache_tokens: tokens that the KV cache holds, 0 where unknown.
         faults: reason codes noted while measuring.
+        client: what the clients saw; None for an engine that has none, and while the load is on.
     """
 
     key: Mapping[str, Any]
@@ -150,6 +182,7 @@ class Recording:
     faults: tuple[str, ...] = ()
     turn: int = 0
     beside: Beside | None = None
+    client: Client | None = None
 
 
 def _deltas(values: Sequence[int]) -> list[int]:
@@ -212,6 +245,7 @@ def to_json(recording: Recording) -> dict[str, Any]:
         "faults": list(recording.faults),
         "turn": recording.turn,
         "beside": None if recording.beside is None else dataclasses.asdict(recording.beside),
+        **({} if recording.client is None else {"client": dataclasses.asdict(recording.client)}),
     }
 
 
@@ -224,6 +258,19 @@ def _beside(content: Any) -> Beside | None:
     if not whole or not all(type(number) in (int, float) and 0 <= number < 1e12 for number in numbers):
         raise RecordingError("what it says of the engine beside is malformed")
     return beside
+
+
+def _client(content: Any) -> Client | None:
+    if content is None:
+        return None
+    distributions = {
+        name: _unpack_series(Distribution, content[name], f"client.{name}") for name in ("first_token", "inter_token", "end_to_end")
+    }
+    client = Client(**{**content, **distributions})
+    counts = (client.streamed_tokens, client.server_tokens, *(() if client.preemptions is None else (client.preemptions,)))
+    if not all(type(count) is int for count in counts) or type(client.cpu_cores) not in (int, float):
+        raise RecordingError("what it says of the clients is malformed")
+    return client
 
 
 def from_json(content: Any) -> Recording:
@@ -265,6 +312,7 @@ def from_json(content: Any) -> Recording:
             faults=tuple(str(fault) for fault in content["faults"]),
             turn=int(content.get("turn", 0)),
             beside=_beside(content.get("beside")),
+            client=_client(content.get("client")),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecordingError(f"a field is missing or malformed: {error!r}") from None

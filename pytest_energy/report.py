@@ -39,6 +39,7 @@ class Row:
     warning: str = ""
     paired: bool = False
     turns: str = ""
+    latencies: str = ""
 
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""
@@ -89,7 +90,21 @@ def row(cell: Cell, judgement: Judgement, update: Update | None = None, inconclu
         noise=judgement.noise.source if judgement.noise and ratio and update is None else "",
         paired=judgement.paired,
         turns=_turns(judgement),
+        latencies=_latencies(judgement),
     )
+
+
+def _latencies(judgement: Judgement) -> str:
+    """What a server's clients saw, as means over launches; empty where there were none, and beside the other metrics."""
+    launches = [m for m in (judgement.sample.launches if judgement.sample else ()) if m.latencies_ms.keys() == {"ttft", "itl", "e2e"}]
+    if judgement.metric is not Metric.JOULES_PER_TOKEN or not launches:
+        return ""
+
+    def mean(name: str, statistic: str) -> str:
+        return f"{sum(m.latencies_ms[name][statistic] for m in launches) / len(launches):#.3g}"
+
+    names = {"ttft": "time to first token", "itl": "inter-token latency", "e2e": "end-to-end latency"}
+    return "; ".join(f"{text} {mean(name, 'p50')} ms (p99 {mean(name, 'p99')})" for name, text in names.items())
 
 
 def _turns(judgement: Judgement) -> str:
@@ -117,6 +132,11 @@ def _degrees(spread: Spread) -> str:
 def turn_lines(rows: Sequence[Row]) -> list[str]:
     """What is known of turns, one line per cell and metric that was measured in turns."""
     return [f"{r.cell}, {UNIT[Metric(r.metric)]}: {r.turns}" for r in rows if r.turns]
+
+
+def latency_lines(rows: Sequence[Row]) -> list[str]:
+    """What the clients of servers saw, one line per cell: medians and 99th percentiles."""
+    return [f"{r.cell}: {r.latencies}" for r in rows if r.latencies]
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, Row | None]]:

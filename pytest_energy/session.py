@@ -357,8 +357,8 @@ def _gpu_name(measurements: Sequence[Measurement]) -> str:
     return str(measurements[0].environment.get("gpu_name"))
 
 
-def _launch_key(cell: Cell) -> tuple[str, str]:
-    return cell.model.location, canonical_key(cell.launch_args)
+def _launch_key(cell: Cell) -> tuple[str, str, str]:
+    return cell.engine, cell.model.location, canonical_key(cell.launch_args)
 
 
 def _read_recordings(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Turns]]:

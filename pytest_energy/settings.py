@@ -37,6 +37,8 @@ class Settings:
         launches: engine launches per cell in a live run: at most for a verdict, all of them for an update or the noise.
         inconclusive_fails: whether a test fails that stays undecided.
         launch: how engines are launched.
+        engine: what is measured, whatever a test's marker says; None to leave it to the marker.
+        default_engine: what is measured where neither says.
         reference: how the other side of an interleaved comparison is launched; None to compare with baselines.
         reference_replay: recordings of the other side, judged in pairs with `replay`; empty to compare with baselines.
         report: folder that a report is written to, None for none.
@@ -57,6 +59,8 @@ class Settings:
     reference_replay: tuple[Path, ...] = ()
     report: Path | None = None
     turns: str = "auto"
+    engine: str | None = None
+    default_engine: str = "offline"
 
     @property
     def paired(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_energy.cell import Cell
-from pytest_energy.recording import CpuEnergy, EnergyCounter, GpuSamples, GpuTrace, Recording, TokenCounter
+from pytest_energy.recording import Client, CpuEnergy, Distribution, EnergyCounter, GpuSamples, GpuTrace, Recording, TokenCounter
 
 GPU_NAME = "simulated GPU"
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
@@ -39,6 +39,20 @@ def trace(start_ns: int, end_ns: int, power_w: float, idle_power_w: float | None
             utilization_percent=(99,) * count,
         ),
     )
+
+
+def client(tokens: int, **changes: Any) -> Client:
+    """What clients saw of a healthy server that streamed `tokens`."""
+    healthy: dict[str, Any] = {
+        "first_token": Distribution((20_000, 40_000), (60, 40)),
+        "inter_token": Distribution((8_000, 12_000), (9_950, 50)),
+        "end_to_end": Distribution((2_000_000,), (100,)),
+        "cpu_cores": 0.3,
+        "streamed_tokens": tokens,
+        "server_tokens": tokens,
+        "preemptions": 0,
+    }
+    return Client(**{**healthy, **changes})
 
 
 class SimulatedMeter:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pytest_energy.errors import EngineError
+from pytest_energy.recording import Client
 from pytest_energy.workload import Workload
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
@@ -104,6 +105,7 @@ class OfflineEngine:
         self._log: Any = None
         self._run = 0
         self.ready: EngineReady | None = None
+        self.client: Client | None = None  # of the load that was last taken off; an engine without clients has none
 
     def __enter__(self) -> "OfflineEngine":
         try:
@@ -131,9 +133,8 @@ class OfflineEngine:
         events_read, events_write = os.pipe()
         commands_read, commands_write = os.pipe()
         try:
-            # -u: the log is whole when the process dies.
             self._process = subprocess.Popen(
-                [self._python, "-u", str(self.worker), str(events_write), str(commands_read)],
+                self._worker_command(events_write, commands_read),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
@@ -154,6 +155,10 @@ class OfflineEngine:
         self._commands = commands_write
         threading.Thread(target=self._read_events, args=(os.fdopen(events_read, "rb"),), daemon=True).start()
         self._send("start", command="import")
+
+    def _worker_command(self, events_fd: int, commands_fd: int) -> list[str]:
+        # -u: the log is whole when the process dies.
+        return [self._python, "-u", str(self.worker), str(events_fd), str(commands_fd)]
 
     def _read_events(self, pipe: Any) -> None:
         with pipe:
@@ -219,9 +224,12 @@ class OfflineEngine:
         return EngineError(stage, message, tail, out_of_memory=bool(_MEMORY_SHORT.search(log + message.encode())))
 
     def _load(self) -> EngineReady:
+        return self._load_with(self._load_timeout_s, engine_args=self._engine_args)
+
+    def _load_with(self, limit_s: float, **arguments: Any) -> EngineReady:
         started = time.monotonic()
-        self._send("load", command="load", engine_args=self._engine_args)
-        event = self._receive("load", self._load_timeout_s, "engine")
+        self._send("load", command="load", **arguments)
+        event = self._receive("load", limit_s, "engine")
         try:
             return EngineReady(
                 versions=event["versions"],
@@ -239,6 +247,7 @@ class OfflineEngine:
         """Put `batch_size` requests in flight and keep them there until `stop_load`."""
         assert self.ready is not None
         self._run += 1
+        self.client = None
         self._send(
             "run",
             command="run",
@@ -275,7 +284,12 @@ class OfflineEngine:
                 more = self._steps(event)
                 rest = Steps(rest.time_ns + more.time_ns, rest.tokens + more.tokens, rest.finished + more.finished)
             elif self._is_of_this_run(event, "stopped"):
+                self.client = self._client(event)
                 return rest, int(event["time_ns"])
+
+    def _client(self, event: Mapping[str, Any]) -> Client | None:
+        """What a "stopped" event tells of the clients."""
+        return None
 
     def rest(self) -> Rest:
         """Pause the scheduler, if it is not paused already, until the next load."""

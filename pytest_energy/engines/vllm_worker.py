@@ -33,6 +33,7 @@ import sys
 import threading
 import time
 import traceback
+from typing import Any
 
 FLUSH_NS = 50_000_000
 REPORTED_PACKAGES = (
@@ -44,7 +45,7 @@ REPORTED_PACKAGES = (
 class Channel:
     """The two private pipes: `send` events, `receive` commands."""
 
-    def __init__(self, events_fd, commands_fd):
+    def __init__(self, events_fd: int, commands_fd: int) -> None:
         self._events = os.fdopen(events_fd, "w", buffering=1, encoding="utf-8")
         self._commands = os.fdopen(commands_fd, "r", encoding="utf-8")
         self._queue = queue.Queue()
@@ -64,15 +65,19 @@ class Channel:
     def _read(self):
         for line in self._commands:
             self._queue.put(json.loads(line))
-        end_session()  # the parent is gone: leave nothing behind
+        self.parent_gone()
 
-    def send(self, **event):
+    def parent_gone(self) -> None:
+        """Leave nothing behind."""
+        end_session()
+
+    def send(self, **event: Any) -> None:
         self._events.write(json.dumps(event, separators=(",", ":")) + "\n")
 
-    def receive(self):
+    def receive(self) -> dict[str, Any]:
         return self._queue.get()
 
-    def has_command(self):
+    def has_command(self) -> bool:
         return not self._queue.empty()
 
 

@@ -48,6 +48,21 @@ def test_models(folder: Path) -> None:
     assert Model.resolve("meta-llama/Llama-3.1-8B", folder) == Model("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B")
 
 
+def test_the_server_is_another_cell_with_the_offline_engines_settings(folder: Path) -> None:
+    of_engine = {engine: marked().cell(8, folder, engine=engine) for engine in ("offline", "server")}
+    offline, server = of_engine["offline"], of_engine["server"]
+    assert (offline.name, server.name) == ("tiny bs=8", "tiny server bs=8")
+    assert (offline.key["engine"], server.key["engine"]) == ("offline", "server")
+    # LLMEngine's own default, which the offline engine is not told.
+    assert server.launch_args["max_num_batched_tokens"] == 2048
+    same = set(offline.launch_args) - {"skip_tokenizer_init"}
+    assert {name: server.launch_args[name] for name in same} == {name: offline.launch_args[name] for name in same}
+    small = Marked.from_arguments((), {"model": "models/tiny", "batch_sizes": [1], "input_tokens": 100, "output_tokens": 50})
+    assert small.cell(1, folder, engine="server").launch_args["max_num_batched_tokens"] == 150
+    own = marked(engine_args={"max_num_batched_tokens": 8192}).cell(8, folder, engine="server")
+    assert own.launch_args["max_num_batched_tokens"] == 8192
+
+
 def marked(**arguments: Any) -> Marked:
     return Marked.from_arguments((), {"model": "models/tiny", "batch_sizes": [1, 8], **arguments})
 
@@ -56,6 +71,7 @@ def marked(**arguments: Any) -> Marked:
     ("arguments", "message"),
     [
         ({"batchsizes": [1]}, "no argument 'batchsizes'"),
+        ({"engine": "online"}, "engine is 'online': it must be 'offline' or 'server'"),
         ({"batch_sizes": [0]}, "a batch size is 0"),
         ({"batch_sizes": [1.5]}, "a batch size is 1.5"),
         ({"batch_sizes": ["8"]}, "a batch size is '8'"),

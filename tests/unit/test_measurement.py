@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pytest_energy.cell import Cell, Model
 from pytest_energy.measurement import measure, steady_from
-from pytest_energy.recording import Beside, EnergyCounter, GpuTrace, Recording, TokenCounter
+from pytest_energy.recording import Beside, Client, Distribution, EnergyCounter, GpuTrace, Recording, TokenCounter
 from pytest_energy.workload import Workload
-from tests.simulated import recording, trace
+from tests.simulated import client, recording, trace
 
 SETTINGS = settings(max_examples=40, deadline=None)
 
@@ -256,3 +256,58 @@ def test_the_kv_cache_holds_whole_blocks() -> None:
     assert measure(recorded).valid
     in_blocks = replace(recorded, environment={**recorded.environment, "engine_settings": {"block_size": 16}})
     assert measure(in_blocks).faults == ("kv_cache_too_small: it holds 2512 tokens, the batch needs 2560",)
+
+
+def served(seen: Client | None, tokens_a_step: int = 8) -> Recording:
+    """A recording of a server; its steps are what the clients took together, not the engine's."""
+    recorded = replace(recording(replace(make_cell(), engine="server"), cycles=9.5), client=seen)
+    parts = 8 // tokens_a_step
+    times = tuple(time + part * 1_000_000 for time in recorded.tokens.time_ns for part in range(parts))
+    return replace(recorded, tokens=TokenCounter(times, (tokens_a_step,) * len(times), (0,) * len(times)))
+
+
+def test_latencies_are_percentiles_of_what_clients_saw() -> None:
+    m = measure(served(client(19_000)))
+    assert m.valid, m.faults
+    assert m.latencies_ms == {
+        "ttft": {"mean": 28.0, "p50": 20.0, "p90": 40.0, "p99": 40.0},
+        "itl": {"mean": 8.02, "p50": 8.0, "p90": 8.0, "p99": 8.0},
+        "e2e": {"mean": 2000.0, "p50": 2000.0, "p90": 2000.0, "p99": 2000.0},
+    }
+
+
+def test_latencies_of_turns_are_put_together() -> None:
+    turns = [
+        replace(served(client(19_000, first_token=Distribution((value,), (1,)))), turn=turn) for turn, value in enumerate((10_000, 30_000))
+    ]
+    m = measure(*turns)
+    assert m.latencies_ms["ttft"] == {"mean": 20.0, "p50": 10.0, "p90": 30.0, "p99": 30.0}
+
+
+def test_an_engine_without_clients_has_no_latencies() -> None:
+    assert measure(recording(make_cell(), cycles=9.5)).latencies_ms == {}
+    assert measure(served(None)).latencies_ms == {}
+    assert "ttft" not in measure(served(client(19_000, first_token=Distribution()))).latencies_ms
+
+
+@pytest.mark.parametrize(
+    ("seen", "fault"),
+    [
+        (client(19_000, server_tokens=19_007), "tokens_disagree: the streams brought 19000 tokens, the server counted 19007"),
+        (client(19_000, server_tokens=18_999), "tokens_disagree"),
+        (client(19_000, preemptions=3), "batch_not_full: the server preempted requests 3 times"),
+        (
+            client(19_000, first_token=Distribution((300_000,), (1,))),
+            "batch_not_full: requests waited 15% of their time for their first token",
+        ),
+        (client(19_000, cpu_cores=0.95), "client_busy: the clients used 0.95 of one CPU core"),
+    ],
+)
+def test_what_clients_saw_makes_a_measurement_invalid(seen: Client, fault: str) -> None:
+    (found,) = measure(served(seen)).faults
+    assert found.startswith(fault)
+
+
+def test_how_a_servers_tokens_arrive_is_no_sign_of_an_empty_batch() -> None:
+    """At a large batch size a step's tokens come spread out, and those within a few milliseconds are one entry."""
+    assert measure(served(client(19_000), tokens_a_step=2)).faults == ()

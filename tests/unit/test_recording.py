@@ -26,6 +26,23 @@ def test_round_trip(cell: Cell, tmp_path: Path) -> None:
     assert recording.read(tmp_path / "a.json.gz") == recorded
 
 
+def test_what_clients_saw_survives(cell: Cell, tmp_path: Path) -> None:
+    recorded = replace(simulated.recording(cell), client=simulated.client(13_000, preemptions=None))
+    recording.write(recorded, tmp_path / "a.json.gz")
+    assert recording.read(tmp_path / "a.json.gz") == recorded
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"first_token": {"value_us": [1], "count": []}}, {"streamed_tokens": "1"}, {"cpu_cores": None}, {"server_tokens": 1.5}, {"x": 1}],
+)
+def test_a_damaged_account_of_clients(cell: Cell, tmp_path: Path, damage: dict[str, object]) -> None:
+    content = recording.to_json(replace(simulated.recording(cell), client=simulated.client(13_000)))
+    (tmp_path / "a.json.gz").write_bytes(packed({**content, "client": {**content["client"], **damage}}))
+    with pytest.raises(RecordingError, match=r"a\.json\.gz"):
+        recording.read(tmp_path / "a.json.gz")
+
+
 def test_equal_recordings_give_equal_bytes_and_small_ones(cell: Cell, tmp_path: Path) -> None:
     for name in ("a", "b"):
         recording.write(simulated.recording(cell, noise=0.1), tmp_path / f"{name}.json.gz")

@@ -1,0 +1,144 @@
+"""vLLM's server, started, driven over HTTP and, whatever happens, ended."""
+
+import json
+import socket
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pytest_energy.engines import synthetic_tokenizer
+from pytest_energy.engines.offline import EngineReady, OfflineEngine
+from pytest_energy.errors import EngineError
+from pytest_energy.recording import Client, Distribution
+
+_PACKAGES = Path(__file__).parents[2]
+_WORKER_GRACE_S = 10.0  # the worker's own limit is the one that is told
+
+
+class ServerEngine(OfflineEngine):
+    """One launch of `vllm serve` on a free port of the loopback interface, behind the interface of the offline engine.
+
+    The worker runs under this interpreter: it starts the server under `python` in its own session, so that both end together,
+    and is the server's clients.
+
+    Args:
+        python: the interpreter whose vLLM runs.
+        engine_args: as for the offline engine, options of `vllm serve` among them; "model" is required.
+        load_timeout_s: limit for start and load together.
+        progress_timeout_s: longest wait for a token while under load.
+
+    Raises (all methods):
+        EngineError: with the stage and the end of the server's log.
+    """
+
+    fields: ClassVar[dict[str, set[str]]] = {**OfflineEngine.fields, "stopped": {"run", "time_ns", "client"}}
+
+    def __init__(self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float) -> None:
+        super().__init__(python, engine_args, load_timeout_s, progress_timeout_s)
+        self._files: tempfile.TemporaryDirectory[str] | None = None
+        self._port = 0
+
+    def _worker_command(self, events_fd: int, commands_fd: int) -> list[str]:
+        code = f"import sys; sys.path.append({str(_PACKAGES)!r}); from pytest_energy.engines.server_worker import main; main()"
+        # -P: nothing in the working directory may shadow a module. -u: the log is whole when the process dies.
+        return [sys.executable, "-P", "-u", "-c", code, str(events_fd), str(commands_fd)]
+
+    def _load(self) -> EngineReady:
+        arguments = dict(self._engine_args)
+        tokenizer = self._synthetic_tokenizer(arguments)
+        if tokenizer is not None:
+            arguments["tokenizer"] = tokenizer
+        self._port = free_port()
+        # A name of our own: no other server that may come to listen on this port will answer to it.
+        served = f"pytest-energy-{uuid.uuid4().hex[:8]}"
+        frontend = {"host": "127.0.0.1", "port": self._port, "served_model_name": served, "disable_uvicorn_access_log": True}
+        ready = self._load_with(
+            self._load_timeout_s + _WORKER_GRACE_S,
+            python=self._python,
+            arguments=[str(arguments.pop("model")), *command_line({**arguments, **frontend})],
+            model=served,
+            port=self._port,
+            timeout_s=self._load_timeout_s,
+            files=tokenizer,
+        )
+        return replace(ready, settings={**ready.settings, "tokenizer": "synthetic" if tokenizer else "the model's"})
+
+    def _synthetic_tokenizer(self, arguments: Mapping[str, Any]) -> str | None:
+        """A folder with a tokenizer where the weights are made up, too, and the model's folder has none."""
+        folder = Path(str(arguments["model"]))
+        made_up = arguments.get("load_format") == "dummy" and folder.is_dir() and not synthetic_tokenizer.has_tokenizer(folder)
+        if not made_up or "tokenizer" in arguments:
+            return None
+        self._files = tempfile.TemporaryDirectory(prefix="pytest-energy-", ignore_cleanup_errors=True)
+        try:
+            synthetic_tokenizer.write(Path(self._files.name), json.loads((folder / "config.json").read_text()))
+        except KeyError:
+            raise EngineError(
+                "load",
+                f"{folder}/config.json names no vocab_size, so no tokenizer can be made up.\n"
+                "Put the model's tokenizer.json beside it, or name one: engine_args={'tokenizer': 'org/name'}",
+            ) from None
+        return self._files.name
+
+    def _error(self, stage: str, message: str) -> EngineError:
+        error = super()._error(stage, message)
+        if stage == "load" and "address already in use" in str(error).lower():
+            taken = (
+                f"port {self._port} was taken before the server could listen on it ({message}).\n"
+                "Another process was faster. Run it again: a port that is free then will be chosen."
+            )
+            return EngineError(stage, taken, error.log_tail, error.out_of_memory)
+        return error
+
+    def _client(self, event: Mapping[str, Any]) -> Client:
+        try:
+            told = event["client"]
+            first_token, inter_token, end_to_end = (
+                Distribution(tuple(told[name]["value_us"]), tuple(told[name]["count"]))
+                for name in ("first_token", "inter_token", "end_to_end")
+            )
+            return Client(
+                first_token=first_token,
+                inter_token=inter_token,
+                end_to_end=end_to_end,
+                cpu_cores=float(told["cpu_cores"]),
+                streamed_tokens=int(told["streamed_tokens"]),
+                server_tokens=int(told["server_tokens"]),
+                preemptions=None if told["preemptions"] is None else int(told["preemptions"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._error("stop", f"the worker's report of its clients is malformed: {error!r}") from None
+
+    def _close(self, grace_s: float) -> None:
+        try:
+            super()._close(grace_s)
+        finally:
+            if self._files is not None:
+                self._files.cleanup()
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command_line(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by their names in vllm.EngineArgs as options of `vllm serve`; None leaves an option out."""
+    words: list[str] = []
+    for name, value in settings.items():
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(option)
+        elif value is False:
+            words.append("--no-" + name.replace("_", "-"))
+        elif isinstance(value, list | tuple):
+            words += [option, *(json.dumps(entry) if isinstance(entry, dict | list) else str(entry) for entry in value)]
+        elif value is not None:
+            words += [option, json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words

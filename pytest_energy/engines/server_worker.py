@@ -1,0 +1,494 @@
+"""Closed-loop load on an OpenAI-compatible server over HTTP, and the server itself, in a process of its own.
+
+Runs under the interpreter that runs pytest and speaks the protocol of vllm_worker.py on its two pipes, so that recording and
+turns need not know which engine there is. What differs:
+
+    {"command": "load", "python": ..., "arguments": [...], "model": name, "port": n, "timeout_s": t, "files": folder or null}
+        starts `vllm serve` in this process's session and waits until it is healthy; the folder is deleted if the parent dies
+    {"command": "run", ...}
+        → {"event": "steps", ...}        tokens as the clients received them, those within 5 ms as one step
+    {"command": "stop"}
+        lets the requests in flight end, asks the server for its own count of tokens
+        → {"event": "steps", ...}        empty, while tokens still come
+        → {"event": "stopped", "run": id, "time_ns": t, "client": {...}}      t: when the last token came
+    {"command": "rest"}
+        → {"event": "resting", "tokens": n, "asleep": null}      tokens: the server's own count
+"""
+
+import asyncio
+import contextlib
+import http.client
+import itertools
+import json
+import math
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_energy.engines.vllm_worker import Channel
+
+LAUNCHER = Path(__file__).with_name("vllm_server.py")
+HOST = "127.0.0.1"
+GENERATED, PREEMPTED = "vllm:generation_tokens_total", "vllm:num_preemptions_total"
+_STEP_NS = 5_000_000  # tokens that come within it count as one step; a decode step of a batch takes longer
+_FLUSH_S = 0.05
+_END_GRACE_S = 8.0
+_DEATH_GRACE_S = 1.0  # for a server to end after the first sign that it will
+_COUNT_GRACE_S = 3.0  # for the server's own count to follow the last token
+_BODY_BYTES = 500
+_REMEDIES = {
+    401: "It wants an API key, and none or a wrong one was sent.",
+    403: "It wants an API key with other rights.",
+    404: "It serves another model, or has no /v1/completions.",
+    429: "It, or something before it, limits how many requests it takes: lift the limit for this runner, or measure smaller batch_sizes.",
+}
+
+
+class Failure(Exception):
+    """Something that ends the measurement; the message says what and, where it is known, what to do."""
+
+
+class Broken(Failure):
+    """What a server does that is ending; how it ended says more, if it does."""
+
+
+class Server:
+    """A server that this process started.
+
+    Args:
+        process: its main process.
+        port: on the loopback interface.
+        model: the name that requests give.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str) -> None:
+        self.process, self.port, self.model = process, port, model
+
+    def ended(self, wait_s: float = 0.0) -> str | None:
+        """How the server ended; None while it runs."""
+        deadline = time.monotonic() + wait_s
+        while (status := self.process.poll()) is None:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.02)
+        return f"the server was ended by {signal.Signals(-status).name}" if status < 0 else f"the server exited with status {status}"
+
+    def get(self, path: str, timeout_s: float = 10.0) -> tuple[int, str]:
+        """Status and body of a GET.
+
+        Raises:
+            OSError, http.client.HTTPException: no answer.
+        """
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout_s)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode(errors="replace")
+        finally:
+            connection.close()
+
+    def counters(self) -> tuple[int, int | None]:
+        """The server's own counts so far: tokens generated, and preemptions (None where it does not count them).
+
+        Raises:
+            Failure: there is no count of tokens.
+        """
+        try:
+            status, text = self.get("/metrics")
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(self.ended(_DEATH_GRACE_S) or f"the server's /metrics cannot be read: {error!r}") from None
+        generated = counter(text, GENERATED) if status == 200 else None
+        if generated is None:
+            raise Failure(
+                f"the server's /metrics has no {GENERATED} (status {status}), so the tokens of its streams cannot be checked.\n"
+                "Leave disable_log_stats at its default, false."
+            )
+        return generated, counter(text, PREEMPTED)
+
+    def end(self) -> None:
+        """Ask it to end, and wait for a moment; what is left is killed with the session."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        self.ended(_END_GRACE_S)
+
+
+def counter(metrics: str, name: str) -> int | None:
+    """The sum of a counter over its labels in Prometheus' text format; None where it is not there."""
+    values = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([0-9.eE+]+)", metrics, flags=re.M)
+    return round(math.fsum(map(float, values))) if values else None
+
+
+def start_server(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
+    """Start `vllm serve` and wait until it is healthy. Returns it and what its launcher says of it.
+
+    Raises:
+        Failure: it did not start, load or become healthy.
+    """
+    timeout_s = float(command["timeout_s"])
+    deadline = time.monotonic() + timeout_s
+    facts_read, facts_write = os.pipe()
+    # The key of another server must not lock us out of this one, which only this machine reaches.
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
+    try:
+        process = subprocess.Popen(
+            [command["python"], "-u", str(LAUNCHER), str(facts_write), *command["arguments"]],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(facts_write,),
+            env=environment,
+        )
+    except OSError as error:
+        raise Failure(
+            f"cannot run {command['python']}: {error.strerror}.\nGive the path of a Python interpreter: --energy-python PATH"
+        ) from None
+    finally:
+        os.close(facts_write)
+    server = Server(process, int(command["port"]), command["model"])
+    longer = "If it needs longer: --energy-load-timeout SECONDS"
+    with os.fdopen(facts_read, "rb") as pipe:
+        line = b""
+        while not line.endswith(b"\n"):
+            if time.monotonic() > deadline:
+                raise Failure(f"the server did not load its model within {timeout_s:.0f} s.\n{longer}")
+            if not select.select([pipe], [], [], 0.1)[0]:
+                continue
+            data = os.read(pipe.fileno(), 65_536)
+            if not data:
+                raise Failure(
+                    server.ended(5.0)
+                    or "the server started, but does not say what it became. It must be one API server: engine_args={'api_server_count': 1}"
+                )
+            line += data
+    facts = json.loads(line)
+    if facts["event"] == "error":
+        raise Failure(facts["message"])
+    answer = "nothing"
+    while answer != "200":
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"the server loaded its model, but was not healthy within {timeout_s:.0f} s: /health last answered {answer}.\n{longer}"
+            )
+        if (how := server.ended()) is not None:
+            raise Failure(how)
+        try:
+            answer = str(server.get("/health", timeout_s=2.0)[0])
+        except (OSError, http.client.HTTPException) as error:
+            answer = f"with {error!r}"
+        time.sleep(0.05)
+    return server, facts
+
+
+def distribution(values_us: Sequence[int]) -> dict[str, list[int]]:
+    """Values (µs) to three digits, each with how often it came."""
+    counted = Counter(round(value, min(0, 3 - len(str(value)))) for value in values_us)
+    return {"value_us": sorted(counted), "count": [counted[value] for value in sorted(counted)]}
+
+
+class Tally:
+    """What the clients receive: tokens in steps, and how long they waited for them.
+
+    Args:
+        warm_up_tokens: latencies count from then on.
+    """
+
+    def __init__(self, warm_up_tokens: int) -> None:
+        self._warm_up_tokens = warm_up_tokens
+        self._times: list[int] = []
+        self._tokens: list[int] = []
+        self._finished: list[int] = []
+        self._step_started_ns = 0
+        self.total, self.last_ns = 0, time.monotonic_ns()
+        self.closed = False
+        self.first_token_us: list[int] = []
+        self.inter_token_us: list[int] = []
+        self.end_to_end_us: list[int] = []
+
+    @property
+    def warm(self) -> bool:
+        """Whether latencies count."""
+        return not self.closed and self.total >= self._warm_up_tokens
+
+    def add(self, now_ns: int, tokens: int, finished: int) -> None:
+        """Tokens that came at `now_ns`."""
+        self.total += tokens
+        self.last_ns = now_ns
+        if self.closed:
+            return
+        if now_ns - self._step_started_ns > _STEP_NS:
+            self._step_started_ns = now_ns
+            self._times.append(now_ns)
+            self._tokens.append(tokens)
+            self._finished.append(finished)
+        else:
+            self._times[-1] = now_ns
+            self._tokens[-1] += tokens
+            self._finished[-1] += finished
+
+    def take(self) -> dict[str, list[int]]:
+        """The steps not yet taken."""
+        steps = {"time_ns": self._times, "tokens": self._tokens, "finished": self._finished}
+        self._times, self._tokens, self._finished, self._step_started_ns = [], [], [], 0
+        return steps
+
+
+class Load:
+    """`batch_size` clients, each of which asks again as soon as it was answered, until `stop`."""
+
+    def __init__(self, session: Any, server: Server, command: Mapping[str, Any], tally: Tally) -> None:
+        self._session, self._server, self._tally = session, server, tally
+        self._output_tokens, self._first_wave = int(command["output_tokens"]), command["first_wave"]
+        self._bodies = [self._body(prompt) for prompt in command["prompts"]]
+        self._next = itertools.count()
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.active = 0
+        self.failure: BaseException | None = None
+
+    def _body(self, prompt: Sequence[int]) -> bytes:
+        """A request without its length. What a model's generation_config.json may set is set here, so that none interferes."""
+        request = {
+            "model": self._server.model, "prompt": prompt, "ignore_eos": True, "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
+        }  # fmt: skip
+        return json.dumps(request, separators=(",", ":")).encode()[:-1] + b',"max_tokens":'
+
+    def start(self) -> None:
+        """All clients ask for the first time."""
+        self.active = len(self._first_wave)
+        self._tasks = [asyncio.create_task(self._client(length)) for length in self._first_wave]
+
+    def stop(self) -> None:
+        """Let no client ask again."""
+        self._stopping = True
+
+    async def cancel(self) -> None:
+        """Take back what is in flight."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _client(self, length: int) -> None:
+        try:
+            while not self._stopping:
+                await self._request(length)
+                length = self._output_tokens
+        except Exception as error:
+            self.failure = self.failure or error
+        finally:
+            self.active -= 1
+
+    async def _request(self, length: int) -> None:
+        tally, warm = self._tally, self._tally.warm
+        body = self._bodies[next(self._next) % len(self._bodies)] + b"%d}" % length
+        started_ns = last_ns = time.monotonic_ns()
+        done, total, reason, ended, rest = 0, -1, None, False, b""
+        async with self._session.post("/v1/completions", data=body) as response:
+            if response.status != 200:
+                text = (await response.content.read(_BODY_BYTES)).decode(errors="replace")
+                raise (Broken if response.status >= 500 else Failure)(_refusal(response.status, response.reason, text))
+            async for data in response.content.iter_any():
+                now_ns = time.monotonic_ns()
+                *events, rest = (rest + data).split(b"\n\n")
+                for event in events:
+                    if event == b"data: [DONE]":
+                        ended = True
+                    if ended or not event.startswith(b"data: "):
+                        continue
+                    chunk = _parsed(event)
+                    total = _generated(chunk, done)
+                    if not chunk.get("choices"):
+                        continue  # the whole request's usage, after its last token
+                    reason = chunk["choices"][0].get("finish_reason")
+                    count = total - done
+                    if count and tally.warm:
+                        if done and now_ns > last_ns:
+                            tally.inter_token_us.append((now_ns - last_ns) // 1000)
+                        elif warm and not done:
+                            tally.first_token_us.append((now_ns - started_ns) // 1000)
+                    done, last_ns = total, now_ns
+                    if reason is not None and warm and tally.warm:
+                        tally.end_to_end_us.append((now_ns - started_ns) // 1000)
+                    tally.add(now_ns, count, int(reason is not None))
+        if not ended:
+            raise Broken(f"a stream was cut: {done} of its {length} tokens came, then it ended")
+        if not done == total == length:
+            raise Failure(f"a request ended {length - min(done, total)} tokens off its set length of {length} (finish_reason {reason!r})")
+
+
+def _parsed(event: bytes) -> dict[str, Any]:
+    try:
+        chunk = json.loads(event[6:])
+    except ValueError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise Failure(f"a stream holds something that is no JSON object: {event[:80]!r}")
+    if "error" in chunk:
+        raise Broken(f"the server failed in the middle of a stream: {json.dumps(chunk['error'])[:_BODY_BYTES]}")
+    return chunk
+
+
+def _generated(chunk: Mapping[str, Any], before: int) -> int:
+    """How many tokens of its request have come with this chunk and those before it, by the server's own account."""
+    try:
+        tokens = chunk["usage"]["completion_tokens"]
+    except (KeyError, TypeError):
+        tokens = None
+    if type(tokens) is not int:
+        raise Failure(
+            "a stream's chunk has no usage, so its tokens cannot be counted.\n"
+            "The server must know stream_options.continuous_usage_stats, as vLLM does."
+        )
+    if tokens < before:
+        raise Failure(f"the usage of a request fell from {before} to {tokens} tokens")
+    return tokens
+
+
+def _refusal(status: int, reason: str | None, body: str) -> str:
+    remedy = _REMEDIES.get(status, "")
+    what = "failed on" if status >= 500 else "refused"
+    return f"the server {what} a request: {status} {reason or ''}: {body.strip()}" + (f"\n{remedy}" if remedy else "")
+
+
+async def drive(server: Server, channel: Channel, command: Mapping[str, Any]) -> None:
+    """Keep the load on the server until the next command comes, and stream the steps.
+
+    Raises:
+        Failure: the server ended, refused, cut a stream or miscounted.
+    """
+    import aiohttp
+
+    run, first_wave = command["run"], command["first_wave"]
+    generated, preempted = server.counters()
+    tally = Tally(len(first_wave) * int(command["output_tokens"]))
+    connector = aiohttp.TCPConnector(limit=0)
+    headers = {"Content-Type": "application/json"}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
+    async with aiohttp.ClientSession(f"http://{HOST}:{server.port}", connector=connector, headers=headers, timeout=timeout) as session:
+        load = Load(session, server, command, tally)
+        cpu_s, started_s = time.process_time(), time.monotonic()
+        load.start()
+        try:
+            while not channel.has_command():
+                await _watch(load, server)
+                _send_steps(channel, run, tally)
+            tally.closed = True
+            _send_steps(channel, run, tally)
+            cpu_s, seconds = time.process_time() - cpu_s, time.monotonic() - started_s
+            load.stop()
+            seen = tally.total
+            while load.active:
+                await _watch(load, server)
+                if tally.total > seen:  # so that the parent sees that there is progress
+                    seen = tally.total
+                    channel.send(event="steps", run=run, time_ns=[], tokens=[], finished=[])
+        finally:
+            await load.cancel()
+    deadline = time.monotonic() + _COUNT_GRACE_S
+    now_generated, now_preempted = server.counters()
+    while now_generated - generated < tally.total and time.monotonic() < deadline:
+        time.sleep(0.05)
+        now_generated, now_preempted = server.counters()
+    channel.send(
+        event="stopped",
+        run=run,
+        time_ns=tally.last_ns,
+        client={
+            "first_token": distribution(tally.first_token_us),
+            "inter_token": distribution(tally.inter_token_us),
+            "end_to_end": distribution(tally.end_to_end_us),
+            "cpu_cores": round(cpu_s / seconds, 4),
+            "streamed_tokens": tally.total,
+            "server_tokens": now_generated - generated,
+            "preemptions": None if preempted is None or now_preempted is None else now_preempted - preempted,
+        },
+    )
+
+
+def _send_steps(channel: Channel, run: int, tally: Tally) -> None:
+    steps = tally.take()
+    if steps["time_ns"]:
+        channel.send(event="steps", run=run, **steps)
+
+
+async def _watch(load: Load, server: Server) -> None:
+    """Let the clients work for a moment.
+
+    Raises:
+        Failure: one of them failed, or the server ended.
+    """
+    import aiohttp
+
+    await asyncio.sleep(_FLUSH_S)
+    failure = load.failure
+    if isinstance(failure, aiohttp.ClientError | OSError):
+        failure = Broken(f"a connection to the server failed, with {load.active} others in flight: {type(failure).__name__}: {failure}")
+    how = server.ended(wait_s=_DEATH_GRACE_S if isinstance(failure, Broken) else 0.0)
+    if how is not None:
+        raise Failure(f"{how} while requests were in flight")
+    if failure is not None:
+        raise failure
+
+
+class _Channel(Channel):
+    """The pipes to the parent; what it put on disk for the server goes when it dies."""
+
+    files: str | None = None
+
+    def parent_gone(self) -> None:
+        """Leave nothing behind."""
+        if self.files is not None:
+            shutil.rmtree(self.files, ignore_errors=True)
+        super().parent_gone()
+
+
+def serve(channel: _Channel) -> int:
+    """Obey commands until told to exit; every failure is an event that names its stage."""
+    stage, server = "start", None
+    try:
+        while True:
+            command = channel.receive()
+            name = command["command"]
+            if name == "load":
+                stage = "load"
+                channel.files = command["files"]
+                server, facts = start_server(command)
+                channel.send(**facts)
+            elif name == "run":
+                stage = "run"
+                assert server is not None
+                asyncio.run(drive(server, channel, command))
+            elif name == "rest":
+                stage = "rest"
+                assert server is not None
+                channel.send(event="resting", tokens=server.counters()[0], asleep=None)
+            elif name == "exit":
+                if server is not None:
+                    server.end()
+                return 0
+    except Failure as failure:
+        channel.send(event="error", stage=stage, message=str(failure))
+        return 3
+    except BaseException as error:
+        channel.send(event="error", stage=stage, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        return 3
+
+
+def main() -> None:
+    """Started by pytest_energy.engines.server.ServerEngine."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection per client; the usual soft limit is 1024
+    status = serve(_Channel(int(sys.argv[1]), int(sys.argv[2])))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the parent ends the session

@@ -1,0 +1,149 @@
+"""A small OpenAI-compatible server with vLLM's metrics that misbehaves on demand; standard library only.
+
+    python fake_server.py PORT [FAULT]
+
+Faults: unhealthy (503 for ever), refuse_401, refuse_429, refuse_500 (every completion), uncounted (no count of tokens in its
+metrics); and after `FAULT_AFTER_TOKENS`: cut (the connection breaks in the middle of a stream), end (a stream ends in the middle), die
+(the process is killed), hang (no more tokens), stop (the process is stopped), short (a request ends a token early), silent (no usage in
+the stream), garbage (no JSON), error (an error in the stream), miscount (its own count is off by one), shared (another client's tokens
+count, too), preempt (it says that it preempted a request), hang_at_stop (after 1,000 tokens requests do not end).
+`bundled` is no fault: two tokens come in one chunk.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+
+FAULT_AFTER_TOKENS = 400
+_REASONS = {200: "OK", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Unavailable"}
+
+
+class FakeServer:
+    """Every `step_s` each running request gets a token, as in a real engine."""
+
+    def __init__(self, model: str = "tiny", fault: str | None = None, step_s: float = 0.002) -> None:
+        self.model, self.fault, self.step_s = model, fault, step_s
+        self.tokens = 0
+        self._step: asyncio.Future[None] | None = None
+
+    async def serve(self, port: int, host: str = "127.0.0.1") -> None:
+        server = await asyncio.start_server(self._connection, host, port)
+        self._step = asyncio.get_running_loop().create_future()
+        async with server:
+            while True:
+                await asyncio.sleep(self.step_s)
+                step, self._step = self._step, asyncio.get_running_loop().create_future()
+                step.set_result(None)
+
+    @property
+    def _failing(self) -> bool:
+        return self.tokens >= FAULT_AFTER_TOKENS
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                method, path, _ = head.split(b" ", 2)
+                lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+                length = next((int(value) for name, _, value in lines if name.lower() == b"content-length"), 0)
+                body = await reader.readexactly(length)
+                if method == b"POST" and path == b"/v1/completions":
+                    await self._complete(json.loads(body), writer)
+                else:
+                    await self._get(path.decode(), writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _get(self, path: str, writer: asyncio.StreamWriter) -> None:
+        if path == "/health":
+            return await self._answer(writer, 503 if self.fault == "unhealthy" else 200, "")
+        if path == "/v1/models":
+            return await self._answer(writer, 200, json.dumps({"object": "list", "data": [{"id": self.model, "max_model_len": 96}]}))
+        if path == "/version":
+            return await self._answer(writer, 200, json.dumps({"version": "0.0.1"}))
+        if path == "/metrics":
+            off = 1 if self.fault == "miscount" and self._failing else 0
+            preempted = 1 if self.fault == "preempt" and self._failing else 0
+            text = "" if self.fault == "uncounted" else f'vllm:generation_tokens_total{{model_name="m"}} {self.tokens + off}.0\n'
+            text += f'vllm:num_preemptions_total{{model_name="m"}} {preempted}.0\n'
+            text += 'vllm:cache_config_info{block_size="16",cache_dtype="auto",enable_prefix_caching="False",num_gpu_blocks="1000"} 1.0\n'
+            return await self._answer(writer, 200, text)
+        await self._answer(writer, 404, '{"error":{"message":"Not Found"}}')
+
+    async def _answer(self, writer: asyncio.StreamWriter, status: int, body: str) -> None:
+        content = body.encode()
+        head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        writer.write(head.encode() + content)
+        await writer.drain()
+
+    async def _complete(self, request: dict[str, object], writer: asyncio.StreamWriter) -> None:
+        if self.fault and self.fault.startswith("refuse_"):
+            return await self._answer(writer, int(self.fault[-3:]), json.dumps({"error": {"message": f"no ({self.fault})"}}))
+        if request["model"] != self.model:
+            return await self._answer(writer, 404, json.dumps({"error": {"message": "The model does not exist."}}))
+        prompt, wanted = request["prompt"], request["max_tokens"]
+        assert isinstance(prompt, list)
+        assert isinstance(wanted, int)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n")
+        done = 0
+        while done < wanted:
+            assert self._step is not None
+            await self._step
+            count = min(2, wanted - done) if self.fault == "bundled" else 1
+            done += count
+            self.tokens += count
+            finish = "length" if done >= wanted else None
+            if self._failing:
+                finish = await self._misbehave(writer, done, wanted, finish)
+            if finish == "end":
+                break
+            usage = {"prompt_tokens": len(prompt), "total_tokens": len(prompt) + done, "completion_tokens": done}
+            choice = {"index": 0, "text": " t100", "logprobs": None, "finish_reason": finish, "stop_reason": None, "token_ids": None}
+            chunk = {"id": "cmpl-0", "object": "text_completion", "created": 0, "model": self.model, "choices": [choice]}
+            if not (self.fault == "silent" and self._failing):
+                chunk["usage"] = usage
+            self._chunk(writer, json.dumps(chunk))
+            if finish:
+                break
+        if finish != "end":
+            self._chunk(writer, json.dumps({"id": "cmpl-0", "object": "text_completion", "created": 0, "choices": [], "usage": usage}))
+            self._chunk(writer, "[DONE]")
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _misbehave(self, writer: asyncio.StreamWriter, done: int, wanted: int, finish: str | None) -> str | None:
+        """What goes wrong with a token; returns its finish reason."""
+        match self.fault:
+            case "cut":
+                raise ConnectionError
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "hang":
+                await asyncio.sleep(1000)
+            case "hang_at_stop" if finish and self.tokens > 1_000:
+                await asyncio.sleep(1000)
+            case "garbage":
+                self._chunk(writer, "no JSON")
+            case "error":
+                self._chunk(writer, json.dumps({"error": {"message": "EngineCore encountered an issue", "code": 500}}))
+            case "short" if done == wanted - 1:
+                return "stop"
+            case "shared" if finish:
+                self.tokens += 7
+            case "end":
+                return "end"
+        return finish
+
+    def _chunk(self, writer: asyncio.StreamWriter, data: str) -> None:
+        event = f"data: {data}\n\n".encode()
+        writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+
+
+if __name__ == "__main__":
+    fault = sys.argv[2] if len(sys.argv) > 2 else None
+    asyncio.run(FakeServer(fault=fault, step_s=float(os.environ.get("STEP_S", "0.002"))).serve(int(sys.argv[1])))

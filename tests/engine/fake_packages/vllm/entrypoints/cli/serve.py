@@ -1,0 +1,46 @@
+"""As much of `vllm serve` as the launcher calls; the port is bound before the engine is made, as in the real one."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+from fake_server import FakeServer
+
+OPTIONS = (
+    "tokenizer",
+    "load-format",
+    "max-model-len",
+    "max-num-batched-tokens",
+    "seed",
+    "generation-config",
+    "gpu-memory-utilization",
+    "fault",
+)
+
+
+class ServeSubcommand:
+    def subparser_init(self, subparsers):
+        parser = subparsers.add_parser("serve")
+        parser.add_argument("model")
+        parser.add_argument("--host", required=True)
+        parser.add_argument("--port", type=int, required=True)
+        parser.add_argument("--served-model-name", required=True)
+        parser.add_argument("--max-num-seqs", type=int, default=8)
+        parser.add_argument("--disable-uvicorn-access-log", action="store_true")
+        parser.add_argument("--no-enable-prefix-caching", action="store_true")
+        for name in OPTIONS:
+            parser.add_argument(f"--{name}")
+
+    def validate(self, arguments):
+        assert "VLLM_API_KEY" not in os.environ
+        if arguments.tokenizer:
+            assert Path(arguments.tokenizer, "tokenizer.json").is_file()
+
+    def cmd(self, arguments):
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        with socket.socket() as probe:
+            probe.bind((arguments.host, arguments.port))
+        AsyncLLM(arguments.fault, arguments.max_num_seqs)
+        asyncio.run(FakeServer(arguments.served_model_name, arguments.fault).serve(arguments.port, arguments.host))

@@ -1,0 +1,333 @@
+"""The server's worker: what it delivers, how a server's failures are told, and that nothing is ever left.
+
+The server is a small one of our own behind vLLM's names (fake_packages), for failures that the real one cannot be brought to show.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy import live, measurement, turns
+from pytest_energy.cell import Cell, Model
+from pytest_energy.engines import server, synthetic_tokenizer
+from pytest_energy.engines.offline import Steps, session_members
+from pytest_energy.engines.server import ServerEngine, command_line
+from pytest_energy.errors import EngineError
+from pytest_energy.recording import Client, Distribution
+from pytest_energy.settings import LaunchSettings
+from pytest_energy.turns import Side, record_pair
+from pytest_energy.workload import Workload
+from tests.engine.test_offline_engine import FAKE_PACKAGES, ROOT
+from tests.simulated import SimulatedMeter
+
+WORKLOAD = Workload(input_tokens=4, output_tokens=50)
+
+Open = Callable[..., ServerEngine]
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """An interpreter that finds the stand-in for vLLM."""
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"vocab_size": 100}')
+    return str(folder)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sessions of all workers that were started."""
+    started: list[int] = []
+    start = subprocess.Popen.__init__
+
+    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        started.append(self.pid)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", remember)
+    return started
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def open_engine(python: str, model: str, temporary: Path) -> Open:
+    def opened(fault: str | None = None, load_timeout_s: float = 20, progress_timeout_s: float = 20) -> ServerEngine:
+        arguments = {"model": model, "load_format": "dummy", "max_num_seqs": 8, "enable_prefix_caching": False, "fault": fault}
+        return ServerEngine(python, arguments, load_timeout_s, progress_timeout_s)
+
+    return opened
+
+
+def drive(engine: ServerEngine, batch_size: int, tokens_wanted: int) -> Steps:
+    engine.start_load(WORKLOAD, batch_size)
+    steps = [engine.take_steps()]
+    while sum(sum(s.tokens) for s in steps) < tokens_wanted:
+        steps.append(engine.take_steps())
+    rest, stopped_ns = engine.stop_load()
+    steps.append(rest)
+    times = tuple(t for s in steps for t in s.time_ns)
+    assert stopped_ns >= times[-1]
+    return Steps(times, tuple(n for s in steps for n in s.tokens), tuple(n for s in steps for n in s.finished))
+
+
+def total(distribution: Distribution) -> int:
+    return sum(distribution.count)
+
+
+def median_us(distribution: Distribution) -> int:
+    values = [value for value, count in zip(distribution.value_us, distribution.count, strict=True) for _ in range(count)]
+    return sorted(values)[len(values) // 2]
+
+
+def client_of(engine: ServerEngine) -> Client:
+    assert engine.client is not None
+    return engine.client
+
+
+def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "of another server")
+    with open_engine() as engine:
+        for batch_size in (4, 1, 8):
+            steps = drive(engine, batch_size, 6 * 50 * batch_size)
+            client = client_of(engine)
+            assert list(steps.time_ns) == sorted(steps.time_ns)
+            # Requests that were in flight when the load was taken off ended, and counted.
+            assert sum(steps.tokens) < client.streamed_tokens <= sum(steps.tokens) + 51 * batch_size
+            assert client.server_tokens == client.streamed_tokens
+            assert client.preemptions == 0
+            # Staggered from the start: requests end at an even rate.
+            assert sum(steps.finished) == pytest.approx(sum(steps.tokens) / 50, abs=batch_size)
+            assert 0 < client.cpu_cores < 0.9
+            # The server steps every 2 ms; a request takes 50 steps.
+            assert 2_000 <= median_us(client.inter_token) < 6_000
+            assert 50 * 2_000 <= median_us(client.end_to_end) < 50 * 6_000
+            assert total(client.first_token) >= batch_size
+            assert median_us(client.first_token) < 20_000
+        assert engine.ready is not None
+        assert engine.ready.versions["vllm"] == "0.0.1"
+        assert engine.ready.gpu_uuids == ()
+        assert engine.ready.settings["tokenizer"] == "synthetic"
+        # What the server counted, and every client's tokens are in it.
+        assert engine.rest().tokens >= 6 * 50 * 13
+        session = engine.session_id
+        assert len(session_members(session)) == 2
+    assert session_members(session) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_tokens_that_come_together_count_one_by_one(open_engine: Open) -> None:
+    with open_engine("bundled") as engine:
+        drive(engine, 4, 1_000)
+        client = client_of(engine)
+        assert client.server_tokens == client.streamed_tokens
+        assert total(client.inter_token) < 0.6 * client.streamed_tokens
+
+
+@pytest.mark.parametrize(("fault", "off"), [("miscount", 1), ("shared", 7)])
+def test_a_count_of_the_server_that_differs_is_kept(open_engine: Open, fault: str, off: int) -> None:
+    with open_engine(fault) as engine:
+        drive(engine, 4, 1_000)
+        client = client_of(engine)
+        difference = client.server_tokens - client.streamed_tokens
+        assert difference > 0
+        assert difference % off == 0
+
+
+def test_preemptions_are_kept(open_engine: Open) -> None:
+    with open_engine("preempt") as engine:
+        drive(engine, 4, 1_000)
+        assert client_of(engine).preemptions == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage", "message"),
+    [
+        ("crash_on_load", "load", "the server exited with status 1(.|\n)*ValueError: the weights are missing"),
+        ("exit_on_load", "load", "the server exited with status 7(.|\n)*CUDA error: out of memory"),
+        ("hang_on_load", "load", "did not load its model within 1 s.\nIf it needs longer: --energy-load-timeout"),
+        ("deaf", "load", "did not load its model within 1 s"),
+        ("unhealthy", "load", "was not healthy within 1 s: /health last answered 503.\nIf it needs longer: --energy-load-timeout"),
+        ("refuse_401", "run", r"refused a request: 401 Unauthorized: .*no \(refuse_401\).*\n.*API key"),
+        ("refuse_429", "run", r"refused a request: 429 Too Many Requests: .*\n.*lift the limit for this runner, or measure smaller"),
+        ("refuse_500", "run", r"failed on a request: 500 Internal Server Error: .*no \(refuse_500\)"),
+        ("die", "run", "the server was ended by SIGKILL while requests were in flight"),
+        ("cut", "run", "a connection to the server failed, with [0-3] others in flight: ClientPayloadError"),
+        ("end", "run", "a stream was cut: [0-9]+ of its [0-9]+ tokens came, then it ended"),
+        ("hang", "run", "no token for 1 s"),
+        ("stop", "run", "no token for 1 s"),
+        ("short", "run", "ended 1 tokens off its set length of 50 .finish_reason 'stop'"),
+        ("silent", "run", "chunk has no usage(.|\n)*continuous_usage_stats"),
+        ("garbage", "run", "holds something that is no JSON object: b'data: no JSON'"),
+        ("error", "run", "failed in the middle of a stream: .*EngineCore encountered an issue"),
+        ("uncounted", "run", "/metrics has no vllm:generation_tokens_total (.|\n)*disable_log_stats"),
+        ("hang_at_stop", "stop", "no answer for 1 s"),
+    ],
+)
+def test_failures(open_engine: Open, sessions: list[int], temporary: Path, fault: str, stage: str, message: str) -> None:
+    slow = "for 1 s" in message or "within 1 s" in message
+    engine = open_engine(fault, **({"load_timeout_s": 1, "progress_timeout_s": 1} if slow else {}))
+    with pytest.raises(EngineError, match=message) as caught, engine:
+        drive(engine, 4, 1_000 if stage == "stop" else 100_000)
+    assert caught.value.stage == stage
+    assert caught.value.out_of_memory == (fault == "exit_on_load")
+    assert sessions
+    assert [session_members(session) for session in sessions] == [[]] * len(sessions)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_child_in_another_group_ends_too(open_engine: Open) -> None:
+    with open_engine("child") as engine:
+        members = session_members(engine.session_id)
+        assert len(members) == 3
+    assert [pid for pid in members if Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()] == []
+
+
+def test_a_port_that_another_process_took(open_engine: Open, sessions: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr(server, "free_port", lambda: port)
+        with pytest.raises(EngineError, match=rf"port {port} was taken before(.|\n)*Run it again"), open_engine():
+            pass
+    assert [session_members(session) for session in sessions] == [[]]
+
+
+def test_an_interpreter_that_does_not_exist(model: str) -> None:
+    with (
+        pytest.raises(EngineError, match=r"cannot run /no/python.*\n.*--energy-python"),
+        ServerEngine("/no/python", {"model": model}, 20, 5),
+    ):
+        pass
+
+
+def test_an_interpreter_without_vllm(model: str) -> None:
+    with pytest.raises(EngineError, match=r"has no vLLM.*\n.*--energy-python"), ServerEngine(sys.executable, {"model": model}, 20, 5):
+        pass
+
+
+def test_a_setting_that_the_server_does_not_know(python: str, model: str) -> None:
+    arguments = {"model": model, "no_such_setting": 1}
+    with pytest.raises(EngineError, match="unrecognized arguments: --no-such-setting 1"), ServerEngine(python, arguments, 20, 5):
+        pass
+
+
+def test_a_model_of_which_no_tokenizer_can_be_made_up(python: str, model: str, temporary: Path) -> None:
+    Path(model, "config.json").write_text("{}")
+    arguments = {"model": model, "load_format": "dummy"}
+    with pytest.raises(EngineError, match=r"names no vocab_size(.|\n)*tokenizer\.json"), ServerEngine(python, arguments, 20, 5):
+        pass
+    assert list(temporary.iterdir()) == []
+
+
+def test_settings_become_options() -> None:
+    settings = {"max_num_seqs": 8, "enforce_eager": True, "enable_prefix_caching": False, "quantization": None, "rope": {"a": [1]}}
+    assert command_line({**settings, "allowed": ["x", "y"]}) == [
+        "--max-num-seqs", "8", "--enforce-eager", "--no-enable-prefix-caching", "--rope", '{"a": [1]}', "--allowed", "x", "y",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [100, 2_048, 500_000])
+def test_a_synthetic_tokenizer_has_a_word_for_every_token(size: int) -> None:
+    tokens = synthetic_tokenizer.tokens(size)
+    assert len(set(tokens)) == len(tokens) == size
+    assert tokens[ord("A")] == "A"
+
+
+def test_two_servers_take_turns(python: str, model: str, temporary: Path, sessions: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN_S", 0.6)
+    monkeypatch.setattr(turns, "_IDLE_S", 0.3)
+    monkeypatch.setattr(live, "_HOT_TAIL_S", 0.3)
+    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+    cell = Cell(Model.from_folder(Path(model)), 4, WORKLOAD, "dummy", (("max_num_seqs", 4),), "server")
+    sides = [Side(name, LaunchSettings(python, {}, 20, 20)) for name in ("reference", "new")]
+    pair = record_pair([cell], *sides, lambda uuids, is_ours: SimulatedMeter(), lambda name: lambda text: None, lambda measured: 1.0)
+    done = [(side, recorded) for side, _, recorded in pair]
+    assert [(side, recorded.turn) for side, recorded in done] == [("reference", 0), ("new", 0), ("reference", 1)]
+    for _, recorded in done:
+        assert recorded.faults == ()
+        assert recorded.beside is not None
+        # By the count of the server that waited.
+        assert recorded.beside.tokens == 0
+        assert recorded.client is not None
+        assert recorded.client.server_tokens == recorded.client.streamed_tokens
+    assert len(sessions) == 2
+    assert [session_members(session) for session in sessions] == [[], []]
+
+
+UNDER_LOAD = """
+    with ServerEngine({python!r}, {{"model": {model!r}, "load_format": "dummy", "fault": "child"}}, 20, 20) as engine:
+        engine.start_load(Workload(4, 50), 4)
+        engine.take_steps()
+        print(engine.session_id, flush=True)
+        while True:
+            engine.take_steps()
+"""
+LOADING = """
+    class Loading(ServerEngine):
+        def _receive(self, stage, *args):
+            while len(session_members(self.session_id)) < 2:
+                time.sleep(0.02)
+            print(self.session_id, flush=True)
+            return super()._receive(stage, *args)
+    with Loading({python!r}, {{"model": {model!r}, "load_format": "dummy", "fault": "hang_on_load"}}, 1000, 1000):
+        pass
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("stage", "processes"), [(UNDER_LOAD, 3), (LOADING, 2)], ids=["under load", "loading"])
+def test_nothing_is_left_when_the_parent_ends(
+    python: str, model: str, temporary: Path, stage: str, processes: int, how: signal.Signals
+) -> None:
+    code = """
+    import signal, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
+    from pytest_energy.engines.offline import session_members
+    from pytest_energy.engines.server import ServerEngine
+    from pytest_energy.workload import Workload
+    """
+    code += stage.format(python=python, model=model)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
+    )
+    assert parent.stdout is not None
+    session = int(parent.stdout.readline())
+    assert len(session_members(session)) == processes
+    os.kill(parent.pid, how)
+    parent.wait(timeout=20)
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while session_members(session) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = session_members(session)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
+    assert list(temporary.iterdir()) == []

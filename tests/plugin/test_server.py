@@ -1,0 +1,117 @@
+"""The engine `server` from a test file to its verdict, with a small server behind vLLM's names and a simulated meter."""
+
+import sys
+
+import pytest
+
+from pytest_energy import measurement, recording
+from tests.conftest import ROOT
+from tests.engine.test_offline_engine import FAKE_PACKAGES
+from tests.plugin.project import MARKER, TESTS, Project
+
+CONFTEST = f"""
+    import sys
+    sys.path.insert(0, {str(ROOT)!r})
+    import pytest_energy.live
+    from tests.simulated import SimulatedMeter
+
+    pytest_energy.live.MIN_S = 1.0
+    pytest_energy.measurement._AVERAGED_NS = 100_000_000
+
+    def pytest_energy_open_meter(gpu_uuids, is_engine_process):
+        return SimulatedMeter()
+"""
+
+
+@pytest.fixture
+def served(project: Project, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options of a live run in a project with one test, of a server."""
+    script = tmp_path_factory.mktemp("interpreter") / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    marker = {**MARKER, "engine": "server", "batch_sizes": [8], "output_tokens": 100}
+    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
+    project.pytester.makeconftest(CONFTEST)
+    return ["--energy-python", str(script), "--energy-launches", "1"]
+
+
+def run(project: Project, *arguments: str) -> pytest.RunResult:
+    return project.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+def rows(result: pytest.RunResult) -> list[str]:
+    return [line for line in result.outlines if line.startswith("tiny server bs=8")]
+
+
+def test_a_server_is_recorded_and_replayed(project: Project, served: list[str]) -> None:
+    live = run(project, *served, "--energy-record", "kept")
+    live.assert_outcomes(failed=2)
+    live.stdout.fnmatch_lines(
+        [
+            "*tiny server bs=8: measuring*",
+            "NO BASELINE: tiny server bs=8*",
+            "tiny server bs=8: time to first token * ms (p99 *); inter-token latency * ms (p99 *); end-to-end latency * ms (p99 *)",
+        ]
+    )
+    (file,) = recording.find(project.path / "kept")
+    measured = measurement.measure(recording.read(file))
+    assert measured.key["engine"] == "server"
+    assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.02)
+    assert rows(run(project, "--energy-replay", "kept")) == rows(live) != []
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("die", "engine failed during run: the server was ended by SIGKILL while requests were in flight"),
+        ("refuse_429", "engine failed during run: the server refused a request: 429 Too Many Requests"),
+        ("miscount", "tokens_disagree: the streams brought"),
+    ],
+)
+def test_a_server_that_fails_fails_the_test_and_nothing_is_written(project: Project, served: list[str], fault: str, message: str) -> None:
+    before = project.files()
+    result = run(project, *served, "--energy-engine-arg", f"fault={fault}")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["INVALID: tiny server bs=8, J/token", f"*{message}*"])
+    assert {name for name in project.files() if name not in {"stdout", "stderr"}} == set(before)
+
+
+@pytest.mark.parametrize(
+    ("option", "marker", "ini", "engine"),
+    [
+        (None, None, None, "offline"),
+        (None, None, "server", "server"),
+        (None, "offline", "server", "offline"),
+        (None, "server", None, "server"),
+        ("offline", "server", "server", "offline"),
+        ("server", "offline", None, "server"),
+    ],
+)
+def test_the_command_line_wins_over_the_marker_and_the_marker_over_the_ini_file(
+    project: Project, option: str | None, marker: str | None, ini: str | None, engine: str
+) -> None:
+    arguments = {**MARKER, **({"engine": marker} if marker else {})}
+    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(arguments)))
+    project.pytester.makeini(f"[pytest]\n{f'energy_engine = {ini}' if ini else ''}")
+    project.record("old")
+    result = project.run("--energy-replay", "old", *(["--energy-engine", option] if option else []))
+    name = "tiny bs=2" if engine == "offline" else "tiny server bs=2"
+    # What is recorded is of the offline engine, so a server's cell finds no recording.
+    expected = f"NO BASELINE: {name}" if engine == "offline" else f"*no recording of {name}"
+    result.stdout.fnmatch_lines([f"{expected}*"])
+    if engine == "server":
+        result.stdout.fnmatch_lines(["*differs in engine: offline → server*"])
+
+
+@pytest.mark.parametrize(("arguments", "ini"), [(["--energy-engine", "online"], ""), ([], "energy_engine = online")])
+def test_an_engine_that_there_is_not(project: Project, arguments: list[str], ini: str) -> None:
+    project.pytester.makeini(f"[pytest]\n{ini}")
+    result = project.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*online: it must be offline or server*"])
+
+
+def test_the_command_to_measure_again_names_the_engine(project: Project) -> None:
+    project.record("old")
+    result = project.run("--energy-replay", "old", "--energy-engine", "offline")
+    result.stdout.fnmatch_lines(["*next: *--energy-engine offline*"])
