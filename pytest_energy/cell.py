@@ -44,6 +44,15 @@ class Model:
     name: str
     config_sha256: str | None = None
 
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Number of token ids by the folder's config.json; None where that does not tell or there is none."""
+        if self.config_sha256 is None:
+            return None
+        config = json.loads((Path(self.location) / "config.json").read_text())
+        size = {**config, **(config.get("text_config") or {})}.get("vocab_size")
+        return size if type(size) is int else None
+
     @classmethod
     def resolve(cls, model: str, *folders: Path) -> "Model":
         """Look `model` up as a folder below each of `folders`, else take it as a Hugging Face id.
@@ -114,6 +123,8 @@ class Cell:
         """All that the engine is started with, before settings under test; equal for cells that share a launch."""
         length = self.workload.input_tokens + self.workload.output_tokens
         arguments = {"max_model_len": length, "load_format": self.weights, **dict(self.engine_args)}
+        if self.engine == "attached":
+            return {}  # it was started by someone else, with settings of theirs
         if self.engine == "offline":
             return {**WORKER_ENGINE_ARGS, **arguments}
         batched = min(_OFFLINE_BATCHED_TOKENS, arguments["max_model_len"] * arguments.get("max_num_seqs", self.batch_size))

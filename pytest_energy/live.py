@@ -11,8 +11,8 @@ from typing import Any
 
 from pytest_energy import environment, measurement, statistics
 from pytest_energy.cell import Cell
-from pytest_energy.engines.offline import OfflineEngine, session_members
-from pytest_energy.engines.server import ServerEngine
+from pytest_energy.engines.offline import OfflineEngine
+from pytest_energy.engines.server import AttachedEngine, ServerEngine
 from pytest_energy.measurement import Measurement
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Recording, TokenCounter
@@ -22,6 +22,7 @@ MIN_CYCLES = 4  # fewer tell nothing of their own spread
 MIN_S = 6.0  # sixty counter updates
 MAX_CYCLES = 12
 MAX_S = 20.0
+_SAFE_VOCABULARY = 1000  # token ids that every tokenizer has, for a model of which no config.json is at hand
 _HOT_TAIL_S = 1.6  # after the load, for the static power
 
 OpenMeter = Callable[[Sequence[str], Callable[[int], bool]], Meter]
@@ -46,8 +47,12 @@ def record_launch(
         MeterError: the engine's GPUs cannot be read.
     """
     before = compute_processes()
-    progress(f"{cells[0].model.name}: loading ({Path(settings.python).name})")
+    progress(
+        f"{cells[0].model.name}: {f'loading ({Path(settings.python).name})' if settings.url is None else f'attaching to {settings.url}'}"
+    )
     with new_engine(cells[0], settings) as engine:
+        if settings.url is not None:  # a server that ran already was on its GPUs before
+            before = {gpu: pids - engine.processes() for gpu, pids in before.items()}
         launch = Launch.of(engine, settings, [engine], open_meter, before)
         for cell in cells:
             gpu_name = str(launch.meter.describe().get("gpu_name"))
@@ -56,6 +61,12 @@ def record_launch(
 
 def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> OfflineEngine:
     """The engine of a cell, not started; settings under test win over `engine_args`, and these over the suite's."""
+    if settings.url is not None:
+        vocabulary_size = cell.model.vocabulary_size or _SAFE_VOCABULARY
+        request_tokens = cell.workload.input_tokens + cell.workload.output_tokens
+        return AttachedEngine(
+            settings.url, settings.gpu_uuids, vocabulary_size, request_tokens, compute_processes, settings.progress_timeout_s
+        )
     arguments = {**cell.launch_args, "model": cell.model.location, **engine_args, **settings.engine_args_under_test}
     kind = ServerEngine if cell.engine == "server" else OfflineEngine
     return kind(settings.python, arguments, settings.load_timeout_s, settings.progress_timeout_s)
@@ -99,9 +110,9 @@ class Launch:
         assert engine.ready is not None
         gpu_uuids = engine.ready.gpu_uuids
         return cls(
-            launch_id=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
+            launch_id=engine.launch_id or f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
             engine=engine,
-            meter=open_meter(gpu_uuids, _membership(gpu_uuids, [each.session_id for each in engines], before)),
+            meter=open_meter(gpu_uuids, _membership(gpu_uuids, engines, before)),
             foreign=tuple(sorted({pid for gpu in gpu_uuids for pid in before.get(gpu, ())})),
             under_test=settings.engine_args_under_test,
         )
@@ -170,7 +181,7 @@ class Launch:
         return recording(stopped_ns)
 
 
-def _membership(gpu_uuids: Sequence[str], sessions: Sequence[int], before: Mapping[str, frozenset[int]]) -> Callable[[int], bool]:
+def _membership(gpu_uuids: Sequence[str], engines: Sequence[OfflineEngine], before: Mapping[str, frozenset[int]]) -> Callable[[int], bool]:
     """Tells the engines' processes on the GPUs from others.
 
     In a container the driver's process ids are not ours. So a process counts as an engine's when it appeared
@@ -178,7 +189,7 @@ def _membership(gpu_uuids: Sequence[str], sessions: Sequence[int], before: Mappi
     """
     after = compute_processes()
     appeared = {pid for gpu in gpu_uuids for pid in after.get(gpu, frozenset()) - before.get(gpu, frozenset())}
-    ours = {pid for session in sessions for pid in session_members(session)}
+    ours = {pid for engine in engines for pid in engine.processes()}
     own = {pid for pid in appeared if pid in ours or not Path(f"/proc/{pid}").exists()}
     return own.__contains__
 

@@ -404,7 +404,7 @@ def _select(gpu: GpuTrace, window_ns: tuple[int, int], name: str) -> np.ndarray:
 def _window_faults(turns: Sequence[_Steady], batch_size: int) -> list[str]:
     faults = []
     for turn in turns:
-        if turn.recording.key.get("engine") == "server":
+        if turn.recording.key.get("engine") != "offline":
             faults += _waiting_faults(turn.recording)
             continue
         time_ns, tokens = np.asarray(turn.recording.tokens.time_ns), np.asarray(turn.recording.tokens.tokens)

@@ -24,6 +24,8 @@ def add(parser: pytest.Parser) -> None:
     option("--energy-record", metavar="DIR", help="keep the recordings of a live run in DIR")
     option("--energy-python", metavar="PATH", help="the interpreter whose vLLM is measured (default: this one)")
     option("--energy-engine", metavar="offline|server", help="what is measured, whatever the tests say: the engine, or vllm serve")
+    option("--energy-url", metavar="http://HOST:PORT", help="measure a server that runs already on this machine, and leave it running")
+    option("--energy-gpu", action="append", metavar="UUID", default=[], help="a GPU of that server, where they are not found (repeatable)")
     option("--energy-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting under test (repeatable)")
     option("--energy-reference-python", metavar="PATH", help="compare with the vLLM of this interpreter, in turns on this GPU")
     option("--energy-reference-engine-arg", action="append", metavar="NAME=VALUE", default=[], help="an engine setting of that other side")
@@ -102,9 +104,17 @@ def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str, t
         ),
         (inconclusive not in ("fail", "warn"), f"--energy-inconclusive {inconclusive}: it must be fail or warn"),
         *(
-            (engine and engine not in ("offline", "server"), f"{name} {engine}: it must be offline or server")
-            for name, engine in (("--energy-engine", value("energy_engine")), ("energy_engine =", config.getini("energy_engine")))
+            (engine and engine not in ("offline", "server", *more), f"{name} {engine}: it must be offline or server")
+            for name, engine, more in (
+                ("--energy-engine", value("energy_engine"), ("attached",)),
+                ("energy_engine =", config.getini("energy_engine"), ()),
+            )
         ),
+        (
+            value("energy_engine") == "attached" and not (replay or value("energy_url")),
+            "--energy-engine attached replays recordings of a server that was attached to: give --energy-replay, or its --energy-url",
+        ),
+        *_conflicts_of_url(config),
         (
             replay and value("energy_record"),
             "--energy-record keeps what is measured, and --energy-replay measures nothing: give one of them",
@@ -135,6 +145,50 @@ def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str, t
             raise pytest.UsageError(message)
 
 
+def _conflicts_of_url(config: pytest.Config) -> list[tuple[Any, str]]:
+    """What makes no sense with a server that runs already."""
+    value = config.getoption
+    url = value("energy_url")
+    if url is None:
+        return [(value("energy_gpu"), "--energy-gpu names the GPUs of a server that runs already: give its --energy-url, too")]
+    one_launch = (
+        "a server that runs is one launch, however often it is measured.\nRestart it for each launch, keep each with "
+        "--energy-record DIR, and put them together: --energy-engine attached --energy-replay A B C"
+    )
+    return [
+        (value("energy_replay"), "--energy-url measures a server, and --energy-replay measures nothing: give one of them"),
+        (value("energy_engine") not in (None, "attached"), f"--energy-engine {value('energy_engine')} starts an engine, --energy-url none"),
+        (value("energy_engine_arg"), "--energy-engine-arg sets up an engine, and the server of --energy-url is set up: leave it out"),
+        (value("energy_python"), "--energy-python starts an engine, and the server of --energy-url runs already: leave it out"),
+        (
+            value("energy_reference_python") or value("energy_reference_engine_arg"),
+            "a comparison in turns launches both engines: leave --energy-url out",
+        ),
+        (value("energy_update"), f"--energy-update with --energy-url: a baseline needs three launches, and {one_launch} --energy-update"),
+        (value("energy_noise"), f"--energy-noise with --energy-url: {one_launch} --energy-noise"),
+        (value("energy_launches") not in (None, "1"), f"--energy-launches {value('energy_launches')} with --energy-url: {one_launch}"),
+        (complaint := _not_here(url), complaint),
+    ]
+
+
+def _not_here(url: str) -> str:
+    """Why a server's energy cannot be read from here; empty where it may be."""
+    from pytest_energy.engines.attached import address_of, is_local
+
+    try:
+        host, port = address_of(url)
+        if is_local(host):
+            return ""
+    except ValueError:
+        return f"--energy-url {url}: it must be http://host:port, without a path"
+    except OSError as error:
+        return f"--energy-url {url}: no such host ({error.strerror})"
+    return (
+        f"--energy-url {url}: {host} is another machine, and the energy of its GPUs cannot be read from here.\n"
+        f"Run pytest on the machine that has them, with --energy-url http://localhost:{port}"
+    )
+
+
 def _interpreter(path: str | None, relative_to: Path) -> str | None:
     return str(relative_to / Path(path).expanduser()) if path and "/" in path else path
 
@@ -150,6 +204,7 @@ def settings_of(config: pytest.Config) -> Settings:
     inconclusive = _option(config, "inconclusive")[0] or "fail"
     turns = _option(config, "turns")[0] or "auto"
     _refuse_conflicts(config, launches, inconclusive, turns)
+    url = config.getoption("energy_url")
     replay, reference_python = config.getoption("energy_replay"), config.getoption("energy_reference_python")
     baselines, baselines_from = _option(config, "baselines")
     record, record_from = _option(config, "record")
@@ -162,9 +217,11 @@ def settings_of(config: pytest.Config) -> Settings:
         raise pytest.UsageError(f"--energy-engine-arg: {error}") from None
     launch = LaunchSettings(
         python=_interpreter(*_option(config, "python")) or sys.executable,
-        engine_args_under_test={**of_ini, **of_new},
+        engine_args_under_test={} if url else {**of_ini, **of_new},
         load_timeout_s=_number(config, "load_timeout", 1200.0),
         progress_timeout_s=_number(config, "progress_timeout", 60.0),
+        url=url,
+        gpu_uuids=tuple(config.getoption("energy_gpu")),
     )
     reference = None
     if reference_python or of_reference:
@@ -177,11 +234,11 @@ def settings_of(config: pytest.Config) -> Settings:
         noise=config.getoption("energy_noise"),
         replay=tuple(here / path for path in replay),
         record=record_from / record if record and not replay else None,
-        launches=launches,
+        launches=1 if url else launches,
         inconclusive_fails=inconclusive == "fail",
         launch=launch,
         reference=reference,
-        engine=config.getoption("energy_engine"),
+        engine="attached" if url else config.getoption("energy_engine"),
         default_engine=config.getini("energy_engine") or "offline",
         reference_replay=tuple(here / path for path in config.getoption("energy_reference_replay")),
         report=report_from / report if report and not config.getoption("energy_noise") else None,
@@ -211,6 +268,8 @@ def header(settings: Settings, here: Path) -> str:
         upto = "" if settings.update else "up to "
         source = f"live, {upto}{settings.launches} pairs of launches ({_TURNS[settings.turns]}): "
         source += f"{engine(settings.launch)} in turns with {engine(settings.reference)}"
+    elif settings.launch.url is not None:
+        source = f"live, the server at {settings.launch.url}"
     else:
         upto = "" if settings.update or settings.noise or settings.launches == 1 else "up to "
         launches = "1 launch" if settings.launches == 1 else f"{settings.launches} launches"

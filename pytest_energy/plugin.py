@@ -140,7 +140,17 @@ def pytest_collection_modifyitems(
             if fixture in getattr(item, "fixturenames", ())
         )
         config.stash[_SESSION] = energy_session
+        _refuse_several_models(config.stash[_SETTINGS].launch.url, {item.stash[_CELL].model.name for item in items if item in all_gated})
     return result
+
+
+def _refuse_several_models(url: str | None, models: set[str]) -> None:
+    """A running server serves one model, which would be measured under every name."""
+    if url is not None and len(models) > 1:
+        raise pytest.UsageError(
+            f"the server at {url} serves one model, and the selected tests name {len(models)}: {', '.join(sorted(models))}.\n"
+            "Select those of the model that it serves: -k NAME"
+        )
 
 
 def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> None:
@@ -178,9 +188,11 @@ def _rerun(item: pytest.Item) -> str:
     settings, here = item.config.stash[_SETTINGS], item.config.invocation_params.dir
     node = "::".join([os.path.relpath(item.path, here), *item.nodeid.split("::")[1:]])
     words = ["pytest", node]
-    if settings.launch.python != sys.executable:
+    if settings.launch.python != sys.executable and settings.launch.url is None:
         words += ["--energy-python", settings.launch.python]
-    if settings.engine is not None:
+    if settings.launch.url is not None:
+        words += ["--energy-url", settings.launch.url, *(word for gpu in settings.launch.gpu_uuids for word in ("--energy-gpu", gpu))]
+    elif settings.engine is not None:
         words += ["--energy-engine", settings.engine]
     for name, value in settings.launch.engine_args_under_test.items():
         words += ["--energy-engine-arg", f"{name}={json.dumps(value)}"]

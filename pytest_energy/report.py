@@ -390,6 +390,13 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
     update = f"{rerun} --energy-update" + (" --energy-replay A B C   (recordings of at least three launches)" if replayed else "")
     if judgement.only_over_budget:
         return ["raise max_power_w in the test if the budget allows it; a baseline update does not change it"]
+    attached = judgement.sample is not None and judgement.sample.launches[0].key["engine"] == "attached"
+    if attached and not replayed and judgement.verdict is not Verdict.INVALID:
+        return [
+            f"measure again: {rerun}",
+            "a server that runs is one launch: restart it, keep each with --energy-record DIR, and judge or store them together: "
+            "--energy-engine attached --energy-replay A B C   (--energy-update)",
+        ]
     match judgement.verdict:
         case Verdict.REGRESSED:
             return [

@@ -15,12 +15,16 @@ class LaunchSettings:
         python: interpreter whose vLLM is measured.
         engine_args_under_test: settings from the command line, over those of the suite.
         load_timeout_s, progress_timeout_s: limits for start with load, and for no token while under load.
+        url: of a server that runs already and is measured instead of launching one; None to launch.
+        gpu_uuids: of its GPUs; empty to find them.
     """
 
     python: str
     engine_args_under_test: Mapping[str, Any]
     load_timeout_s: float
     progress_timeout_s: float
+    url: str | None = None
+    gpu_uuids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,15 @@ class OfflineEngine:
         self._close(grace_s=_EXIT_GRACE_S if kind is None else 0.0)
 
     @property
+    def launch_id(self) -> str | None:
+        """Of this engine start, where it is known from elsewhere; None for one that this object made."""
+        return None
+
+    def processes(self) -> frozenset[int]:
+        """The engine's processes that are alive."""
+        return frozenset(session_members(self.session_id))
+
+    @property
     def session_id(self) -> int:
         """The worker's session (POSIX), which all its children share."""
         assert self._process is not None
@@ -226,22 +235,25 @@ class OfflineEngine:
     def _load(self) -> EngineReady:
         return self._load_with(self._load_timeout_s, engine_args=self._engine_args)
 
-    def _load_with(self, limit_s: float, **arguments: Any) -> EngineReady:
+    def _load_with(self, limit_s: float, command: str = "load", **arguments: Any) -> EngineReady:
         started = time.monotonic()
-        self._send("load", command="load", **arguments)
+        self._send("load", command=command, **arguments)
         event = self._receive("load", limit_s, "engine")
         try:
-            return EngineReady(
-                versions=event["versions"],
-                settings=event["settings"],
-                gpu_uuids=tuple(event["gpu_uuids"]),
-                platform=str(event["platform"]),
-                kv_cache_tokens=int(event["kv_cache_tokens"]),
-                vocabulary_size=int(event["vocabulary_size"]),
-                load_s=time.monotonic() - started,
-            )
+            return self._ready(event, time.monotonic() - started)
         except (KeyError, TypeError, ValueError) as error:
             raise self._error("load", f"the worker's report is incomplete: {error!r}") from None
+
+    def _ready(self, event: Mapping[str, Any], load_s: float) -> EngineReady:
+        return EngineReady(
+            versions=event["versions"],
+            settings=event["settings"],
+            gpu_uuids=tuple(event["gpu_uuids"]),
+            platform=str(event["platform"]),
+            kv_cache_tokens=int(event["kv_cache_tokens"]),
+            vocabulary_size=int(event["vocabulary_size"]),
+            load_s=load_s,
+        )
 
     def start_load(self, workload: Workload, batch_size: int) -> None:
         """Put `batch_size` requests in flight and keep them there until `stop_load`."""

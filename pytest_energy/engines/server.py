@@ -1,16 +1,19 @@
 """vLLM's server, started, driven over HTTP and, whatever happens, ended."""
 
+import datetime
+import hashlib
 import json
+import os
 import socket
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytest_energy.engines import synthetic_tokenizer
+from pytest_energy.engines import attached, synthetic_tokenizer
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import Client, Distribution
@@ -41,6 +44,11 @@ class ServerEngine(OfflineEngine):
         super().__init__(python, engine_args, load_timeout_s, progress_timeout_s)
         self._files: tempfile.TemporaryDirectory[str] | None = None
         self._port = 0
+
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        return f"http://127.0.0.1:{self._port}"
 
     def _worker_command(self, events_fd: int, commands_fd: int) -> list[str]:
         code = f"import sys; sys.path.append({str(_PACKAGES)!r}); from pytest_energy.engines.server_worker import main; main()"
@@ -119,6 +127,79 @@ class ServerEngine(OfflineEngine):
         finally:
             if self._files is not None:
                 self._files.cleanup()
+
+
+class AttachedEngine(ServerEngine):
+    """A server that runs already on this machine: measured, never ended.
+
+    What it reports of itself is recorded, the rest as "unknown". Its GPUs are those that the processes which listen on its port
+    and their descendants are on.
+
+    Args:
+        url: http://host:port.
+        gpu_uuids: its GPUs, where they cannot be seen; what is on them is then taken for the server's.
+        vocabulary_size: token ids below it are sent.
+        request_tokens: length of a request with its answer; the server must take it.
+        compute_processes: tells the processes on every GPU of this machine, by UUID.
+        progress_timeout_s: longest wait for a token while under load, and for an answer when attaching.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        gpu_uuids: Sequence[str],
+        vocabulary_size: int,
+        request_tokens: int,
+        compute_processes: Callable[[], Mapping[str, frozenset[int]]],
+        progress_timeout_s: float,
+    ) -> None:
+        super().__init__(sys.executable, {}, progress_timeout_s, progress_timeout_s)
+        self._url, self._told_gpus = url, tuple(gpu_uuids)
+        self._vocabulary_size, self._request_tokens = vocabulary_size, request_tokens
+        self._compute_processes = compute_processes
+        self._processes: frozenset[int] = frozenset()
+        self._launch_id: str | None = None
+
+    @property
+    def launch_id(self) -> str | None:
+        """The same for all that is measured on one start of the server, which is one launch however often it is measured."""
+        return self._launch_id
+
+    def processes(self) -> frozenset[int]:
+        """The server's processes as they were when it was found."""
+        return self._processes
+
+    def _load(self) -> EngineReady:
+        host, port = attached.address_of(self._url)
+        ready = self._load_with(
+            self._load_timeout_s + _WORKER_GRACE_S, "attach", host=host, port=port, api_key=os.environ.get("PYTEST_ENERGY_API_KEY")
+        )
+        longest = ready.settings["max_model_len"]
+        if type(longest) is int and longest < self._request_tokens:
+            raise EngineError(
+                "load", f"the server takes {longest} tokens a request (max_model_len), the test asks for {self._request_tokens}"
+            )
+        on_gpus = self._compute_processes()
+        self._processes = attached.processes_of(port)
+        gpu_uuids = self._told_gpus or attached.gpus_of(self._processes, on_gpus)
+        if not gpu_uuids and on_gpus:
+            busy = [gpu for gpu, pids in on_gpus.items() if pids] or list(on_gpus)
+            raise EngineError(
+                "load",
+                f"which GPUs the server at {self._url} uses cannot be seen from here: none of the processes on a GPU is one of its own. "
+                f"It may run in a container.\nName them: --energy-gpu UUID, one of {', '.join(busy)} (nvidia-smi -L)",
+            )
+        if self._told_gpus:
+            self._processes |= {pid for gpu in self._told_gpus for pid in on_gpus.get(gpu, ())}
+        return replace(ready, gpu_uuids=gpu_uuids, vocabulary_size=self._vocabulary_size)
+
+    def _ready(self, event: Mapping[str, Any], load_s: float) -> EngineReady:
+        started = event.get("started")
+        if started is not None:
+            start = datetime.datetime.fromtimestamp(float(started), datetime.UTC)
+            digest = hashlib.sha256(f"{self._url} {started}".encode()).hexdigest()
+            self._launch_id = f"{start:%Y%m%dT%H%M%SZ}-{digest[:6]}"
+        return super()._ready(event, load_s)
 
 
 def free_port() -> int:

@@ -5,6 +5,8 @@ turns need not know which engine there is. What differs:
 
     {"command": "load", "python": ..., "arguments": [...], "model": name, "port": n, "timeout_s": t, "files": folder or null}
         starts `vllm serve` in this process's session and waits until it is healthy; the folder is deleted if the parent dies
+    {"command": "attach", "host": ..., "port": n, "api_key": text or null}
+        → {"event": "ready", ...}        of a server that runs already: what it reports, "unknown" for the rest; it is never ended
     {"command": "run", ...}
         → {"event": "steps", ...}        tokens as the clients received them, those within 5 ms as one step
     {"command": "stop"}
@@ -22,6 +24,7 @@ import itertools
 import json
 import math
 import os
+import random
 import re
 import resource
 import select
@@ -41,15 +44,23 @@ from pytest_energy.engines.vllm_worker import Channel
 LAUNCHER = Path(__file__).with_name("vllm_server.py")
 HOST = "127.0.0.1"
 GENERATED, PREEMPTED = "vllm:generation_tokens_total", "vllm:num_preemptions_total"
+IN_FLIGHT = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+UNKNOWN = "unknown"
+# Settings that vllm_worker.describe knows and a server does not report.
+UNREPORTED = (
+    "dtype", "quantization", "max_num_seqs", "max_num_batched_tokens", "async_scheduling", "enforce_eager", "cudagraph_mode",
+    "tensor_parallel_size", "pipeline_parallel_size", "tokenizer",
+)  # fmt: skip
 _STEP_NS = 5_000_000  # tokens that come within it count as one step; a decode step of a batch takes longer
 _FLUSH_S = 0.05
 _END_GRACE_S = 8.0
 _DEATH_GRACE_S = 1.0  # for a server to end after the first sign that it will
 _COUNT_GRACE_S = 3.0  # for the server's own count to follow the last token
 _BODY_BYTES = 500
+_OPENING = 4  # tokens in which every prompt differs from the others
 _REMEDIES = {
-    401: "It wants an API key, and none or a wrong one was sent.",
-    403: "It wants an API key with other rights.",
+    401: "It wants an API key, and none or a wrong one was sent. The key of an attached server is read from PYTEST_ENERGY_API_KEY.",
+    403: "The API key has not the rights for this. The key of an attached server is read from PYTEST_ENERGY_API_KEY.",
     404: "It serves another model, or has no /v1/completions.",
     429: "It, or something before it, limits how many requests it takes: lift the limit for this runner, or measure smaller batch_sizes.",
 }
@@ -64,19 +75,30 @@ class Broken(Failure):
 
 
 class Server:
-    """A server that this process started.
+    """A server that this process started, or one that it found.
 
     Args:
-        process: its main process.
-        port: on the loopback interface.
+        host, port: where it listens.
         model: the name that requests give.
+        process: its main process; None for one that was found.
+        api_key: sent with every request; None where it wants none.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str) -> None:
-        self.process, self.port, self.model = process, port, model
+    def __init__(
+        self, host: str, port: int, model: str, process: subprocess.Popen[bytes] | None = None, api_key: str | None = None
+    ) -> None:
+        self.host, self.port, self.model, self.process = host, port, model, process
+        self.headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+    @property
+    def url(self) -> str:
+        """Where its paths begin."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     def ended(self, wait_s: float = 0.0) -> str | None:
-        """How the server ended; None while it runs."""
+        """How the server ended; None while it runs, or where that cannot be seen."""
+        if self.process is None:
+            return None
         deadline = time.monotonic() + wait_s
         while (status := self.process.poll()) is None:
             if time.monotonic() >= deadline:
@@ -90,9 +112,9 @@ class Server:
         Raises:
             OSError, http.client.HTTPException: no answer.
         """
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout_s)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=self.headers)
             response = connection.getresponse()
             return response.status, response.read().decode(errors="replace")
         finally:
@@ -117,7 +139,9 @@ class Server:
         return generated, counter(text, PREEMPTED)
 
     def end(self) -> None:
-        """Ask it to end, and wait for a moment; what is left is killed with the session."""
+        """Ask it to end, and wait for a moment; what is left is killed with the session. One that was found is left alone."""
+        if self.process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
         self.ended(_END_GRACE_S)
@@ -153,7 +177,7 @@ def start_server(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
         ) from None
     finally:
         os.close(facts_write)
-    server = Server(process, int(command["port"]), command["model"])
+    server = Server(HOST, int(command["port"]), command["model"], process)
     longer = "If it needs longer: --energy-load-timeout SECONDS"
     with os.fdopen(facts_read, "rb") as pipe:
         line = b""
@@ -186,6 +210,64 @@ def start_server(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
             answer = f"with {error!r}"
         time.sleep(0.05)
     return server, facts
+
+
+def attach(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
+    """Find out what a running server says of itself. Returns it and that.
+
+    Raises:
+        Failure: it does not answer, has another key, serves no model or several, or is at work.
+    """
+    server = Server(command["host"], int(command["port"]), "", api_key=command["api_key"])
+    try:
+        _asked(server, "/health")
+        models, metrics = _asked(server, "/v1/models"), _asked(server, "/metrics")
+        status, version = server.get("/version")
+    except (OSError, http.client.HTTPException) as error:
+        raise Failure(
+            f"nothing answers at {server.url} ({type(error).__name__}: {error}).\nStart the server, or give its address: --energy-url"
+        ) from None
+    try:
+        served = json.loads(models)["data"]
+        names = [model["id"] for model in served if not model.get("parent")]
+        vllm = str(json.loads(version)["version"]) if status == 200 else UNKNOWN
+    except (ValueError, KeyError, TypeError):
+        raise Failure(f"{server.url}/v1/models or /version answers nothing that vLLM would: {models[:_BODY_BYTES]}") from None
+    if len(names) != 1:
+        raise Failure(f"the server at {server.url} serves {len(names)} models ({', '.join(names)}): which one was measured must be certain")
+    server.model = names[0]
+    server.counters()
+    in_flight = sum(counter(metrics, name) or 0 for name in IN_FLIGHT)
+    if in_flight:
+        raise Failure(f"the server is at work on {in_flight} requests of others.\nMeasure it when it serves no one else.")
+    cache = dict(re.findall(r'(\w+)="([^"]*)"', next(iter(re.findall(r"^vllm:cache_config_info{(.*)}", metrics, flags=re.M)), "")))
+    blocks, block_size = (int(cache[name]) if cache.get(name, "").isdigit() else 0 for name in ("num_gpu_blocks", "block_size"))
+    started = re.search(r"^process_start_time_seconds ([0-9.eE+]+)", metrics, flags=re.M)
+    return server, {
+        "event": "ready",
+        "versions": {"vllm": vllm},
+        "settings": {
+            **dict.fromkeys(UNREPORTED, UNKNOWN),
+            "served_model": Path(server.model).name if server.model.startswith("/") else server.model,  # a fingerprint holds no path
+            "max_model_len": served[0].get("max_model_len", UNKNOWN),
+            "block_size": block_size or UNKNOWN,
+            "kv_cache_dtype": cache.get("cache_dtype", UNKNOWN),
+            "enable_prefix_caching": {"True": True, "False": False}.get(cache.get("enable_prefix_caching", ""), UNKNOWN),
+        },
+        "kv_cache_tokens": blocks * block_size,
+        "vocabulary_size": 0,
+        "platform": UNKNOWN,
+        "gpu_uuids": [],
+        "started": float(started[1]) if started else None,
+    }
+
+
+def _asked(server: Server, path: str) -> str:
+    """What a server answers to a path that it must know."""
+    status, body = server.get(path)
+    if status != 200:
+        raise Failure(_refusal(status, f"to {path}", body[:_BODY_BYTES]))
+    return body
 
 
 def distribution(values_us: Sequence[int]) -> dict[str, list[int]]:
@@ -247,21 +329,29 @@ class Load:
     def __init__(self, session: Any, server: Server, command: Mapping[str, Any], tally: Tally) -> None:
         self._session, self._server, self._tally = session, server, tally
         self._output_tokens, self._first_wave = int(command["output_tokens"]), command["first_wave"]
-        self._bodies = [self._body(prompt) for prompt in command["prompts"]]
-        self._next = itertools.count()
+        self._prompts = [b"".join(b",%d" % token for token in prompt[_OPENING:]) for prompt in command["prompts"]]
+        self._opening = sorted(set(command["prompts"][0]))
+        self._opening_length = min(_OPENING, len(command["prompts"][0]))
+        self._next = itertools.count(random.randrange(10**12))  # an earlier load's prompts may be cached, too
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self.active = 0
         self.failure: BaseException | None = None
 
-    def _body(self, prompt: Sequence[int]) -> bytes:
-        """A request without its length. What a model's generation_config.json may set is set here, so that none interferes."""
+        # What a model's generation_config.json may set is set here, so that nothing interferes.
         request = {
-            "model": self._server.model, "prompt": prompt, "ignore_eos": True, "stream": True,
+            "model": server.model, "ignore_eos": True, "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
         }  # fmt: skip
-        return json.dumps(request, separators=(",", ":")).encode()[:-1] + b',"max_tokens":'
+        self._request_head = json.dumps(request, separators=(",", ":")).encode()[:-1]
+
+    def _body(self, length: int) -> bytes:
+        """The next request. No two prompts begin alike, so that a server that caches prefixes has to read each whole."""
+        number, ids = next(self._next), self._opening
+        opening = b",".join(b"%d" % ids[number // len(ids) ** place % len(ids)] for place in range(self._opening_length))
+        prompt = opening + self._prompts[number % len(self._prompts)]
+        return b'%b,"prompt":[%b],"max_tokens":%d}' % (self._request_head, prompt, length)
 
     def start(self) -> None:
         """All clients ask for the first time."""
@@ -290,7 +380,7 @@ class Load:
 
     async def _request(self, length: int) -> None:
         tally, warm = self._tally, self._tally.warm
-        body = self._bodies[next(self._next) % len(self._bodies)] + b"%d}" % length
+        body = self._body(length)
         started_ns = last_ns = time.monotonic_ns()
         done, total, reason, ended, rest = 0, -1, None, False, b""
         async with self._session.post("/v1/completions", data=body) as response:
@@ -372,9 +462,9 @@ async def drive(server: Server, channel: Channel, command: Mapping[str, Any]) ->
     generated, preempted = server.counters()
     tally = Tally(len(first_wave) * int(command["output_tokens"]))
     connector = aiohttp.TCPConnector(limit=0)
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **server.headers}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
-    async with aiohttp.ClientSession(f"http://{HOST}:{server.port}", connector=connector, headers=headers, timeout=timeout) as session:
+    async with aiohttp.ClientSession(server.url, connector=connector, headers=headers, timeout=timeout) as session:
         load = Load(session, server, command, tally)
         cpu_s, started_s = time.process_time(), time.monotonic()
         load.start()
@@ -463,6 +553,10 @@ def serve(channel: _Channel) -> int:
                 stage = "load"
                 channel.files = command["files"]
                 server, facts = start_server(command)
+                channel.send(**facts)
+            elif name == "attach":
+                stage = "load"
+                server, facts = attach(command)
                 channel.send(**facts)
             elif name == "run":
                 stage = "run"

@@ -19,7 +19,7 @@ from pytest_energy import measurement, recording
 from pytest_energy.cell import Cell, Model
 from pytest_energy.engines import server, synthetic_tokenizer
 from pytest_energy.engines.offline import session_members
-from pytest_energy.engines.server import ServerEngine
+from pytest_energy.engines.server import AttachedEngine, ServerEngine
 from pytest_energy.errors import EngineError
 from pytest_energy.workload import Workload
 from tests.engine.test_vllm_on_cpu import CONFIG, CONFTEST, PYTHON
@@ -87,6 +87,20 @@ def test_the_server_is_driven_counted_and_killed(tmp_path: Path) -> None:
             assert client.preemptions == 0
             assert sum(client.inter_token.count) > 64 * batch_size
             assert abs(sum(finished) - sum(tokens) / 64) <= batch_size
+        # The same server, as one that runs already: what it reports is right, and it is left alone.
+        with AttachedEngine(engine.url, (), 2048, 128, dict, progress_timeout_s=60) as attached:
+            assert attached.ready is not None
+            assert attached.ready.versions == {"vllm": ready.versions["vllm"]}
+            assert attached.ready.kv_cache_tokens == ready.kv_cache_tokens
+            reported = {name: value for name, value in attached.ready.settings.items() if value != "unknown"}
+            assert {name: ready.settings[name] for name in reported if name != "served_model"}.items() <= reported.items()
+            assert {"max_model_len", "block_size", "enable_prefix_caching"} <= set(reported)
+            assert engine.processes() & attached.processes()
+            attached.start_load(workload, 4)
+            attached.take_steps()
+            attached.stop_load()
+            assert attached.client is not None
+            assert attached.client.streamed_tokens == attached.client.server_tokens > 0
         session = engine.session_id
         with pytest.raises(EngineError, match="was ended by SIGKILL while requests were in flight") as caught:
             kill_under_load(engine, workload)

@@ -1,11 +1,16 @@
 """The engine `server` from a test file to its verdict, with a small server behind vLLM's names and a simulated meter."""
 
+import subprocess
 import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
 
 import pytest
 
 from pytest_energy import measurement, recording
+from pytest_energy.engines.server import free_port
 from tests.conftest import ROOT
+from tests.engine.test_attached_server import start_server
 from tests.engine.test_offline_engine import FAKE_PACKAGES
 from tests.plugin.project import MARKER, TESTS, Project
 
@@ -115,3 +120,83 @@ def test_the_command_to_measure_again_names_the_engine(project: Project) -> None
     project.record("old")
     result = project.run("--energy-replay", "old", "--energy-engine", "offline")
     result.stdout.fnmatch_lines(["*next: *--energy-engine offline*"])
+
+
+@pytest.fixture
+def running() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server that someone else started, and its address."""
+    process, port = start_server()
+    yield process, f"http://localhost:{port}"
+    process.kill()
+    process.wait()
+
+
+def test_a_running_server_is_measured_left_alone_and_replayed(
+    project: Project, served: list[str], running: tuple[subprocess.Popen[bytes], str]
+) -> None:
+    process, url = running
+    project.pytester.makepyfile(test_tiny=(project.path / "test_tiny.py").read_text().replace("64", "4").replace("100", "50"))
+    live = run(project, "--energy-url", url, "--energy-record", "kept")
+    assert process.poll() is None
+    live.assert_outcomes(failed=2)
+    live.stdout.fnmatch_lines(
+        [
+            f"energy: live, the server at {url}, baselines in *",
+            f"*tiny: attaching to {url}",
+            "NO BASELINE: tiny attached bs=8*",
+            f"*next: measure again: pytest * --energy-url {url}",
+            "*a server that runs is one launch: restart it*",
+        ]
+    )
+    (file,) = recording.find(project.path / "kept")
+    recorded = recording.read(file)
+    assert (recorded.key["engine"], recorded.key["engine_args"]) == ("attached", {})
+    assert recorded.environment["vllm"] == "0.0.1"
+    assert recorded.environment["engine_settings"]["max_num_seqs"] == "unknown"
+    replayed = run(project, "--energy-replay", "kept", "--energy-engine", "attached")
+    shown = [[line for line in result.outlines if line.startswith("tiny attached bs=8")] for result in (live, replayed)]
+    assert shown[0] == shown[1] != []
+    refused = run(project, "--energy-replay", "kept", "--energy-engine", "attached", "--energy-update")
+    refused.stdout.fnmatch_lines(["*was not updated: *at least 3 launches*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--energy-url", "http://192.0.2.1:8000"], "192.0.2.1 is another machine*GPUs cannot be read from here*"),
+        (["--energy-url", "http://192.0.2.1:8000"], "Run pytest on the machine that has them, with --energy-url http://localhost:8000"),
+        (["--energy-url", "localhost:8000"], "*--energy-url localhost:8000: it must be http://host:port*"),
+        (["--energy-url", "http://localhost:x"], "*it must be http://host:port*"),
+        (["--energy-url", "http://localhost:1", "--energy-update"], "*a baseline needs three launches*"),
+        (["--energy-url", "http://localhost:1", "--energy-noise"], "*is one launch, however often it is measured*"),
+        (["--energy-url", "http://localhost:1", "--energy-launches", "3"], "*Restart it for each launch*--energy-replay A B C"),
+        (["--energy-url", "http://localhost:1", "--energy-engine", "offline"], "*--energy-engine offline starts an engine*"),
+        (["--energy-url", "http://localhost:1", "--energy-engine-arg", "a=1"], "*--energy-engine-arg sets up an engine*"),
+        (["--energy-url", "http://localhost:1", "--energy-python", "python"], "*--energy-python starts an engine*"),
+        (["--energy-url", "http://localhost:1", "--energy-reference-python", "python"], "*leave --energy-url out*"),
+        (["--energy-url", "http://localhost:1", "--energy-replay", "x"], "*measures nothing: give one of them*"),
+        (["--energy-gpu", "GPU-1"], "*give its --energy-url, too*"),
+        (["--energy-engine", "attached"], "*give --energy-replay, or its --energy-url*"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_running_server(project: Project, arguments: list[str], message: str) -> None:
+    result = project.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert fnmatch(result.stderr.str(), f"*{message}*")
+
+
+def test_a_running_server_is_not_measured_under_two_names(project: Project) -> None:
+    (project.path / "other").mkdir()
+    (project.path / "other" / "config.json").write_text("{}")
+    project.pytester.makepyfile(test_other=TESTS.replace(repr(MARKER), repr({**MARKER, "model": "other"})))
+    result = project.run("--energy-url", "http://localhost:1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*serves one model, and the selected tests name 2: other, tiny.", "*-k NAME*"])
+
+
+def test_no_server_at_the_address(project: Project, served: list[str]) -> None:
+    before = project.files()
+    result = run(project, "--energy-url", f"http://localhost:{free_port()}")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["INVALID: tiny attached bs=8*", "*nothing answers at http://localhost:*", "*Start the server*"])
+    assert {name for name in project.files() if name not in {"stdout", "stderr"}} == set(before)

@@ -7,6 +7,8 @@ metrics); and after `FAULT_AFTER_TOKENS`: cut (the connection breaks in the midd
 (the process is killed), hang (no more tokens), stop (the process is stopped), short (a request ends a token early), silent (no usage in
 the stream), garbage (no JSON), error (an error in the stream), miscount (its own count is off by one), shared (another client's tokens
 count, too), preempt (it says that it preempted a request), hang_at_stop (after 1,000 tokens requests do not end).
+Of a server that runs already: locked (wants the API key "secret"), busy (with others' requests), two_models,
+forgetful (fails on a second prompt that begins like another).
 `bundled` is no fault: two tokens come in one chunk.
 """
 
@@ -15,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 FAULT_AFTER_TOKENS = 400
 _REASONS = {200: "OK", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Unavailable"}
@@ -25,7 +28,8 @@ class FakeServer:
 
     def __init__(self, model: str = "tiny", fault: str | None = None, step_s: float = 0.002) -> None:
         self.model, self.fault, self.step_s = model, fault, step_s
-        self.tokens = 0
+        self.tokens, self.started = 0, time.time()
+        self.openings: set[tuple[int, ...]] = set()
         self._step: asyncio.Future[None] | None = None
 
     async def serve(self, port: int, host: str = "127.0.0.1") -> None:
@@ -48,6 +52,9 @@ class FakeServer:
                 lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
                 length = next((int(value) for name, _, value in lines if name.lower() == b"content-length"), 0)
                 body = await reader.readexactly(length)
+                if self.fault == "locked" and b"Authorization: Bearer secret" not in head:
+                    await self._answer(writer, 401, '{"error":"Unauthorized"}')
+                    continue
                 if method == b"POST" and path == b"/v1/completions":
                     await self._complete(json.loads(body), writer)
                 else:
@@ -61,7 +68,8 @@ class FakeServer:
         if path == "/health":
             return await self._answer(writer, 503 if self.fault == "unhealthy" else 200, "")
         if path == "/v1/models":
-            return await self._answer(writer, 200, json.dumps({"object": "list", "data": [{"id": self.model, "max_model_len": 96}]}))
+            models = [{"id": name, "max_model_len": 96} for name in (self.model, *(["other"] if self.fault == "two_models" else []))]
+            return await self._answer(writer, 200, json.dumps({"object": "list", "data": models}))
         if path == "/version":
             return await self._answer(writer, 200, json.dumps({"version": "0.0.1"}))
         if path == "/metrics":
@@ -69,6 +77,7 @@ class FakeServer:
             preempted = 1 if self.fault == "preempt" and self._failing else 0
             text = "" if self.fault == "uncounted" else f'vllm:generation_tokens_total{{model_name="m"}} {self.tokens + off}.0\n'
             text += f'vllm:num_preemptions_total{{model_name="m"}} {preempted}.0\n'
+            text += f"process_start_time_seconds {self.started:.2f}\nvllm:num_requests_running {3 if self.fault == 'busy' else 0}.0\n"
             text += 'vllm:cache_config_info{block_size="16",cache_dtype="auto",enable_prefix_caching="False",num_gpu_blocks="1000"} 1.0\n'
             return await self._answer(writer, 200, text)
         await self._answer(writer, 404, '{"error":{"message":"Not Found"}}')
@@ -87,6 +96,9 @@ class FakeServer:
         prompt, wanted = request["prompt"], request["max_tokens"]
         assert isinstance(prompt, list)
         assert isinstance(wanted, int)
+        if self.fault == "forgetful" and tuple(prompt[:16]) in self.openings:
+            return await self._answer(writer, 500, "two prompts begin alike")
+        self.openings.add(tuple(prompt[:16]))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n")
         done = 0
         while done < wanted:

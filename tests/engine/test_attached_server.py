@@ -1,0 +1,210 @@
+"""A server that runs already: what is known of it, which GPUs are its own, and that it is left running."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from pytest_energy.engines import attached
+from pytest_energy.engines.server import AttachedEngine, free_port
+from pytest_energy.errors import EngineError
+from pytest_energy.workload import Workload
+from tests.engine.test_offline_engine import FAKE_PACKAGES
+from tests.engine.test_server_engine import client_of, drive
+
+Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
+GPUS = Mapping[str, frozenset[int]]
+
+
+def start_server(fault: str = "") -> tuple[subprocess.Popen[bytes], int]:
+    """A small server in a process of its own, as someone else would start it; and its port."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, str(FAKE_PACKAGES / "fake_server.py"), str(port), fault])
+    while not answers(port):
+        assert process.poll() is None
+    return process, port
+
+
+def answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/version")
+        return connection.getresponse().status in {200, 401}
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    processes = []
+
+    def started(fault: str = "") -> tuple[subprocess.Popen[bytes], int]:
+        process, port = start_server(fault)
+        processes.append(process)
+        return process, port
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def engine(port: int, gpu_uuids: tuple[str, ...] = (), on_gpus: GPUS | None = None, request_tokens: int = 54) -> AttachedEngine:
+    return AttachedEngine(f"http://127.0.0.1:{port}", gpu_uuids, 100, request_tokens, lambda: on_gpus or {}, 5)
+
+
+def test_it_is_measured_counted_and_left_running(start: Start) -> None:
+    process, port = start()
+    launch_ids = set()
+    for _ in range(2):
+        with engine(port) as attached_engine:
+            drive(attached_engine, 4, 1_000)
+            client = client_of(attached_engine)
+            assert client.streamed_tokens == client.server_tokens > 1_000
+            ready = attached_engine.ready
+            assert ready is not None
+            launch_ids.add(attached_engine.launch_id)
+        assert process.poll() is None
+        assert answers(port)
+    assert ready.versions == {"vllm": "0.0.1"}
+    assert ready.kv_cache_tokens == 16_000
+    known = {"served_model": "tiny", "max_model_len": 96, "block_size": 16, "kv_cache_dtype": "auto", "enable_prefix_caching": False}
+    assert {name: value for name, value in ready.settings.items() if value != "unknown"} == known
+    assert ready.settings["max_num_seqs"] == ready.settings["dtype"] == "unknown"
+    # However often it is measured, it is one launch.
+    assert len(launch_ids) == 1
+
+
+def test_another_start_is_another_launch(start: Start) -> None:
+    launch_ids = set()
+    for _ in range(2):
+        _, port = start()
+        with engine(port) as attached_engine:
+            launch_ids.add(attached_engine.launch_id)
+    assert len(launch_ids) == 2
+
+
+def test_no_two_prompts_begin_alike(start: Start) -> None:
+    """A server that caches prefixes would have less to do with every cycle, cell and run."""
+    _, port = start("forgetful")
+    for _ in range(2):
+        with AttachedEngine(f"http://127.0.0.1:{port}", (), 1_000, 66, dict, 5) as attached_engine:
+            for batch_size in (8, 4):
+                attached_engine.start_load(Workload(input_tokens=64, output_tokens=2), batch_size)
+                finished = 0
+                while finished < 100:
+                    finished += sum(attached_engine.take_steps().finished)
+                attached_engine.stop_load()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("locked", "refused a request: 401 to /health: .*\n.*PYTEST_ENERGY_API_KEY"),
+        ("unhealthy", "the server failed on a request: 503 to /health"),
+        ("busy", "is at work on 3 requests of others.\nMeasure it when it serves no one else"),
+        ("two_models", r"serves 2 models \(tiny, other\)"),
+        ("uncounted", "no vllm:generation_tokens_total"),
+    ],
+)
+def test_a_server_that_cannot_be_measured(start: Start, fault: str, message: str) -> None:
+    process, port = start(fault)
+    with pytest.raises(EngineError, match=message), engine(port):
+        pass
+    assert process.poll() is None
+
+
+def test_the_api_key_comes_from_the_environment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, port = start("locked")
+    monkeypatch.setenv("PYTEST_ENERGY_API_KEY", "secret")
+    with engine(port) as attached_engine:
+        drive(attached_engine, 2, 300)
+
+
+def test_no_server() -> None:
+    with pytest.raises(EngineError, match=r"nothing answers at http://127.0.0.1:\d+ .*\n.*--energy-url"), engine(free_port()):
+        pass
+
+
+def test_requests_that_are_too_long_for_it(start: Start) -> None:
+    _, port = start()
+    with pytest.raises(EngineError, match=r"takes 96 tokens a request .*, the test asks for 97"), engine(port, request_tokens=97):
+        pass
+
+
+def test_it_dies_under_load(start: Start) -> None:
+    process, port = start()
+    with engine(port) as attached_engine:
+        attached_engine.start_load(Workload(4, 50), 4)
+        attached_engine.take_steps()
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(EngineError, match="a connection to the server failed"):
+            drive(attached_engine, 4, 10**9)
+
+
+def test_its_gpus_are_those_that_its_processes_are_on(start: Start) -> None:
+    process, port = start()
+    on_gpus = {"GPU-other": frozenset({1}), "GPU-own": frozenset({process.pid, 2}), "GPU-free": frozenset[int]()}
+    with engine(port, on_gpus=on_gpus) as attached_engine:
+        assert attached_engine.ready is not None
+        assert attached_engine.ready.gpu_uuids == ("GPU-own",)
+        assert attached_engine.processes() == {process.pid}
+
+
+def test_gpus_that_cannot_be_found_must_be_named(start: Start) -> None:
+    _, port = start()
+    on_gpus = {"GPU-a": frozenset({1}), "GPU-b": frozenset({2}), "GPU-free": frozenset[int]()}
+    with (
+        pytest.raises(EngineError, match=r"cannot be seen from here(.|\n)*--energy-gpu UUID, one of GPU-a, GPU-b "),
+        engine(port, on_gpus=on_gpus),
+    ):
+        pass
+    with engine(port, ("GPU-b",), on_gpus) as attached_engine:
+        assert attached_engine.ready is not None
+        assert attached_engine.ready.gpu_uuids == ("GPU-b",)
+        assert 2 in attached_engine.processes()
+        assert 1 not in attached_engine.processes()
+
+
+def test_processes_are_found_with_their_children() -> None:
+    code = """
+        import socket, subprocess, sys
+        server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        print(child.pid, flush=True)
+        child.wait()
+    """
+    port = free_port()
+    source = "\n".join(line.strip() for line in code.splitlines())
+    parent = subprocess.Popen([sys.executable, "-c", source, str(port)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        assert attached.processes_of(port) == {parent.pid, child}
+        assert attached.processes_of(free_port()) == frozenset()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.wait()
+        parent.stdout.close()
+
+
+@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("localhost", True), ("192.0.2.1", False)])
+def test_which_hosts_are_this_machine(host: str, local: bool) -> None:
+    assert attached.is_local(host) == local
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "https://localhost:8000", "http://localhost:8000/v1/chat", "http://:8000", "http://h:x"])
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(ValueError, match=r"http://host:port|Port could not be cast"):
+        attached.address_of(url)
+
+
+def test_addresses() -> None:
+    assert attached.address_of("http://localhost:8000/") == ("localhost", 8000)
+    assert attached.address_of("http://[::1]:9") == ("::1", 9)
