@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from pytest_energy import statistics
 from pytest_energy.baselines import Baseline, NearMiss, boards
 from pytest_energy.cell import key_differences
-from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Cycles, Measurement
+from pytest_energy.measurement import LATENCIES, STATIC_POWER_UNCERTAINTY_W, Cycles, Measurement
 from pytest_energy.statistics import Comparison, Estimate, Levels, NoiseFloor, Outcome, Spread
 
 FALSE_ALARMS_PER_RUN = 0.01  # probability of any, shared by all cells, metrics and looks of a run
@@ -50,6 +52,7 @@ DEFAULT_TOLERANCE: Mapping[Metric, float] = {Metric.JOULES_PER_TOKEN: 0.03, Metr
 # Of two engines in turns: throughput is not that of another day.
 PAIRED_TOLERANCE: Mapping[Metric, float] = {Metric.JOULES_PER_TOKEN: 0.03, Metric.TOKENS_PER_S: 0.05}
 MIN_PAIRS = 3
+_LATENCY_LAUNCHES = 3  # a percentile far out in the tail may be off in one launch
 ASSUMED_NOISE: Mapping[Metric, NoiseFloor] = {
     Metric.JOULES_PER_TOKEN: statistics.ASSUMED_JOULES_PER_TOKEN,
     Metric.TOKENS_PER_S: statistics.ASSUMED_TOKENS_PER_S,
@@ -209,7 +212,8 @@ class Judgement:
         sample: the new side; None where no launch was valid.
         baseline: the old side; None where there is none.
         split: of a change in J/token; None where it cannot be told.
-        only_over_budget: regressed for `max_power_w` alone.
+        only_over_budget: regressed for a limit of the test alone.
+        over: the limits of the test that are broken, by their names in the marker.
         smallest_caught: relative change for the worse that the run, gone on to its last look, would have called regressed in 95 %
             of cases; None where nothing was compared.
         noise: between launches, measured or assumed, that the verdict rests on; None where nothing was compared.
@@ -232,6 +236,7 @@ class Judgement:
     changed: tuple[str, ...] = field(default=())
     paired: bool = False
     variation: Variation | None = None
+    over: tuple[str, ...] = ()
 
     @property
     def change(self) -> float | None:
@@ -257,6 +262,8 @@ def judge(
     tolerance: float | None = None,
     max_power_w: float | None = None,
     rule: Rule | None = None,
+    max_ttft_ms: float | None = None,
+    max_itl_ms: float | None = None,
 ) -> Judgement:
     """Judge the launches of one cell against its baseline.
 
@@ -268,16 +275,26 @@ def judge(
         tolerance: relative; the metric's default where None.
         max_power_w: power budget; J/token only.
         rule: of this run; a single comparison of all launches with the assumed noise where None.
+        max_ttft_ms, max_itl_ms: limits of a server's latencies, 99th percentiles; J/token only.
     """
     rule = rule or Rule()
     tolerance = rule.tolerance(metric, tolerance)
+    of_energy = metric is Metric.JOULES_PER_TOKEN
+    limits_ms = {name: limit for name, limit in (("ttft", max_ttft_ms), ("itl", max_itl_ms)) if limit is not None and of_energy}
     faults = [f"launch {m.launch_id}: {fault}" for m in measurements if not m.valid for fault in m.faults]
+    faults += [
+        f"launch {m.launch_id}: no latencies were recorded, so the test's limits of them cannot be checked"
+        for m in measurements
+        if m.valid and not limits_ms.keys() <= m.latencies_ms.keys()
+    ]
     if faults:
         return Judgement(metric, Verdict.INVALID, tolerance, tuple(faults), baseline=baseline)
     sample = Sample.of(measurements, rule.noise)
-    budget = None
-    if max_power_w is not None and metric is Metric.JOULES_PER_TOKEN and sample.power_w > max_power_w:
-        budget = f"power {sample.power_w:.0f} W is over the budget of {max_power_w:.0f} W (max_power_w)"
+    slow = _too_slow(measurements, limits_ms)
+    if slow and baseline is not None and len(measurements) < min(_LATENCY_LAUNCHES, rule.last_look(len(measurements))):
+        reason = f"{'; '.join(slow.values())}: {_LATENCY_LAUNCHES} launches decide"
+        return Judgement(metric, Verdict.INCONCLUSIVE, tolerance, (reason,), sample=sample, baseline=baseline)
+    broken = {**_over_budget(sample, max_power_w if of_energy else None), **slow}
     if sample.launches[0].beside and not rule.paired:
         reason = "it was measured in turns with another engine resident on the GPU, and a baseline is measured without one"
         return Judgement(metric, Verdict.NOT_COMPARABLE, tolerance, (reason,), sample=sample, baseline=baseline)
@@ -318,10 +335,33 @@ def judge(
     if judgement.blind and verdict is Verdict.PASS:
         reason = "this gate cannot fire: launches differ so much that it would miss a change by a factor of two"
         judgement = replace(judgement, verdict=Verdict.INCONCLUSIVE, reasons=(reason,))
-    if budget:
+    if broken:
         alone = judgement.verdict is not Verdict.REGRESSED
-        judgement = replace(judgement, verdict=Verdict.REGRESSED, reasons=(budget, *judgement.reasons), only_over_budget=alone)
+        reasons = [*broken.values(), *judgement.reasons]
+        judgement = replace(judgement, verdict=Verdict.REGRESSED, reasons=tuple(reasons), only_over_budget=alone, over=tuple(broken))
     return judgement
+
+
+def _over_budget(sample: Sample, max_power_w: float | None) -> dict[str, str]:
+    """How the power budget is broken, by its name in the marker; empty where it is not."""
+    if max_power_w is None or sample.power_w <= max_power_w:
+        return {}
+    return {"max_power_w": f"power {sample.power_w:.0f} W is over the budget of {max_power_w:.0f} W (max_power_w)"}
+
+
+def _too_slow(measurements: Sequence[Measurement], limits_ms: Mapping[str, float]) -> dict[str, str]:
+    """How the launches' latencies break their limits, by the limits' names in the marker; empty where they do not.
+
+    A launch counts by its 99th percentile, and the launches by their median: one slow launch is no verdict.
+    """
+    broken = {}
+    of_launches = f", median of {len(measurements)} launches" if len(measurements) > 1 else ""
+    for name, limit in limits_ms.items():
+        p99_ms = float(np.median([m.latencies_ms[name]["p99"] for m in measurements]))
+        if p99_ms > limit:
+            figure = f"the {LATENCIES[name]} of {p99_ms:#.3g} ms (99th percentile{of_launches})"
+            broken[f"max_{name}_ms"] = f"{figure} is over the limit of {limit:g} ms (max_{name}_ms)"
+    return broken
 
 
 def _limit(metric: Metric, tolerance: float) -> float:

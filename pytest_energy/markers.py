@@ -22,6 +22,8 @@ ARGUMENTS = {
     "tolerance": "relative change of J/token for the worse that fails (default 0.03)",
     "throughput_tolerance": "relative change of tokens/s for the worse that fails (default 0.10)",
     "max_power_w": "power budget; exceeding it fails",
+    "max_ttft_ms": "limit of a server's time to first token, 99th percentile; exceeding it fails",
+    "max_itl_ms": "limit of a server's inter-token latency, 99th percentile; exceeding it fails",
 }
 WEIGHTS = ("auto", "dummy")
 
@@ -43,6 +45,8 @@ class Marked:
     throughput_tolerance: float | None = None
     max_power_w: float | None = None
     engine: str | None = None
+    max_ttft_ms: float | None = None
+    max_itl_ms: float | None = None
 
     @classmethod
     def from_arguments(cls, positional: Sequence[Any], arguments: Mapping[str, Any]) -> "Marked":
@@ -79,6 +83,8 @@ class Marked:
             throughput_tolerance=_tolerance("throughput_tolerance", arguments.get("throughput_tolerance")),
             max_power_w=_positive_number("max_power_w", arguments.get("max_power_w")),
             engine=engine,
+            max_ttft_ms=_positive_number("max_ttft_ms", arguments.get("max_ttft_ms")),
+            max_itl_ms=_positive_number("max_itl_ms", arguments.get("max_itl_ms")),
         )
 
     def cell(self, batch_size: int, *folders: Path, engine: str = "offline") -> Cell:
@@ -87,6 +93,12 @@ class Marked:
         max_num_seqs is the largest batch size, whichever of them are selected, so that the cells share one
         engine launch and a part of the suite measures the same engine as the whole.
         """
+        if engine == "offline" and (self.max_ttft_ms or self.max_itl_ms):
+            limit = "max_ttft_ms" if self.max_ttft_ms else "max_itl_ms"
+            raise UsageError(
+                f"{limit} limits what a server's clients see, and the offline engine has none.\n"
+                "Measure the server, engine='server', or leave the limit out."
+            )
         engine_args = {"max_num_seqs": max(self.batch_sizes), **dict(self.engine_args)}
         return Cell(
             model=Model.resolve(self.model, *folders),

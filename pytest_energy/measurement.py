@@ -25,6 +25,7 @@ _AGREEMENT = 0.03  # counter energy against the integral of average power
 _FULL_BATCH = 0.90  # of the tokens that a step yields when every slot generates
 _CLIENT_CORES = 0.9  # the clients share one thread: at 1 they would hold the server back
 PERCENTILES = (50, 90, 99)
+LATENCIES: Mapping[str, str] = {"ttft": "time to first token", "itl": "inter-token latency", "e2e": "end-to-end latency"}
 _BUSY_PERCENT = 5  # median utilization under load; an eager engine at batch size 8 keeps an H200 busy 45 % of the time
 _MIN_POWER_SAMPLES = 5
 _AVERAGED_NS = 1_000_000_000  # before a sample of the average power; so the first ones in a window belong to another

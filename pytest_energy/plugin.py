@@ -180,7 +180,7 @@ def _question(item: pytest.Item, fixture: str) -> Question:
 
     marked, metric = _marked(item), Metric(FIXTURES[fixture])
     tolerance = marked.tolerance if metric is Metric.JOULES_PER_TOKEN else marked.throughput_tolerance
-    return Question(item.stash[_CELL], metric, tolerance, marked.max_power_w)
+    return Question(item.stash[_CELL], metric, tolerance, marked.max_power_w, marked.max_ttft_ms, marked.max_itl_ms)
 
 
 def _rerun(item: pytest.Item) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from pytest_energy.baselines import Baseline, Update
 from pytest_energy.cell import Cell
 from pytest_energy.gate import Judgement, Metric, Split, Verdict
+from pytest_energy.measurement import LATENCIES
 from pytest_energy.noise import DETECTABLE_WITH, MIN_OWN_DEGREES, Noise
 from pytest_energy.statistics import Comparison, Spread, deviation_interval
 
@@ -103,8 +104,7 @@ def _latencies(judgement: Judgement) -> str:
     def mean(name: str, statistic: str) -> str:
         return f"{sum(m.latencies_ms[name][statistic] for m in launches) / len(launches):#.3g}"
 
-    names = {"ttft": "time to first token", "itl": "inter-token latency", "e2e": "end-to-end latency"}
-    return "; ".join(f"{text} {mean(name, 'p50')} ms (p99 {mean(name, 'p99')})" for name, text in names.items())
+    return "; ".join(f"{text} {mean(name, 'p50')} ms (p99 {mean(name, 'p99')})" for name, text in LATENCIES.items())
 
 
 def _turns(judgement: Judgement) -> str:
@@ -389,7 +389,7 @@ def _changes(changed: Sequence[str]) -> str:
 def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
     update = f"{rerun} --energy-update" + (" --energy-replay A B C   (recordings of at least three launches)" if replayed else "")
     if judgement.only_over_budget:
-        return ["raise max_power_w in the test if the budget allows it; a baseline update does not change it"]
+        return [f"raise {' and '.join(judgement.over)} in the test if the budget allows it; a baseline update does not change it"]
     attached = judgement.sample is not None and judgement.sample.launches[0].key["engine"] == "attached"
     if attached and not replayed and judgement.verdict is not Verdict.INVALID:
         return [

@@ -34,6 +34,8 @@ class Question:
     metric: Metric
     tolerance: float | None = None
     max_power_w: float | None = None
+    max_ttft_ms: float | None = None
+    max_itl_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,17 @@ class Session:
         variation = {metric: self._variation(metric, evidence) for metric in Metric}
         noise = {metric: statistics.raised(floor, _of_a_launch(variation[metric])) for metric, floor in noise.items()}
         rule = Rule(self.comparisons, budget, noise, self.settings.paired)
-        judged = gate.judge(question.metric, measurements, baseline, near_misses, question.tolerance, question.max_power_w, rule)
+        judged = gate.judge(
+            question.metric,
+            measurements,
+            baseline,
+            near_misses,
+            question.tolerance,
+            question.max_power_w,
+            rule,
+            question.max_ttft_ms,
+            question.max_itl_ms,
+        )
         return replace(judged, variation=variation[question.metric])
 
     def _variation(self, metric: Metric, evidence: Evidence) -> Variation | None:

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import pytest
 
 from pytest_energy import measurement, recording
 from pytest_energy.engines.server import free_port
+from pytest_energy.markers import Marked
+from tests import simulated
 from tests.conftest import ROOT
 from tests.engine.test_attached_server import start_server
 from tests.engine.test_offline_engine import FAKE_PACKAGES
@@ -200,3 +203,28 @@ def test_no_server_at_the_address(project: Project, served: list[str]) -> None:
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["INVALID: tiny attached bs=8*", "*nothing answers at http://localhost:*", "*Start the server*"])
     assert {name for name in project.files() if name not in {"stdout", "stderr"}} == set(before)
+
+
+@pytest.mark.parametrize(("limit_ms", "passed"), [(0.1, 0), (1000, 1)])
+def test_a_latency_limit_fails_the_test_of_energy_alone(project: Project, limit_ms: float, passed: int) -> None:
+    marker = {**MARKER, "engine": "server", "batch_sizes": [8]}
+    marked = Marked.from_arguments((), marker)
+    for launch in range(3):
+        made = replace(
+            simulated.recording(marked.cell(8, project.path, engine="server"), f"old-{launch}", cycles=12.5), client=simulated.client(9)
+        )
+        recording.write(made, project.path / "old" / made.launch_id / "8.json.gz")
+    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
+    assert project.run("--energy-replay", "old", "--energy-update").ret == 0
+    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr({**marker, "max_itl_ms": limit_ms})))
+    result = project.run("--energy-replay", "old")
+    result.assert_outcomes(passed=1 + passed, failed=1 - passed)
+    if not passed:
+        result.stdout.fnmatch_lines(["REGRESSED: tiny server bs=8, J/token*", "*is over the limit of 0.1 ms (max_itl_ms)*"])
+
+
+def test_a_latency_limit_of_an_engine_without_clients(project: Project) -> None:
+    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr({**MARKER, "engine": "server", "max_itl_ms": 5})))
+    result = project.run("--energy-engine", "offline")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*max_itl_ms limits what a server's clients see*"])

@@ -63,6 +63,13 @@ def test_the_server_is_another_cell_with_the_offline_engines_settings(folder: Pa
     assert own.launch_args["max_num_batched_tokens"] == 8192
 
 
+def test_a_latency_limit_needs_a_server(folder: Path) -> None:
+    limited = marked(max_itl_ms=50, max_ttft_ms=2000)
+    assert limited.cell(8, folder, engine="server").key == marked().cell(8, folder, engine="server").key
+    with pytest.raises(UsageError, match=r"max_ttft_ms limits what a server's clients see(.|\n)*engine='server'"):
+        limited.cell(8, folder, engine="offline")
+
+
 def marked(**arguments: Any) -> Marked:
     return Marked.from_arguments((), {"model": "models/tiny", "batch_sizes": [1, 8], **arguments})
 
@@ -71,6 +78,7 @@ def marked(**arguments: Any) -> Marked:
     ("arguments", "message"),
     [
         ({"batchsizes": [1]}, "no argument 'batchsizes'"),
+        ({"max_itl_ms": 0}, "max_itl_ms is 0: it must be a positive number"),
         ({"engine": "online"}, "engine is 'online': it must be 'offline' or 'server'"),
         ({"batch_sizes": [0]}, "a batch size is 0"),
         ({"batch_sizes": [1.5]}, "a batch size is 1.5"),

@@ -15,8 +15,9 @@ from pytest_energy.baselines import Baseline, NearMiss, Store
 from pytest_energy.cell import Cell
 from pytest_energy.gate import ASSUMED_NOISE, DEFAULT_TOLERANCE, Judgement, Metric, Rule, Verdict, compare, judge, variation, what_changed
 from pytest_energy.measurement import Measurement, measure
+from pytest_energy.recording import Client, Distribution
 from pytest_energy.statistics import NoiseFloor
-from tests.simulated import UUID, recording
+from tests.simulated import UUID, client, recording
 
 STATIC_W, DYNAMIC_J = 120.0, 0.38
 TOLERANCE = {metric.value: limit for metric, limit in DEFAULT_TOLERANCE.items()}
@@ -236,6 +237,76 @@ def test_power_budget(cell: Cell, baseline: Baseline) -> None:
     assert "raise max_power_w" in message
     assert "--energy-update" not in message
     assert verdict(cell, baseline, max_power_w=550).verdict is Verdict.PASS
+
+
+def of_clients(cell: Cell, power_w: float, *seen: Client) -> list[Measurement]:
+    """One launch of a server for each account of its clients."""
+    served = replace(cell, engine="server")
+    made = [recording(served, launch_id=f"{power_w}-{i}", power_w=power_w + i, cycles=12.5) for i in range(len(seen))]
+    return [measure(replace(recorded, client=account)) for recorded, account in zip(made, seen, strict=True)]
+
+
+@pytest.fixture
+def of_server(cell: Cell, tmp_path: Path) -> Baseline:
+    """The baseline of a server at 500 W."""
+    store, served = Store(tmp_path), replace(cell, engine="server")
+    store.update(of_clients(cell, 500, *[client(19_000)] * 3), TOLERANCE)
+    found = store.find(served.key, "simulated GPU", [UUID])
+    assert found is not None
+    return found
+
+
+SLOW = client(19_000, inter_token=Distribution((8_000, 90_000), (9_800, 200)))
+FAST = client(19_000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_itl_ms": 50.0}, "the inter-token latency of 90.0 ms (99th percentile, median of 3 launches) is over the limit of 50 ms"),
+        ({"max_ttft_ms": 30.0}, "the time to first token of 40.0 ms (99th percentile, median of 3 launches) is over the limit of 30 ms"),
+    ],
+)
+def test_an_energy_gain_that_breaks_a_latency_limit_fails_for_that(
+    cell: Cell, of_server: Baseline, limits: dict[str, float], message: str
+) -> None:
+    measured = of_clients(cell, 400, SLOW, SLOW, SLOW)
+    assert judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED).verdict is Verdict.IMPROVED
+    judged = judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED, **limits)
+    assert judged.verdict is Verdict.REGRESSED
+    assert judged.reasons[0].startswith(message)
+    said = explain(replace(cell, engine="server"), judged, "pytest a.py", replayed=False)
+    assert message in said
+    assert f"raise {next(iter(limits))} in the test" in said
+    assert "--energy-update" not in said
+    # tokens/s has its own test, which the limit does not fail.
+    assert judge(Metric.TOKENS_PER_S, measured, of_server, rule=MEASURED, **limits).verdict is Verdict.PASS
+
+
+def test_latencies_within_their_limits_change_nothing(cell: Cell, of_server: Baseline) -> None:
+    limits = {"max_itl_ms": 8.0, "max_ttft_ms": 40.0}
+    judged = judge(Metric.JOULES_PER_TOKEN, of_clients(cell, 400, FAST, FAST, FAST), of_server, rule=MEASURED, **limits)
+    assert judged.verdict is Verdict.IMPROVED
+
+
+def test_one_slow_launch_breaks_no_limit(cell: Cell, of_server: Baseline) -> None:
+    rule = replace(MEASURED, budget=5)
+
+    def after(*seen: Client) -> Verdict:
+        return judge(Metric.JOULES_PER_TOKEN, of_clients(cell, 400, *seen), of_server, rule=rule, max_itl_ms=50.0).verdict
+
+    assert after(SLOW) is after(SLOW, SLOW) is Verdict.INCONCLUSIVE
+    assert after(SLOW, FAST, FAST) is Verdict.IMPROVED
+    assert after(SLOW, FAST, SLOW) is Verdict.REGRESSED
+    only = judge(Metric.JOULES_PER_TOKEN, of_clients(cell, 400, SLOW), of_server, rule=replace(MEASURED, budget=1), max_itl_ms=50.0)
+    assert only.verdict is Verdict.REGRESSED
+
+
+def test_a_limit_of_latencies_that_were_not_recorded(cell: Cell, of_server: Baseline) -> None:
+    measured = of_clients(cell, 500, FAST, FAST, client(19_000, inter_token=Distribution()))
+    judged = judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED, max_itl_ms=50.0)
+    assert judged.verdict is Verdict.INVALID
+    assert "no latencies were recorded" in judged.reasons[0]
 
 
 def test_swapping_sides_turns_regressed_into_improved(cell: Cell, tmp_path: Path) -> None:
