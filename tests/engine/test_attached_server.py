@@ -13,7 +13,7 @@ from pytest_energy.engines import attached
 from pytest_energy.engines.server import AttachedEngine, free_port
 from pytest_energy.errors import EngineError
 from pytest_energy.workload import Workload
-from tests.engine.test_offline_engine import FAKE_PACKAGES
+from tests.engine.conftest import FAKE_PACKAGES
 from tests.engine.test_server_engine import client_of, drive
 
 Start = Callable[..., tuple[subprocess.Popen[bytes], int]]

@@ -12,21 +12,20 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_energy import live, measurement, turns
 from pytest_energy.cell import Cell, Model
 from pytest_energy.engines import server, synthetic_tokenizer
-from pytest_energy.engines.offline import Steps, session_members
+from pytest_energy.engines.offline import session_members
 from pytest_energy.engines.server import ServerEngine, command_line
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import Client, Distribution
 from pytest_energy.settings import LaunchSettings
 from pytest_energy.turns import Side, record_pair
 from pytest_energy.workload import Workload
-from tests.engine.test_offline_engine import FAKE_PACKAGES, ROOT
+from tests.engine.test_offline_engine import ROOT, drive
 from tests.simulated import SimulatedMeter
 
 WORKLOAD = Workload(input_tokens=4, output_tokens=50)
@@ -35,34 +34,11 @@ Open = Callable[..., ServerEngine]
 
 
 @pytest.fixture
-def python(tmp_path: Path) -> str:
-    """An interpreter that finds the stand-in for vLLM."""
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
-    script.chmod(0o755)
-    return str(script)
-
-
-@pytest.fixture
 def model(tmp_path: Path) -> str:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text('{"vocab_size": 100}')
     return str(folder)
-
-
-@pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sessions of all workers that were started."""
-    started: list[int] = []
-    start = subprocess.Popen.__init__
-
-    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
-        start(self, *args, **kwargs)
-        started.append(self.pid)
-
-    monkeypatch.setattr(subprocess.Popen, "__init__", remember)
-    return started
 
 
 @pytest.fixture
@@ -82,18 +58,6 @@ def open_engine(python: str, model: str, temporary: Path) -> Open:
         return ServerEngine(python, arguments, load_timeout_s, progress_timeout_s)
 
     return opened
-
-
-def drive(engine: ServerEngine, batch_size: int, tokens_wanted: int) -> Steps:
-    engine.start_load(WORKLOAD, batch_size)
-    steps = [engine.take_steps()]
-    while sum(sum(s.tokens) for s in steps) < tokens_wanted:
-        steps.append(engine.take_steps())
-    rest, stopped_ns = engine.stop_load()
-    steps.append(rest)
-    times = tuple(t for s in steps for t in s.time_ns)
-    assert stopped_ns >= times[-1]
-    return Steps(times, tuple(n for s in steps for n in s.tokens), tuple(n for s in steps for n in s.finished))
 
 
 def total(distribution: Distribution) -> int:

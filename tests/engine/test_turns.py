@@ -2,11 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +16,6 @@ from pytest_energy.recording import Recording
 from pytest_energy.settings import LaunchSettings
 from pytest_energy.turns import NoFit, Side, SideError, record_pair
 from pytest_energy.workload import Workload
-from tests.engine.test_offline_engine import FAKE_PACKAGES
 from tests.simulated import SimulatedMeter
 
 Yielded = tuple[str, Cell, Recording]
@@ -38,28 +34,6 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def cell(cell: Cell) -> Cell:
     """One of short cycles."""
     return replace(cell, workload=Workload(input_tokens=64, output_tokens=80))
-
-
-@pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sessions of all engines that were started, in order."""
-    started: list[int] = []
-    start = subprocess.Popen.__init__
-
-    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
-        start(self, *args, **kwargs)
-        started.append(self.pid)
-
-    monkeypatch.setattr(subprocess.Popen, "__init__", remember)
-    return started
-
-
-@pytest.fixture
-def python(tmp_path: Path) -> str:
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
-    script.chmod(0o755)
-    return str(script)
 
 
 def pair(cell: Cell, python: str, outer: str | None = None, inner: str | None = None, noise: float = 1.0) -> Iterator[Yielded]:

@@ -13,8 +13,8 @@ from pytest_energy.engines.server import free_port
 from pytest_energy.markers import Marked
 from tests import simulated
 from tests.conftest import ROOT
+from tests.engine.conftest import FAKE_PACKAGES
 from tests.engine.test_attached_server import start_server
-from tests.engine.test_offline_engine import FAKE_PACKAGES
 from tests.plugin.project import MARKER, TESTS, Project
 
 CONFTEST = f"""

@@ -1,0 +1,33 @@
+"""Fixtures of the engines' tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAKE_PACKAGES = Path(__file__).with_name("fake_packages")
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """An interpreter that finds the stand-in for vLLM."""
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sessions of all workers that were started, in order."""
+    started: list[int] = []
+    start = subprocess.Popen.__init__
+
+    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        started.append(self.pid)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", remember)
+    return started
