@@ -13,7 +13,6 @@ from pytest_energy import environment, measurement, statistics
 from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.server import AttachedEngine, ServerEngine
-from pytest_energy.measurement import Measurement
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Recording, TokenCounter
 from pytest_energy.settings import LaunchSettings
@@ -194,16 +193,11 @@ def _membership(gpu_uuids: Sequence[str], engines: Sequence[OfflineEngine], befo
     return own.__contains__
 
 
-def is_hopeless(measured: Measurement) -> bool:
-    """Whether it is invalid for a reason that more cycles do not mend."""
-    return any(not fault.startswith(("too_short", "power_unsampled")) for fault in measured.faults)
-
-
 def _is_enough(enough: float, so_far: Recording, whole_cycles: int) -> bool:
     if whole_cycles <= MIN_CYCLES:
         return False
     measured = measurement.measure(so_far)
-    if is_hopeless(measured):
+    if measured.hopeless:
         return True
     elapsed_s = (so_far.tokens.time_ns[-1] - so_far.tokens.time_ns[0]) / 1e9
     cycles = measured.cycles

@@ -142,6 +142,11 @@ class Measurement:
         return not self.faults and self.cycles is not None
 
     @property
+    def hopeless(self) -> bool:
+        """Whether it is invalid for a reason that more cycles do not mend."""
+        return any(not fault.startswith(("too_short", "power_unsampled")) for fault in self.faults)
+
+    @property
     def joules_per_token(self) -> float:
         """Energy over tokens of all cycles."""
         assert self.cycles is not None
@@ -181,9 +186,7 @@ class _Steady:
     @property
     def cycles(self) -> Cycles:
         """Over all GPUs."""
-        key = self.recording.key
-        tokens = int(key["batch_size"]) * int(key["workload"]["output_tokens"])
-        return Cycles(tuple(self.energy_j.sum(axis=0).tolist()), tuple(self.time_s.tolist()), tokens)
+        return Cycles(tuple(self.energy_j.sum(axis=0).tolist()), tuple(self.time_s.tolist()), _cycle_tokens(self.recording))
 
 
 def measure(*turns: Recording) -> Measurement:
@@ -345,9 +348,13 @@ def steady_from(*series: Sequence[float] | np.ndarray) -> int:
     return drop
 
 
+def _cycle_tokens(recording: Recording) -> int:
+    return int(recording.key["batch_size"]) * int(recording.key["workload"]["output_tokens"])
+
+
 def _cycle_boundaries_ns(recording: Recording) -> np.ndarray:
     """Times at which the token counter passed C, 2C, 3C …; the first cycle is warm-up. Shape (cycles + 1,)."""
-    cycle_tokens = int(recording.key["batch_size"]) * int(recording.key["workload"]["output_tokens"])
+    cycle_tokens = _cycle_tokens(recording)
     time_ns = np.asarray(recording.tokens.time_ns, dtype=np.int64)
     total = np.cumsum(np.asarray(recording.tokens.tokens, dtype=np.int64))
     if not len(total):

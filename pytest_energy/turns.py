@@ -18,7 +18,7 @@ from pytest_energy import measurement, statistics
 from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
 from pytest_energy.errors import EngineError
-from pytest_energy.live import MAX_S, Launch, OpenMeter, Progress, is_hopeless, new_engine
+from pytest_energy.live import MAX_S, Launch, OpenMeter, Progress, new_engine
 from pytest_energy.measurement import Measurement, kv_tokens_needed, whole_cycles
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Beside, Recording
@@ -112,7 +112,7 @@ def _is_enough(turns: Mapping[str, Sequence[Recording]], noise: Deviation) -> bo
     if not all(turns.values()):
         return False
     measured = [measurement.measure(*recordings) for recordings in turns.values()]
-    if any(is_hopeless(m) for m in measured) or len(turns[next(iter(turns))]) >= _MAX_TURNS:
+    if any(m.hopeless for m in measured) or len(turns[next(iter(turns))]) >= _MAX_TURNS:
         return True
     cycles = [m.cycles for m in measured if m.cycles is not None and m.valid]
     if len(cycles) < len(measured):
@@ -163,7 +163,7 @@ def _turn(
 
     def is_enough(so_far: Recording, _: int) -> bool:
         cycles, seconds = whole_cycles(so_far)
-        return (cycles >= length * TURN_CYCLES and seconds >= length * TURN_S) or is_hopeless(measurement.measure(so_far))
+        return (cycles >= length * TURN_CYCLES and seconds >= length * TURN_S) or measurement.measure(so_far).hopeless
 
     watched = launches[waiting.name]
     with _named(waiting):

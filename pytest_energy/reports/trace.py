@@ -47,7 +47,7 @@ def trace(recorded: Recording) -> Trace | None:
     """The trace of a recording without faults; None of another. With several GPUs their power is summed at updates of the first."""
     measured = measurement.measure(recorded)
     # A turn of a launch may be too short to be judged alone, and is drawn all the same.
-    if any(not fault.startswith(("too_short", "power_unsampled")) for fault in measured.faults):
+    if measured.hopeless:
         return None
     updates_ns = measurement.update_times_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])]
     bounds_ns, _ = measurement.steady_boundaries_ns(recorded)

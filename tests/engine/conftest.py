@@ -10,13 +10,17 @@ import pytest
 FAKE_PACKAGES = Path(__file__).with_name("fake_packages")
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> str:
-    """An interpreter that finds the stand-in for vLLM."""
-    script = tmp_path / "python"
+def interpreter(folder: Path) -> str:
+    """An interpreter in `folder` that finds the stand-in for vLLM."""
+    script = folder / "python"
     script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
     script.chmod(0o755)
     return str(script)
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    return interpreter(tmp_path)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The engine `server` from a test file to its verdict, with a small server behind vLLM's names and a simulated meter."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -13,7 +12,7 @@ from pytest_energy.engines.server import free_port
 from pytest_energy.markers import Marked
 from tests import simulated
 from tests.conftest import ROOT
-from tests.engine.conftest import FAKE_PACKAGES
+from tests.engine.conftest import interpreter
 from tests.engine.test_attached_server import start_server
 from tests.plugin.project import MARKER, TESTS, Project
 
@@ -34,13 +33,11 @@ CONFTEST = f"""
 @pytest.fixture
 def served(project: Project, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The options of a live run in a project with one test, of a server."""
-    script = tmp_path_factory.mktemp("interpreter") / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
-    script.chmod(0o755)
+    python = interpreter(tmp_path_factory.mktemp("interpreter"))
     marker = {**MARKER, "engine": "server", "batch_sizes": [8], "output_tokens": 100}
     project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
     project.pytester.makeconftest(CONFTEST)
-    return ["--energy-python", str(script), "--energy-launches", "1"]
+    return ["--energy-python", python, "--energy-launches", "1"]
 
 
 def run(project: Project, *arguments: str) -> pytest.RunResult:
