@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pytest_energy import cli
+
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
 GATE = GITHUB / "workflows" / "energy-gate.yml"
@@ -192,6 +194,34 @@ def test_verdict_is_given_whatever_happened(event: dict[str, Any]) -> None:
     assert holds(load(GATE)["jobs"]["verdict"]["if"], event)
 
 
+@pytest.mark.parametrize(
+    ("event", "wanted"),
+    [*((event, True) for event in TRUSTED), *((event, False) for event in STRANGERS)],
+    ids=lambda value: value["event_name"] if isinstance(value, dict) else None,
+)
+def test_runner_refuses_what_strangers_cause_whatever_the_workflow_says(tmp_path: Path, event: dict[str, Any], wanted: bool) -> None:
+    payload = tmp_path / "event.json"
+    payload.write_text(json.dumps(event.get("event", {})))
+    env = {
+        "PATH": os.environ["PATH"],
+        "GITHUB_EVENT_NAME": event["event_name"],
+        "GITHUB_EVENT_PATH": str(payload),
+        "GITHUB_REPOSITORY": OURS,
+    }
+    hook = GITHUB / "examples" / "refuse-strangers.sh"
+    done = subprocess.run(["bash", "-e", hook], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode == 0) is wanted
+    assert ("the job was refused" in done.stderr) is not wanted
+
+
+@pytest.mark.parametrize("payload", ["", "{}", '{"pull_request": {"head": {}}}', "[]"])
+def test_runner_refuses_what_it_cannot_read(tmp_path: Path, payload: str) -> None:
+    (tmp_path / "event.json").write_text(payload)
+    env = {"PATH": os.environ["PATH"], "GITHUB_EVENT_NAME": "pull_request", "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}
+    hook = GITHUB / "examples" / "refuse-strangers.sh"
+    assert subprocess.run(["bash", "-e", hook], env=env, capture_output=True, timeout=60, check=False).returncode != 0
+
+
 def _labeled(name: str, owner: str, action: str = "labeled") -> dict[str, Any]:
     return {
         "event_name": "pull_request",
@@ -257,6 +287,41 @@ def test_renovate_and_dependabot_raise_the_pin_that_is_measured() -> None:
     assert any(re.search(pattern.strip("/"), pin) for pattern in patterns)
     dependabot = yaml.safe_load((GITHUB / "examples" / "dependabot.yml").read_text())
     assert [f"/{Path(pin).parent}"] == [update["directory"] for update in dependabot["updates"] if update["package-ecosystem"] == "pip"]
+
+
+def typed() -> str:
+    """All that workflows run and docs/runner.md tells to type."""
+    scripts = [step.get("run", "") for path in WORKFLOWS for job in load(path)["jobs"].values() for step in steps(job)]
+    page = (ROOT / "docs" / "runner.md").read_text()
+    return "\n".join([*scripts, *re.findall(r"^```sh\n.*?^```$|^    \S.*$|`[^`\n]+`", page, flags=re.M | re.S)])
+
+
+def test_options_that_are_typed_exist(pytester: pytest.Pytester) -> None:
+    known = set(re.findall(r"^  (--energy-[a-z-]+)", "\n".join(pytester.runpytest_inprocess("--help").outlines), flags=re.M))
+    assert "--energy-python" in known
+    assert set(re.findall(r"(?<![\w-])--energy-[a-z-]+", typed())) - known == set()
+
+
+@pytest.mark.parametrize("name", [pytest.param("doctor", marks=pytest.mark.xfail(reason="not there yet", strict=True)), "noise"])
+def test_commands_that_are_typed_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(re.findall(r"pytest-energy\"? ([a-z]+) ", typed())) == {"doctor", "noise"}
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    words = set(re.findall(rf"pytest-energy\"? {name} .*?(--[a-z-]+)", typed()))
+    known = capsys.readouterr().out
+    assert [word for word in words if not word.startswith("--energy-") and word not in known] == []
+
+
+def test_page_names_what_github_shows() -> None:
+    page, gate = (ROOT / "docs" / "runner.md").read_text(), load(GATE)
+    assert gate["jobs"]["verdict"]["name"] == "Verdict"
+    artifact = next(step["with"]["name"] for step in steps(gate["jobs"]["measure"]) if step.get("name") == "Keep recordings and report")
+    gpu = gate["on"]["workflow_call"]["inputs"]["gpu"]["default"]
+    assert f"`{artifact.replace('${{ inputs.gpu }}', gpu).replace('${{ github.run_attempt }}', '1')}`" in page
+    example = load(GITHUB / "examples" / "energy-baseline.yml")
+    assert set(re.findall(r"--field ([a-z-]+)=", page)) == set(example["on"]["workflow_dispatch"]["inputs"])
+    assert f"`{load(BASELINE)['on']['workflow_call']['inputs']['label']['default']}`" in page
 
 
 class Runner:
