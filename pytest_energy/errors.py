@@ -41,3 +41,7 @@ class NoiseError(EnergyError):
 
 class ResultsError(EnergyError):
     """A results.json cannot be read, or a report cannot be made or written."""
+
+
+class LockError(EnergyError):
+    """A GPU is measured by another run, or its lock cannot be used."""

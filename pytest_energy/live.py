@@ -5,7 +5,7 @@ import functools
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pytest_energy import environment, measurement, statistics
 from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.server import AttachedEngine, ServerEngine
+from pytest_energy.health.guard import Guard
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Recording, TokenCounter
 from pytest_energy.settings import LaunchSettings
@@ -129,7 +130,9 @@ class Launch:
         assert ready is not None
         fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe())
         pids = ", ".join(map(str, self.foreign))
-        faults = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
+        foreign = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
+        guard = Guard(ready.gpu_uuids)
+        faults = (*foreign, *guard.faults_before())
         cycle_tokens = cell.workload.tokens_per_cycle(cell.batch_size)
         times: list[int] = []
         tokens: list[int] = []
@@ -177,7 +180,8 @@ class Launch:
             time.sleep(_HOT_TAIL_S)
         finally:
             self.meter.stop()
-        return recording(stopped_ns)
+        recorded = recording(stopped_ns)
+        return replace(recorded, faults=tuple(dict.fromkeys((*faults, *guard.faults()))))
 
 
 def _membership(gpu_uuids: Sequence[str], engines: Sequence[OfflineEngine], before: Mapping[str, frozenset[int]]) -> Callable[[int], bool]:

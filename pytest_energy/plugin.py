@@ -69,6 +69,13 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let other runs have the GPUs, also where this process goes on."""
+    session = config.stash.get(_SESSION, None)
+    if session is not None:
+        session.close()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_energy_open_meter(gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]) -> Meter:
     """The meter of real GPUs."""
