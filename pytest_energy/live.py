@@ -4,7 +4,7 @@ import datetime
 import functools
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ MIN_S = 6.0  # sixty counter updates
 MAX_CYCLES = 12
 MAX_S = 20.0
 _SAFE_VOCABULARY = 1000  # token ids that every tokenizer has, for a model of which no config.json is at hand
+_LEAVE_S = 60.0
 _HOT_TAIL_S = 1.6  # after the load, for the static power
 
 OpenMeter = Callable[[Sequence[str], Callable[[int], bool]], Meter]
@@ -57,6 +58,20 @@ def record_launch(
         for cell in cells:
             gpu_name = str(launch.meter.describe().get("gpu_name"))
             yield cell, launch.record(cell, progress, functools.partial(_is_enough, precision(cell, gpu_name)))
+
+
+def let_leave(gpu_uuids: Collection[str], progress: Progress) -> None:
+    """Wait until nothing is on these GPUs, for a minute at most: the engines of a run that was killed take a moment to end.
+
+    What stays is told as a foreign process when an engine is launched.
+    """
+    end = time.monotonic() + _LEAVE_S
+    while gpu_uuids and time.monotonic() < end:
+        left = {pid for uuid, pids in compute_processes().items() if uuid in gpu_uuids for pid in pids}
+        if not left:
+            return
+        progress("waiting for what a run that was killed has left on the GPU to end")
+        time.sleep(0.5)
 
 
 def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> OfflineEngine:

@@ -59,14 +59,17 @@ class GpuLocks:
     def __init__(self, timeout_s: float) -> None:
         self._left_s = self._timeout_s = timeout_s
         self._held: dict[str, int] = {}
+        self._left_behind: set[str] = set()
 
     @property
     def held(self) -> frozenset[str]:
         """UUIDs of the GPUs that are locked."""
         return frozenset(self._held)
 
-    def acquire(self, uuids: Iterable[str], measuring: str, progress: Callable[[str], None]) -> None:
+    def acquire(self, uuids: Iterable[str], measuring: str, progress: Callable[[str], None]) -> frozenset[str]:
         """Lock these GPUs, waiting for their holders; nothing of this run may be on a GPU.
+
+        Returns those whose last holder died with the lock in its hands: what it started may still be about to end.
 
         Args:
             uuids: as NVML spells them; those that are held already stay so.
@@ -76,6 +79,7 @@ class GpuLocks:
         Raises:
             LockError: the time for waiting is used up, or a lock file cannot be used.
         """
+        self._left_behind = set()
         wanted = sorted(uuids)
         missing = [uuid for uuid in wanted if uuid not in self._held]
         if self._held and not all(self._try(uuid, measuring) for uuid in missing):
@@ -83,6 +87,7 @@ class GpuLocks:
         for uuid in wanted:
             if uuid not in self._held:
                 self._wait(uuid, measuring, progress)
+        return frozenset(self._left_behind)
 
     def keep(self, uuids: Iterable[str], measuring: str, progress: Callable[[str], None]) -> None:
         """Hold the locks of exactly these GPUs, on which the engine was found; free the others.
@@ -94,11 +99,11 @@ class GpuLocks:
         for uuid in self.held - wanted:
             self._free(uuid)
         if not self._held:
-            return self.acquire(wanted, measuring, progress)
+            self.acquire(wanted, measuring, progress)
         for uuid in sorted(wanted - self.held):
             if not self._try(uuid, measuring):
                 raise LockError(
-                    f"the engine is on {uuid}, on which another run measures: {holder_of(uuid) or _UNNAMED}.\n"
+                    f"the engine is on {uuid}, on which another run measures: {look(uuid)[1] or _UNNAMED}.\n"
                     "CUDA_VISIBLE_DEVICES did not name it: name GPUs by their UUIDs there (nvidia-smi -L)."
                 )
 
@@ -114,9 +119,9 @@ class GpuLocks:
         os.close(file)
 
     def _wait(self, uuid: str, measuring: str, progress: Callable[[str], None]) -> None:
-        started, looks = time.monotonic(), 0
+        started = time.monotonic()
         while not self._try(uuid, measuring):
-            holder = holder_of(uuid)
+            _, holder = look(uuid)
             waited = time.monotonic() - started
             if waited >= self._left_s:
                 self._left_s = 0.0  # the run's other cells do not wait as long again
@@ -125,11 +130,9 @@ class GpuLocks:
                     f"{uuid} is not free: {holder or _UNNAMED} holds it, and this run has waited {self._timeout_s:.0f} s in all.\n"
                     "Wait for it to end, or wait longer: --energy-lock-timeout SECONDS"
                 )
-            if looks:  # somebody who only looks holds it for a moment
-                progress(f"{uuid[:12]}: waiting for {holder or _UNNAMED}, {waited:.0f} s")
-            looks += 1
-            time.sleep(min(_POLL_S if looks > 1 else 0.05, max(0.0, self._left_s - waited)))
-        self._left_s -= time.monotonic() - started
+            progress(f"{uuid[:12]}: waiting for {holder or _UNNAMED}, {waited:.0f} s")
+            time.sleep(min(_POLL_S, self._left_s - waited))
+        self._left_s = max(0.0, self._left_s - (time.monotonic() - started))
 
     def _try(self, uuid: str, measuring: str) -> bool:
         """Lock it if it is free; True when it is held."""
@@ -137,13 +140,11 @@ class GpuLocks:
             return True
         file = _open(uuid, create=True)
         try:
-            if not _lock(file, fcntl.LOCK_EX):
+            if not _lock(file, fcntl.LOCK_EX) or not os.fstat(file).st_nlink:  # no link: it was deleted after it was opened
                 os.close(file)
                 return False
-            about = os.fstat(file)
-            if not about.st_nlink:  # it was deleted between opening and locking
-                os.close(file)
-                return False
+            if os.pread(file, 1, 0):
+                self._left_behind.add(uuid)  # who frees a lock empties its file
             text = {"pid": os.getpid(), "host": socket.gethostname(), "since_s": round(time.time()), "measuring": measuring[:80]}
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(text).encode() + b"\n", 0)
@@ -154,25 +155,14 @@ class GpuLocks:
         return True
 
 
-def holder_of(uuid: str) -> Holder | None:
-    """Who says to hold a GPU's lock; None where nobody holds it, or the holder has not said. Writes nothing."""
-    return _look(uuid)[1]
-
-
-def is_held(uuid: str) -> bool:
-    """Whether somebody holds a GPU's lock. Writes nothing."""
-    return _look(uuid)[0]
-
-
-def _look(uuid: str) -> tuple[bool, Holder | None]:
+def look(uuid: str) -> tuple[bool, Holder | None]:
+    """Whether somebody holds a GPU's lock, and who says to; None where the holder has not said. Writes nothing."""
     try:
         file = _open(uuid, create=False)
     except (FileNotFoundError, LockError):
         return False, None
     try:
-        if _lock(file, fcntl.LOCK_SH):
-            return False, None
-        return True, _read(file)
+        return (False, None) if _lock(file, fcntl.LOCK_SH) else (True, _read(file))
     except OSError:
         return False, None
     finally:
@@ -193,11 +183,14 @@ def _read(file: int) -> Holder | None:
 
 
 def _lock(file: int, how: int) -> bool:
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    """Three times: somebody who looks holds it for a moment."""
+    for _ in range(3):
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.005)
+    return False
 
 
 def _unusable(uuid: str, error: OSError) -> LockError:

@@ -232,7 +232,7 @@ class Session:
         try:
             failure = "measuring was interrupted"
             if self.settings.launch.url is None:  # the GPUs of a server that runs are known once it is found
-                self._locks.acquire(nvml.visible_uuids(), cell.model.name, self.progress)
+                live.let_leave(self._locks.acquire(nvml.visible_uuids(), cell.model.name, self.progress), self.progress)
             for number in range(1, budget + 1):
                 failure = "measuring was interrupted"
                 failure = self._launch_sides(open_cells, number, measured)
@@ -251,6 +251,8 @@ class Session:
         finally:
             for c in group:
                 self._evidence[canonical_key(c.key)] = replace(_evidence(c, measured), failure=failure if c in open_cells else None)
+            if all(canonical_key(c.key) in self._evidence for c in self._cells):
+                self._locks.release()
 
     def _open_meter(self, measuring: str, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]) -> Meter:
         """The meter of the GPUs that an engine was found on; from now on the run holds these alone."""

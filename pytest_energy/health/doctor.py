@@ -20,6 +20,7 @@ from pytest_energy.meters.zeus_meter import rapl_unavailable
 
 SCHEMA_VERSION = 1
 WIDTH = 100
+_WATCH_S = 2.2
 _LEVEL_WIDTH, _CHECK_WIDTH = 7, 14
 
 
@@ -67,9 +68,9 @@ def examine(interpreter: str, named_gpus: Sequence[str], say: Callable[[str], No
     findings.insert(0, judging.driver(driver))
     if gpus:
         say(f"watching the energy counter of {len(gpus)} GPU{'s' * (len(gpus) > 1)} for two seconds")
-    for gpu, watch in zip(gpus, reading.watch_counters(gpus), strict=True):
-        holder = locks.holder_of(gpu.uuid)
-        lock = Lock(locks.is_held(gpu.uuid), str(holder) if holder else "")
+    for gpu, watch in zip(gpus, reading.watch_counters(gpus, _WATCH_S), strict=True):
+        held, holder = locks.look(gpu.uuid)
+        lock = Lock(held, str(holder or ""))
         findings += judging.gpu(reading.read_gpu(gpu), watch, lock)
     findings += judging.host(reading.read_host(_rapl_unavailable()))
     findings.append(judging.clock(reading.read_clocks()))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 
+from pytest_energy.engines.offline import end_session
 from pytest_energy.health.facts import EngineFacts
 
 TIMEOUT_S = 300.0
@@ -43,8 +44,7 @@ def read_engine(interpreter: str, timeout_s: float = TIMEOUT_S) -> EngineFacts:
         except subprocess.TimeoutExpired:
             return EngineFacts(interpreter, stage="timeout", error=f"importing vLLM took more than {timeout_s:.0f} s")
         finally:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)  # it leads its group; whatever it started goes with it
+            end_session(process.pid)
             process.wait()
         size = output.tell()
         text = os.pread(output.fileno(), 100_000, max(0, size - 100_000)).decode(errors="replace")

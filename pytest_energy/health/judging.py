@@ -124,13 +124,17 @@ def lost(facts: GpuFacts) -> Finding:
     return _fault(facts.uuid, "answers", "gpu_lost", f"the GPU does not answer any more ({facts.lost})", remedy)
 
 
-def _untold(facts: GpuFacts, check: str, *names: str) -> Finding:
-    """What is said where a fact is not there: unreadable is worth a warning, not told by this driver is none."""
+def _fine(facts: GpuFacts, check: str, what: str, *names: str) -> Finding:
+    """Nothing was found; but one of the facts, by their names, that exists and could not be read is worth a warning."""
     for name in names:
         if name in facts.unreadable:
-            remedy = "does nvidia-smi -q show it? If not, ask NVIDIA's documentation for the error"
+            remedy = "does nvidia-smi -q show it? If not, reset the GPU or reboot"
             return _warning(facts.uuid, check, "unreadable", f"cannot be read: {facts.unreadable[name]}", remedy)
-    return _ok(facts.uuid, check, "not told by this driver")
+    return _ok(facts.uuid, check, what)
+
+
+def _untold(facts: GpuFacts, check: str, *names: str) -> Finding:
+    return _fine(facts, check, "not told by this driver", *names)
 
 
 def energy_counter(facts: GpuFacts, watch: CounterWatch) -> Finding:
@@ -180,7 +184,8 @@ def power_limit(facts: GpuFacts) -> Finding:
         what = f"{limit:.0f} W, the board's default is {default:.0f} W: results compare only with those under this limit"
         remedy = f"if that is not meant: sudo nvidia-smi -i {facts.index} -pl {default:.0f}"
         return _warning(facts.uuid, "power limit", "power_limit_not_default", what, remedy)
-    return _ok(facts.uuid, "power limit", f"{limit:.0f} W" + (", the board's default" if default is not None else ""))
+    what = f"{limit:.0f} W" + (", the board's default" if default is not None else "")
+    return _fine(facts, "power limit", what, "default_power_limit_w", "enforced_power_limit_w")
 
 
 def clocks(facts: GpuFacts) -> Finding:
@@ -198,7 +203,7 @@ def clocks(facts: GpuFacts) -> Finding:
     if set_by:
         what = f"{now}: {', '.join(set_by)}; results compare only with those under these clocks"
         return _warning(facts.uuid, "clocks", "clocks_set", what, f"if that is not meant: sudo nvidia-smi -i {facts.index} -rac")
-    return _ok(facts.uuid, "clocks", now)
+    return _fine(facts, "clocks", now, "sm_clock_mhz", "max_sm_clock_mhz")
 
 
 def temperature(facts: GpuFacts) -> Finding:
@@ -221,7 +226,7 @@ def mig(facts: GpuFacts) -> Finding:
         return _fault(facts.uuid, "MIG", "mig_enabled", what, remedy)
     if facts.mig_pending:
         return _warning(facts.uuid, "MIG", "mig_pending", "off, and on after the next reset", f"if that is not meant: {remedy}")
-    return _ok(facts.uuid, "MIG", "off")
+    return _fine(facts, "MIG", "off", "mig_pending")
 
 
 def ecc(facts: GpuFacts) -> Finding:
@@ -238,7 +243,7 @@ def ecc(facts: GpuFacts) -> Finding:
     if not facts.ecc:
         remedy = f"if that is not meant: sudo nvidia-smi -i {facts.index} -e 1, and reboot"
         return _warning(facts.uuid, "ECC", "ecc_off", "off: results compare only with those without ECC", remedy)
-    return _ok(facts.uuid, "ECC", "on, no uncorrected errors" if facts.ecc_uncorrected == 0 else "on")
+    return _fine(facts, "ECC", "on, no uncorrected errors" if facts.ecc_uncorrected == 0 else "on", "ecc_uncorrected")
 
 
 def memory_rows(facts: GpuFacts) -> Finding:
@@ -251,7 +256,7 @@ def memory_rows(facts: GpuFacts) -> Finding:
     if facts.rows_pending:
         what = "a bad row waits for a reset to be replaced"
         return _warning(facts.uuid, "memory rows", "rows_pending", what, "reset the GPU with nothing running on it, or reboot")
-    return _ok(facts.uuid, "memory rows", "sound")
+    return _fine(facts, "memory rows", "sound", "rows_failed", "rows_pending")
 
 
 def compute_mode(facts: GpuFacts) -> Finding:
@@ -290,7 +295,7 @@ def processes(facts: GpuFacts, lock: Lock) -> Finding:
         what = f"none is listed, yet {' and '.join(hidden)}: by another container or virtual machine?"
         remedy = "run nvidia-smi on the host, and end what uses the GPU"
         return _warning(subject, check, "hidden_process", what, remedy)
-    return _ok(subject, check, "none")
+    return _fine(facts, check, "none", "memory_used_mib", "utilization_percent")
 
 
 def gpu_lock(facts: GpuFacts, lock: Lock) -> Finding:

@@ -14,7 +14,6 @@ from typing import Any
 from pytest_energy.health.facts import ClockFacts, CounterWatch, DriverFacts, GpuFacts, HostFacts, Process
 from pytest_energy.meters.nvml import Listed, text
 
-_WATCH_S = 2.2
 _READ_EVERY_S = 0.002
 _POWER_EVERY_S = 0.05
 _CLOCKS_S = 0.25
@@ -194,7 +193,7 @@ def _power_w(handle: Any) -> float:
     return float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1000
 
 
-def watch_counters(gpus: Sequence[Listed], seconds: float = _WATCH_S) -> tuple[CounterWatch, ...]:
+def watch_counters(gpus: Sequence[Listed], seconds: float) -> tuple[CounterWatch, ...]:
     """The energy counters of some GPUs, watched side by side for `seconds`."""
     watched = [_Watched(gpu) for gpu in gpus]
     end = time.monotonic() + seconds
