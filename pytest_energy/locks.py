@@ -127,7 +127,7 @@ class GpuLocks:
                 self._left_s = 0.0  # the run's other cells do not wait as long again
                 self.release()
                 raise LockError(
-                    f"{uuid} is not free: {holder or _UNNAMED} holds it, and this run has waited {self._timeout_s:.0f} s in all.\n"
+                    f"{uuid} is not free: {holder or _UNNAMED} holds it, and this run has waited {self._timeout_s:g} s in all.\n"
                     "Wait for it to end, or wait longer: --energy-lock-timeout SECONDS"
                 )
             progress(f"{uuid[:12]}: waiting for {holder or _UNNAMED}, {waited:.0f} s")

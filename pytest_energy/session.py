@@ -256,7 +256,7 @@ class Session:
 
     def _open_meter(self, measuring: str, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]) -> Meter:
         """The meter of the GPUs that an engine was found on; from now on the run holds these alone."""
-        self._locks.keep(gpu_uuids, measuring, self.progress)
+        self._locks.keep(set(gpu_uuids) & set(nvml.listed_uuids()), measuring, self.progress)
         return self.open_meter(gpu_uuids, is_engine_process)
 
     def _launch_sides(self, cells: Sequence[Cell], number: int, measured: Measured) -> str | None:

@@ -1,7 +1,7 @@
 """The same checks around each cell of a live run: one look before the load, one after the meter has stopped.
 
 Only what may make a measurement invalid and is not judged by the meter's own samples: a GPU that is lost or cut into slices,
-a power limit that is changed, memory errors that come up, a machine that sleeps. Four driver calls a GPU and look.
+a power limit that is changed, memory errors that come up, a machine that sleeps. Six driver calls a GPU and look.
 """
 
 from collections.abc import Sequence

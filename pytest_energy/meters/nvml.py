@@ -33,6 +33,13 @@ def list_gpus() -> tuple[Listed, ...]:
     return tuple(listed)
 
 
+def listed_uuids() -> tuple[str, ...]:
+    """UUIDs of all GPUs that the driver lists; empty without a driver."""
+    with contextlib.suppress(Exception):
+        return tuple(gpu.uuid for gpu in list_gpus())
+    return ()
+
+
 def visible_uuids() -> tuple[str, ...]:
     """UUIDs of the GPUs that an engine started from here may land on; empty without a driver."""
     with contextlib.suppress(Exception):
