@@ -13,6 +13,7 @@ from pytest_energy import environment, measurement, statistics
 from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.server import AttachedEngine, ServerEngine
+from pytest_energy.errors import EngineError
 from pytest_energy.health.guard import Guard
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Recording, TokenCounter
@@ -193,6 +194,12 @@ class Launch:
             tokens += rest.tokens
             finished += rest.finished
             time.sleep(_HOT_TAIL_S)
+        except EngineError as error:
+            why = guard.faults()
+            if not why:
+                raise
+            message = f"{error.message} ({'; '.join(why)})"
+            raise EngineError(error.stage, message, error.log_tail, error.out_of_memory) from error
         finally:
             self.meter.stop()
         recorded = recording(stopped_ns)

@@ -21,7 +21,7 @@ class SimulatedGpu:
 
     index: int
     uuid: str
-    power_w: float = 71.0
+    power_w: float = 30.0  # so little that a test which is held up for a moment does not see a disagreement
     power_limit_mw: int = 700_000
     enforced_mw: int = 700_000
     mig: tuple[int, int] = (0, 0)

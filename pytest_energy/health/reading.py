@@ -286,12 +286,12 @@ def read_clocks(seconds: float = _CLOCKS_S) -> ClockFacts:
         if now != last:
             steps.append(now - last)
         last = now
-    monotonic, wall = time.monotonic(), time.time()
+    monotonic, wall = _together(time.CLOCK_REALTIME)
     time.sleep(seconds)
-    monotonic, wall = time.monotonic() - monotonic, time.time() - wall
+    monotonic_later, wall_later = _together(time.CLOCK_REALTIME)
     return ClockFacts(
-        monotonic_s=monotonic,
-        wall_s=wall,
+        monotonic_s=monotonic_later - monotonic,
+        wall_s=wall_later - wall,
         step_ns=min(steps),
         year=datetime.datetime.now(datetime.UTC).year,
         source=_first("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
@@ -300,4 +300,15 @@ def read_clocks(seconds: float = _CLOCKS_S) -> ClockFacts:
 
 def suspended_s() -> float:
     """How long the machine slept since it was booted, s: the time that CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    monotonic, boottime = _together(time.CLOCK_BOOTTIME)
+    return boottime - monotonic
+
+
+def _together(clock: int) -> tuple[float, float]:
+    """CLOCK_MONOTONIC and another clock at one moment, s: of several tries that in which this process was held up least."""
+    tries = []
+    for _ in range(10):
+        before, other, after = time.monotonic(), time.clock_gettime(clock), time.monotonic()
+        tries.append((after - before, (before + after) / 2, other))
+    _, monotonic, other = min(tries)
+    return monotonic, other

@@ -53,7 +53,7 @@ def test_a_healthy_machine(driver: SimulatedDriver, capsys: pytest.CaptureFixtur
         "",
         f"GPU 0: simulated GPU, {UUIDS[0]}",
     ]
-    assert re.fullmatch(r"  ok      energy counter moves every \d+ ms: \d+ W counted, 71 W read", text.splitlines()[5])
+    assert re.fullmatch(r"  ok      energy counter moves every \d+ ms: \d+ W counted, 30 W read", text.splitlines()[5])
     assert text.splitlines()[6] == "  ok      persistence    on"
     assert text.splitlines()[-3:] == [
         "  ok      vLLM           0.25.1, torch 2.11.0+cu130, Python 3.12.3, imported in 9 s",

@@ -1,5 +1,7 @@
 """What is looked at around each cell of a live run, on a simulated driver: what invalidates, what does not, and how little it costs."""
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import pytest
 from pytest_energy import live, measurement
 from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
+from pytest_energy.errors import EngineError
 from pytest_energy.health import guard, reading
 from pytest_energy.health.guard import Guard
 from pytest_energy.measurement import measure
@@ -177,3 +180,12 @@ def test_a_cell_that_cannot_be_valid_is_cut_short(cell: Cell, python: str, on_gp
     cut = record(cell, python, lambda: None)
     assert [fault.split(":")[0] for fault in cut.faults] == ["mig_enabled"]
     assert len(cut.tokens.tokens) < len(whole.tokens.tokens)
+
+
+def test_an_engine_that_dies_with_its_gpu_says_so(cell: Cell, python: str, on_gpu: SimulatedDriver, sessions: list[int]) -> None:
+    def during() -> None:
+        CHANGES["gpu_lost"](on_gpu)
+        os.kill(sessions[0], signal.SIGKILL)
+
+    with pytest.raises(EngineError, match=rf"(?s)ended by SIGKILL \(gpu_lost: {UUIDS[0]}: the GPU does not answer any more"):
+        record(cell, python, during)

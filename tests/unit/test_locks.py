@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -310,3 +311,46 @@ def test_whatever_stands_in_a_lock_file_that_another_user_wrote(tmp_path_factory
     assert held
     assert holder is None or (str(holder).isprintable() and len(str(holder)) < 250)
     mine.release()
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder in which any user may make the locks' one; no umask is of help."""
+    before = os.umask(0o077)
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o1777)
+        monkeypatch.setattr(locks, "FOLDER", Path(made) / "locks")
+        yield
+    os.umask(before)
+
+
+def as_user(user: int) -> str:
+    """What comes of locking two GPUs as another user."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(user)
+            mine, told, left = acquire(A, B, timeout_s=1.0)
+            os.write(write, f"{sorted(mine.held)} {told} {sorted(left)}".encode())
+            mine.release()
+        except BaseException as error:
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_users_share_the_locks(shared: None) -> None:
+    """Whoever made the files."""
+    assert [as_user(user) for user in (1234, 2345, 0, 1234)] == [f"{[A, B]} [] []"] * 4
+    mine, _, _ = acquire(B)
+    assert f"{B} is not free: pid {os.getpid()} (my model since " in as_user(1234)
+    mine.release()
+    (locks.FOLDER / f"{A}.lock").chmod(0o600)
+    assert "writable for all" in as_user(2345)
