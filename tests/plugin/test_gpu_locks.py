@@ -15,7 +15,7 @@ from pytest_energy.locks import look
 from tests import simulated
 from tests.conftest import ROOT
 from tests.driver import UUIDS, SimulatedDriver
-from tests.plugin.project import Project
+from tests.plugin.project import MARKER, TESTS, Project
 from tests.unit.test_locks import RUN, says
 
 
@@ -71,8 +71,26 @@ def test_a_run_holds_all_gpus_that_it_may_land_on_and_then_those_that_it_is_on(
     project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]]
 ) -> None:
     """Until its last launch has ended; further launches of the same engine leave the other GPUs alone."""
-    project.run("--energy-update", "--energy-launches", "3").assert_outcomes(passed=4)
+    project.pytester.makepyfile(
+        test_what_follows=f"""
+        from pytest_energy.locks import look
+
+        def test_gpus_are_free():
+            assert not any(look(uuid)[0] for uuid in {UUIDS!r})
+    """
+    )
+    files = ("test_tiny.py", "test_what_follows.py")
+    project.run(*files, "--energy-update", "--energy-launches", "3").assert_outcomes(passed=5)
     assert launched == [(True, True, True, False), (True, False, True, False), (True, False, True, False)]
+    assert [look(uuid)[0] for uuid in UUIDS] == [False, False]
+
+
+def test_a_run_that_ends_early_frees_what_it_holds(project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]]) -> None:
+    """Where the process goes on, as in an editor. The second file's cells need a launch of their own, which is never made."""
+    project.pytester.makepyfile(test_wide=TESTS.replace(repr(MARKER), repr({**MARKER, "batch_sizes": [4]})))
+    result = project.run("test_tiny.py", "test_wide.py", "-x")
+    result.assert_outcomes(failed=1)
+    assert launched
     assert [look(uuid)[0] for uuid in UUIDS] == [False, False]
 
 
@@ -204,11 +222,14 @@ XDIST = """
 """
 
 
-@pytest.mark.parametrize("hand_out", [True, False])
-def test_under_xdist_workers_measure_on_gpus_of_their_own_or_not_at_all(project: Project, folder: Path, hand_out: bool) -> None:
+@pytest.mark.parametrize(("hand_out", "parents"), [(True, None), (False, None), (False, "0")])
+def test_under_xdist_workers_measure_on_gpus_of_their_own_or_not_at_all(
+    project: Project, folder: Path, hand_out: bool, parents: str | None
+) -> None:
     project.store()
     project.pytester.makeconftest(XDIST.format(root=str(ROOT), folder=str(folder), uuids=UUIDS, hand_out=hand_out))
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment |= {} if parents is None else {"CUDA_VISIBLE_DEVICES": parents}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2", "-p", "no:cacheprovider"],
         cwd=project.path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False,

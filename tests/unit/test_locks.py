@@ -182,6 +182,21 @@ def test_runs_that_want_the_same_gpus_in_different_order_do_not_block_each_other
         assert run.wait(timeout=30) == 0
 
 
+def test_gpus_are_taken_in_one_order_whoever_asks_in_which(start: Start) -> None:
+    """Or two runs could each hold what the other waits for."""
+    other = start(A)
+    assert says(other) == "held"
+    mine = GpuLocks(20.0)
+
+    def progress(text: str) -> None:
+        assert look(B) == (False, None)
+        other.kill()
+
+    mine.acquire([B, A], "my model", progress)
+    assert mine.held == {A, B}
+    mine.release()
+
+
 def test_no_program_that_is_started_inherits_a_lock(folder: Path) -> None:
     """An engine's worker that stays alive must not keep the GPU locked."""
     mine, _, _ = acquire(A)
@@ -271,12 +286,23 @@ def test_a_folder_that_cannot_be_written_to(folder: Path, monkeypatch: pytest.Mo
     assert look(A) == (False, None)
 
 
-def test_a_lock_file_that_is_deleted_is_made_anew(folder: Path, start: Start) -> None:
+def test_a_lock_file_that_is_deleted_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by who tidies up between its being opened and locked: a lock on a file that nobody else can open is none."""
     mine, _, _ = acquire(A)
     mine.release()
     (folder / f"{A}.lock").unlink()
+    lock, deleted = locks._lock, list[str]()
+
+    def late(file: int, how: int) -> bool:
+        if not deleted:
+            (folder / f"{A}.lock").unlink()
+            deleted.append(A)
+        return lock(file, how)
+
+    monkeypatch.setattr(locks, "_lock", late)
     mine, _, left = acquire(A)
     assert left == frozenset()
+    assert look(A)[0]
     mine.release()
 
 
