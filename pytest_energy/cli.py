@@ -1,6 +1,6 @@
 """The command `pytest-energy`: what is no test run by itself.
 
-Noise is measured by pytest, for cells are defined by tests. Reports are made from what is there already.
+Noise is measured by pytest, for cells are defined by tests. Reports are made from what is there already. The doctor only looks.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_energy.errors import EnergyError, ResultsError
+from pytest_energy.errors import EnergyError, ResultsError, UsageError
 
 if TYPE_CHECKING:
     from pytest_energy.reports.results import Results
@@ -40,10 +40,19 @@ Make the same from the history of stored baselines: how J/token of a model moved
 
     pytest-energy history baselines/ -o history
 """
+DOCTOR = """\
+Check whether this machine can measure: driver, GPUs, host, and vLLM under the interpreter that is to be measured. Each line is
+ok, a warning or a fault, with what to do. Nothing is changed or written; best run with nothing on the GPU.
+
+Exit status: 0 without a fault, 1 with one, 2 for a wrong command line.
+
+    pytest-energy doctor --python /venvs/vllm/bin/python
+    pytest-energy doctor --json > doctor.json
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, or 1 with a message where a report could not be made."""
+    """Entry point; returns the exit status: 0, 1 with a message where a report could not be made, or that of the doctor."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="pytest-energy", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -61,10 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for reporting in (report, history):
         reporting.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="where the report goes")
         reporting.add_argument("--csv", action="store_true", help="write tables, too: comparisons.csv, launches.csv, history.csv")
+    doctor = command("doctor", "check whether this machine can measure", DOCTOR)
+    doctor.add_argument(
+        "--python", metavar="PATH", default=sys.executable, help="the interpreter whose vLLM is measured (default: this one)"
+    )
+    doctor.add_argument("--gpu", metavar="UUID|INDEX", action="append", default=[], help="a GPU to check (default: all that are visible)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
     if given[:1] == ["noise"] and not {"-h", "--help"} & set(given):
         # In a fresh interpreter: pytest wants to import plugins itself.
         os.execv(sys.executable, [sys.executable, "-m", "pytest", "--energy-noise", *given[1:]])
     options = parser.parse_args(given)
+    if options.command == "doctor":
+        return _examine(options)
     try:
         return _publish(options)
     except EnergyError as error:
@@ -72,6 +89,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"pytest-energy: the report was not written: {error.filename}: {error.strerror}", file=sys.stderr)
     return 1
+
+
+def _examine(options: argparse.Namespace) -> int:
+    from pytest_energy.health import doctor
+
+    try:
+        examination = doctor.examine(options.python, options.gpu, lambda text: print(f"{text} ...", file=sys.stderr, flush=True))
+    except UsageError as error:
+        print(f"pytest-energy: {error}", file=sys.stderr)
+        return 2
+    sys.stdout.write(doctor.to_json(examination) if options.json else doctor.to_text(examination))
+    return examination.exit_status
 
 
 def _publish(options: argparse.Namespace) -> int:

@@ -14,13 +14,14 @@ class EngineError(EnergyError):
 
     Attributes:
         stage: "start", "load", "run", "rest" or "stop".
+        message: what happened, without the log.
         log_tail: the end of its log.
         out_of_memory: whether its log says that GPU memory was short.
     """
 
     def __init__(self, stage: str, message: str, log_tail: str = "", out_of_memory: bool = False) -> None:
         super().__init__(f"engine failed during {stage}: {message}" + (f"\n--- engine log ---\n{log_tail}" if log_tail else ""))
-        self.stage, self.log_tail, self.out_of_memory = stage, log_tail, out_of_memory
+        self.stage, self.message, self.log_tail, self.out_of_memory = stage, message, log_tail, out_of_memory
 
 
 class MeterError(EnergyError):
@@ -41,3 +42,7 @@ class NoiseError(EnergyError):
 
 class ResultsError(EnergyError):
     """A results.json cannot be read, or a report cannot be made or written."""
+
+
+class LockError(EnergyError):
+    """A GPU is measured by another run, or its lock cannot be used."""

@@ -4,8 +4,8 @@ import datetime
 import functools
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from pytest_energy import environment, measurement, statistics
 from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.server import AttachedEngine, ServerEngine
+from pytest_energy.errors import EngineError
+from pytest_energy.health.guard import Guard
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import Recording, TokenCounter
 from pytest_energy.settings import LaunchSettings
@@ -22,6 +24,7 @@ MIN_S = 6.0  # sixty counter updates
 MAX_CYCLES = 12
 MAX_S = 20.0
 _SAFE_VOCABULARY = 1000  # token ids that every tokenizer has, for a model of which no config.json is at hand
+_LEAVE_S = 60.0
 _HOT_TAIL_S = 1.6  # after the load, for the static power
 
 OpenMeter = Callable[[Sequence[str], Callable[[int], bool]], Meter]
@@ -56,6 +59,20 @@ def record_launch(
         for cell in cells:
             gpu_name = str(launch.meter.describe().get("gpu_name"))
             yield cell, launch.record(cell, progress, functools.partial(_is_enough, precision(cell, gpu_name)))
+
+
+def let_leave(gpu_uuids: Collection[str], progress: Progress) -> None:
+    """Wait until nothing is on these GPUs, for a minute at most: the engines of a run that was killed take a moment to end.
+
+    What stays is told as a foreign process when an engine is launched.
+    """
+    end = time.monotonic() + _LEAVE_S
+    while gpu_uuids and time.monotonic() < end:
+        left = {pid for uuid, pids in compute_processes().items() if uuid in gpu_uuids for pid in pids}
+        if not left:
+            return
+        progress("waiting for what a run that was killed has left on the GPU to end")
+        time.sleep(0.5)
 
 
 def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> OfflineEngine:
@@ -129,7 +146,9 @@ class Launch:
         assert ready is not None
         fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe())
         pids = ", ".join(map(str, self.foreign))
-        faults = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
+        foreign = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
+        guard = Guard(ready.gpu_uuids)
+        faults = (*foreign, *guard.faults_before())
         cycle_tokens = cell.workload.tokens_per_cycle(cell.batch_size)
         times: list[int] = []
         tokens: list[int] = []
@@ -175,9 +194,16 @@ class Launch:
             tokens += rest.tokens
             finished += rest.finished
             time.sleep(_HOT_TAIL_S)
+        except EngineError as error:
+            why = guard.faults()
+            if not why:
+                raise
+            message = f"{error.message} ({'; '.join(why)})"
+            raise EngineError(error.stage, message, error.log_tail, error.out_of_memory) from error
         finally:
             self.meter.stop()
-        return recording(stopped_ns)
+        recorded = recording(stopped_ns)
+        return replace(recorded, faults=tuple(dict.fromkeys((*faults, *guard.faults()))))
 
 
 def _membership(gpu_uuids: Sequence[str], engines: Sequence[OfflineEngine], before: Mapping[str, frozenset[int]]) -> Callable[[int], bool]:

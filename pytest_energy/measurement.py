@@ -36,7 +36,7 @@ STATIC_POWER_UNCERTAINTY_W = 20.0  # docs/architecture.md: how the hot idle powe
 
 # nvmlClocksEventReason* bits.
 SW_POWER_CAP = 0x4
-_THERMAL_OR_HARDWARE = {
+THERMAL_OR_HARDWARE = {
     0x8: "hardware slowdown",
     0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown",
@@ -433,7 +433,7 @@ def _window_faults(turns: Sequence[_Steady], batch_size: int) -> list[str]:
         if len(busy) and np.median(busy) < _BUSY_PERCENT:
             faults.append(f"gpu_idle: {gpu.uuid} was busy {np.median(busy):.0f} % of the time under load: is it the engine's GPU?")
         reasons = np.bitwise_or.reduce(_inside(turns, index, "throttle_reasons").astype(np.int64), initial=0)
-        faults += [f"throttled: {gpu.uuid}: {name}" for bit, name in _THERMAL_OR_HARDWARE.items() if int(reasons) & bit]
+        faults += [f"throttled: {gpu.uuid}: {name}" for bit, name in THERMAL_OR_HARDWARE.items() if int(reasons) & bit]
     return faults
 
 

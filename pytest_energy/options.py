@@ -37,8 +37,11 @@ def add(parser: pytest.Parser) -> None:
     option("--energy-inconclusive", metavar="fail|warn", help="what becomes of a test that stays undecided (default: fail)")
     option("--energy-load-timeout", metavar="SECONDS", help="limit for an engine to start and load (default: 1200)")
     option("--energy-progress-timeout", metavar="SECONDS", help="limit for no token while under load (default: 60)")
+    option("--energy-lock-timeout", metavar="SECONDS", help="limit for waiting until other runs have left the GPUs (default: 3600)")
     parser.addini("energy_engine", "what is measured where a test does not say: offline (default) or server")
-    for name in ("python", "baselines", "record", "report", "launches", "inconclusive", "turns", "load_timeout", "progress_timeout"):
+    for name in (
+        "python", "baselines", "record", "report", "launches", "inconclusive", "turns", "load_timeout", "progress_timeout", "lock_timeout",
+    ):  # fmt: skip
         parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
     parser.addini("energy_engine_args", "defaults of --energy-engine-arg, one NAME=VALUE a line", type="linelist", default=[])
 
@@ -244,6 +247,7 @@ def settings_of(config: pytest.Config) -> Settings:
         report=report_from / report if report and not config.getoption("energy_noise") else None,
         # A baseline is measured with the GPU for itself.
         turns="launches" if config.getoption("energy_update") else turns,
+        lock_timeout_s=_number(config, "lock_timeout", 3600.0),
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_energy.settings import Settings
 
 FIXTURES = {"energy": "joules_per_token", "throughput": "tokens_per_s"}
+_PARENTS_GPUS = "energy_parents_gpus"
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _CELL: pytest.StashKey[Cell] = pytest.StashKey()
@@ -67,6 +68,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(
             ReportPlugin(settings, options.header(settings, config.invocation_params.dir).removeprefix("energy: "))
         )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let other runs have the GPUs, also where this process goes on."""
+    session = config.stash.get(_SESSION, None)
+    if session is not None:
+        session.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker which GPUs its parent sees, so that it knows whether it was given some of its own."""
+    node.workerinput[_PARENTS_GPUS] = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 @pytest.hookimpl(trylast=True)
@@ -235,9 +249,15 @@ class Gated:
         return session
 
     def _refuse_workers(self) -> None:
-        config = self._item.config
-        if hasattr(config, "workerinput") and not config.stash[_SETTINGS].replay:
-            pytest.fail("live measurements do not work under pytest-xdist: workers would measure each other. Run with -n 0.", pytrace=False)
+        config, own = self._item.config, os.environ.get("CUDA_VISIBLE_DEVICES")
+        worker = getattr(config, "workerinput", None)
+        if worker is None or config.stash[_SETTINGS].replay or (own is not None and own != worker.get(_PARENTS_GPUS)):
+            return
+        pytest.fail(
+            "live measurements do not work under pytest-xdist where workers share GPUs: they would measure each other.\n"
+            "Run with -n 0, or give each worker GPUs of its own: let conftest.py set CUDA_VISIBLE_DEVICES in it.",
+            pytrace=False,
+        )
 
     @property
     def joules_per_token(self) -> float | None:

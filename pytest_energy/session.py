@@ -13,9 +13,12 @@ from pathlib import Path
 from pytest_energy import gate, live, measurement, recording, statistics
 from pytest_energy.baselines import Baseline, Store, Update, boards, mixed
 from pytest_energy.cell import Cell, canonical_key, key_differences
-from pytest_energy.errors import EngineError, MeterError, NoiseError, RecordingError
+from pytest_energy.errors import EngineError, LockError, MeterError, NoiseError, RecordingError
 from pytest_energy.gate import Judgement, Metric, Rule, Variation, Verdict
+from pytest_energy.locks import GpuLocks
 from pytest_energy.measurement import Measurement
+from pytest_energy.meters import nvml
+from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.noise import Noise, NoiseStore
 from pytest_energy.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
@@ -76,6 +79,11 @@ class Session:
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
         self.noise_store = NoiseStore(self.settings.baselines)
+        self._locks = GpuLocks(self.settings.lock_timeout_s)
+
+    def close(self) -> None:
+        """Let other runs have the GPUs."""
+        self._locks.release()
 
     def select(self, asked: Iterable[Question]) -> None:
         """Say what this run will ask for: cells that share a launch are measured in one, and all comparisons share the error level."""
@@ -222,6 +230,9 @@ class Session:
         open_cells = list(group)
         failure: str | None = None
         try:
+            failure = "measuring was interrupted"
+            if self.settings.launch.url is None:  # the GPUs of a server that runs are known once it is found
+                live.let_leave(self._locks.acquire(nvml.visible_uuids(), cell.model.name, self.progress), self.progress)
             for number in range(1, budget + 1):
                 failure = "measuring was interrupted"
                 failure = self._launch_sides(open_cells, number, measured)
@@ -231,6 +242,8 @@ class Session:
                     open_cells = [c for c in open_cells if self._is_open(c, _evidence(c, measured), budget)]
                 if not open_cells:
                     break
+        except LockError as error:
+            failure = str(error)
         except Exception as error:
             # Not foreseen, so it is seen whole, once; the group's other tests must not launch engines over and over.
             failure = f"measuring failed: {type(error).__name__}: {error}"
@@ -238,6 +251,13 @@ class Session:
         finally:
             for c in group:
                 self._evidence[canonical_key(c.key)] = replace(_evidence(c, measured), failure=failure if c in open_cells else None)
+            if all(canonical_key(c.key) in self._evidence for c in self._cells):
+                self._locks.release()
+
+    def _open_meter(self, measuring: str, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]) -> Meter:
+        """The meter of the GPUs that an engine was found on; from now on the run holds these alone."""
+        self._locks.keep(set(gpu_uuids) & set(nvml.listed_uuids()), measuring, self.progress)
+        return self.open_meter(gpu_uuids, is_engine_process)
 
     def _launch_sides(self, cells: Sequence[Cell], number: int, measured: Measured) -> str | None:
         """Launch the engine, or both in turns; returns why one failed, None where none did."""
@@ -264,7 +284,8 @@ class Session:
         """One launch of both engines together; returns why a side failed, None where none did."""
         turns: dict[tuple[str, str], list[Recording]] = {}
         try:
-            launched = record_pair(cells, outer, inner, self.open_meter, functools.partial(self._numbered, number), self._noise)
+            open_meter = functools.partial(self._open_meter, cells[0].model.name)
+            launched = record_pair(cells, outer, inner, open_meter, functools.partial(self._numbered, number), self._noise)
             with contextlib.closing(launched):
                 for side, done, recorded in launched:
                     self._keep(done, recorded, side)
@@ -272,7 +293,7 @@ class Session:
         except SideError as error:
             python = next(side.settings.python for side in (outer, inner) if side.name == error.side)
             return f"the {error.side} engine ({python}): {error}"
-        except (MeterError, RecordingError) as error:
+        except (MeterError, RecordingError, LockError) as error:
             return str(error)
         for (side, key), recordings in turns.items():
             measured[side][key].append(measurement.measure(*recordings))
@@ -285,12 +306,13 @@ class Session:
         named = f"the {side} engine ({launch.python}): " if self.settings.paired else ""
         try:
             # Closed at once whatever happens here, and the engine with it.
-            launched = live.record_launch(cells, launch, self.open_meter, self._numbered(number, side), self._precision)
+            open_meter = functools.partial(self._open_meter, cells[0].model.name)
+            launched = live.record_launch(cells, launch, open_meter, self._numbered(number, side), self._precision)
             with contextlib.closing(launched):
                 for done, recorded in launched:
                     self._keep(done, recorded, side)
                     measured[canonical_key(done.key)].append(measurement.measure(recorded))
-        except (EngineError, MeterError, RecordingError, NoiseError) as error:
+        except (EngineError, MeterError, RecordingError, NoiseError, LockError) as error:
             return f"{named}{error}"
         return None
 

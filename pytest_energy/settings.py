@@ -48,6 +48,7 @@ class Settings:
         report: folder that a report is written to, None for none.
         turns: what takes turns in a live comparison: "cycles" of two engines that are resident together, "launches", or "auto",
             cycles where both engines fit on the GPU.
+        lock_timeout_s: limit for waiting until other runs on this host have left the GPUs.
     """
 
     baselines: Path
@@ -65,6 +66,7 @@ class Settings:
     turns: str = "auto"
     engine: str | None = None
     default_engine: str = "offline"
+    lock_timeout_s: float = 3600.0
 
     @property
     def paired(self) -> bool:

@@ -9,6 +9,7 @@ import pytest_energy.reports.page
 import pytest_energy.reports.tables
 import pytest_energy.session
 import pytest_energy.statistics  # noqa: F401
+from pytest_energy import locks
 from pytest_energy.cell import Cell, Model
 from pytest_energy.workload import Workload
 
@@ -35,3 +36,9 @@ def few_plugins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "pytester" in request.fixturenames:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.setenv("PYTEST_PLUGINS", "pytest_energy.plugin,pytest_benchmark.plugin")
+
+
+@pytest.fixture(autouse=True)
+def own_locks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A host with GPUs may be measuring on them."""
+    monkeypatch.setattr(locks, "FOLDER", tmp_path_factory.getbasetemp() / "locks")

@@ -302,7 +302,7 @@ def test_options_that_are_typed_exist(pytester: pytest.Pytester) -> None:
     assert set(re.findall(r"(?<![\w-])--energy-[a-z-]+", typed())) - known == set()
 
 
-@pytest.mark.parametrize("name", [pytest.param("doctor", marks=pytest.mark.xfail(reason="not there yet", strict=True)), "noise"])
+@pytest.mark.parametrize("name", ["doctor", "noise"])
 def test_commands_that_are_typed_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(re.findall(r"pytest-energy\"? ([a-z]+) ", typed())) == {"doctor", "noise"}
     with pytest.raises(SystemExit) as ended:

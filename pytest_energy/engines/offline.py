@@ -346,7 +346,7 @@ class OfflineEngine:
                 process.wait(timeout=grace_s)
         finally:  # also when the wait is interrupted
             self._process = None
-            _end_session(process.pid)
+            end_session(process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
             with contextlib.suppress(OSError):
@@ -381,7 +381,7 @@ def _cpu_s(pid: int) -> float:
     return 0.0
 
 
-def _end_session(session_id: int, timeout_s: float = 20.0) -> None:
+def end_session(session_id: int, timeout_s: float = 20.0) -> None:
     """Kill every process of a session; children of an engine may sit in groups of their own."""
     deadline = time.monotonic() + timeout_s
     while (members := session_members(session_id)) and time.monotonic() < deadline:

@@ -133,6 +133,13 @@ def compute_processes() -> dict[str, frozenset[int]]:
     return {}
 
 
+def rapl_unavailable() -> str:
+    """Why CPU energy cannot be read here; empty where it can."""
+    rapl = _RaplReader()
+    rapl.read()
+    return rapl.energy().unavailable
+
+
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 

