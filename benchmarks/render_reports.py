@@ -46,7 +46,8 @@ class Example:
 EXAMPLES = (
     Example("upgrade", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1"),
     Example("eager", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1-eager", "bs8 or bs64"),
-    Example("in-turns", f"{H100}/vllm-0.25.1-against-itself/reference", f"{H100}/vllm-0.25.1-against-itself/new", "bs8 or bs64", True),
+    Example("in-turns", *(f"{H100}/vllm-0.20.2-to-0.25.1/{side}" for side in ("reference", "new")), "bs8 or bs64", True),
+    Example("no-async", *(f"{H100}/vllm-0.25.1-no-async-in-turns/{side}" for side in ("reference", "new")), "bs8 or bs64", True),
 )
 HISTORY = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1")  # one update after the other
 PICTURES = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1", f"{GPU}/vllm-0.25.1-eager")  # the README's; the trace is of the second

@@ -134,7 +134,8 @@ def _load(engine: OfflineEngine, side: Side, cells: Sequence[Cell]) -> EngineRea
         engine.__enter__()
     except EngineError as error:
         if error.out_of_memory:
-            raise NoFit(f"the {side.name} engine did not load with {MEMORY_SHARE:.0%} of the GPU's memory: {error}") from error
+            asked = side.settings.engine_args_under_test.get("gpu_memory_utilization", MEMORY_SHARE)
+            raise NoFit(f"the {side.name} engine did not load with {asked} of the GPU's memory: {error}") from error
         raise SideError(side.name, error) from error
     ready = engine.ready
     assert ready is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import launch_table, modes_table, turns_error_rates
+from benchmarks import launch_table, modes_table, server_table, turns_error_rates
 from benchmarks.gate_error_rates import tables
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +93,7 @@ def test_readme_table_is_the_one_printed(run_pytest: Run) -> None:
     assert set(shown) <= set(rows(result.stdout.str()))
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(9))
 def test_verdicts_on_the_measurements_page(run_pytest: Run, number: int) -> None:
     shown = "".join(b for b in blocks("docs/measurements.md", "text") if b.startswith("$ pytest"))
     command, _, table = shown.split("$ pytest ")[1:][number].partition("\n")
@@ -108,8 +108,13 @@ def test_launches_on_the_measurements_page(folder: Path) -> None:
 
 
 def test_turns_and_launches_on_the_measurements_page() -> None:
-    folders = [H100 / "vllm-0.25.1-against-itself", H100 / "vllm-0.25.1-against-itself-1b"]
-    assert "\n".join(modes_table.rows(folders)) in (ROOT / "docs" / "measurements.md").read_text()
+    labels = ("vllm-0.25.1-against-itself", "vllm-0.20.2-to-0.25.1", "vllm-0.25.1-no-async-in-turns", "vllm-0.25.1-against-itself-1b")
+    assert "\n".join(modes_table.rows([H100 / label for label in labels])) in (ROOT / "docs" / "measurements.md").read_text()
+
+
+def test_what_a_server_adds_on_the_measurements_page() -> None:
+    folders = [(board / "vllm-0.25.1-server", board / "vllm-0.25.1") for board in (H100, H100 / "board-a30fa4a8")]
+    assert "\n".join(server_table.rows(server_table.pairs(folders))) in (ROOT / "docs" / "measurements.md").read_text()
 
 
 def test_error_rates_in_turns_are_those_that_were_simulated() -> None:

@@ -347,7 +347,8 @@ def _equal_energy(axes: Axes, moves: Sequence[tuple[float, float, float, float]]
         if energy <= 0 or not lowest < energy < y_high / max(x_low, 1e-9):
             continue
         axes.plot([x_low, x_high], [energy * x_low, energy * x_high], color=GRID, linewidth=1.2, zorder=0, scalex=False, scaley=False)
-        start, end = max(x_low, y_low / energy), min(x_high, y_high / energy)  # what is seen of it
+        # What is seen of it, and leaves room for the label below the panel's title.
+        start, end = max(x_low, y_low / energy), min(x_high, (y_low + 0.86 * (y_high - y_low)) / energy)
         if (end - start) / (x_high - x_low) < 0.25:
             continue
 

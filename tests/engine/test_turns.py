@@ -96,7 +96,7 @@ def test_blocks_follow_with_the_roles_changed_where_one_is_not_precise_enough(ce
 @pytest.mark.parametrize("side", ["reference", "new"])
 def test_a_failure_names_its_side_and_ends_both(cell: Cell, python: str, sessions: list[int], side: str, fault: str) -> None:
     if fault == "exit_on_load":
-        with pytest.raises(NoFit, match=f"the {side} engine did not load with 45% of the GPU's memory: (.|\n)*out of memory"):
+        with pytest.raises(NoFit, match=f"the {side} engine did not load with 0.45 of the GPU's memory: (.|\n)*out of memory"):
             list(pair(cell, python, **{"outer" if side == "reference" else "inner": fault}))
     else:
         with pytest.raises(SideError) as caught:
@@ -140,7 +140,7 @@ def test_an_engine_that_burns_cpu_while_it_waits_is_told(cell: Cell, python: str
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        ("no_memory_beside", "did not load with 45% of the GPU's memory"),
+        ("no_memory_beside", "did not load with 0.45 of the GPU's memory"),
         ("small_cache_beside", "KV cache holds 160 of the 1152 tokens that tiny bs=8 needs"),
     ],
 )
