@@ -14,7 +14,7 @@ from pytest_energy.cell import Cell
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.server import AttachedEngine, ServerEngine
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
-from pytest_energy.recording import Recording, TokenCounter
+from pytest_energy.recording import Recording, Requests, TokenCounter
 from pytest_energy.settings import LaunchSettings
 
 MIN_CYCLES = 4  # fewer tell nothing of their own spread
@@ -62,7 +62,7 @@ def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> Offl
     """The engine of a cell, not started; settings under test win over `engine_args`, and these over the suite's."""
     if settings.url is not None:
         vocabulary_size = cell.model.vocabulary_size or _SAFE_VOCABULARY
-        request_tokens = cell.workload.input_tokens + cell.workload.output_tokens
+        request_tokens = cell.workload.longest_request or 0  # of prompts it is known when they are tokenized
         return AttachedEngine(
             settings.url, settings.gpu_uuids, vocabulary_size, request_tokens, compute_processes, settings.progress_timeout_s
         )
@@ -122,15 +122,20 @@ class Launch:
         Args:
             cell: what to record.
             progress: told what is going on.
-            is_enough: asked from the second cycle on.
+            is_enough: asked from the second cycle, or block, on.
             looks_per_cycle: how often it is asked.
         """
         ready = self.engine.ready
         assert ready is not None
+        if cell.workload.prompts_file is not None:
+            progress(f"{cell.name}: tokenizing prompts")
+        plan = self.engine.prepare(cell.workload, cell.batch_size)
+        requests = Requests(*zip(*plan.lengths, strict=True)) if cell.workload.varies else None
         fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe())
+        if requests is not None:  # so that "what changed" tells another tokenizer or chat template
+            fingerprint["request_tokens"] = {"input": sum(requests.input_tokens), "output": sum(requests.output_tokens)}
         pids = ", ".join(map(str, self.foreign))
         faults = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
-        cycle_tokens = cell.workload.tokens_per_cycle(cell.batch_size)
         times: list[int] = []
         tokens: list[int] = []
         finished: list[int] = []
@@ -148,28 +153,30 @@ class Launch:
                 cpu=cpu,
                 faults=faults,
                 client=self.engine.client,
+                requests=requests,
             )
 
         self.meter.start()
         try:
             time.sleep(0.3)  # the counter's first update lies before the load
             self.engine.start_load(cell.workload, cell.batch_size)
-            total, next_look, told = 0, 2.0 * cycle_tokens, 0.0
+            total, ended, next_look, told = 0, 0, 2.0, 0.0
             while True:
                 steps = self.engine.take_steps()
                 times += steps.time_ns
                 tokens += steps.tokens
                 finished += steps.finished
-                total += sum(steps.tokens)
+                total, ended = total + sum(steps.tokens), ended + sum(steps.finished)
+                cycles = plan.cycles(total, ended)
                 elapsed_s = (times[-1] - times[0]) / 1e9
                 if time.monotonic() - told > 1.0:
                     told = time.monotonic()
-                    phase = "warming up" if total < cycle_tokens else "measuring"
-                    progress(f"{cell.name}: {phase}, {total / cycle_tokens:.1f} cycles, {total / max(elapsed_s, 1e-9):,.0f} tokens/s")
-                if total >= next_look:
-                    if is_enough(recording(times[-1]), total // cycle_tokens):
+                    phase, name = "warming up" if cycles < 1 else "measuring", "cycles" if requests is None else "blocks"
+                    progress(f"{cell.name}: {phase}, {cycles:.1f} {name}, {total / max(elapsed_s, 1e-9):,.0f} tokens/s")
+                if cycles >= next_look:
+                    if is_enough(recording(times[-1]), int(cycles)):
                         break
-                    next_look = total + cycle_tokens / looks_per_cycle
+                    next_look = cycles + 1 / looks_per_cycle
             rest, stopped_ns = self.engine.stop_load()
             times += rest.time_ns
             tokens += rest.tokens
@@ -205,4 +212,4 @@ def _is_enough(enough: float, so_far: Recording, whole_cycles: int) -> bool:
         return elapsed_s >= 2 * MAX_S and whole_cycles >= 2 * MAX_CYCLES  # it will not get better
     if len(cycles.time_s) >= MAX_CYCLES or sum(cycles.time_s) >= MAX_S:
         return True
-    return statistics.relative_standard_error(cycles.joules_per_token) <= enough
+    return statistics.relative_standard_error(cycles.joules_per_token, cycles.weights) <= enough
