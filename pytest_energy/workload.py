@@ -228,11 +228,10 @@ def tokens_in_flight(lengths: Sequence[tuple[int, int]], batch_size: int, block_
 def described(workload: Mapping[str, Any]) -> str:
     """What a key says of the workload, in a few words: "512 tokens in, 256 out"."""
     tokens_in, out = (_described(workload.get(name)) for name in ("input_tokens", "output_tokens"))
-    if workload.get("input_tokens") == OF_PROMPTS:
-        tokens_in = f"prompts {str(workload.get('prompts_sha256'))[:8]}"
-    else:
-        tokens_in = f"{tokens_in} tokens in"
-    return f"{tokens_in}, {'as many as in the replies' if out == OF_REPLIES else out} out"
+    if tokens_in != OF_PROMPTS:
+        return f"{tokens_in} tokens in, {out} out"
+    answers = "answers as long as the file's" if out == OF_REPLIES else f"{out} tokens out"
+    return f"prompts {str(workload.get('prompts_sha256'))[:8]}, {answers}"
 
 
 def _described(length: Any) -> str:

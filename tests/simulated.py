@@ -88,13 +88,15 @@ def recording(
     idle_power_w: float = 120.0,
     faults: Sequence[str] = (),
     start_s: int = 1000,
+    asked: Plan | None = None,
 ) -> Recording:
     """A recording of an engine at constant throughput; steps jitter by `noise` (relative standard deviation).
 
-    Where requests differ in length, reading a prompt holds the step up by `PREFILL_S` a token, and `cycles` are blocks.
+    Where requests differ in length, reading a prompt holds the step up by `PREFILL_S` a token, and `cycles` are blocks; `asked` are other
+    requests than the cell's own.
     """
     if cell.workload.varies:
-        counted, requests = _replayed(cell, tokens_per_s, cycles, noise, seed, start_s)
+        counted, requests = _replayed(cell, tokens_per_s, cycles, noise, seed, start_s, asked)
         return _recorded(cell, launch_id, power_w, environment, idle_power_w, faults, start_s, counted, requests)
     generator = random.Random(seed)
     batch = cell.batch_size
@@ -123,13 +125,16 @@ def seconds_of_a_pass(cell: Cell, tokens_per_s: float) -> float:
     return sum(out for _, out in lengths) / tokens_per_s + PREFILL_S * sum(tokens_in for tokens_in, _ in lengths)
 
 
-def _replayed(cell: Cell, tokens_per_s: float, blocks: float, noise: float, seed: int, start_s: int) -> tuple[TokenCounter, Requests]:
+def _replayed(
+    cell: Cell, tokens_per_s: float, blocks: float, noise: float, seed: int, start_s: int, asked: Plan | None = None
+) -> tuple[TokenCounter, Requests]:
     """Every slot yields a token a step until so many blocks, the warm-up among them, are done."""
-    generator, asked, batch = random.Random(seed), plan(cell), cell.batch_size
+    generator, asked, batch = random.Random(seed), asked or plan(cell), cell.batch_size
+    of_pass = cell.workload.requests_per_pass(batch)
     left, sent, now = list(asked.first_wave), batch, start_s * 1_000_000_000
     times, finished, ended = [], [], 0
     prefill = sum(asked.lengths[slot % len(asked.lengths)][0] for slot in range(batch))
-    while ended < batch + blocks * len(asked.lengths):
+    while ended < batch + blocks * of_pass:
         now += round((batch / tokens_per_s * max(0.1, generator.gauss(1, noise)) + PREFILL_S * prefill) * 1e9)
         prefill, done = 0, 0
         for slot in range(batch):
@@ -140,7 +145,7 @@ def _replayed(cell: Cell, tokens_per_s: float, blocks: float, noise: float, seed
         times.append(now)
         finished.append(done)
         ended += done
-    inputs, outputs = zip(*asked.lengths, strict=True)
+    inputs, outputs = zip(*asked.lengths[:of_pass], strict=True)
     return TokenCounter(tuple(times), (batch,) * len(times), tuple(finished)), Requests(inputs, outputs)
 
 

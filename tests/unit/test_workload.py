@@ -362,5 +362,6 @@ def test_workloads_in_words(write: Write) -> None:
 
     assert words() == "512 tokens in, 256 out"
     assert words(input_tokens=MEDIAN) == "lognormal (median 512, sigma 0.6, at most 2048) tokens in, 256 out"
-    assert words(prompts="prompts.jsonl").startswith("prompts ")
-    assert words(prompts="prompts.jsonl").endswith(", as many as in the replies out")
+    digest = cell_key(folder, prompts="prompts.jsonl")["workload"]["prompts_sha256"][:8]
+    assert words(prompts="prompts.jsonl") == f"prompts {digest}, answers as long as the file's"
+    assert words(prompts="prompts.jsonl", output_tokens=99) == f"prompts {digest}, 99 tokens out"
