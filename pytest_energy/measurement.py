@@ -410,7 +410,8 @@ def _block_ends(recording: Recording, time_ns: np.ndarray, total: np.ndarray) ->
     assert recording.requests is not None
     batch_size, of_pass = int(recording.key["batch_size"]), len(recording.requests.output_tokens)
     finished = np.cumsum(np.asarray(recording.tokens.finished, dtype=np.int64))
-    marks = np.arange(batch_size + of_pass, finished[-1] + 1, of_pass)
+    blocks = min((int(finished[-1]) - batch_size) // of_pass, len(finished))
+    marks = batch_size + of_pass * np.arange(1, blocks + 1)
     steps = np.searchsorted(finished, marks)
     ends_ns, tokens = time_ns[steps], total[steps]
     if (np.diff(ends_ns) <= 0).any() or (np.diff(tokens) <= 0).any():  # no engine does this, a damaged recording may

@@ -293,10 +293,15 @@ def _requests(content: Any, key: Mapping[str, Any]) -> Requests | None:
     """The requests' lengths, which must be there exactly where the key says that they vary."""
     wanted = key["workload"].get("requests") if isinstance(key.get("workload"), dict) else None
     if content is None and wanted is None:
+        lengths = key["workload"].values() if isinstance(key.get("workload"), dict) else ()
+        if any(isinstance(length, dict | str) for length in lengths):
+            raise RecordingError("its key says that the lengths of requests vary, and does not say how many there are")
         return None
     requests: Requests = _unpack_series(Requests, content, "requests")
     if type(wanted) is not int or len(requests.input_tokens) != wanted:
         raise RecordingError(f"it holds the lengths of {len(requests.input_tokens)} requests, its key says {wanted}")
+    if type(key.get("batch_size")) is not int or not 0 < key["batch_size"] <= wanted:
+        raise RecordingError(f"its batch size is {key.get('batch_size')!r}, of which {wanted} requests are no pass")
     if not requests.input_tokens or not all(0 < tokens < 10**9 for tokens in (*requests.input_tokens, *requests.output_tokens)):
         raise RecordingError("the lengths of its requests are not all positive")
     return requests
