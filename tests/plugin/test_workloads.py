@@ -10,7 +10,7 @@ from pytest_energy import measurement, recording
 from tests.engine.conftest import interpreter
 from tests.plugin.project import MARKER, TESTS, Project
 from tests.plugin.test_bad_input import refused
-from tests.plugin.test_server import CONFTEST
+from tests.plugin.test_server import CONFTEST, run
 
 LOGNORMAL = {
     **MARKER,
@@ -50,7 +50,7 @@ def test_recorded_and_replayed(project: Project, tmp_path_factory: pytest.TempPa
     project.pytester.makeconftest(CONFTEST)
     python = interpreter(tmp_path_factory.mktemp("interpreter"))
     options = ["--energy-python", python, "--energy-launches", "1", "--energy-record", "kept", "--energy-engine", engine]
-    live = project.pytester.runpytest_subprocess("-p", "no:cacheprovider", *options)
+    live = run(project, *options)
     live.assert_outcomes(failed=2)
     name = "tiny bs=8" if engine == "offline" else "tiny server bs=8"
     live.stdout.fnmatch_lines([f"*{name}: measuring*", f"NO BASELINE: {name}*"])
@@ -63,7 +63,7 @@ def test_recorded_and_replayed(project: Project, tmp_path_factory: pytest.TempPa
     assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.02)
     of_pass = {"input": sum(recorded.requests.input_tokens), "output": sum(recorded.requests.output_tokens)}
     assert recorded.environment["request_tokens"] == of_pass
-    replayed = project.run("--energy-replay", "kept", "--energy-engine", engine, "--energy-report", "report")
+    replayed = run(project, "--energy-replay", "kept", "--energy-engine", engine, "--energy-report", "report")
     assert rows(replayed) == rows(live) != []
     told = "lognormal (median 40, sigma 0.6, at most 200) tokens in" if marker is LOGNORMAL else "prompts "
     assert told in (project.path / "report" / "report.html").read_text()
@@ -147,9 +147,7 @@ def test_prompts_that_the_engine_does_not_take(
     project.pytester.makeconftest(CONFTEST)
     python = interpreter(tmp_path_factory.mktemp("interpreter"))
     before = project.files()
-    result = project.pytester.runpytest_subprocess(
-        "-p", "no:cacheprovider", "--energy-python", python, "--energy-launches", "1", "--energy-engine-arg", f"fault={fault}"
-    )
+    result = run(project, "--energy-python", python, "--energy-launches", "1", "--energy-engine-arg", f"fault={fault}")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["INVALID: tiny bs=8, J/token", f"*{message}*"])
     assert {name for name in project.files() if Path(name).name not in {"stdout", "stderr"}} == set(before)
