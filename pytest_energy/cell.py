@@ -17,10 +17,8 @@ WORKER_ENGINE_ARGS: Mapping[str, Any] = {
     "seed": 0,
     "skip_tokenizer_init": True,  # prompts are token ids
 }
-_WORDS_ENGINE_ARGS: Mapping[str, Any] = {
-    "enable_prefix_caching": False,
-    "seed": 0,
-}  # prompts are texts, which the model's tokenizer turns into ids
+# Prompts from a file are texts, which the engine's tokenizer turns into ids.
+_TEXT_ENGINE_ARGS: Mapping[str, Any] = {name: value for name, value in WORKER_ENGINE_ARGS.items() if name != "skip_tokenizer_init"}
 
 # What the server needs, besides: its own defaults where they differ from the offline engine's.
 ENGINES = ("offline", "server")
@@ -131,7 +129,7 @@ class Cell:
         if self.engine == "attached":
             return {}  # it was started by someone else, with settings of theirs
         if self.engine == "offline":
-            return {**(WORKER_ENGINE_ARGS if self.workload.prompts_file is None else _WORDS_ENGINE_ARGS), **arguments}
+            return {**(WORKER_ENGINE_ARGS if self.workload.prompts_file is None else _TEXT_ENGINE_ARGS), **arguments}
         batched = _OFFLINE_BATCHED_TOKENS
         if "max_model_len" in arguments:
             batched = min(batched, arguments["max_model_len"] * arguments.get("max_num_seqs", self.batch_size))

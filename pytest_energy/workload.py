@@ -55,11 +55,11 @@ class Plan:
 
     Attributes:
         lengths: tokens in and out of request n are lengths[n mod len(lengths)]; one entry where all are alike, else a pass.
-        first_wave: tokens out of the first requests, one per slot of the batch, instead.
+        first_wave: which request each slot of the batch begins with, and how many tokens out it has left.
     """
 
     lengths: tuple[tuple[int, int], ...]
-    first_wave: tuple[int, ...]
+    first_wave: tuple[tuple[int, int], ...]
 
     def cycles(self, tokens: int, finished: int) -> float:
         """How many cycles, or blocks, are done after so many tokens and finished requests; the first one is warm-up."""
@@ -72,7 +72,7 @@ class Plan:
         """Tokens of the warm-up: a cycle; or the first wave and a pass."""
         if len(self.lengths) == 1:
             return len(self.first_wave) * self.lengths[0][1]
-        return sum(self.first_wave) + sum(out for _, out in self.lengths)
+        return sum(out for _, out in (*self.first_wave, *self.lengths))
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Workload:
         if not self.varies:
             assert isinstance(self.input_tokens, int)
             assert isinstance(self.output_tokens, int)
-            return Plan(((self.input_tokens, self.output_tokens),), self.first_wave(batch_size))
+            return Plan(((self.input_tokens, self.output_tokens),), tuple(enumerate(self.first_wave(batch_size))))
         count = self.requests_per_pass(batch_size)
         inputs = [tokens for tokens, _ in tokenized] if self.prompts_file else self._lengths("input", self.input_tokens, count)
         if self.output_tokens is not None:
@@ -185,18 +185,18 @@ class Workload:
         random.Random(f"{of} {self.seed}").shuffle(shares)
         return shares
 
-    def _residual_lives(self, outputs: Sequence[int], batch_size: int) -> tuple[int, ...]:
-        """What `batch_size` requests that are in flight for long have still to generate.
+    def _residual_lives(self, outputs: Sequence[int], batch_size: int) -> tuple[tuple[int, int], ...]:
+        """Which requests of a pass are found in flight in the midst of a long load, and what they have still to generate.
 
         A slot is found at a request with a probability that goes with its length, and anywhere in it (renewal theory: Cox 1962,
         Renewal Theory, chapter 5). So the load begins much as it goes on. Full lengths would begin with all prefills at once and,
         where lengths vary little, keep them together for many requests.
         """
         ends = list(itertools.accumulate(outputs))
-        found = [outputs[bisect_right(ends, _below(share, ends[-1]))] for share in self._strata("in flight", batch_size)]
+        found = [bisect_right(ends, _below(share, ends[-1])) for share in self._strata("in flight", batch_size)]
         ages = list(range(1, batch_size + 1))
         random.Random(f"ages {self.seed}").shuffle(ages)
-        return tuple(max(1, length * age // batch_size) for length, age in zip(found, ages, strict=True))
+        return tuple((number, max(1, outputs[number] * age // batch_size)) for number, age in zip(found, ages, strict=True))
 
 
 def tokens_in_flight(lengths: Sequence[tuple[int, int]], batch_size: int, block_size: int) -> int:

@@ -131,9 +131,9 @@ def _replayed(
     """Every slot yields a token a step until so many blocks, the warm-up among them, are done."""
     generator, asked, batch = random.Random(seed), asked or plan(cell), cell.batch_size
     of_pass = cell.workload.requests_per_pass(batch)
-    left, sent, now = list(asked.first_wave), batch, start_s * 1_000_000_000
+    left, sent, now = [out for _, out in asked.first_wave], batch, start_s * 1_000_000_000
     times, finished, ended = [], [], 0
-    prefill = sum(asked.lengths[slot % len(asked.lengths)][0] for slot in range(batch))
+    prefill = sum(asked.lengths[number][0] for number, _ in asked.first_wave)
     while ended < batch + blocks * of_pass:
         now += round((batch / tokens_per_s * max(0.1, generator.gauss(1, noise)) + PREFILL_S * prefill) * 1e9)
         prefill, done = 0, 0

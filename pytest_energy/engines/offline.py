@@ -274,7 +274,8 @@ class OfflineEngine:
             raise EngineError(
                 "tokenize",
                 f"line {line} of {file} is too long: {tokens_in} tokens in and {out} out, the engine takes {limit} (max_model_len).\n"
-                f"Take the line out, or let requests be longer: engine_args={{'max_model_len': {tokens_in + out}}}",
+                f"Take the line out, or let requests be longer: engine_args={{'max_model_len': {tokens_in + out}}} (or start a server that "
+                f"runs already anew, with --max-model-len {tokens_in + out}).",
             )
         return plan
 

@@ -434,10 +434,10 @@ class Requests:
 
     def next(self) -> Request:
         """The next one."""
-        number = next(self._sent)
+        sent = next(self._sent)
+        number, left = self._first_wave[sent] if sent < len(self._first_wave) else (sent, None)
         input_tokens, output_tokens = self._lengths[number % len(self._lengths)]
-        if number < len(self._first_wave):
-            output_tokens = self._first_wave[number]
+        output_tokens = left or output_tokens
         if self._texts:
             path, prompt = "/v1/chat/completions", self._text(number)
         else:

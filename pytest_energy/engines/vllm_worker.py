@@ -13,9 +13,10 @@ stderr. When the command pipe closes (the parent died) the whole session ends.
         → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ...}
     {"command": "tokenize", "name": name, "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
         → {"event": "tokenized", "lengths": [[n, n or null], ...]}    of prompts, by the model's chat template, and of replies
-    {"command": "run", "run": id, "first_wave": [...], "lengths": [[in, out], ...], "prompts": [[...], ...] or the name of tokenized ones}
-        request n has as many tokens in and out as lengths[n mod their number] says, its prompt is the beginning of prompts[n mod
-        their number]; the first ones have the first wave's tokens out
+    {"command": "run", "run": id, "first_wave": [[n, out], ...], "lengths": [[in, out], ...], "prompts": [[...], ...]}
+        prompts: or the name of tokenized ones. Request n has as many tokens in and out as lengths[n mod their number] says, its
+        prompt is the beginning of prompts[n mod their number]; a slot begins with the first wave's request n, of which so many
+        tokens are left, and the requests after as many follow
         → {"event": "steps", "run": id, "time_ns": [...], "tokens": [...], "finished": [...]}   about every 50 ms
     {"command": "stop"}
         → {"event": "stopped", "run": id, "time_ns": t}
@@ -196,9 +197,10 @@ class ClosedLoop:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        input_tokens, length = self._lengths[self._count % len(self._lengths)]
-        if self._count < len(self._first_wave):
-            length = self._first_wave[self._count]
+        first = self._count < len(self._first_wave)
+        number, left = self._first_wave[self._count] if first else (self._count, None)
+        input_tokens, length = self._lengths[number % len(self._lengths)]
+        length = left or length
         params = self._params.get(length)
         if params is None:
             params = self._params[length] = SamplingParams(
@@ -206,7 +208,7 @@ class ClosedLoop:
                 output_kind=RequestOutputKind.DELTA,
             )  # fmt: skip
         request_id = f"{self._run}-{self._count}"
-        prompt = {"prompt_token_ids": self._prompts[self._count % len(self._prompts)][:input_tokens]}
+        prompt = {"prompt_token_ids": self._prompts[number % len(self._prompts)][:input_tokens]}
         self._count += 1
         self._remaining[request_id] = length
         self._engine.add_request(request_id, prompt, params)

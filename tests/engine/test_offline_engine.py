@@ -204,7 +204,7 @@ def test_requests_of_varying_lengths_come_in_the_order_of_the_plan(open_engine: 
             steps = drive_passes(engine, workload, batch_size, 2)
             assert set(steps.tokens) == {batch_size}
             # Every step gives each request a token, so when which one ends is known.
-            left, sent, expected = list(plan.first_wave), batch_size, []
+            left, sent, expected = [out for _, out in plan.first_wave], batch_size, []
             for _ in steps.tokens:
                 left = [tokens - 1 for tokens in left]
                 expected.append(left.count(0))
