@@ -36,13 +36,14 @@ class OverheadEngine(OfflineEngine):
         orders = list(itertools.permutations(ARMS))
         arms = [arm for block in range(blocks) for arm in orders[block % len(orders)]]
         rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        plan = workload.plan(batch_size)
         self._send(
             "run",
             command="run",
             run=0,
             arms=arms,
-            first_wave=workload.first_wave(batch_size),
-            output_tokens=workload.output_tokens,
+            first_wave=plan.first_wave,
+            lengths=plan.lengths,
             prompts=workload.prompts(max(64, 2 * batch_size), self.ready.vocabulary_size),
         )
         while True:

@@ -44,13 +44,14 @@ def overhead(worker, engine, channel, command):
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    output_tokens, prompts = command["output_tokens"], command["prompts"]
+    lengths, prompts = command["lengths"], command["prompts"]
+    output_tokens = lengths[0][1]
     batch_size = len(command["first_wave"])
     cycle = batch_size * output_tokens
     params = SamplingParams(
         temperature=1.0, max_tokens=output_tokens, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
     )
-    loop = worker.ClosedLoop(engine, f"b{batch_size}", command["first_wave"], output_tokens, prompts)
+    loop = worker.ClosedLoop(engine, f"b{batch_size}", command["first_wave"], lengths, prompts)
     worker.drive(loop, channel, 0, lambda total: total >= cycle)
     for number, arm in enumerate(command["arms"]):
         channel.send(event="segment", arm=arm)
@@ -82,7 +83,7 @@ if __name__ == "__main__":
     worker = load_worker()
     channel = worker.Channel(int(sys.argv[1]), int(sys.argv[2]))
     serve_run = worker.run
-    worker.run = lambda engine, channel, command: (
-        overhead(worker, engine, channel, command) if command.get("arms") else serve_run(engine, channel, command)
+    worker.run = lambda engine, channel, command, tokenized: (
+        overhead(worker, engine, channel, command) if command.get("arms") else serve_run(engine, channel, command, tokenized)
     )
     os._exit(worker.serve(channel))

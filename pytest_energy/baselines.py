@@ -23,7 +23,10 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class LaunchValues:
-    """One launch of a baseline: values per cycle, each of shape (cycles,), and what was seen beside them."""
+    """One launch of a baseline: values per cycle, each of shape (cycles,), and what was seen beside them.
+
+    `tokens` are those of each cycle, empty where all hold equally many.
+    """
 
     launch_id: str
     joules_per_token: tuple[float, ...]
@@ -33,6 +36,7 @@ class LaunchValues:
     sm_clock_mhz: float | None = None
     temperature_c: float | None = None
     power_cap_share: float | None = None
+    tokens: tuple[float, ...] = ()
 
     @classmethod
     def from_measurement(cls, measurement: Measurement) -> "LaunchValues":
@@ -48,6 +52,7 @@ class LaunchValues:
             sm_clock_mhz=conditions.sm_clock_mhz,
             temperature_c=conditions.temperature_c,
             power_cap_share=conditions.power_cap_share,
+            tokens=cycles.weights,
         )
 
 
@@ -92,12 +97,16 @@ class Baseline:
     @property
     def joules_per_token(self) -> list[float]:
         """One value per launch."""
-        return statistics.launch_means([launch.joules_per_token for launch in self.launches])
+        return statistics.launch_means([launch.joules_per_token for launch in self.launches], self._weights)
 
     @property
     def tokens_per_s(self) -> list[float]:
         """One value per launch."""
-        return statistics.launch_rates([launch.tokens_per_s for launch in self.launches])
+        return statistics.launch_rates([launch.tokens_per_s for launch in self.launches], self._weights)
+
+    @property
+    def _weights(self) -> list[tuple[float, ...]]:
+        return [launch.tokens for launch in self.launches]
 
     @property
     def power_w(self) -> list[float]:
@@ -301,7 +310,8 @@ def _history(previous: Baseline) -> tuple[Mapping[str, Any], ...]:
 
 def _entry_name(baseline: Baseline, taken: Mapping[str, Any]) -> str:
     key, workload = baseline.key, baseline.key["workload"]
-    stem = f"{key['engine']} in={workload['input_tokens']} out={workload['output_tokens']} bs={key['batch_size']:04d}"
+    lengths = {name: workload[name] if isinstance(workload[name], int | str) else "lognormal" for name in ("input_tokens", "output_tokens")}
+    stem = f"{key['engine']} in={lengths['input_tokens']} out={lengths['output_tokens']} bs={key['batch_size']:04d}"
     stem += "".join(f" {uuid[:12]}" for uuid in baseline.boards)
     name, count = stem, 1
     while name in taken:
@@ -360,6 +370,7 @@ def _entry(baseline: Baseline) -> dict[str, Any]:
                 "sm_clock_mhz": launch.sm_clock_mhz,
                 "static_power_w": None if launch.static_power_w is None else rounded(launch.static_power_w),
                 "temperature_c": launch.temperature_c,
+                **({"tokens": list(launch.tokens)} if launch.tokens else {}),
                 "tokens_per_s": _series(launch.tokens_per_s),
             }
             for launch in baseline.launches
@@ -372,8 +383,10 @@ def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
     launches = tuple(_launch_values(launch) for launch in entry["launches"])
     for launch in launches:
         series = (launch.joules_per_token, launch.tokens_per_s, launch.power_w)
-        if not all(values and all(math.isfinite(v) and v > 0 for v in values) for values in series):
+        if not all(values and all(math.isfinite(v) and v > 0 for v in values) for values in (*series, launch.tokens or (1.0,))):
             raise ValueError(f"launch {launch.launch_id} holds no positive figures")
+        if launch.tokens and len({len(values) for values in (*series, launch.tokens)}) > 1:
+            raise ValueError(f"launch {launch.launch_id}: its series differ in length")
     if len(launches) < MIN_LAUNCHES:
         raise ValueError(f"{len(launches)} launches")
     key = entry["key"]

@@ -17,6 +17,8 @@ WORKER_ENGINE_ARGS: Mapping[str, Any] = {
     "seed": 0,
     "skip_tokenizer_init": True,  # prompts are token ids
 }
+# Prompts from a file are texts, which the engine's tokenizer turns into ids.
+_TEXT_ENGINE_ARGS: Mapping[str, Any] = {name: value for name, value in WORKER_ENGINE_ARGS.items() if name != "skip_tokenizer_init"}
 
 # What the server needs, besides: its own defaults where they differ from the offline engine's.
 ENGINES = ("offline", "server")
@@ -121,13 +123,16 @@ class Cell:
     @property
     def launch_args(self) -> dict[str, Any]:
         """All that the engine is started with, before settings under test; equal for cells that share a launch."""
-        length = self.workload.input_tokens + self.workload.output_tokens
-        arguments = {"max_model_len": length, "load_format": self.weights, **dict(self.engine_args)}
+        longest = self.workload.longest_request
+        length = {} if longest is None else {"max_model_len": longest}  # the model's own where only its tokenizer tells
+        arguments = {**length, "load_format": self.weights, **dict(self.engine_args)}
         if self.engine == "attached":
             return {}  # it was started by someone else, with settings of theirs
         if self.engine == "offline":
-            return {**WORKER_ENGINE_ARGS, **arguments}
-        batched = min(_OFFLINE_BATCHED_TOKENS, arguments["max_model_len"] * arguments.get("max_num_seqs", self.batch_size))
+            return {**(WORKER_ENGINE_ARGS if self.workload.prompts_file is None else _TEXT_ENGINE_ARGS), **arguments}
+        batched = _OFFLINE_BATCHED_TOKENS
+        if "max_model_len" in arguments:
+            batched = min(batched, arguments["max_model_len"] * arguments.get("max_num_seqs", self.batch_size))
         return {**_SERVER_ENGINE_ARGS, "max_num_batched_tokens": batched, **arguments}
 
     @property
@@ -139,17 +144,16 @@ class Cell:
             "engine_args": dict(sorted(self.launch_args.items())),
             "model": self.model.name,
             "model_config_sha256": self.model.config_sha256,
-            "workload": {
-                "input_tokens": self.workload.input_tokens,
-                "output_tokens": self.workload.output_tokens,
-                "seed": self.workload.seed,
-            },
+            "workload": self.workload.key(self.batch_size),
         }
 
 
 def canonical_key(key: Mapping[str, Any]) -> str:
     """A cell key as one line of JSON, equal for equal keys."""
     return json.dumps(key, sort_keys=True, separators=(",", ":"))
+
+
+_EXPLAINED: Mapping[str, str] = {"prompts_sha256": " (another file of prompts, or its content was changed)"}
 
 
 def key_differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -160,7 +164,7 @@ def key_differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: st
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             differences += key_differences(left, right, f"{prefix}{name}.")
         elif left != right:
-            differences.append(f"{prefix}{name}: {left} → {right}")
+            differences.append(f"{prefix}{name}: {left} → {right}" + _EXPLAINED.get(name, ""))
     return differences
 
 

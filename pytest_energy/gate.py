@@ -190,7 +190,7 @@ def _neighbours(metric: Metric, new: Measurement, old: Measurement) -> list[floa
             return []
         half = len(middle.time_s) // 2
         for end, part in ((first, slice(None, half)), (last, slice(half, None))):
-            beside = Cycles(middle.energy_j[part], middle.time_s[part], middle.tokens)
+            beside = Cycles(middle.energy_j[part], middle.time_s[part], middle.tokens[part])
             ratio = _of_cycles(metric, end) / _of_cycles(metric, beside)
             ratios.append(ratio if is_new else 1 / ratio)
     return ratios
@@ -198,7 +198,7 @@ def _neighbours(metric: Metric, new: Measurement, old: Measurement) -> list[floa
 
 def _of_cycles(metric: Metric, cycles: Cycles) -> float:
     of_metric = statistics.launch_means if metric is Metric.JOULES_PER_TOKEN else statistics.launch_rates
-    return of_metric([getattr(cycles, metric.value)])[0]
+    return of_metric([getattr(cycles, metric.value)], [cycles.weights])[0]
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,20 @@ import functools
 import time
 import uuid
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_energy import environment, measurement, statistics
 from pytest_energy.cell import Cell
-from pytest_energy.engines.offline import OfflineEngine
+from pytest_energy.engines.offline import OfflineEngine, Steps
 from pytest_energy.engines.server import AttachedEngine, ServerEngine
 from pytest_energy.errors import EngineError
 from pytest_energy.health.guard import Guard
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
-from pytest_energy.recording import Recording, TokenCounter
+from pytest_energy.recording import Recording, Requests, TokenCounter
 from pytest_energy.settings import LaunchSettings
+from pytest_energy.workload import Plan
 
 MIN_CYCLES = 4  # fewer tell nothing of their own spread
 MIN_S = 6.0  # sixty counter updates
@@ -79,7 +80,7 @@ def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> Offl
     """The engine of a cell, not started; settings under test win over `engine_args`, and these over the suite's."""
     if settings.url is not None:
         vocabulary_size = cell.model.vocabulary_size or _SAFE_VOCABULARY
-        request_tokens = cell.workload.input_tokens + cell.workload.output_tokens
+        request_tokens = cell.workload.longest_request or 0  # of prompts it is known when they are tokenized
         return AttachedEngine(
             settings.url, settings.gpu_uuids, vocabulary_size, request_tokens, compute_processes, settings.progress_timeout_s
         )
@@ -139,20 +140,23 @@ class Launch:
         Args:
             cell: what to record.
             progress: told what is going on.
-            is_enough: asked from the second cycle on.
+            is_enough: asked from the second cycle, or block, on.
             looks_per_cycle: how often it is asked.
         """
         ready = self.engine.ready
         assert ready is not None
+        if cell.workload.prompts_file is not None:
+            progress(f"{cell.name}: tokenizing prompts")
+        plan = self.engine.prepare(cell.workload, cell.batch_size)
+        requests = Requests(*zip(*plan.lengths, strict=True)) if cell.workload.varies else None
         fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe())
+        if requests is not None:  # so that "what changed" tells another tokenizer or chat template
+            fingerprint["request_tokens"] = {"input": sum(requests.input_tokens), "output": sum(requests.output_tokens)}
         pids = ", ".join(map(str, self.foreign))
         foreign = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
         guard = Guard(ready.gpu_uuids)
         faults = (*foreign, *guard.faults_before())
-        cycle_tokens = cell.workload.tokens_per_cycle(cell.batch_size)
-        times: list[int] = []
-        tokens: list[int] = []
-        finished: list[int] = []
+        counted = _Counted()
 
         def recording(stopped_ns: int) -> Recording:
             gpus, cpu = self.meter.read()
@@ -160,39 +164,23 @@ class Launch:
                 key=cell.key,
                 launch_id=self.launch_id,
                 environment=fingerprint,
-                tokens=TokenCounter(tuple(times), tuple(tokens), tuple(finished)),
+                tokens=TokenCounter(tuple(counted.time_ns), tuple(counted.tokens), tuple(counted.finished)),
                 gpus=gpus,
                 load_stopped_ns=stopped_ns,
                 kv_cache_tokens=ready.kv_cache_tokens,
                 cpu=cpu,
                 faults=faults,
                 client=self.engine.client,
+                requests=requests,
             )
 
         self.meter.start()
         try:
             time.sleep(0.3)  # the counter's first update lies before the load
             self.engine.start_load(cell.workload, cell.batch_size)
-            total, next_look, told = 0, 2.0 * cycle_tokens, 0.0
-            while True:
-                steps = self.engine.take_steps()
-                times += steps.time_ns
-                tokens += steps.tokens
-                finished += steps.finished
-                total += sum(steps.tokens)
-                elapsed_s = (times[-1] - times[0]) / 1e9
-                if time.monotonic() - told > 1.0:
-                    told = time.monotonic()
-                    phase = "warming up" if total < cycle_tokens else "measuring"
-                    progress(f"{cell.name}: {phase}, {total / cycle_tokens:.1f} cycles, {total / max(elapsed_s, 1e-9):,.0f} tokens/s")
-                if total >= next_look:
-                    if is_enough(recording(times[-1]), total // cycle_tokens):
-                        break
-                    next_look = total + cycle_tokens / looks_per_cycle
+            self._drive(cell, plan, counted, lambda cycles: is_enough(recording(counted.time_ns[-1]), cycles), progress, looks_per_cycle)
             rest, stopped_ns = self.engine.stop_load()
-            times += rest.time_ns
-            tokens += rest.tokens
-            finished += rest.finished
+            counted.add(rest)
             time.sleep(_HOT_TAIL_S)
         except EngineError as error:
             why = guard.faults()
@@ -204,6 +192,42 @@ class Launch:
             self.meter.stop()
         recorded = recording(stopped_ns)
         return replace(recorded, faults=tuple(dict.fromkeys((*faults, *guard.faults()))))
+
+    def _drive(
+        self, cell: Cell, plan: Plan, counted: "_Counted", is_enough: Callable[[int], bool], progress: Progress, looks_per_cycle: int
+    ) -> None:
+        """Add the load's steps to `counted` until `is_enough(whole cycles)`."""
+        next_look, told = 2.0, 0.0
+        while True:
+            counted.add(self.engine.take_steps())
+            cycles = plan.cycles(counted.total, counted.ended)
+            elapsed_s = (counted.time_ns[-1] - counted.time_ns[0]) / 1e9
+            if time.monotonic() - told > 1.0:
+                told = time.monotonic()
+                phase, name = "warming up" if cycles < 1 else "measuring", "blocks" if cell.workload.varies else "cycles"
+                progress(f"{cell.name}: {phase}, {cycles:.1f} {name}, {counted.total / max(elapsed_s, 1e-9):,.0f} tokens/s")
+            if cycles >= next_look:
+                if is_enough(int(cycles)):
+                    return
+                next_look = cycles + 1 / looks_per_cycle
+
+
+@dataclass
+class _Counted:
+    """The steps of a load so far, with the sums of their tokens and finished requests."""
+
+    time_ns: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+    total: int = 0
+    ended: int = 0
+
+    def add(self, steps: Steps) -> None:
+        self.time_ns += steps.time_ns
+        self.tokens += steps.tokens
+        self.finished += steps.finished
+        self.total += sum(steps.tokens)
+        self.ended += sum(steps.finished)
 
 
 def _membership(gpu_uuids: Sequence[str], engines: Sequence[OfflineEngine], before: Mapping[str, frozenset[int]]) -> Callable[[int], bool]:
@@ -231,4 +255,4 @@ def _is_enough(enough: float, so_far: Recording, whole_cycles: int) -> bool:
         return elapsed_s >= 2 * MAX_S and whole_cycles >= 2 * MAX_CYCLES  # it will not get better
     if len(cycles.time_s) >= MAX_CYCLES or sum(cycles.time_s) >= MAX_S:
         return True
-    return statistics.relative_standard_error(cycles.joules_per_token) <= enough
+    return statistics.relative_standard_error(cycles.joules_per_token, cycles.weights) <= enough

@@ -3,20 +3,23 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_energy.cell import ENGINES, Cell, Model
+from pytest_energy.engines.synthetic_tokenizer import has_tokenizer
 from pytest_energy.errors import UsageError
-from pytest_energy.workload import Workload
+from pytest_energy.prompts import Prompts
+from pytest_energy.workload import Lognormal, Workload
 
 ARGUMENTS = {
     "model": "folder with a config.json (relative to the test file) or a Hugging Face id",
     "batch_sizes": "numbers of concurrent requests, one test each",
     "weights": "'auto' loads the model's own weights, 'dummy' makes them up from its config.json (default 'auto')",
-    "input_tokens": "prompt length (default 512)",
-    "output_tokens": "generated tokens per request (default 256)",
+    "input_tokens": "prompt length (default 512), or {'lognormal': {'median': 512, 'sigma': 0.6, 'max': 2048}}",
+    "output_tokens": "generated tokens per request (default 256; of prompts: their replies'), or how they are distributed, likewise",
+    "prompts": "JSONL file of prompts (relative to the test file) instead of random ones",
     "engine": "'offline' measures vLLM's engine, 'server' vllm serve (default 'offline')",
     "engine_args": "settings of vllm.EngineArgs that belong to the suite",
     "tolerance": "relative change of J/token for the worse that fails (default 0.03)",
@@ -26,6 +29,7 @@ ARGUMENTS = {
     "max_itl_ms": "limit of a server's inter-token latency, 99th percentile; exceeding it fails",
 }
 WEIGHTS = ("auto", "dummy")
+_MAX_SIGMA = 3.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Marked:
     engine: str | None = None
     max_ttft_ms: float | None = None
     max_itl_ms: float | None = None
+    prompts: str | None = None
 
     @classmethod
     def from_arguments(cls, positional: Sequence[Any], arguments: Mapping[str, Any]) -> "Marked":
@@ -74,10 +79,8 @@ class Marked:
             model=arguments["model"],
             batch_sizes=_batch_sizes(arguments["batch_sizes"]),
             weights=weights,
-            workload=Workload(
-                input_tokens=_positive_integer("input_tokens", arguments.get("input_tokens", 512)),
-                output_tokens=_positive_integer("output_tokens", arguments.get("output_tokens", 256)),
-            ),
+            workload=_workload(arguments),
+            prompts=_prompts(arguments),
             engine_args=_engine_args(arguments.get("engine_args", {})),
             tolerance=_tolerance("tolerance", arguments.get("tolerance")),
             throughput_tolerance=_tolerance("throughput_tolerance", arguments.get("throughput_tolerance")),
@@ -100,14 +103,73 @@ class Marked:
                 "Measure the server, engine='server', or leave the limit out."
             )
         engine_args = {"max_num_seqs": max(self.batch_sizes), **dict(self.engine_args)}
+        model = Model.resolve(self.model, *folders)
         return Cell(
-            model=Model.resolve(self.model, *folders),
+            model=model,
             batch_size=batch_size,
-            workload=self.workload,
+            workload=self._workload(model, engine, *folders),
             weights=self.weights,
             engine_args=tuple(sorted(engine_args.items())),
             engine=engine,
         )
+
+    def _workload(self, model: Model, engine: str, *folders: Path) -> Workload:
+        """The workload with its prompts, if it has any."""
+        if self.prompts is None:
+            return self.workload
+        prompts = Prompts.resolve(self.prompts, *folders)
+        told = "tokenizer" in dict(self.engine_args) or engine == "attached"
+        if model.config_sha256 is not None and not told and not has_tokenizer(Path(model.location)):
+            raise UsageError(
+                f"the model folder {model.location} has no tokenizer, so the prompts of {prompts.name} have no length in tokens.\n"
+                "Copy the model's tokenizer files there, its chat template with them, or name one: engine_args={'tokenizer': 'org/name'}"
+            )
+        for conversation in prompts.conversations if self.workload.output_tokens is None else ():
+            if conversation.reply is None and conversation.output_tokens is None:
+                raise UsageError(
+                    f"prompts {prompts.name}, line {conversation.line}: it has no reply and no output_tokens, so how long its answer is "
+                    'is not known.\nAdd "output_tokens": N to the line, or give one length for all in the marker: output_tokens=256'
+                )
+        return replace(self.workload, prompts_file=prompts)
+
+
+def _workload(arguments: Mapping[str, Any]) -> Workload:
+    if "prompts" not in arguments:
+        return Workload(
+            _lengths("input_tokens", arguments.get("input_tokens", 512)), _lengths("output_tokens", arguments.get("output_tokens", 256))
+        )
+    if "input_tokens" in arguments:
+        raise UsageError("input_tokens and prompts are given: prompts have lengths of their own. Leave one of them out")
+    return Workload(output_tokens=_lengths("output_tokens", arguments["output_tokens"]) if "output_tokens" in arguments else None)
+
+
+def _prompts(arguments: Mapping[str, Any]) -> str | None:
+    file = arguments.get("prompts")
+    if "prompts" in arguments and (not isinstance(file, str) or not file):
+        raise UsageError(f"prompts is {file!r}: it must be a text, the name of a JSONL file")
+    return file
+
+
+def _lengths(name: str, value: Any) -> int | Lognormal:
+    """A length, or how lengths are distributed."""
+    if not isinstance(value, Mapping):
+        return _positive_integer(name, value)
+    parameters = value.get("lognormal")
+    if set(value) != {"lognormal"} or not isinstance(parameters, Mapping) or set(parameters) != {"median", "sigma", "max"}:
+        raise UsageError(
+            f"{name} is {value!r}: it must be a whole number, or as in {{'lognormal': {{'median': 512, 'sigma': 0.6, 'max': 2048}}}}"
+        )
+    median, sigma = (_positive_number(f"{name}'s {part}", parameters[part]) for part in ("median", "sigma"))
+    longest = _positive_integer(f"{name}'s max", parameters["max"])
+    if median is None or sigma is None:
+        raise UsageError(f"{name} is {value!r}: median and sigma must be positive numbers")
+    if not 1 <= median <= longest:
+        raise UsageError(f"{name}'s median is {parameters['median']!r}: it must lie between 1 and max, {longest}")
+    if sigma > _MAX_SIGMA:
+        raise UsageError(
+            f"{name}'s sigma is {parameters['sigma']!r}: it is of the natural logarithm, 0.6 where two in three lie within a factor of 1.8"
+        )
+    return Lognormal(median, sigma, longest)
 
 
 def _positive_integer(name: str, value: Any) -> int:

@@ -4,7 +4,15 @@
                │ warm-up │ cycle 1 │ cycle 2 │ cycle 3 │ cycle 4 │          │ hot, no load │
     energy          E(t₁)     E(t₂)     E(t₃)     E(t₄)     E(t₅)             static power
 
-A cycle's end points fall between counter updates, so the energy there is interpolated. Where two engines took turns
+A cycle's end points fall between counter updates, so the energy there is interpolated. Where requests differ in length there
+is no cycle, and *blocks* take its place: equal numbers of finished requests (batch means). A block ends with the step that
+finishes its last request and holds a pass of the requests (pytest_energy.workload), so blocks hold nearly equal work, but not
+equal numbers of tokens: J/token is the ratio of their sums. What follows calls both cycles.
+
+    finished   0 ··· B ······ B+P ······ B+2P ······ B+3P ······ B+4P ··  stop      B = batch size, P = requests of a pass
+               │  warm-up     │ block 1  │ block 2   │ block 3   │       │ hot, no load │
+
+Where two engines took turns
 a launch is several recordings, one per turn, each with a warm-up of its own; their cycles make one measurement.
 """
 
@@ -17,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from pytest_energy.recording import Beside, Client, Distribution, GpuTrace, Recording
+from pytest_energy.workload import tokens_in_flight
 
 MIN_CYCLES = 3
 _TRANSIENT = 0.02  # a first cycle further off than this is still warming up
@@ -46,16 +55,21 @@ THERMAL_OR_HARDWARE = {
 
 @dataclass(frozen=True)
 class Cycles:
-    """Whole cycles in steady state, all of shape (cycles,)."""
+    """Whole cycles, or blocks, in steady state, all of shape (cycles,); `tokens` are equal in cycles, not in blocks."""
 
     energy_j: tuple[float, ...]
     time_s: tuple[float, ...]
-    tokens: int
+    tokens: tuple[int, ...]
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """The tokens of each where they differ; empty where they do not."""
+        return self.tokens if len(set(self.tokens)) > 1 else ()
 
     @property
     def joules_per_token(self) -> tuple[float, ...]:
         """Energy of each cycle over its tokens."""
-        return tuple(energy / self.tokens for energy in self.energy_j)
+        return tuple(energy / tokens for energy, tokens in zip(self.energy_j, self.tokens, strict=True))
 
     @property
     def power_w(self) -> tuple[float, ...]:
@@ -65,7 +79,7 @@ class Cycles:
     @property
     def tokens_per_s(self) -> tuple[float, ...]:
         """Tokens generated per second in each cycle."""
-        return tuple(self.tokens / time for time in self.time_s)
+        return tuple(tokens / time for tokens, time in zip(self.tokens, self.time_s, strict=True))
 
 
 @dataclass(frozen=True)
@@ -150,7 +164,7 @@ class Measurement:
     def joules_per_token(self) -> float:
         """Energy over tokens of all cycles."""
         assert self.cycles is not None
-        return sum(self.cycles.energy_j) / (self.cycles.tokens * len(self.cycles.energy_j))
+        return sum(self.cycles.energy_j) / sum(self.cycles.tokens)
 
     @property
     def power_w(self) -> float:
@@ -162,7 +176,7 @@ class Measurement:
     def tokens_per_s(self) -> float:
         """Tokens generated per second over all cycles."""
         assert self.cycles is not None
-        return self.cycles.tokens * len(self.cycles.time_s) / sum(self.cycles.time_s)
+        return sum(self.cycles.tokens) / sum(self.cycles.time_s)
 
 
 def first_invalid(measurements: Sequence[Measurement]) -> str | None:
@@ -175,25 +189,26 @@ def first_invalid(measurements: Sequence[Measurement]) -> str | None:
 
 @dataclass(frozen=True)
 class _Steady:
-    """One recording and its cycles in steady state; energy_j of shape (GPUs, cycles), time_s of shape (cycles,)."""
+    """One recording and its cycles in steady state; energy_j of shape (GPUs, cycles), time_s and tokens of shape (cycles,)."""
 
     recording: Recording
     energy_j: np.ndarray
     time_s: np.ndarray
+    tokens: np.ndarray
     skipped: int
     window_ns: tuple[int, int]
 
     @property
     def cycles(self) -> Cycles:
         """Over all GPUs."""
-        return Cycles(tuple(self.energy_j.sum(axis=0).tolist()), tuple(self.time_s.tolist()), _cycle_tokens(self.recording))
+        return Cycles(tuple(self.energy_j.sum(axis=0).tolist()), tuple(self.time_s.tolist()), tuple(self.tokens.tolist()))
 
 
 def measure(*turns: Recording) -> Measurement:
     """Everything the gate needs of one launch in one cell: its recording, or its turns in order."""
     first = turns[0]
     key = first.key
-    workload, batch_size = key["workload"], int(key["batch_size"])
+    batch_size = int(key["batch_size"])
     faults = [fault for turn in turns for fault in (*turn.faults, *(fault for gpu in turn.gpus for fault in gpu.faults))]
     faults += [fault for turn in turns for fault in (*_counter_faults(turn), *_client_faults(turn))]
     if len({tuple(gpu.uuid for gpu in turn.gpus) for turn in turns}) > 1:
@@ -208,17 +223,17 @@ def measure(*turns: Recording) -> Measurement:
         cycles = Cycles(
             energy_j=tuple(itertools.chain.from_iterable(part.cycles.energy_j for part in steady)),
             time_s=tuple(itertools.chain.from_iterable(part.cycles.time_s for part in steady)),
-            tokens=steady[0].cycles.tokens,
+            tokens=tuple(itertools.chain.from_iterable(part.cycles.tokens for part in steady)),
         )
         gpu_energy_j = {gpu.uuid: sum(float(part.energy_j[i].sum()) for part in steady) for i, gpu in enumerate(first.gpus)}
         faults += _window_faults(steady, batch_size)
     elif not faults:
         empty = f"; {len(turns) - len(steady)} of {len(turns)} turns without one" if len(turns) > 1 else ""
-        needed = f"{MIN_CYCLES} needed{empty}"
-        faults.append(f"too_short: {whole} whole cycles after warm-up, {skipped} of them before the steady state, {needed}")
+        needed = f"{skipped} of them before the steady state, {MIN_CYCLES} needed{empty}"
+        faults.append(f"too_short: {whole} whole {'cycles' if first.requests is None else 'blocks'} after warm-up, {needed}")
     if cycles is None:
         steady = []
-    kv_tokens = kv_tokens_needed(batch_size, workload, first.environment)
+    kv_tokens = kv_tokens_needed(batch_size, _lengths(first), first.environment)
     if 0 < first.kv_cache_tokens < kv_tokens:
         faults.append(f"kv_cache_too_small: it holds {first.kv_cache_tokens} tokens, the batch needs {kv_tokens}")
     conditions = _conditions(steady)
@@ -272,17 +287,29 @@ def _client_faults(turn: Recording) -> list[str]:
     return faults
 
 
-def kv_tokens_needed(batch_size: int, workload: Mapping[str, Any], environment: Mapping[str, Any]) -> int:
-    """Tokens that the KV cache must hold so that a full batch never waits: every request's, rounded up to whole blocks."""
+def kv_tokens_needed(batch_size: int, lengths: Sequence[tuple[int, int]], environment: Mapping[str, Any]) -> int:
+    """Tokens that the KV cache must hold so that a full batch never waits: every request's in flight, rounded up to whole blocks.
+
+    Args:
+        batch_size: requests in flight.
+        lengths: tokens in and out of the requests, in order, over and over.
+        environment: the fingerprint.
+    """
     block = (environment.get("engine_settings") or {}).get("block_size")
-    block = block if type(block) is int and block > 0 else 1
-    length = int(workload["input_tokens"]) + int(workload["output_tokens"])
-    return batch_size * -(-length // block) * block
+    return tokens_in_flight(lengths, batch_size, block if type(block) is int and block > 0 else 1)
+
+
+def _lengths(recording: Recording) -> Sequence[tuple[int, int]]:
+    """Tokens in and out of the requests; one entry where all are alike."""
+    if recording.requests is not None:
+        return tuple(zip(recording.requests.input_tokens, recording.requests.output_tokens, strict=True))
+    workload = recording.key["workload"]
+    return ((int(workload["input_tokens"]), int(workload["output_tokens"])),)
 
 
 def whole_cycles(recording: Recording) -> tuple[int, float]:
     """How many whole cycles after the warm-up a recording holds, and their time in seconds."""
-    boundaries_ns = _cycle_boundaries_ns(recording)
+    boundaries_ns, _ = _boundaries(recording)
     return max(0, len(boundaries_ns) - 1), float(np.ptp(boundaries_ns)) / 1e9 if len(boundaries_ns) else 0.0
 
 
@@ -305,23 +332,30 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _steady(recording: Recording) -> _Steady | None:
     """The cycles after warm-up and transient; None where there is no whole one."""
-    boundaries_ns, skipped = steady_boundaries_ns(recording)
+    boundaries_ns, tokens, skipped = _steady_boundaries(recording)
     if len(boundaries_ns) < 2:
         return None
     per_gpu_j = np.array([np.diff(energy_j(gpu, boundaries_ns)) for gpu in recording.gpus])
     window_ns = (int(boundaries_ns[0]), int(boundaries_ns[-1]))
-    return _Steady(recording, per_gpu_j, np.diff(boundaries_ns) / 1e9, skipped, window_ns)
+    return _Steady(recording, per_gpu_j, np.diff(boundaries_ns) / 1e9, np.diff(tokens), skipped, window_ns)
 
 
-def steady_boundaries_ns(recording: Recording) -> tuple[np.ndarray, int]:
-    """Start and end of each whole cycle in steady state, shape (cycles + 1,), and how many whole cycles lie before them."""
-    boundaries_ns = _cycle_boundaries_ns(recording)
+def steady_boundaries_ns(recording: Recording) -> np.ndarray:
+    """Start and end of each whole cycle in steady state, shape (cycles + 1,)."""
+    return _steady_boundaries(recording)[0]
+
+
+def _steady_boundaries(recording: Recording) -> tuple[np.ndarray, np.ndarray, int]:
+    """Start and end of each whole cycle in steady state, the tokens generated until then, and how many whole cycles lie before them."""
+    boundaries_ns, tokens = _boundaries(recording)
     # A turn begins on a GPU that is hot already, and of so few cycles the rule would drop one that strays by chance.
     if len(boundaries_ns) < 2 or recording.beside is not None:
-        return boundaries_ns, 0
+        return boundaries_ns, tokens, 0
     total_j = np.sum([np.diff(energy_j(gpu, boundaries_ns)) for gpu in recording.gpus], axis=0)
-    skipped = steady_from(total_j, total_j / (np.diff(boundaries_ns) / 1e9))
-    return boundaries_ns[skipped:], skipped
+    of_cycle = np.diff(tokens)
+    # Energy for as many tokens as the mean cycle has; in cycles that is their own number.
+    skipped = steady_from(total_j * (of_cycle.mean() / of_cycle), total_j / (np.diff(boundaries_ns) / 1e9))
+    return boundaries_ns[skipped:], tokens[skipped:], skipped
 
 
 def steady_from(*series: Sequence[float] | np.ndarray) -> int:
@@ -348,24 +382,41 @@ def steady_from(*series: Sequence[float] | np.ndarray) -> int:
     return drop
 
 
-def _cycle_tokens(recording: Recording) -> int:
-    return int(recording.key["batch_size"]) * int(recording.key["workload"]["output_tokens"])
-
-
-def _cycle_boundaries_ns(recording: Recording) -> np.ndarray:
-    """Times at which the token counter passed C, 2C, 3C …; the first cycle is warm-up. Shape (cycles + 1,)."""
-    cycle_tokens = _cycle_tokens(recording)
+def _boundaries(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
+    """When the warm-up and each whole cycle after it ended, and the tokens generated until then. Shapes (cycles + 1,)."""
     time_ns = np.asarray(recording.tokens.time_ns, dtype=np.int64)
     total = np.cumsum(np.asarray(recording.tokens.tokens, dtype=np.int64))
     if not len(total):
-        return np.empty(0, dtype=np.int64)
-    # Inside a step the tokens come about evenly; times are kept relative so that no nanosecond is rounded away.
-    marks = np.arange(1, total[-1] // cycle_tokens + 1) * cycle_tokens
-    boundaries: np.ndarray = time_ns[0] + np.rint(np.interp(marks, total, (time_ns - time_ns[0]).astype(float))).astype(np.int64)
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    ends_ns, tokens = (_cycle_ends if recording.requests is None else _block_ends)(recording, time_ns, total)
     covered = [_span_ns(gpu) for gpu in recording.gpus if gpu.counter.changed_ns]
     for first, last in covered:
-        boundaries = boundaries[(boundaries >= first) & (boundaries <= last)]
-    return boundaries
+        inside = (ends_ns >= first) & (ends_ns <= last)
+        ends_ns, tokens = ends_ns[inside], tokens[inside]
+    return ends_ns, tokens
+
+
+def _cycle_ends(recording: Recording, time_ns: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Times at which the token counter passed C, 2C, 3C …; the first cycle is warm-up."""
+    cycle_tokens = int(recording.key["batch_size"]) * int(recording.key["workload"]["output_tokens"])
+    # Inside a step the tokens come about evenly; times are kept relative so that no nanosecond is rounded away.
+    marks = np.arange(1, total[-1] // cycle_tokens + 1) * cycle_tokens
+    ends_ns = time_ns[0] + np.rint(np.interp(marks, total, (time_ns - time_ns[0]).astype(float))).astype(np.int64)
+    return np.asarray(ends_ns), marks
+
+
+def _block_ends(recording: Recording, time_ns: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The steps in which the B + P-th, B + 2P-th, … request finished; the first wave of B and the pass after it are warm-up."""
+    assert recording.requests is not None
+    batch_size, of_pass = int(recording.key["batch_size"]), len(recording.requests.output_tokens)
+    finished = np.cumsum(np.asarray(recording.tokens.finished, dtype=np.int64))
+    blocks = min((int(finished[-1]) - batch_size) // of_pass, len(finished))
+    marks = batch_size + of_pass * np.arange(1, blocks + 1)
+    steps = np.searchsorted(finished, marks)
+    ends_ns, tokens = time_ns[steps], total[steps]
+    if (np.diff(ends_ns) <= 0).any() or (np.diff(tokens) <= 0).any():  # no engine does this, a damaged recording may
+        return ends_ns[:0], tokens[:0]
+    return ends_ns, tokens
 
 
 def _span_ns(gpu: GpuTrace) -> tuple[int, int]:
@@ -460,7 +511,8 @@ def _slot_share(recording: Recording) -> float:
     A finished request's successor needs a step or two to be scheduled and its prefill to be chunked in; with short outputs that is
     no small part of its life.
     """
-    output_tokens = int(recording.key["workload"]["output_tokens"])
+    lengths = _lengths(recording)
+    output_tokens = sum(out for _, out in lengths) / len(lengths)
     return output_tokens / (output_tokens + 3)
 
 

@@ -29,7 +29,10 @@ DETECTABLE_WITH = (1, 2, 3, 5)
 
 @dataclass(frozen=True)
 class NoiseLaunch:
-    """One launch: values per cycle, each of shape (cycles,), and what tells boards, machines and launches apart."""
+    """One launch: values per cycle, each of shape (cycles,), and what tells boards, machines and launches apart.
+
+    `tokens` are those of each cycle, empty where all hold equally many.
+    """
 
     launch_id: str
     joules_per_token: tuple[float, ...]
@@ -40,6 +43,7 @@ class NoiseLaunch:
     cpu_model: str | None = None
     load_1min: float | None = None
     sm_clock_mhz: float | None = None
+    tokens: tuple[int, ...] = ()
 
     @classmethod
     def from_measurement(cls, measurement: Measurement) -> "NoiseLaunch":
@@ -61,12 +65,13 @@ class NoiseLaunch:
             cpu_model=host.get("cpu_model"),
             load_1min=host.get("load_1min"),
             sm_clock_mhz=measurement.conditions.sm_clock_mhz,
+            tokens=measurement.cycles.weights,
         )
 
     def mean(self, metric: Metric) -> float:
         """Of the launch: energy over tokens, or tokens over time."""
         over_cycles = statistics.launch_means if metric is Metric.JOULES_PER_TOKEN else statistics.launch_rates
-        return over_cycles([getattr(self, metric.value)])[0]
+        return over_cycles([getattr(self, metric.value)], [self.tokens])[0]
 
 
 @dataclass(frozen=True)
@@ -208,9 +213,14 @@ def _dump(cells: Mapping[str, Sequence[NoiseLaunch]]) -> str:
     """One launch a line, so that a diff shows what was added."""
     blocks = []
     for name, launches in sorted(cells.items()):
-        lines = ",\n".join("    " + json.dumps(_rounded(asdict(launch)), sort_keys=True, allow_nan=False) for launch in launches)
+        lines = ",\n".join("    " + json.dumps(_rounded(_told(launch)), sort_keys=True, allow_nan=False) for launch in launches)
         blocks.append(f'  {{"key": {name},\n   "launches": [\n{lines}\n   ]}}')
     return f'{{"schema_version": {SCHEMA_VERSION},\n "cells": [\n' + ",\n".join(blocks) + "\n ]}\n"
+
+
+def _told(launch: NoiseLaunch) -> dict[str, Any]:
+    values = asdict(launch)
+    return values if launch.tokens else {name: value for name, value in values.items() if name != "tokens"}
 
 
 def _rounded(values: Any) -> Any:
@@ -246,4 +256,6 @@ def _launch(content: Mapping[str, Any]) -> NoiseLaunch:
         series = getattr(launch, metric.value)
         if not series or not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in series):
             raise ValueError(f"launch {launch.launch_id} holds no positive figures")
+        if launch.tokens and (len(launch.tokens) != len(series) or not all(type(tokens) is int and tokens > 0 for tokens in launch.tokens)):
+            raise ValueError(f"launch {launch.launch_id}: its tokens do not fit its cycles")
     return launch

@@ -19,8 +19,8 @@ from typing import Any
 
 from pytest_energy.errors import RecordingError
 
-SCHEMA_VERSION = 2
-_READ_VERSIONS = (1, 2)  # 1 knew no turns
+SCHEMA_VERSION = 3
+_READ_VERSIONS = (1, 2, 3)  # 1 knew no turns, 2 no requests of varying lengths
 SUFFIX = ".json.gz"
 _MAX_BYTES = 20_000_000  # unpacked; a real cell unpacks to well under 1 MB
 
@@ -156,6 +156,19 @@ class Client:
 
 
 @dataclass(frozen=True)
+class Requests:
+    """Lengths of the requests of a pass, in the order in which they are sent, over and over. Shapes (requests,).
+
+    Attributes:
+        input_tokens: of each prompt; of texts, by the model's tokenizer and its chat template.
+        output_tokens: that each was made to generate.
+    """
+
+    input_tokens: tuple[int, ...]
+    output_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Recording:
     """All that one cell of one launch yields; or, where two engines took turns, one turn of it.
 
@@ -169,6 +182,7 @@ class Recording:
         kv_cache_tokens: tokens that the KV cache holds, 0 where unknown.
         faults: reason codes noted while measuring.
         client: what the clients saw; None for an engine that has none, and while the load is on.
+        requests: their lengths; None where all are alike.
     """
 
     key: Mapping[str, Any]
@@ -183,6 +197,7 @@ class Recording:
     turn: int = 0
     beside: Beside | None = None
     client: Client | None = None
+    requests: Requests | None = None
 
 
 def _deltas(values: Sequence[int]) -> list[int]:
@@ -246,6 +261,7 @@ def to_json(recording: Recording) -> dict[str, Any]:
         "turn": recording.turn,
         "beside": None if recording.beside is None else dataclasses.asdict(recording.beside),
         **({} if recording.client is None else {"client": dataclasses.asdict(recording.client)}),
+        **({} if recording.requests is None else {"requests": _pack_series(recording.requests)}),
     }
 
 
@@ -273,6 +289,24 @@ def _client(content: Any) -> Client | None:
     return client
 
 
+def _requests(content: Any, key: Mapping[str, Any]) -> Requests | None:
+    """The requests' lengths, which must be there exactly where the key says that they vary."""
+    wanted = key["workload"].get("requests") if isinstance(key.get("workload"), dict) else None
+    if content is None and wanted is None:
+        lengths = key["workload"].values() if isinstance(key.get("workload"), dict) else ()
+        if any(isinstance(length, dict | str) for length in lengths):
+            raise RecordingError("its key says that the lengths of requests vary, and does not say how many there are")
+        return None
+    requests: Requests = _unpack_series(Requests, content, "requests")
+    if type(wanted) is not int or len(requests.input_tokens) != wanted:
+        raise RecordingError(f"it holds the lengths of {len(requests.input_tokens)} requests, its key says {wanted}")
+    if type(key.get("batch_size")) is not int or not 0 < key["batch_size"] <= wanted:
+        raise RecordingError(f"its batch size is {key.get('batch_size')!r}, of which {wanted} requests are no pass")
+    if not requests.input_tokens or not all(0 < tokens < 10**9 for tokens in (*requests.input_tokens, *requests.output_tokens)):
+        raise RecordingError("the lengths of its requests are not all positive")
+    return requests
+
+
 def from_json(content: Any) -> Recording:
     """The recording that `to_json` wrote.
 
@@ -283,7 +317,7 @@ def from_json(content: Any) -> Recording:
         raise RecordingError("it is no recording: no schema_version in it")
     if content["schema_version"] not in _READ_VERSIONS:
         raise RecordingError(
-            f"it has schema version {content['schema_version']}, this pytest-energy reads {' and '.join(map(str, _READ_VERSIONS))}. "
+            f"it has schema version {content['schema_version']}, this pytest-energy reads {', '.join(map(str, _READ_VERSIONS))}. "
             "Replay it with the pytest-energy that wrote it, or record anew."
         )
     try:
@@ -313,6 +347,7 @@ def from_json(content: Any) -> Recording:
             turn=int(content.get("turn", 0)),
             beside=_beside(content.get("beside")),
             client=_client(content.get("client")),
+            requests=_requests(content.get("requests"), content["key"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecordingError(f"a field is missing or malformed: {error!r}") from None

@@ -12,6 +12,7 @@ speaks alone.
 
 import dataclasses
 import enum
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -210,14 +211,29 @@ def smallest_caught(ratio: Comparison, old_launches: int | None, limit: float, b
     return max(limit, last.alarm_bound(1 - at.alarm)) + last.bound(power)
 
 
-def launch_means(launches: Sequence[Sequence[float]]) -> list[float]:
-    """Each launch's mean over its cycles; `launches` is ragged, one sequence of cycle values per launch."""
-    return [math.fsum(values) / len(values) for values in launches]
+def launch_means(launches: Sequence[Sequence[float]], weights: Sequence[Sequence[float]] = ()) -> list[float]:
+    """Each launch's energy over tokens: the mean of its cycles' J/token, weighted by their tokens where these differ.
+
+    Args:
+        launches: ragged, one sequence of cycle values per launch.
+        weights: the same with the cycles' tokens, an empty sequence for a launch whose cycles hold equally many; empty if all do.
+    """
+    return [
+        math.fsum(value * tokens for value, tokens in zip(values, of, strict=True)) / math.fsum(of)
+        if of
+        else math.fsum(values) / len(values)
+        for values, of in itertools.zip_longest(launches, weights, fillvalue=())
+    ]
 
 
-def launch_rates(launches: Sequence[Sequence[float]]) -> list[float]:
-    """Each launch's rate (tokens/s): cycles hold equal tokens, so it is the harmonic mean of theirs; `launches` as above."""
-    return [len(rates) / math.fsum(1 / rate for rate in rates) for rates in launches]
+def launch_rates(launches: Sequence[Sequence[float]], weights: Sequence[Sequence[float]] = ()) -> list[float]:
+    """Each launch's rate, tokens over time: the harmonic mean of its cycles' tokens/s, weighted by their tokens; arguments as above."""
+    return [
+        math.fsum(of) / math.fsum(tokens / rate for rate, tokens in zip(rates, of, strict=True))
+        if of
+        else len(rates) / math.fsum(1 / rate for rate in rates)
+        for rates, of in itertools.zip_longest(launches, weights, fillvalue=())
+    ]
 
 
 def _log_moments(values: Sequence[float]) -> tuple[float, float, int]:
@@ -340,9 +356,24 @@ def deviation_interval(spread: Spread) -> tuple[float, float]:
     return tuple(math.sqrt(squares / float(chdtri(spread.degrees_of_freedom, p))) for p in (tail, 1 - tail))  # type: ignore[return-value]
 
 
-def relative_standard_error(values: Sequence[float]) -> float:
-    """Of a launch's mean over its cycles; infinite for fewer than two."""
-    if len(values) < 2:
+def relative_standard_error(values: Sequence[float], weights: Sequence[float] = ()) -> float:
+    """Of a launch's mean over its cycles; infinite for fewer than two.
+
+    Where cycles hold different numbers of tokens the mean is a ratio of sums, energy over tokens, and its error that of the ratio
+    estimator, linearised: of the deviations that each cycle's energy has from the ratio times its tokens (Cochran 1977, Sampling
+    Techniques, 3rd edition, theorem 2.5, for an infinite population).
+
+    Args:
+        values: J/token of each cycle.
+        weights: tokens of each; empty where they are equal.
+    """
+    count = len(values)
+    if count < 2:
         return math.inf
     x = np.asarray(values, dtype=float)
-    return float(x.std(ddof=1) / (math.sqrt(len(x)) * x.mean()))
+    if not weights:
+        return float(x.std(ddof=1) / (math.sqrt(count) * x.mean()))
+    tokens = np.asarray(weights, dtype=float)
+    energy = x * tokens
+    deviations = energy - energy.sum() / tokens.sum() * tokens
+    return float(math.sqrt(float((deviations**2).sum()) / ((count - 1) * count)) / energy.mean())

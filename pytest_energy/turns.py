@@ -117,7 +117,7 @@ def _is_enough(turns: Mapping[str, Sequence[Recording]], noise: Deviation) -> bo
     cycles = [m.cycles for m in measured if m.cycles is not None and m.valid]
     if len(cycles) < len(measured):
         return False
-    errors = [statistics.relative_standard_error(c.joules_per_token) for c in cycles]
+    errors = [statistics.relative_standard_error(c.joules_per_token, c.weights) for c in cycles]
     return max(errors) <= _ENOUGH * noise(measured[0]) or min(sum(c.time_s) for c in cycles) >= MAX_S
 
 
@@ -141,7 +141,9 @@ def _load(engine: OfflineEngine, side: Side, cells: Sequence[Cell]) -> EngineRea
     assert ready is not None
     environment = {"engine_settings": ready.settings}
     for cell in cells:
-        needed = kv_tokens_needed(cell.batch_size, cell.key["workload"], environment)
+        with _named(side):
+            lengths = engine.prepare(cell.workload, cell.batch_size).lengths
+        needed = kv_tokens_needed(cell.batch_size, lengths, environment)
         if 0 < ready.kv_cache_tokens < needed:
             raise NoFit(f"the {side.name} engine's KV cache holds {ready.kv_cache_tokens} of the {needed} tokens that {cell.name} needs")
     return ready

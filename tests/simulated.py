@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_energy.cell import Cell
-from pytest_energy.recording import Client, CpuEnergy, Distribution, EnergyCounter, GpuSamples, GpuTrace, Recording, TokenCounter
+from pytest_energy.recording import Client, CpuEnergy, Distribution, EnergyCounter, GpuSamples, GpuTrace, Recording, Requests, TokenCounter
+from pytest_energy.workload import Plan
 
 GPU_NAME = "simulated GPU"
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
@@ -87,18 +88,81 @@ def recording(
     idle_power_w: float = 120.0,
     faults: Sequence[str] = (),
     start_s: int = 1000,
+    asked: Plan | None = None,
 ) -> Recording:
-    """A recording of an engine at constant throughput; steps jitter by `noise` (relative standard deviation)."""
+    """A recording of an engine at constant throughput; steps jitter by `noise` (relative standard deviation).
+
+    Where requests differ in length, reading a prompt holds the step up by `PREFILL_S` a token, and `cycles` are blocks; `asked` are other
+    requests than the cell's own.
+    """
+    if cell.workload.varies:
+        counted, requests = _replayed(cell, tokens_per_s, cycles, noise, seed, start_s, asked)
+        return _recorded(cell, launch_id, power_w, environment, idle_power_w, faults, start_s, counted, requests)
     generator = random.Random(seed)
     batch = cell.batch_size
     step_ns = batch / tokens_per_s * 1e9
     count = int(cycles * cell.workload.output_tokens)
     now, times = start_s * 1_000_000_000, []
-    start = now - 300_000_000
     for _ in range(count):
         now += round(step_ns * max(0.1, generator.gauss(1, noise)))
         times.append(now)
-    gpu = trace(start, now + 1_300_000_000, power_w, idle_power_w, now)
+    counted = TokenCounter(tuple(times), (batch,) * count, (0,) * count)
+    return _recorded(cell, launch_id, power_w, environment, idle_power_w, faults, start_s, counted, None)
+
+
+PREFILL_S = 0.000_02
+TOKENIZED = (40, 30)  # tokens of every prompt and reply of a file
+
+
+def plan(cell: Cell) -> Plan:
+    """The requests of a cell's load."""
+    return cell.workload.plan(cell.batch_size, [TOKENIZED] * cell.workload.requests_per_pass(cell.batch_size))
+
+
+def seconds_of_a_pass(cell: Cell, tokens_per_s: float) -> float:
+    """What a pass of requests takes: its tokens at full batch, and its prompts."""
+    lengths = plan(cell).lengths
+    return sum(out for _, out in lengths) / tokens_per_s + PREFILL_S * sum(tokens_in for tokens_in, _ in lengths)
+
+
+def _replayed(
+    cell: Cell, tokens_per_s: float, blocks: float, noise: float, seed: int, start_s: int, asked: Plan | None = None
+) -> tuple[TokenCounter, Requests]:
+    """Every slot yields a token a step until so many blocks, the warm-up among them, are done."""
+    generator, asked, batch = random.Random(seed), asked or plan(cell), cell.batch_size
+    of_pass = cell.workload.requests_per_pass(batch)
+    left, sent, now = [out for _, out in asked.first_wave], batch, start_s * 1_000_000_000
+    times, finished, ended = [], [], 0
+    prefill = sum(asked.lengths[number][0] for number, _ in asked.first_wave)
+    while ended < batch + blocks * of_pass:
+        now += round((batch / tokens_per_s * max(0.1, generator.gauss(1, noise)) + PREFILL_S * prefill) * 1e9)
+        prefill, done = 0, 0
+        for slot in range(batch):
+            left[slot] -= 1
+            if not left[slot]:
+                tokens_in, left[slot] = asked.lengths[sent % len(asked.lengths)]
+                prefill, sent, done = prefill + tokens_in, sent + 1, done + 1
+        times.append(now)
+        finished.append(done)
+        ended += done
+    inputs, outputs = zip(*asked.lengths[:of_pass], strict=True)
+    return TokenCounter(tuple(times), (batch,) * len(times), tuple(finished)), Requests(inputs, outputs)
+
+
+def _recorded(
+    cell: Cell,
+    launch_id: str,
+    power_w: float,
+    environment: dict[str, Any] | None,
+    idle_power_w: float,
+    faults: Sequence[str],
+    start_s: int,
+    counted: TokenCounter,
+    requests: Requests | None,
+) -> Recording:
+    """The recording of a load that counted these tokens."""
+    last = counted.time_ns[-1]
+    gpu = trace(start_s * 1_000_000_000 - 300_000_000, last + 1_300_000_000, power_w, idle_power_w, last)
     return Recording(
         key=cell.key,
         launch_id=launch_id,
@@ -110,8 +174,9 @@ def recording(
             "power_limit_w": 700.0,
             **(environment or {}),
         },
-        tokens=TokenCounter(tuple(times), (batch,) * count, (0,) * count),
+        tokens=counted,
         gpus=(gpu,),
-        load_stopped_ns=now,
+        load_stopped_ns=last,
         faults=tuple(faults),
+        requests=requests,
     )

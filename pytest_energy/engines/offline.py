@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import Client
-from pytest_energy.workload import Workload
+from pytest_energy.workload import Plan, Workload
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 _LOG_TAIL_BYTES = 4_000
@@ -95,7 +95,8 @@ class OfflineEngine:
     worker = WORKER
     # What each event of the worker must hold.
     fields: ClassVar[dict[str, set[str]]] = {
-        "ready": {"versions"}, "steps": {"run"}, "stopped": {"run", "time_ns"}, "resting": {"tokens", "asleep"}, "error": {"message"},
+        "ready": {"versions"}, "tokenized": {"lengths"}, "steps": {"run"}, "stopped": {"run", "time_ns"},
+        "resting": {"tokens", "asleep"}, "error": {"message"},
     }  # fmt: skip
 
     def __init__(self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float) -> None:
@@ -107,6 +108,7 @@ class OfflineEngine:
         self._log: Any = None
         self._run = 0
         self._vital: dict[int, str] = {}
+        self._tokenized: dict[str, list[tuple[int, int | None]]] = {}  # what the worker keeps, by name
         self.ready: EngineReady | None = None
         self.client: Client | None = None  # of the load that was last taken off; an engine without clients has none
 
@@ -270,18 +272,63 @@ class OfflineEngine:
             load_s=load_s,
         )
 
+    def prepare(self, workload: Workload, batch_size: int) -> Plan:
+        """The requests that `start_load` will send; prompts from a file are tokenized, once, which may take seconds.
+
+        Raises:
+            EngineError: the model's chat template or max_model_len does not take a prompt.
+        """
+        assert self.ready is not None
+        if workload.prompts_file is None:
+            return workload.plan(batch_size)
+        plan, drawn = workload.plan(batch_size, self._tokenize(workload, batch_size)), workload.drawn(batch_size)
+        longest, (tokens_in, out) = max(enumerate(plan.lengths), key=lambda numbered: sum(numbered[1]))
+        limit = self.ready.settings.get("max_model_len")
+        if type(limit) is int and tokens_in + out > limit:
+            file, line = workload.prompts_file.name, drawn[longest].line
+            raise EngineError(
+                "tokenize",
+                f"line {line} of {file} is too long: {tokens_in} tokens in and {out} out, the engine takes {limit} (max_model_len).\n"
+                f"Take the line out, or let requests be longer: engine_args={{'max_model_len': {tokens_in + out}}} (or start a server that "
+                f"runs already anew, with --max-model-len {tokens_in + out}).",
+            )
+        return plan
+
+    def _tokenize(self, workload: Workload, batch_size: int) -> list[tuple[int, int | None]]:
+        name = _prompts_name(workload, batch_size)
+        if name not in self._tokenized:
+            conversations = [
+                {"line": c.line, "messages": [{"role": role, "content": text} for role, text in c.messages], "reply": c.reply}
+                for c in workload.drawn(batch_size)
+            ]
+            self._send("tokenize", command="tokenize", name=name, conversations=conversations)
+            event = self._receive("tokenize", self._progress_timeout_s, "answer")
+            try:
+                lengths = [(int(tokens), None if reply is None else int(reply)) for tokens, reply in event["lengths"]]
+            except (KeyError, TypeError, ValueError):
+                lengths = []
+            if len(lengths) != len(conversations) or not all(tokens > 0 for tokens, _ in lengths):
+                raise self._error("tokenize", "the worker's report of its prompts is malformed")
+            self._tokenized[name] = lengths
+        return self._tokenized[name]
+
     def start_load(self, workload: Workload, batch_size: int) -> None:
         """Put `batch_size` requests in flight and keep them there until `stop_load`."""
         assert self.ready is not None
+        plan = self.prepare(workload, batch_size)
+        of_file = workload.prompts_file is not None
         self._run += 1
         self.client = None
         self._send(
             "run",
             command="run",
             run=self._run,
-            first_wave=workload.first_wave(batch_size),
-            output_tokens=workload.output_tokens,
-            prompts=workload.prompts(max(64, 2 * batch_size), self.ready.vocabulary_size),
+            first_wave=plan.first_wave,
+            lengths=plan.lengths,
+            warm_up_tokens=plan.warm_up_tokens,
+            prompts=_prompts_name(workload, batch_size)
+            if of_file
+            else workload.prompts(max(64, 2 * batch_size), self.ready.vocabulary_size),
         )
 
     def take_steps(self) -> Steps:
@@ -352,6 +399,11 @@ class OfflineEngine:
             with contextlib.suppress(OSError):
                 os.close(self._commands)
             self._log.close()
+
+
+def _prompts_name(workload: Workload, batch_size: int) -> str:
+    assert workload.prompts_file is not None
+    return f"{workload.prompts_file.sha256}-{workload.seed}-{batch_size}"
 
 
 def session_members(session_id: int) -> list[int]:

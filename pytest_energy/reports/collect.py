@@ -143,7 +143,8 @@ def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
 
 def _refuse_unless_cell(recorded: Recording, path: Path) -> None:
     try:
-        numbers = [recorded.key["batch_size"], *(recorded.key["workload"][name] for name in ("input_tokens", "output_tokens"))]
+        lengths = [recorded.key["workload"][name] for name in ("input_tokens", "output_tokens")]
+        numbers = [recorded.key["batch_size"], *(lengths if recorded.requests is None else [])]
         if not all(type(number) is int and 0 < number < 10**9 for number in numbers) or not recorded.key["model"]:
             raise ValueError
     except (KeyError, TypeError, ValueError):
@@ -274,10 +275,15 @@ def _cell(key: Mapping[str, Any], name: str) -> Cell:
         model=str(key["model"]),
         engine=str(key["engine"]),
         batch_size=int(key["batch_size"]),
-        input_tokens=int(key["workload"]["input_tokens"]),
-        output_tokens=int(key["workload"]["output_tokens"]),
+        input_tokens=_same_for_all(key["workload"]["input_tokens"]),
+        output_tokens=_same_for_all(key["workload"]["output_tokens"]),
         key=dict(key),
     )
+
+
+def _same_for_all(length: Any) -> int | None:
+    """A length of a key; None where requests differ in it."""
+    return length if isinstance(length, int) else None
 
 
 def _gpu(environment: Mapping[str, Any]) -> Gpu:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pytest_energy.cell import canonical_key
 from pytest_energy.reports.results import Cell, Entry, Gpu, HistoryEntry, Interval, Results, Side
+from pytest_energy.workload import described
 
 # Said already by the workload, or equal in every cell.
 _UNTOLD_ARGS = {"enable_prefix_caching", "load_format", "max_model_len", "seed", "skip_tokenizer_init"}
@@ -92,7 +93,11 @@ def groups(results: Results) -> tuple[Group, ...]:
 
 
 def _place(cell: Cell, gpu: Gpu, beside: bool) -> str:
-    return canonical_key({**cell.key, "batch_size": 0, "gpu": [gpu.name, *gpu.uuids], "limit": gpu.power_limit_w, "beside": beside})
+    key = cell.key
+    workload = key.get("workload")
+    if isinstance(workload, dict):  # how many requests stand for it goes with the batch size
+        key = {**key, "workload": {name: value for name, value in workload.items() if name != "requests"}}
+    return canonical_key({**key, "batch_size": 0, "gpu": [gpu.name, *gpu.uuids], "limit": gpu.power_limit_w, "beside": beside})
 
 
 def _detail(cell: Cell, gpu: Gpu, beside: bool) -> str:
@@ -100,13 +105,20 @@ def _detail(cell: Cell, gpu: Gpu, beside: bool) -> str:
     told = [f"{k}={v}" for k, v in sorted(settings.items()) if k not in _UNTOLD_ARGS] if isinstance(settings, dict) else []
     boards = ", ".join(uuid[:12] for uuid in gpu.uuids)
     parts = [
-        f"{cell.input_tokens} tokens in, {cell.output_tokens} out",
+        _workload(cell),
         *([f"board {boards}"] if boards else []),
         *([f"power limit {gpu.power_limit_w:.0f} W"] if gpu.power_limit_w else []),
         f"{cell.engine} engine" + (f", {', '.join(told)}" if told else ""),
         *(["a second engine resident, at rest"] if beside else []),
     ]
     return "; ".join(parts)
+
+
+def _workload(cell: Cell) -> str:
+    if cell.input_tokens is not None and cell.output_tokens is not None:
+        return f"{cell.input_tokens} tokens in, {cell.output_tokens} out"
+    workload = cell.key.get("workload")
+    return described(workload if isinstance(workload, dict) else {})
 
 
 def _series_and_moves(entries: Sequence[Entry]) -> tuple[tuple[Series, ...], tuple[Move, ...]]:

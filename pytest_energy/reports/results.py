@@ -91,14 +91,17 @@ class Gpu:
 
 @dataclass(frozen=True, config=_STRICT)
 class Cell:
-    """One model × engine settings × workload × batch size; `key` is what must be equal to be compared."""
+    """One model × engine settings × workload × batch size; `key` is what must be equal to be compared.
+
+    `input_tokens` and `output_tokens` are None where they differ from request to request.
+    """
 
     name: Name
     model: Name
     engine: Name
     batch_size: Count
-    input_tokens: Count
-    output_tokens: Count
+    input_tokens: Count | None
+    output_tokens: Count | None
     key: dict[str, Any]
 
 

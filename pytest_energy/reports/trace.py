@@ -29,6 +29,7 @@ class Trace:
         cycle_power_w: mean power of each cycle, shape (cycles,).
         load_stopped_s: when the load stopped.
         static_power_w: just after it; None where not seen.
+        in_blocks: whether its cycles are blocks of finished requests.
     """
 
     engine: str
@@ -41,6 +42,7 @@ class Trace:
     cycle_power_w: tuple[float, ...]
     load_stopped_s: float
     static_power_w: float | None
+    in_blocks: bool = False
 
 
 def trace(recorded: Recording) -> Trace | None:
@@ -50,7 +52,7 @@ def trace(recorded: Recording) -> Trace | None:
     if measured.hopeless:
         return None
     updates_ns = measurement.update_times_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])]
-    bounds_ns, _ = measurement.steady_boundaries_ns(recorded)
+    bounds_ns = measurement.steady_boundaries_ns(recorded)
     if len(updates_ns) < 2 or len(bounds_ns) < 2:
         return None
     begin_ns = recorded.tokens.time_ns[0]
@@ -67,6 +69,7 @@ def trace(recorded: Recording) -> Trace | None:
         cycle_power_w=tuple(cycle_power_w.tolist()),
         load_stopped_s=(recorded.load_stopped_ns - begin_ns) / 1e9,
         static_power_w=measured.static_power_w,
+        in_blocks=recorded.requests is not None,
     )
 
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 from pytest_energy.engines.offline import OfflineEngine, Steps, session_members
 from pytest_energy.errors import EngineError
-from pytest_energy.workload import Workload
+from pytest_energy.prompts import Conversation, Prompts
+from pytest_energy.workload import Lognormal, Workload
 
 ROOT = Path(__file__).parents[2]
 WORKLOAD = Workload(input_tokens=4, output_tokens=50)
@@ -173,3 +175,72 @@ def test_nothing_is_left_when_the_parent_ends(python: str, stage: str, processes
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
+
+
+PROMPTS = Prompts(
+    "prompts.jsonl",
+    "0123456789abcdef",
+    tuple(
+        Conversation(n, (("user", " ".join(["word"] * n)),), "one two three" if n % 2 else None, None if n % 2 else 40)
+        for n in range(1, 13)
+    ),
+)
+OF_PROMPTS = Workload(output_tokens=None, seed=3, prompts_file=PROMPTS)
+
+
+def drive_passes(engine: OfflineEngine, workload: Workload, batch_size: int, passes: int) -> Steps:
+    engine.start_load(workload, batch_size)
+    steps = [engine.take_steps()]
+    while sum(sum(s.finished) for s in steps) < batch_size + passes * workload.requests_per_pass(batch_size):
+        steps.append(engine.take_steps())
+    engine.stop_load()
+    return Steps(*(tuple(n for s in steps for n in getattr(s, name)) for name in ("time_ns", "tokens", "finished")))
+
+
+def test_requests_of_varying_lengths_come_in_the_order_of_the_plan(open_engine: Open) -> None:
+    workload = Workload(Lognormal(6, 0.6, 20), Lognormal(20, 0.8, 60))
+    with open_engine() as engine:
+        for batch_size in (4, 1):
+            plan = engine.prepare(workload, batch_size)
+            steps = drive_passes(engine, workload, batch_size, 2)
+            assert set(steps.tokens) == {batch_size}
+            # Every step gives each request a token, so when which one ends is known.
+            left, sent, expected = [out for _, out in plan.first_wave], batch_size, []
+            for _ in steps.tokens:
+                left = [tokens - 1 for tokens in left]
+                expected.append(left.count(0))
+                for slot, tokens in enumerate(left):
+                    if not tokens:
+                        left[slot], sent = plan.lengths[sent % len(plan.lengths)][1], sent + 1
+            assert list(steps.finished) == expected
+
+
+def test_prompts_are_rendered_and_tokenized_once(open_engine: Open) -> None:
+    with open_engine() as engine:
+        drawn, plan = OF_PROMPTS.drawn(4), engine.prepare(OF_PROMPTS, 4)
+        # The stand-in's template says who speaks, and whose turn it is; its tokens are words.
+        assert plan.lengths == tuple((c.line + 2, 3 if c.reply else 40) for c in drawn)
+        steps = drive_passes(engine, OF_PROMPTS, 4, 2)
+        assert set(steps.tokens) == {4}
+        assert engine.prepare(OF_PROMPTS, 4) == plan
+        assert {out for _, out in engine.prepare(replace(OF_PROMPTS, output_tokens=7), 4).lengths} == {7}
+
+
+@pytest.mark.parametrize(
+    ("fault", "text", "message"),
+    [
+        ("untemplated", "a", r"the model has no chat template(.|\n)*chat_template.jinja, or chat_template in tokenizer_config.json"),
+        ("picky", "I say no thing", r"template does not take the prompt of line 7: roles must alternate\nMend the line, or take it out"),
+        (
+            None,
+            "word " * 90,
+            r"line 7 of prompts.jsonl is too long: 92 tokens in and 40 out, the engine takes 96 (.|\n)*'max_model_len': 132",
+        ),
+    ],
+)
+def test_prompts_that_the_model_does_not_take(open_engine: Open, sessions: list[int], fault: str | None, text: str, message: str) -> None:
+    bad = replace(OF_PROMPTS, prompts_file=replace(PROMPTS, conversations=(Conversation(7, (("user", text),), None, 40),)))
+    with pytest.raises(EngineError, match=message) as caught, open_engine(fault) as engine:
+        engine.start_load(bad, 4)
+    assert caught.value.stage == "tokenize"
+    assert [session_members(session) for session in sessions] == [[]]

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,12 @@ from pytest_energy.engines import server, synthetic_tokenizer
 from pytest_energy.engines.offline import session_members
 from pytest_energy.engines.server import ServerEngine, command_line
 from pytest_energy.errors import EngineError
+from pytest_energy.prompts import Conversation
 from pytest_energy.recording import Client, Distribution
 from pytest_energy.settings import LaunchSettings
 from pytest_energy.turns import Side, record_pair
-from pytest_energy.workload import Workload
-from tests.engine.test_offline_engine import ROOT, drive
+from pytest_energy.workload import Lognormal, Workload
+from tests.engine.test_offline_engine import OF_PROMPTS, PROMPTS, ROOT, drive, drive_passes
 from tests.simulated import SimulatedMeter
 
 WORKLOAD = Workload(input_tokens=4, output_tokens=50)
@@ -111,6 +113,63 @@ def test_tokens_that_come_together_count_one_by_one(open_engine: Open) -> None:
         client = client_of(engine)
         assert client.server_tokens == client.streamed_tokens
         assert total(client.inter_token) < 0.6 * client.streamed_tokens
+
+
+@pytest.fixture
+def with_tokenizer(model: str) -> None:
+    Path(model, "tokenizer.json").write_text("{}")
+
+
+def test_requests_of_varying_lengths(open_engine: Open) -> None:
+    workload = Workload(Lognormal(6, 0.6, 20), Lognormal(20, 0.8, 60))
+    with open_engine("forgetful") as engine:
+        plan = engine.prepare(workload, 4)
+        steps = drive_passes(engine, workload, 4, 3)
+        # But for those in flight, what finished had the plan's tokens: the clients check each.
+        of_pass = sum(out for _, out in plan.lengths)
+        assert sum(steps.tokens) == pytest.approx(sum(out for _, out in plan.first_wave) + 3 * of_pass, rel=0.1)
+        client = client_of(engine)
+        assert client.server_tokens == client.streamed_tokens
+        assert total(client.end_to_end) >= 16
+
+
+def test_prompts_go_to_the_server_as_texts(open_engine: Open, with_tokenizer: None) -> None:
+    with open_engine("forgetful") as engine:
+        plan = engine.prepare(OF_PROMPTS, 4)
+        assert plan.lengths == tuple((c.line + 2, 3 if c.reply else 40) for c in OF_PROMPTS.drawn(4))
+        for _ in range(2):  # neither within a load nor in the next one does a prompt come with the salt of another
+            steps = drive_passes(engine, OF_PROMPTS, 4, 2)
+            client = client_of(engine)
+            assert client.server_tokens == client.streamed_tokens
+            assert 0 not in steps.tokens
+            assert total(client.first_token) > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "text", "stage", "message"),
+    [
+        ("untemplated", "a", "tokenize", r"the model has no chat template(.|\n)*chat_template.jinja"),
+        ("picky", "I say no thing", "tokenize", r"does not take the prompt of line 7: .*roles must alternate(.|\n)*Mend the line"),
+        ("truncating", "a b c", "run", r"the server read 4 tokens of a prompt that has 5(.|\n)*truncation"),
+    ],
+)
+def test_prompts_that_the_server_does_not_take(
+    open_engine: Open, with_tokenizer: None, sessions: list[int], fault: str, text: str, stage: str, message: str
+) -> None:
+    bad = replace(OF_PROMPTS, prompts_file=replace(PROMPTS, conversations=(Conversation(7, (("user", text),), None, 10),)))
+    with pytest.raises(EngineError, match=message) as caught, open_engine(fault) as engine:
+        drive_passes(engine, bad, 4, 100)
+    assert caught.value.stage == stage
+    assert [session_members(session) for session in sessions] == [[]]
+
+
+def test_a_made_up_tokenizer_says_nothing_of_texts(open_engine: Open) -> None:
+    with (
+        pytest.raises(EngineError, match=r"has no tokenizer, so the prompts of prompts.jsonl have no length") as caught,
+        open_engine() as engine,
+    ):
+        engine.start_load(OF_PROMPTS, 4)
+    assert caught.value.stage == "tokenize"
 
 
 @pytest.mark.parametrize(("fault", "off"), [("miscount", 1), ("shared", 7)])

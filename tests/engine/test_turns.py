@@ -15,7 +15,8 @@ from pytest_energy.measurement import measure
 from pytest_energy.recording import Recording
 from pytest_energy.settings import LaunchSettings
 from pytest_energy.turns import NoFit, Side, SideError, record_pair
-from pytest_energy.workload import Workload
+from pytest_energy.workload import Lognormal, Workload
+from tests.engine.test_offline_engine import OF_PROMPTS
 from tests.simulated import SimulatedMeter
 
 Yielded = tuple[str, Cell, Recording]
@@ -83,6 +84,22 @@ def test_both_are_measured_and_the_one_that_waits_is_watched(cell: Cell, python:
     # No two turns overlap.
     ends = [(recorded.tokens.time_ns[0], recorded.load_stopped_ns) for _, _, recorded in done]
     assert [end for span in ends for end in span] == sorted(end for span in ends for end in span)
+    assert ended(sessions)
+
+
+@pytest.mark.parametrize("workload", [Workload(Lognormal(10, 0.6, 40), Lognormal(20, 0.8, 80)), OF_PROMPTS], ids=["lognormal", "prompts"])
+def test_both_do_the_same_requests_of_varying_lengths(cell: Cell, python: str, sessions: list[int], workload: Workload) -> None:
+    done = list(pair(replace(cell, workload=workload), python))
+    assert [(side, recorded.turn) for side, _, recorded in done] == [("reference", 0), ("new", 0), ("reference", 1)]
+    assert len({recorded.requests for _, _, recorded in done}) == 1
+    for _, _, recorded in done:
+        assert recorded.requests is not None
+        assert recorded.faults == ()
+    reference, new = (measure(*(r for side, _, r in done if side == name)) for name in ("reference", "new"))
+    assert reference.cycles is not None
+    assert new.cycles is not None
+    # The stand-in gives each request a token a step, so every turn's first block is the same.
+    assert len({turn.cycles.tokens[0] for launch in (reference, new) for turn in launch.turns}) == 1
     assert ended(sessions)
 
 

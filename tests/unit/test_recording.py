@@ -79,7 +79,7 @@ def damaged(cell: Cell) -> dict[str, bytes]:
         "not JSON": gzip.compress(b"{"),
         "a list": packed([content]),
         "no version": packed({name: value for name, value in content.items() if name != "schema_version"}),
-        "other version": packed({**content, "schema_version": 3}),
+        "other version": packed({**content, "schema_version": 4}),
         "field missing": packed({name: value for name, value in content.items() if name != "gpus"}),
         "lengths differ": packed({**content, "tokens": {**tokens, "finished": [0]}}),
         "a float": packed({**content, "tokens": {**tokens, "tokens": [0.5] * len(tokens["tokens"])}}),

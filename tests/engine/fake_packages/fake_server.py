@@ -9,7 +9,8 @@ the stream), garbage (no JSON), error (an error in the stream), miscount (its ow
 count, too), preempt (it says that it preempted a request), hang_at_stop (after 1,000 tokens requests do not end).
 Of a server that runs already: locked (wants the API key "secret"), busy (with others' requests), two_models,
 forgetful (fails on a second prompt that begins like another).
-`bundled` is no fault: two tokens come in one chunk.
+Of prompts that are texts: untemplated (no chat template), picky (takes no prompt that says "no"), truncating (reads a token less
+than it should); a salt of its own makes two prompts begin differently. `bundled` is no fault: two tokens come in one chunk.
 """
 
 import asyncio
@@ -20,7 +21,15 @@ import sys
 import time
 
 FAULT_AFTER_TOKENS = 400
-_REASONS = {200: "OK", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Unavailable"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Unavailable",
+}
 
 
 class FakeServer:
@@ -29,7 +38,7 @@ class FakeServer:
     def __init__(self, model: str = "tiny", fault: str | None = None, step_s: float = 0.002) -> None:
         self.model, self.fault, self.step_s = model, fault, step_s
         self.tokens, self.started = 0, time.time()
-        self.openings: set[tuple[int, ...]] = set()
+        self.openings: set[tuple[object, ...]] = set()
         self._step: asyncio.Future[None] | None = None
 
     async def serve(self, port: int, host: str = "127.0.0.1") -> None:
@@ -55,8 +64,10 @@ class FakeServer:
                 if self.fault == "locked" and b"Authorization: Bearer secret" not in head:
                     await self._answer(writer, 401, '{"error":"Unauthorized"}')
                     continue
-                if method == b"POST" and path == b"/v1/completions":
+                if method == b"POST" and path in (b"/v1/completions", b"/v1/chat/completions"):
                     await self._complete(json.loads(body), writer)
+                elif method == b"POST" and path == b"/tokenize":
+                    await self._tokenize(json.loads(body), writer)
                 else:
                     await self._get(path.decode(), writer)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -82,6 +93,17 @@ class FakeServer:
             return await self._answer(writer, 200, text)
         await self._answer(writer, 404, '{"error":{"message":"Not Found"}}')
 
+    async def _tokenize(self, request: dict[str, object], writer: asyncio.StreamWriter) -> None:
+        assert request["model"] == self.model
+        assert request["add_special_tokens"] is False
+        if "messages" in request and self.fault == "untemplated":
+            message = "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
+            return await self._answer(writer, 400, json.dumps({"error": {"message": message}}))
+        count = len(words(request))
+        if self.fault == "picky" and "no" in words(request):
+            return await self._answer(writer, 400, json.dumps({"error": {"message": "roles must alternate"}}))
+        await self._answer(writer, 200, json.dumps({"count": count, "max_model_len": 96, "tokens": [1] * count}))
+
     async def _answer(self, writer: asyncio.StreamWriter, status: int, body: str) -> None:
         content = body.encode()
         head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -93,14 +115,21 @@ class FakeServer:
             return await self._answer(writer, int(self.fault[-3:]), json.dumps({"error": {"message": f"no ({self.fault})"}}))
         if request["model"] != self.model:
             return await self._answer(writer, 404, json.dumps({"error": {"message": "The model does not exist."}}))
-        prompt, wanted = request["prompt"], request["max_tokens"]
+        chat = "messages" in request
+        prompt, wanted = words(request) if chat else request["prompt"], request["max_tokens"]
         assert isinstance(prompt, list)
         assert isinstance(wanted, int)
-        if self.fault == "forgetful" and tuple(prompt[:16]) in self.openings:
+        opening = (request["cache_salt"],) if chat else tuple(prompt[:16])
+        if self.fault == "forgetful" and opening in self.openings:
             return await self._answer(writer, 500, "two prompts begin alike")
-        self.openings.add(tuple(prompt[:16]))
+        self.openings.add(opening)
+        read = len(prompt) - (self.fault == "truncating")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n")
         done = 0
+        if chat:
+            usage = {"prompt_tokens": read, "total_tokens": read, "completion_tokens": 0}
+            delta = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+            self._chunk(writer, json.dumps({"id": "chatcmpl-0", "object": "chat.completion.chunk", "choices": [delta], "usage": usage}))
         while done < wanted:
             assert self._step is not None
             await self._step
@@ -112,8 +141,9 @@ class FakeServer:
                 finish = await self._misbehave(writer, done, wanted, finish)
             if finish == "end":
                 break
-            usage = {"prompt_tokens": len(prompt), "total_tokens": len(prompt) + done, "completion_tokens": done}
-            choice = {"index": 0, "text": " t100", "logprobs": None, "finish_reason": finish, "stop_reason": None, "token_ids": None}
+            usage = {"prompt_tokens": read, "total_tokens": read + done, "completion_tokens": done}
+            said: dict[str, object] = {"delta": {"content": " t100"}} if chat else {"text": " t100"}
+            choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish, "stop_reason": None, "token_ids": None}
             chunk = {"id": "cmpl-0", "object": "text_completion", "created": 0, "model": self.model, "choices": [choice]}
             if not (self.fault == "silent" and self._failing):
                 chunk["usage"] = usage
@@ -154,6 +184,15 @@ class FakeServer:
     def _chunk(self, writer: asyncio.StreamWriter, data: str) -> None:
         event = f"data: {data}\n\n".encode()
         writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+
+
+def words(request: dict[str, object]) -> list[str]:
+    """The tokens of a text or a chat: its words, after its chat template."""
+    if "messages" not in request:
+        return str(request["prompt"]).split()
+    messages = request["messages"]
+    assert isinstance(messages, list)
+    return (" ".join(f"<{message['role']}> {message['content']}" for message in messages) + " <assistant>").split()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, garbage_on_load, crash, kill, hang, short,
 hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
 and ignores SIGTERM), core_dies (a process of its own, for which it then waits in vain), no_memory_beside and small_cache_beside (with
-less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is paused).
+less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is paused), untemplated (its
+tokenizer has no chat template), picky (its chat template takes no prompt that says "no"). Its tokenizer makes a token of every word.
 """
 
 import os
@@ -30,9 +31,28 @@ class EngineArgs:
         self.kwargs = kwargs
 
 
+class Tokenizer:
+    def __init__(self, fault):
+        self.fault, self.chat_template = fault, None if fault == "untemplated" else "words"
+
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize):
+        assert add_generation_prompt
+        assert not tokenize
+        if self.chat_template is None:
+            raise ValueError("tokenizer.chat_template is not set")
+        text = " ".join(f"<{message['role']}> {message['content']}" for message in messages) + " <assistant>"
+        if self.fault == "picky" and " no " in text:
+            raise ValueError("roles must alternate")
+        return text
+
+    def encode(self, text, add_special_tokens):
+        assert not add_special_tokens
+        return [len(word) % 100 for word in text.split()]
+
+
 class LLMEngine:
     def __init__(self, arguments):
-        self.fault, self.steps, self.requests = arguments.fault, 0, {}
+        self.fault, self.steps, self.requests, self.arguments = arguments.fault, 0, {}, arguments.kwargs
         limit = arguments.kwargs.get("max_num_seqs", 8)
         self.paused = False
         beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
@@ -70,6 +90,10 @@ class LLMEngine:
             code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
             subprocess.Popen([sys.executable, "-c", code], process_group=0)
         return cls(arguments)
+
+    def get_tokenizer(self):
+        assert not self.arguments.get("skip_tokenizer_init")
+        return Tokenizer(self.fault)
 
     def is_sleeping(self):
         return self.paused
