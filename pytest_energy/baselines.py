@@ -158,6 +158,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[Path, dict[str, Any]] = {}
+        self._entries: dict[Path, list[Baseline]] = {}
 
     def find(self, key: Mapping[str, Any], gpu_name: str, on: Sequence[str]) -> Baseline | None:
         """The baseline of this cell on these boards (UUIDs), None where there is none.
@@ -250,9 +251,12 @@ class Store:
 
     def _read(self, path: Path) -> list[Baseline]:
         content = self._content(path)
+        if path in self._entries:
+            return self._entries[path]
         try:
             gpu_name = untrusted.name(content["gpu_name"], "gpu_name")
-            return [_baseline(entry, gpu_name) for entry in content["cells"].values()]
+            self._entries[path] = [_baseline(entry, gpu_name) for entry in content["cells"].values()]
+            return self._entries[path]
         except Malformed as error:
             raise _damaged(path, str(error)) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -260,7 +264,7 @@ class Store:
 
     def _write(self, path: Path, baseline: Baseline) -> None:
         # Read afresh: another process may have changed the file since.
-        self._files.pop(path, None)
+        self._forget(path)
         content = {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
         if path.exists():
             self._read(path)
@@ -273,12 +277,15 @@ class Store:
         text = _dump({**content, "schema_version": SCHEMA_VERSION, "cells": dict(sorted(cells.items()))}).encode()
         try:
             content = untrusted.parse(text)
-            for entry in content["cells"].values():
-                _baseline(entry, baseline.gpu_name)
+            entries = [_baseline(entry, baseline.gpu_name) for entry in content["cells"].values()]
         except Malformed as error:
             raise BaselineError(f"it could not be read again: {error}. Nothing was written") from None
         write_atomically(path, text)
-        self._files[path] = content
+        self._files[path], self._entries[path] = content, entries
+
+    def _forget(self, path: Path) -> None:
+        self._files.pop(path, None)
+        self._entries.pop(path, None)
 
 
 def creep(new: Mapping[str, Any], history: Sequence[Mapping[str, Any]], tolerance: Mapping[str, float]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_energy import untrusted
+from pytest_energy import redact, untrusted
 from pytest_energy.errors import UsageError
 from pytest_energy.workload import Workload
 
@@ -158,7 +158,7 @@ class Cell:
         return {
             "batch_size": self.batch_size,
             "engine": self.engine,
-            "engine_args": dict(sorted(self.launch_args.items())),
+            "engine_args": redact.paths(dict(sorted(self.launch_args.items()))),
             "model": self.model.name,
             "model_config_sha256": self.model.config_sha256,
             "workload": {

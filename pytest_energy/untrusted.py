@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-MAX_VALUES = 2_000_000  # so that what is parsed stays below some 500 MB; a recording of real size holds 10,000
+MAX_VALUES = 2_000_000  # so that what is parsed stays below some 200 MB; a real recording holds some 10,000
 _MAX_DEPTH = 20
 _MAX_TEXT = 10_000
 _MAX_NAME = 300  # the name of a folder has at most 255
@@ -21,6 +21,8 @@ _MAX_SETTINGS = 5_000
 _MAX_INTEGER = 2**64  # a bit mask of the driver's has 64 bits
 # Control characters but tab and line end would steer a terminal, the others GitHub's runner, which reads commands from a log.
 _STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|^\s*::|##\[", re.MULTILINE)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -100,6 +102,11 @@ def _check_text(text: str) -> None:
         raise Malformed(f"it holds a text of more than {_MAX_TEXT:,} characters")
     if _STEERS.search(text) or _SURROGATE.search(text):
         raise Malformed(f"it holds a text that must not be shown: {text[:80]!a}")
+
+
+def printable(words: str) -> str:
+    """A text from elsewhere to show: without colours, and without characters that steer a terminal or cannot be written."""
+    return _UNPRINTABLE.sub("\ufffd", _COLOUR.sub("", words))
 
 
 def name(value: Any, what: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytest_energy import untrusted
+from pytest_energy import redact, untrusted
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import Client, check_series
 from pytest_energy.workload import Workload
@@ -246,6 +246,7 @@ class OfflineEngine:
         size = os.fstat(self._log.fileno()).st_size
         log = os.pread(self._log.fileno(), _LOG_SEARCHED_BYTES, max(0, size - _LOG_SEARCHED_BYTES))
         tail = "\n".join(log[-_LOG_TAIL_BYTES:].decode(errors="replace").splitlines()[-25:])
+        message, tail = (redact.secrets(untrusted.printable(text)) for text in (message, tail))  # both go into reports
         return EngineError(stage, message, tail, out_of_memory=bool(_MEMORY_SHORT.search(log + message.encode())))
 
     def _load(self) -> EngineReady:

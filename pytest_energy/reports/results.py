@@ -18,8 +18,8 @@ from pytest_energy.errors import ResultsError
 from pytest_energy.recording import write_atomically
 
 SCHEMA_VERSION: Final = 1
-_MAX_BYTES = 20_000_000  # an entry has some 2.5 kB
-_MAX_VALUES = 1_000_000
+_MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
+_MAX_VALUES = 500_000
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Positive = Annotated[float, Gt(0), Lt(1e100)]
@@ -247,7 +247,7 @@ def read(path: Path) -> Results:
     """The results in a file.
 
     Raises:
-        ResultsError: it cannot be read, is larger than 20 MB, of another schema version, or holds no results.
+        ResultsError: it cannot be read, is larger than 10 MB, of another schema version, or holds no results.
     """
     try:
         text = untrusted.read(path, _MAX_BYTES)

@@ -1,5 +1,6 @@
 """A hostile input of a kind, made from a seed by a generator's choices."""
 
+import gzip
 import json
 import random
 
@@ -26,7 +27,10 @@ def hostile(name: str, generator: random.Random) -> bytes:
         case "config":
             return mutated(_CONFIG, generator, times)
         case "events":
-            return b"".join(mutated(event, generator, generator.choice((0, 0, 1))) + b"\n" for event in _EVENTS)
+            events = list(_EVENTS)
+            if generator.random() < 0.3:  # one of them twice, or too early
+                events.insert(generator.randrange(len(events)), generator.choice(events))
+            return b"".join(mutated(event, generator, generator.choice((0, 0, 1))) + b"\n" for event in events)
         case "stream":
             events = [b"data: " + mutated(chunk, generator, generator.choice((0, 0, 1))) + b"\n\n" for chunk in _CHUNKS]
             events.append(b"data: [DONE]\n\n")
@@ -60,3 +64,8 @@ def seed(name: str) -> bytes:
     if name == "stream":
         return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in _CHUNKS) + b"data: [DONE]\n\n"
     return b"\x1e".join((seeds.METRICS.encode(), json.dumps(seeds.MODELS).encode(), b'{"version":"1"}'))
+
+
+def packed_seed(number: int) -> bytes:
+    """One of the valid recordings, as a file."""
+    return gzip.compress(json.dumps(_RECORDINGS[number]).encode(), 1, mtime=0)

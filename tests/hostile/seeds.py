@@ -74,7 +74,8 @@ def events() -> list[Any]:
     steps = {"event": "steps", "run": 1, "time_ns": [1000, 2000], "tokens": [8, 8], "finished": [0, 1]}
     stopped = {"event": "stopped", "run": 1, "time_ns": 5000, "client": recordings()[2]["client"]}
     resting = {"event": "resting", "tokens": 16, "asleep": None}
-    return [ready, steps, {**steps, "time_ns": [3000, 4000]}, stopped, resting]
+    failed = {"event": "error", "stage": "run", "message": "RuntimeError: EngineCore died"}
+    return [ready, steps, {**steps, "time_ns": [3000, 4000]}, stopped, resting, failed]
 
 
 def chunks() -> list[Any]:
