@@ -167,7 +167,8 @@ class Store:
         """
         wanted, uuids = canonical_key(key), tuple(sorted(on))
         for baseline in self.entries():
-            if (baseline.gpu_name, baseline.boards) == (gpu_name, uuids) and canonical_key(baseline.key) == wanted:
+            # Equal keys are equal mappings, which is cheaper to find out; 1 and true are told apart by the text alone.
+            if baseline.key == key and canonical_key(baseline.key) == wanted and (baseline.gpu_name, baseline.boards) == (gpu_name, uuids):
                 return baseline
         return None
 
