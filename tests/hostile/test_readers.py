@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.hostile import made
 from tests.hostile.readers import Readers
 
-_EXAMPLES = 400
+_EXAMPLES = 250
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,6 @@ def _fails(readers: Readers, name: str, seed: int) -> bool:
 
 def test_files_are_never_left_open(readers: Readers) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    for seed in range(200):
+    for seed in range(100):
         readers.by_name["recording"](made.hostile("recording", random.Random(seed)))
     assert len(list(Path("/proc/self/fd").iterdir())) <= before

@@ -27,7 +27,7 @@ from tests.plugin.project import Project
 
 __all__ = ["project"]
 
-_LIVE_CELLS = int(os.environ.get("PYTEST_ENERGY_SOAK_CELLS", "24"))
+_LIVE_CELLS = int(os.environ.get("PYTEST_ENERGY_SOAK_CELLS", "12"))
 _EVERY = 50
 _WARM_UP = 200
 # pytest keeps a report per phase of each test; for the table, pytest-benchmark and the report of the run we keep figures and words, some
