@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_energy import statistics
+from pytest_energy import statistics, untrusted
 from pytest_energy.cell import canonical_key, key_differences, slugify
 from pytest_energy.errors import BaselineError
-from pytest_energy.measurement import Measurement, first_invalid
+from pytest_energy.measurement import FIGURES, Measurement, first_invalid
 from pytest_energy.recording import write_atomically
+from pytest_energy.untrusted import Malformed
 
 SCHEMA_VERSION = 1
+MAX_BYTES = 20_000_000  # of a file; an entry of a baseline has some 2 kB
 MIN_LAUNCHES = 3
 _DIGITS = 6
 
@@ -165,6 +167,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[Path, dict[str, Any]] = {}
+        self._entries: dict[Path, list[Baseline]] = {}
 
     def find(self, key: Mapping[str, Any], gpu_name: str, on: Sequence[str]) -> Baseline | None:
         """The baseline of this cell on these boards (UUIDs), None where there is none.
@@ -173,7 +176,8 @@ class Store:
         """
         wanted, uuids = canonical_key(key), tuple(sorted(on))
         for baseline in self.entries():
-            if (baseline.gpu_name, baseline.boards) == (gpu_name, uuids) and canonical_key(baseline.key) == wanted:
+            # Equal keys are equal mappings, which is cheaper to find out; 1 and true are told apart by the text alone.
+            if baseline.key == key and canonical_key(baseline.key) == wanted and (baseline.gpu_name, baseline.boards) == (gpu_name, uuids):
                 return baseline
         return None
 
@@ -257,23 +261,41 @@ class Store:
 
     def _read(self, path: Path) -> list[Baseline]:
         content = self._content(path)
+        if path in self._entries:
+            return self._entries[path]
         try:
-            return [_baseline(entry, content["gpu_name"]) for entry in content["cells"].values()]
+            gpu_name = untrusted.name(content["gpu_name"], "gpu_name")
+            self._entries[path] = [_baseline(entry, gpu_name) for entry in content["cells"].values()]
+            return self._entries[path]
+        except Malformed as error:
+            raise _damaged(path, str(error)) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(path, f"a field is missing or malformed: {error!r}") from None
 
     def _write(self, path: Path, baseline: Baseline) -> None:
         # Read afresh: another process may have changed the file since.
-        self._files.pop(path, None)
-        content = _load(path) if path.exists() else {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
+        self._forget(path)
+        content = {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
+        if path.exists():
+            self._read(path)
+            content = self._content(path)
         wanted = canonical_key(baseline.key), baseline.boards
         cells = {
             name: entry for name, entry in content["cells"].items() if (canonical_key(entry["key"]), boards(entry["environment"])) != wanted
         }
         cells[_entry_name(baseline, cells)] = _entry(baseline)
-        content = {**content, "schema_version": SCHEMA_VERSION, "cells": dict(sorted(cells.items()))}
-        write_atomically(path, _dump(content).encode())
-        self._files[path] = content
+        text = _dump({**content, "schema_version": SCHEMA_VERSION, "cells": dict(sorted(cells.items()))}).encode()
+        try:
+            content = untrusted.parse(text)
+            entries = [_baseline(entry, baseline.gpu_name) for entry in content["cells"].values()]
+        except Malformed as error:
+            raise BaselineError(f"it could not be read again: {error}. Nothing was written") from None
+        write_atomically(path, text)
+        self._files[path], self._entries[path] = content, entries
+
+    def _forget(self, path: Path) -> None:
+        self._files.pop(path, None)
+        self._entries.pop(path, None)
 
 
 def creep(new: Mapping[str, Any], history: Sequence[Mapping[str, Any]], tolerance: Mapping[str, float]) -> list[str]:
@@ -322,16 +344,17 @@ def _entry_name(baseline: Baseline, taken: Mapping[str, Any]) -> str:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = untrusted.parse(untrusted.read(path, MAX_BYTES))
     except OSError as error:
         raise BaselineError(f"baseline {path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"it is truncated or not JSON: {error}") from None
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
     if not isinstance(content, dict) or "schema_version" not in content:
         raise _damaged(path, "it has no schema_version")
-    if content["schema_version"] != SCHEMA_VERSION:
+    version = content["schema_version"]
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise BaselineError(
-            f"baseline {path} has schema version {content['schema_version']}, this pytest-energy reads {SCHEMA_VERSION}.\n"
+            f"baseline {path} has schema version {version}, this pytest-energy reads {SCHEMA_VERSION}.\n"
             "Use the pytest-energy that wrote it, or measure the baseline anew with --energy-update into another folder."
         )
     if not isinstance(content.get("cells"), dict):
@@ -380,28 +403,60 @@ def _entry(baseline: Baseline) -> dict[str, Any]:
 
 
 def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
-    launches = tuple(_launch_values(launch) for launch in entry["launches"])
-    for launch in launches:
-        series = (launch.joules_per_token, launch.tokens_per_s, launch.power_w)
-        if not all(values and all(math.isfinite(v) and v > 0 for v in values) for values in (*series, launch.tokens or (1.0,))):
-            raise ValueError(f"launch {launch.launch_id} holds no positive figures")
-        if launch.tokens and len({len(values) for values in (*series, launch.tokens)}) > 1:
-            raise ValueError(f"launch {launch.launch_id}: its series differ in length")
+    key, environment = untrusted.key(entry["key"]), untrusted.environment(entry["environment"])
+    launches = tuple(map(_launch_values, untrusted.objects(entry["launches"], "launches")))
     if len(launches) < MIN_LAUNCHES:
-        raise ValueError(f"{len(launches)} launches")
-    key = entry["key"]
-    _ = key["model"], key["batch_size"], key["workload"]["output_tokens"]
-    reason = entry.get("update_reason")
-    history = tuple(entry["history"])
+        raise Malformed(f"an entry has {len(launches)} launches")
+    history = untrusted.objects(entry["history"], "history")
     for earlier in history:
-        if not all(float(earlier[name]) > 0 for name in ("joules_per_token", "tokens_per_s")):
-            raise ValueError("its history holds no positive figures")
-    return Baseline(key, str(gpu_name), launches, dict(entry["environment"]), history, None if reason is None else str(reason))
+        for figure in ("joules_per_token", "power_w", "tokens_per_s"):
+            untrusted.number(earlier[figure], f"{figure} in its history", *FIGURES)
+        untrusted.integer(earlier["launches"], "launches in its history", 1, 10**6)
+        for text in ("date", "vllm"):
+            if earlier.get(text) is not None:
+                untrusted.name(earlier[text], f"{text} in its history")
+    for reason in (entry.get("update_reason"), *(earlier.get("update_reason") for earlier in history)):
+        if reason is not None:
+            untrusted.text(reason, "an update_reason")
+    return Baseline(key, gpu_name, launches, environment, tuple(history), entry.get("update_reason"))
 
 
 def _launch_values(launch: Mapping[str, Any]) -> LaunchValues:
-    values: dict[str, Any] = {name: tuple(map(float, value)) if isinstance(value, list) else value for name, value in launch.items()}
-    return LaunchValues(**values)
+    launch_id = untrusted.name(launch["launch_id"], "launch_id")
+    series: dict[str, Any] = {
+        name: figures(launch[name], f"{name} of launch {launch_id}") for name in ("joules_per_token", "power_w", "tokens_per_s")
+    }
+    if launch.get("tokens"):
+        series["tokens"] = tokens_of_cycles(launch["tokens"], launch_id)
+    if len(set(map(len, series.values()))) > 1:
+        raise Malformed(f"the series of launch {launch_id} differ in length")
+    others = {name: value for name, value in launch.items() if name not in series}
+    for name, value in others.items():
+        if name != "launch_id" and value is not None:
+            untrusted.number(value, f"{name} of launch {launch_id}", -FIGURES[1], FIGURES[1])
+    return LaunchValues(**others, **series)
+
+
+def figures(values: Any, what: str) -> tuple[float, ...]:
+    """A launch's values per cycle, as files keep them: at least one, all positive.
+
+    Raises:
+        Malformed: they are none; `what` names them.
+    """
+    if not isinstance(values, list) or not values:
+        raise Malformed(f"{what} is no list of figures")
+    return tuple(untrusted.number(value, f"a value in {what}", *FIGURES) for value in values)
+
+
+def tokens_of_cycles(values: Any, launch_id: str) -> tuple[int, ...]:
+    """The tokens of a launch's cycles where they differ, as files keep them.
+
+    Raises:
+        Malformed: they are none.
+    """
+    if not isinstance(values, list):
+        raise Malformed(f"tokens of launch {launch_id} are no list")
+    return tuple(untrusted.integer(value, f"a value in tokens of launch {launch_id}", 1, 10**12) for value in values)
 
 
 def _dump(content: Any) -> str:

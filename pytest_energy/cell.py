@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_energy import redact, untrusted
 from pytest_energy.errors import UsageError
 from pytest_energy.workload import Workload
 
@@ -28,6 +29,9 @@ _SERVER_ENGINE_ARGS: Mapping[str, Any] = {
     "seed": 0,
     "generation_config": "vllm",  # no sampling defaults of the model's: every request is sampled like the offline engine's
 }
+
+_MAX_CONFIG_BYTES = 10_000_000  # those of real models have some kB
+_MAX_VOCABULARY = 10_000_000  # those of real models have up to some 300,000
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w.-]+$")
 
@@ -51,9 +55,7 @@ class Model:
         """Number of token ids by the folder's config.json; None where that does not tell or there is none."""
         if self.config_sha256 is None:
             return None
-        config = json.loads((Path(self.location) / "config.json").read_text())
-        size = {**config, **(config.get("text_config") or {})}.get("vocab_size")
-        return size if type(size) is int else None
+        return vocabulary_size(model_config(Path(self.location))[0])
 
     @classmethod
     def resolve(cls, model: str, *folders: Path) -> "Model":
@@ -79,19 +81,39 @@ class Model:
     @classmethod
     def from_folder(cls, folder: Path) -> "Model":
         """The model in `folder`, an absolute path."""
-        config = folder / "config.json"
-        try:
-            content = config.read_bytes()
-            if not isinstance(json.loads(content), dict):
-                raise ValueError("not a JSON object")
-        except FileNotFoundError:
-            raise UsageError(
-                f"model folder {folder} has no config.json.\n"
-                "vLLM needs it to build the model. Copy the model's config.json there; for weights='dummy' nothing else is needed."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{config} cannot be read as a model configuration: {error}") from None
-        return cls(location=str(folder), name=folder.name, config_sha256=hashlib.sha256(content).hexdigest()[:16])
+        _, sha256 = model_config(folder)
+        return cls(location=str(folder), name=folder.name, config_sha256=sha256[:16])
+
+
+def model_config(folder: Path) -> tuple[dict[str, Any], str]:
+    """The content of a model folder's config.json and its SHA-256; vLLM reads the file itself, so it is not checked any further.
+
+    Raises:
+        UsageError: there is none, or it is no JSON object.
+    """
+    config = folder / "config.json"
+    try:
+        content = untrusted.read(config, _MAX_CONFIG_BYTES)
+        found = json.loads(content)
+        if not isinstance(found, dict):
+            raise ValueError("not a JSON object")
+    except FileNotFoundError:
+        raise UsageError(
+            f"model folder {folder} has no config.json.\n"
+            "vLLM needs it to build the model. Copy the model's config.json there; for weights='dummy' nothing else is needed."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{config} cannot be read as a model configuration: {error}.\nCopy the model's config.json there, or name another folder."
+        ) from None
+    return found, hashlib.sha256(content).hexdigest()
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """Number of token ids by the content of a config.json; None where it does not tell, or nothing that can be true."""
+    of_text = config.get("text_config")
+    size = {**config, **(of_text if isinstance(of_text, Mapping) else {})}.get("vocab_size")
+    return size if type(size) is int and 0 < size <= _MAX_VOCABULARY else None
 
 
 @dataclass(frozen=True)
@@ -141,7 +163,7 @@ class Cell:
         return {
             "batch_size": self.batch_size,
             "engine": self.engine,
-            "engine_args": dict(sorted(self.launch_args.items())),
+            "engine_args": redact.paths(dict(sorted(self.launch_args.items()))),
             "model": self.model.name,
             "model_config_sha256": self.model.config_sha256,
             "workload": self.workload.key(self.batch_size),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_energy import __version__
+from pytest_energy import __version__, redact
 
 
 def host() -> dict[str, Any]:
@@ -52,8 +52,8 @@ def fingerprint(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "pytest_energy": __version__,
         **{name: versions[name] for name in ("vllm", "torch", "cuda", "python", "packages") if name in versions},
-        "engine_settings": dict(engine_settings),
-        "engine_args_under_test": dict(engine_args_under_test),
+        "engine_settings": redact.paths(engine_settings),
+        "engine_args_under_test": redact.paths(engine_args_under_test),
         **gpu,
         "host": host(),
     }

@@ -327,7 +327,7 @@ def judge(
         sample=sample,
         baseline=baseline,
         split=split(sample, baseline),
-        smallest_caught=math.expm1(caught),
+        smallest_caught=statistics.expm1(caught),
         noise=noise,
         changed=tuple(what_changed(baseline.environment, measurements[-1].environment)),
         paired=rule.paired,
@@ -381,7 +381,7 @@ def compare(metric: Metric, ratio: Comparison, tolerance: float, at: Levels, pai
         return verdict, notes
     launches = f"{ratio.launches} pairs" if paired else "1 launch" if ratio.launches == 1 else f"{ratio.launches} launches"
     if worse >= limit:
-        by_chance = math.expm1(ratio.alarm_bound(1 - at.alarm))
+        by_chance = statistics.expm1(ratio.alarm_bound(1 - at.alarm))
         chance = f"one of up to {by_chance:.1%} may be chance" if by_chance < 1 else "that says nothing yet"
         reason = f"the change reaches the tolerance of {tolerance:.1%}, but with {launches} {chance}"
     else:

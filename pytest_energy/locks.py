@@ -10,8 +10,8 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import re
-import socket
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -40,7 +40,7 @@ class Holder:
     def __str__(self) -> str:
         then = time.localtime(self.since_s)
         today = time.strftime("%F", then) == time.strftime("%F")
-        where = "" if self.host == socket.gethostname() else f" on {self.host}"
+        where = "" if self.host == platform.node() else f" on {self.host}"
         return f"pid {self.pid}{where} ({self.measuring} since {time.strftime('%H:%M' if today else '%F %H:%M', then)})"
 
 
@@ -145,7 +145,7 @@ class GpuLocks:
                 return False
             if os.pread(file, 1, 0):
                 self._left_behind.add(uuid)  # who frees a lock empties its file
-            text = {"pid": os.getpid(), "host": socket.gethostname(), "since_s": round(time.time()), "measuring": measuring[:80]}
+            text = {"pid": os.getpid(), "host": platform.node(), "since_s": round(time.time()), "measuring": measuring[:80]}
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(text).encode() + b"\n", 0)
         except OSError as error:

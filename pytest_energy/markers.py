@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_energy import redact
 from pytest_energy.cell import ENGINES, Cell, Model
 from pytest_energy.engines.synthetic_tokenizer import has_tokenizer
 from pytest_energy.errors import UsageError
@@ -195,6 +196,9 @@ def _engine_args(value: Any) -> tuple[tuple[str, Any], ...]:
         json.dumps(value)
     except (TypeError, ValueError) as error:
         raise UsageError(f"engine_args is {value!r}: its values must be texts, numbers, booleans, lists or dicts ({error})") from None
+    complaint = redact.complaint(value, "engine_args")
+    if complaint:
+        raise UsageError(complaint)
     return tuple(sorted(value.items()))
 
 

@@ -41,6 +41,7 @@ _AVERAGED_NS = 1_000_000_000  # before a sample of the average power; so the fir
 _STATIC_SETTLE_S = 0.15  # after the load stops: counter lag, last kernels
 _STATIC_MIN_S = 0.35
 _STATIC_CLOCK = 0.90  # of the clock under load: below it the GPU has begun to rest
+FIGURES = 1e-9, 1e12  # within which J/token, W and tokens/s of anything lie
 STATIC_POWER_UNCERTAINTY_W = 20.0  # docs/architecture.md: how the hot idle power was found to vary
 
 # nvmlClocksEventReason* bits.
@@ -210,11 +211,11 @@ def measure(*turns: Recording) -> Measurement:
     key = first.key
     batch_size = int(key["batch_size"])
     faults = [fault for turn in turns for fault in (*turn.faults, *(fault for gpu in turn.gpus for fault in gpu.faults))]
-    faults += [fault for turn in turns for fault in (*_counter_faults(turn), *_client_faults(turn))]
+    faults += [fault for turn in turns for fault in (*_counter_faults(turn), *_token_faults(turn), *_client_faults(turn))]
     if len({tuple(gpu.uuid for gpu in turn.gpus) for turn in turns}) > 1:
         faults.append("turns_differ: the turns of this launch were metered on different GPUs")
     steady: list[_Steady] = []
-    if not any(fault.startswith(("no_counter", "counter_", "turns_differ")) for fault in faults):
+    if not any(fault.startswith(("no_counter", "counter_", "implausible", "turns_differ")) for fault in faults):
         steady = [part for turn in turns if (part := _steady(turn)) is not None]
     whole = sum(len(part.time_s) + part.skipped for part in steady)
     skipped = sum(part.skipped for part in steady)
@@ -226,7 +227,7 @@ def measure(*turns: Recording) -> Measurement:
             tokens=tuple(itertools.chain.from_iterable(part.cycles.tokens for part in steady)),
         )
         gpu_energy_j = {gpu.uuid: sum(float(part.energy_j[i].sum()) for part in steady) for i, gpu in enumerate(first.gpus)}
-        faults += _window_faults(steady, batch_size)
+        faults += _implausible(cycles) or _window_faults(steady, batch_size)
     elif not faults:
         empty = f"; {len(turns) - len(steady)} of {len(turns)} turns without one" if len(turns) > 1 else ""
         needed = f"{skipped} of them before the steady state, {MIN_CYCLES} needed{empty}"
@@ -454,9 +455,25 @@ def _counter_faults(recording: Recording) -> list[str]:
     return faults
 
 
+def _token_faults(recording: Recording) -> list[str]:
+    """Without any time between them cycles have no power."""
+    if (np.diff(_boundaries(recording)[0]) <= 0).any():
+        return ["implausible: the tokens of whole cycles came at one time"]
+    return []
+
+
+def _implausible(cycles: Cycles) -> list[str]:
+    """Whether a cycle's figures are none that an engine on a GPU can have; without energy the counter did not see it."""
+    low, high = FIGURES
+    for name, values in (("J/token", cycles.joules_per_token), ("W", cycles.power_w), ("tokens/s", cycles.tokens_per_s)):
+        if not low <= min(values) <= max(values) <= high:
+            return [f"implausible: a cycle with {min(values):.3g} to {max(values):.3g} {name}"]
+    return []
+
+
 def _select(gpu: GpuTrace, window_ns: tuple[int, int], name: str) -> np.ndarray:
     time_ns = np.asarray(gpu.samples.time_ns, dtype=np.int64)
-    values = np.asarray(getattr(gpu.samples, name), dtype=float)
+    values = np.asarray(getattr(gpu.samples, name), dtype=np.uint64 if name == "throttle_reasons" else float)
     return np.asarray(values[(time_ns >= window_ns[0]) & (time_ns <= window_ns[1])])
 
 
@@ -483,7 +500,7 @@ def _window_faults(turns: Sequence[_Steady], batch_size: int) -> list[str]:
         busy = _inside(turns, index, "utilization_percent")
         if len(busy) and np.median(busy) < _BUSY_PERCENT:
             faults.append(f"gpu_idle: {gpu.uuid} was busy {np.median(busy):.0f} % of the time under load: is it the engine's GPU?")
-        reasons = np.bitwise_or.reduce(_inside(turns, index, "throttle_reasons").astype(np.int64), initial=0)
+        reasons = np.bitwise_or.reduce(_inside(turns, index, "throttle_reasons"), initial=0)
         faults += [f"throttled: {gpu.uuid}: {name}" for bit, name in THERMAL_OR_HARDWARE.items() if int(reasons) & bit]
     return faults
 
@@ -492,7 +509,7 @@ def _waiting_faults(recording: Recording) -> list[str]:
     """A server's steps are not seen, but while a request waits for its first token its slot yields none."""
     client = recording.client
     first_token, end_to_end = ((_summary_ms([d]) if d else {}) for d in (client and client.first_token, client and client.end_to_end))
-    if not first_token or not end_to_end:
+    if not first_token or not end_to_end or not end_to_end["mean"]:
         return []
     waiting = first_token["mean"] / end_to_end["mean"]
     if 1 - waiting >= _FULL_BATCH * _slot_share(recording):
@@ -523,7 +540,7 @@ def _conditions(turns: Sequence[_Steady]) -> Conditions:
     for index in range(len(turns[0].recording.gpus)):
         clocks.append(_inside(turns, index, "sm_clock_mhz"))
         temperatures.append(_inside(turns, index, "temperature_c"))
-        capped.append(_inside(turns, index, "throttle_reasons").astype(np.int64) & SW_POWER_CAP > 0)
+        capped.append(_inside(turns, index, "throttle_reasons") & np.uint64(SW_POWER_CAP) > 0)
     if not all(len(values) for values in clocks):
         return Conditions(None, None, None)
     return Conditions(

@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_energy import statistics
-from pytest_energy.baselines import boards, rounded
+from pytest_energy import statistics, untrusted
+from pytest_energy.baselines import MAX_BYTES, boards, figures, rounded, tokens_of_cycles
 from pytest_energy.cell import canonical_key, slugify
 from pytest_energy.errors import NoiseError
 from pytest_energy.gate import ASSUMED_NOISE, Metric, Rule
-from pytest_energy.measurement import Measurement, first_invalid
+from pytest_energy.measurement import FIGURES, Measurement, first_invalid
 from pytest_energy.recording import write_atomically
 from pytest_energy.statistics import NoiseFloor, Spread
+from pytest_energy.untrusted import Malformed
 
 SCHEMA_VERSION = 1
 MIN_OWN_DEGREES = 5  # below, a deviation is known to a factor of 2.5 at best
@@ -100,7 +101,7 @@ class Noise:
         spread = Spread(self.between.deviation, self.between.degrees_of_freedom + launches + BASELINE_LAUNCHES - 2)
         ratio = statistics.Comparison(1.0, launches, math.sqrt(1 / launches + 1 / BASELINE_LAUNCHES), spread, spread)
         at = Rule(comparisons).levels(launches)
-        return math.expm1(statistics.smallest_caught(ratio, BASELINE_LAUNCHES, 0.0, launches, at))
+        return statistics.expm1(statistics.smallest_caught(ratio, BASELINE_LAUNCHES, 0.0, launches, at))
 
 
 class NoiseStore:
@@ -233,29 +234,40 @@ def _rounded(values: Any) -> Any:
 
 def _load(path: Path) -> dict[str, tuple[NoiseLaunch, ...]]:
     try:
-        content = json.loads(path.read_bytes())
+        content = untrusted.parse(untrusted.read(path, MAX_BYTES))
         version = content["schema_version"]
-        if version != SCHEMA_VERSION:
+        if type(version) is not int or version != SCHEMA_VERSION:
             raise NoiseError(
                 f"noise file {path} has schema version {version}, this pytest-energy reads {SCHEMA_VERSION}.\n"
                 "Use the pytest-energy that wrote it, or move the file away and measure anew: pytest-energy noise"
             )
-        return {canonical_key(cell["key"]): tuple(map(_launch, cell["launches"])) for cell in content["cells"]}
+        cells = untrusted.objects(content["cells"], "cells")
+        return {
+            canonical_key(untrusted.key(cell["key"])): tuple(map(_launch, untrusted.objects(cell["launches"], "launches")))
+            for cell in cells
+        }
     except OSError as error:
         raise NoiseError(f"noise file {path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise NoiseError(
-            f"noise file {path} is damaged ({error!r}).\nNothing was judged by it. Restore it: git checkout -- {path}"
-        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        what = str(error) if isinstance(error, Malformed) else f"a field is missing or malformed: {error!r}"
+        raise NoiseError(f"noise file {path} is damaged: {what}.\nNothing was judged by it. Restore it: git checkout -- {path}") from None
 
 
 def _launch(content: Mapping[str, Any]) -> NoiseLaunch:
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    launch = NoiseLaunch(**values)
-    for metric in Metric:
-        series = getattr(launch, metric.value)
-        if not series or not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in series):
-            raise ValueError(f"launch {launch.launch_id} holds no positive figures")
-        if launch.tokens and (len(launch.tokens) != len(series) or not all(type(tokens) is int and tokens > 0 for tokens in launch.tokens)):
-            raise ValueError(f"launch {launch.launch_id}: its tokens do not fit its cycles")
-    return launch
+    launch_id = untrusted.name(content["launch_id"], "launch_id")
+    values: dict[str, Any] = {
+        **content,
+        **{metric.value: figures(content[metric.value], f"{metric.value} of launch {launch_id}") for metric in Metric},
+        "engine": untrusted.text(content["engine"], "engine"),
+        "gpu_uuids": untrusted.names(content["gpu_uuids"], "gpu_uuids"),
+    }
+    if content.get("tokens"):
+        values["tokens"] = tokens_of_cycles(content["tokens"], launch_id)
+        if len({len(values[name]) for name in ("tokens", *(metric.value for metric in Metric))}) > 1:
+            raise Malformed(f"the series of launch {launch_id} differ in length")
+    for name in ("power_limit_w", "load_1min", "sm_clock_mhz"):
+        if values.get(name) is not None:
+            untrusted.number(values[name], name, 0, FIGURES[1])
+    if values.get("cpu_model") is not None:
+        untrusted.name(values["cpu_model"], "cpu_model")
+    return NoiseLaunch(**values)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_energy import redact
 from pytest_energy.settings import LaunchSettings, Settings, parse_engine_args
 
 
@@ -183,13 +185,24 @@ def _not_here(url: str) -> str:
         if is_local(host):
             return ""
     except ValueError:
-        return f"--energy-url {url}: it must be http://host:port, without a path"
+        return f"--energy-url {redact.url(url)}: it must be http://host:port, without a path, user or password"
     except OSError as error:
-        return f"--energy-url {url}: no such host ({error.strerror})"
+        return f"--energy-url {redact.url(url)}: no such host ({error.strerror})"
     return (
         f"--energy-url {url}: {host} is another machine, and the energy of its GPUs cannot be read from here.\n"
         f"Run pytest on the machine that has them, with --energy-url http://localhost:{port}"
     )
+
+
+def _refuse_engine_args(where: str, arguments: Mapping[str, Any]) -> None:
+    if redact.asks_for_remote_code(arguments):
+        raise pytest.UsageError(
+            f"{where}: trust_remote_code runs code that comes with a model, and only the suite may ask for that, by its name.\n"
+            'Set it in the test: @pytest.mark.energy(..., engine_args={"trust_remote_code": True})'
+        )
+    complaint = redact.complaint(arguments, where)
+    if complaint:
+        raise pytest.UsageError(complaint)
 
 
 def _interpreter(path: str | None, relative_to: Path) -> str | None:
@@ -218,6 +231,8 @@ def settings_of(config: pytest.Config) -> Settings:
         of_reference = parse_engine_args(config.getoption("energy_reference_engine_arg"))
     except ValueError as error:
         raise pytest.UsageError(f"--energy-engine-arg: {error}") from None
+    for where, given in (("energy_engine_args", of_ini), ("--energy-engine-arg", of_new), ("--energy-reference-engine-arg", of_reference)):
+        _refuse_engine_args(where, given)
     launch = LaunchSettings(
         python=_interpreter(*_option(config, "python")) or sys.executable,
         engine_args_under_test={} if url else {**of_ini, **of_new},
@@ -231,9 +246,9 @@ def settings_of(config: pytest.Config) -> Settings:
         python = _interpreter(reference_python, here) or launch.python
         reference = replace(launch, python=python, engine_args_under_test={**of_ini, **of_reference})
     return Settings(
-        baselines=baselines_from / baselines if baselines else _project_folder(config) / "baselines",
+        baselines=baselines_from / Path(baselines).expanduser() if baselines else _project_folder(config) / "baselines",
         update=config.getoption("energy_update"),
-        update_reason=config.getoption("energy_update_reason"),
+        update_reason=" ".join(reason.split()) if (reason := config.getoption("energy_update_reason")) is not None else None,
         noise=config.getoption("energy_noise"),
         replay=tuple(here / path for path in replay),
         record=record_from / record if record and not replay else None,
@@ -262,7 +277,7 @@ def header(settings: Settings, here: Path) -> str:
 
     def engine(launch: LaunchSettings) -> str:
         arguments = ", ".join(f"{k}={v}" for k, v in launch.engine_args_under_test.items())
-        return launch.python + (f" with {arguments}" if arguments else "")
+        return redact.home(launch.python) + (f" with {arguments}" if arguments else "")
 
     if settings.replay:
         source = "replay of " + ", ".join(map(short, settings.replay))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_energy import options
+from pytest_energy import options, redact
 from pytest_energy.errors import EnergyError, UsageError
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _rerun(item: pytest.Item) -> str:
             words += ["--energy-turns", settings.turns]
     if item.config.getoption("energy_baselines"):
         words += ["--energy-baselines", item.config.getoption("energy_baselines")]
-    return shlex.join(words)
+    return shlex.join(map(redact.home, words))  # our options expand ~
 
 
 class Gated:

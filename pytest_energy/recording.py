@@ -17,12 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_energy import untrusted
 from pytest_energy.errors import RecordingError
+from pytest_energy.untrusted import Malformed
 
 SCHEMA_VERSION = 3
 _READ_VERSIONS = (1, 2, 3)  # 1 knew no turns, 2 no requests of varying lengths
 SUFFIX = ".json.gz"
-_MAX_BYTES = 20_000_000  # unpacked; a real cell unpacks to well under 1 MB
+# The largest recording of a GPU so far unpacks to 51 kB and holds some 10,000 numbers; ten minutes of 1 ms steps would make 7 MB.
+_MAX_BYTES = 20_000_000  # unpacked
+_MAX_PACKED_BYTES = 10_000_000
+_MAX_CYCLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -210,6 +215,27 @@ def _cumulate(deltas: Sequence[int]) -> tuple[int, ...]:
 
 # Series that only grow are stored as differences, which is what makes the files small.
 _CUMULATIVE = {"time_ns", "unchanged_ns", "changed_ns", "energy_mj"}
+_ORDERED = {"time_ns", "unchanged_ns", "changed_ns", "value_us"}
+_FAR = 2**62  # of what is computed with in 64 bits
+# Lowest and highest value of a series that can be true.
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "time_ns": (0, _FAR),
+    "unchanged_ns": (0, _FAR),
+    "changed_ns": (0, _FAR),
+    "energy_mj": (0, _FAR),
+    "tokens": (0, 10**6),
+    "finished": (0, 10**6),
+    "average_power_mw": (0, 10**9),
+    "instant_power_mw": (0, 10**9),
+    "sm_clock_mhz": (0, 10**6),
+    "temperature_c": (-1000, 1000),
+    "throttle_reasons": (0, 2**64 - 1),
+    "utilization_percent": (0, 1000),
+    "value_us": (0, 10**12),
+    "count": (1, 10**9),
+    "input_tokens": (1, 10**9),
+    "output_tokens": (1, 10**9),
+}
 
 
 def _pack_series(series: Any) -> dict[str, Any]:
@@ -219,21 +245,35 @@ def _pack_series(series: Any) -> dict[str, Any]:
     }
 
 
-def _unpack_series(kind: type, content: Any, where: str, lengths_equal: bool = True) -> Any:
+def _unpack_series(kind: type, content: Any, where: str) -> Any:
     values: dict[str, Any] = {}
     names = {f.name for f in dataclasses.fields(kind)}
     if not isinstance(content, dict) or set(content) != names:
-        raise RecordingError(f"{where} holds not just {', '.join(sorted(names))}")
+        raise Malformed(f"{where} holds not just {', '.join(sorted(names))}")
     for name, series in content.items():
         if name == "unavailable":
-            values[name] = str(series)
+            values[name] = untrusted.text(series, f"{where}.{name}")
             continue
         if not isinstance(series, list) or not all(type(value) is int for value in series):
-            raise RecordingError(f"{where}.{name} is not a list of integers")
+            raise Malformed(f"{where}.{name} is not a list of integers")
         values[name] = _cumulate(series) if name in _CUMULATIVE else tuple(series)
-    if lengths_equal and len({len(v) for v in values.values() if isinstance(v, tuple)}) > 1:
-        raise RecordingError(f"{where}: its series differ in length")
+        check_series(name, values[name], where)
+    if len({len(v) for v in values.values() if isinstance(v, tuple)}) > 1:
+        raise Malformed(f"{where}: its series differ in length")
     return kind(**values)
+
+
+def check_series(name: str, values: Sequence[int], where: str) -> None:
+    """Check a series of the counters or of their companions, given by its field's name, as it is in memory.
+
+    Raises:
+        Malformed: a value cannot be true, or times are not in order.
+    """
+    low, high = _RANGES[name]
+    if values and not low <= min(values) <= max(values) <= high:
+        raise Malformed(f"{where}.{name} holds a value that cannot be true")
+    if name in _ORDERED and any(b < a for a, b in itertools.pairwise(values)):
+        raise Malformed(f"{where}.{name} is not in order")
 
 
 def to_json(recording: Recording) -> dict[str, Any]:
@@ -269,42 +309,64 @@ def _beside(content: Any) -> Beside | None:
     if content is None:
         return None
     beside = Beside(**content)
-    numbers = (beside.seconds, beside.cpu_s, *(w for w in (beside.idle_power_w, beside.idle_power_alone_w) if w is not None))
-    whole = isinstance(beside.launch_id, str) and type(beside.tokens) is int and beside.asleep in (True, False, None)
-    if not whole or not all(type(number) in (int, float) and 0 <= number < 1e12 for number in numbers):
-        raise RecordingError("what it says of the engine beside is malformed")
+    untrusted.name(beside.launch_id, "beside.launch_id")
+    untrusted.integer(beside.tokens, "beside.tokens", -_FAR, _FAR)
+    untrusted.number(beside.seconds, "beside.seconds", 1e-3, 1e9)
+    for name in ("cpu_s", "idle_power_w", "idle_power_alone_w"):
+        if name == "cpu_s" or getattr(beside, name) is not None:
+            untrusted.number(getattr(beside, name), f"beside.{name}", 0, 1e12)
+    if not (beside.asleep is None or isinstance(beside.asleep, bool)):
+        raise Malformed("beside.asleep is neither true, false nor null")
     return beside
 
 
-def _client(content: Any) -> Client | None:
-    if content is None:
-        return None
+def client_from_json(content: Any) -> Client:
+    """What clients saw, as `to_json` wrote it.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is malformed.
+    """
     distributions = {
         name: _unpack_series(Distribution, content[name], f"client.{name}") for name in ("first_token", "inter_token", "end_to_end")
     }
     client = Client(**{**content, **distributions})
-    counts = (client.streamed_tokens, client.server_tokens, *(() if client.preemptions is None else (client.preemptions,)))
-    if not all(type(count) is int for count in counts) or type(client.cpu_cores) not in (int, float):
-        raise RecordingError("what it says of the clients is malformed")
+    for name in ("streamed_tokens", "server_tokens", "preemptions"):
+        if name != "preemptions" or client.preemptions is not None:
+            untrusted.integer(getattr(client, name), f"client.{name}", -_FAR, _FAR)
+    untrusted.number(client.cpu_cores, "client.cpu_cores", 0, 1e6)
     return client
 
 
 def _requests(content: Any, key: Mapping[str, Any]) -> Requests | None:
     """The requests' lengths, which must be there exactly where the key says that they vary."""
-    wanted = key["workload"].get("requests") if isinstance(key.get("workload"), dict) else None
+    wanted = key["workload"].get("requests")
     if content is None and wanted is None:
-        lengths = key["workload"].values() if isinstance(key.get("workload"), dict) else ()
-        if any(isinstance(length, dict | str) for length in lengths):
-            raise RecordingError("its key says that the lengths of requests vary, and does not say how many there are")
         return None
     requests: Requests = _unpack_series(Requests, content, "requests")
-    if type(wanted) is not int or len(requests.input_tokens) != wanted:
-        raise RecordingError(f"it holds the lengths of {len(requests.input_tokens)} requests, its key says {wanted}")
-    if type(key.get("batch_size")) is not int or not 0 < key["batch_size"] <= wanted:
-        raise RecordingError(f"its batch size is {key.get('batch_size')!r}, of which {wanted} requests are no pass")
-    if not requests.input_tokens or not all(0 < tokens < 10**9 for tokens in (*requests.input_tokens, *requests.output_tokens)):
-        raise RecordingError("the lengths of its requests are not all positive")
+    if len(requests.input_tokens) != wanted:
+        raise Malformed(f"it holds the lengths of {len(requests.input_tokens)} requests, its key says {wanted}")
+    if key["batch_size"] > wanted:
+        raise Malformed(f"its batch size is {key['batch_size']}, of which {wanted} requests are no pass")
     return requests
+
+
+def _gpu(content: Mapping[str, Any]) -> GpuTrace:
+    counter = _unpack_series(EnergyCounter, content["counter"], "counter")
+    if any(changed < unchanged for unchanged, changed in zip(counter.unchanged_ns, counter.changed_ns, strict=True)):
+        raise Malformed("counter: an update was seen before it happened")
+    return GpuTrace(
+        uuid=untrusted.name(content["uuid"], "a GPU's uuid"),
+        name=untrusted.name(content["name"], "a GPU's name"),
+        counter=counter,
+        samples=_unpack_series(GpuSamples, content["samples"], "samples"),
+        faults=_faults(content["faults"]),
+    )
+
+
+def _faults(content: Any) -> tuple[str, ...]:
+    if not isinstance(content, list) or not all(isinstance(fault, str) and fault for fault in content):
+        raise Malformed("faults are no list of texts")
+    return tuple(content)
 
 
 def from_json(content: Any) -> Recording:
@@ -314,43 +376,44 @@ def from_json(content: Any) -> Recording:
         RecordingError: the content is no recording of this schema version.
     """
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise RecordingError("it is no recording: no schema_version in it")
-    if content["schema_version"] not in _READ_VERSIONS:
+        raise RecordingError("it is no recording: no schema_version in it. Fetch it anew, or leave it out.")
+    version = content["schema_version"]
+    if type(version) is not int or version not in _READ_VERSIONS:
         raise RecordingError(
-            f"it has schema version {content['schema_version']}, this pytest-energy reads {', '.join(map(str, _READ_VERSIONS))}. "
+            f"it has schema version {version}, this pytest-energy reads {', '.join(map(str, _READ_VERSIONS))}. "
             "Replay it with the pytest-energy that wrote it, or record anew."
         )
     try:
-        if not all(isinstance(content[name], dict) for name in ("key", "environment")):
-            raise RecordingError("its key or environment is no object")
-        tokens = _unpack_series(TokenCounter, content["tokens"], "tokens")
-        gpus = tuple(
-            GpuTrace(
-                uuid=str(gpu["uuid"]),
-                name=str(gpu["name"]),
-                counter=_unpack_series(EnergyCounter, gpu["counter"], "counter"),
-                samples=_unpack_series(GpuSamples, gpu["samples"], "samples"),
-                faults=tuple(str(fault) for fault in gpu["faults"]),
-            )
-            for gpu in content["gpus"]
-        )
-        return Recording(
-            key=content["key"],
-            launch_id=str(content["launch_id"]),
-            environment=content["environment"],
-            tokens=tokens,
-            gpus=gpus,
-            load_stopped_ns=int(content["load_stopped_ns"]),
-            kv_cache_tokens=int(content["kv_cache_tokens"]),
-            cpu=_unpack_series(CpuEnergy, content["cpu"], "cpu"),
-            faults=tuple(str(fault) for fault in content["faults"]),
-            turn=int(content.get("turn", 0)),
-            beside=_beside(content.get("beside")),
-            client=_client(content.get("client")),
-            requests=_requests(content.get("requests"), content["key"]),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise RecordingError(f"a field is missing or malformed: {error!r}") from None
+        return _recording(content)
+    except (KeyError, TypeError, ValueError) as error:
+        what = str(error) if isinstance(error, Malformed) else f"a field is missing or malformed: {error!r}"
+        raise RecordingError(f"it is damaged or no recording: {what}. Fetch it anew, or leave it out.") from None
+
+
+def _recording(content: Mapping[str, Any]) -> Recording:
+    key = untrusted.key(content["key"])
+    tokens: TokenCounter = _unpack_series(TokenCounter, content["tokens"], "tokens")
+    requests = _requests(content.get("requests"), key)
+    if requests is None and sum(tokens.tokens) // (key["batch_size"] * key["workload"]["output_tokens"]) > _MAX_CYCLES:
+        raise Malformed(f"its tokens make more than {_MAX_CYCLES:,} cycles")
+    gpus = tuple(map(_gpu, untrusted.objects(content["gpus"], "gpus")))
+    if len({gpu.uuid for gpu in gpus}) < len(gpus):
+        raise Malformed("it holds a GPU twice")
+    return Recording(
+        key=key,
+        launch_id=untrusted.name(content["launch_id"], "launch_id"),
+        environment=untrusted.environment(content["environment"]),
+        tokens=tokens,
+        gpus=gpus,
+        load_stopped_ns=untrusted.integer(content["load_stopped_ns"], "load_stopped_ns", 0, _FAR),
+        kv_cache_tokens=untrusted.integer(content["kv_cache_tokens"], "kv_cache_tokens", 0, _FAR),
+        cpu=_unpack_series(CpuEnergy, content["cpu"], "cpu"),
+        faults=_faults(content["faults"]),
+        turn=untrusted.integer(content.get("turn", 0), "turn", 0, 10**6),
+        beside=_beside(content.get("beside")),
+        client=None if content.get("client") is None else client_from_json(content["client"]),
+        requests=requests,
+    )
 
 
 def write(recording: Recording, path: Path) -> None:
@@ -366,20 +429,29 @@ def read(path: Path) -> Recording:
     """Read the recording at `path`.
 
     Raises:
-        RecordingError: the file cannot be read, unpacks to more than 20 MB, or holds no recording.
+        RecordingError: the file cannot be read, is larger than 10 MB, unpacks to more than 20 MB, or holds no recording.
     """
     try:
-        with gzip.open(path) as file:
-            text = file.read(_MAX_BYTES + 1)
-        if len(text) > _MAX_BYTES:
-            raise RecordingError(f"it unpacks to more than {_MAX_BYTES / 1e6:.0f} MB")
-        return from_json(json.loads(text))
+        return from_json(untrusted.parse(_unpack(untrusted.read(path, _MAX_PACKED_BYTES))))
     except RecordingError as error:
         raise RecordingError(f"recording {path}: {error}") from None
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except (OSError, zlib.error, ValueError) as error:
         raise RecordingError(
             f"recording {path} cannot be read ({error}): it is damaged or no recording. Fetch it anew, or leave it out."
         ) from None
+
+
+def _unpack(packed: bytes) -> bytes:
+    """What `write` packed: one gzip stream and nothing after it, unpacked no further than the limit."""
+    unpacker = zlib.decompressobj(wbits=31)
+    content = unpacker.decompress(packed, _MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise Malformed(f"it unpacks to more than {_MAX_BYTES / 1e6:g} MB, and a real one to some 50 kB")
+    if not unpacker.eof:
+        raise Malformed("it is truncated")
+    if unpacker.unused_data:
+        raise Malformed("something follows after its end")
+    return content
 
 
 def find(path: Path) -> Iterator[Path]:
@@ -395,25 +467,32 @@ def find(path: Path) -> Iterator[Path]:
     yield from files
 
 
-def read_launches(paths: Sequence[Path]) -> list[tuple[Recording, ...]]:
+def read_launches(paths: Sequence[Path]) -> Iterator[tuple[Recording, ...]]:
     """All recordings at or below `paths`, put together by cell and launch: each with its turns in order; a file given twice counts once.
 
-    They come in order of their cell's key and launch.
+    They come as they are read, launches of several turns last, so that only these are held in memory together.
 
     Raises:
         RecordingError: a file is damaged, a path holds none, or a launch lacks a turn.
     """
-    launches: dict[tuple[str, str], dict[int, Recording]] = {}
+    seen: set[tuple[str, str, int]] = set()
+    in_turns: dict[tuple[str, str], dict[int, Recording]] = {}
     for path in paths:
         for file in find(path):
             recorded = read(file)
-            key = json.dumps(recorded.key, sort_keys=True)
-            launches.setdefault((key, recorded.launch_id), {})[recorded.turn] = recorded
-    for (_, launch_id), turns in launches.items():
-        if sorted(turns) != list(range(len(turns))):
-            missing = min(set(range(max(turns))) - set(turns))
+            launch = json.dumps(recorded.key, sort_keys=True), recorded.launch_id
+            if (*launch, recorded.turn) in seen:
+                continue
+            seen.add((*launch, recorded.turn))
+            if recorded.beside is None and recorded.turn == 0:
+                yield (recorded,)
+            else:
+                in_turns.setdefault(launch, {})[recorded.turn] = recorded
+    for (_, launch_id), turns in in_turns.items():
+        missing = next(turn for turn in itertools.count() if turn not in turns)
+        if missing < len(turns):
             raise RecordingError(f"launch {launch_id}: turn {missing} is missing. Fetch all of its files, or leave the launch out.")
-    return [tuple(recorded for _, recorded in sorted(turns.items())) for _, turns in sorted(launches.items())]
+        yield tuple(recorded for _, recorded in sorted(turns.items()))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

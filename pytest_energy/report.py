@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pytest_energy import redact
 from pytest_energy.baselines import Baseline, Update
 from pytest_energy.cell import Cell
 from pytest_energy.gate import Judgement, Metric, Split, Verdict
@@ -281,7 +282,7 @@ def explanation(name: str, judgement: Judgement, rerun: str, replayed: bool) -> 
     return Explanation(
         what=f"{judgement.verdict.value.upper()}: {name}, {UNIT[judgement.metric]}{_headline(judgement)}",
         how_sure=_how_sure(judgement, f", tolerance {100 * judgement.tolerance:.1f} %"),
-        reasons=tuple(line for reason in judgement.reasons for line in reason.splitlines()),
+        reasons=tuple(line for reason in judgement.reasons for line in redact.home(reason).splitlines()),
         split=_split(judgement),
         changed=None if judgement.ratio is None else _changes(judgement.changed),
         next=tuple(_next(judgement, rerun, replayed)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_energy import redact
 from pytest_energy.report import Explanation, Row
 from pytest_energy.settings import Settings
 
@@ -51,7 +52,7 @@ class ReportPlugin:
 
     def __init__(self, settings: Settings, header: str) -> None:
         # Where the interpreter lies that nobody named is nobody's business.
-        self._settings, self._header = settings, header.replace(sys.executable, Path(sys.executable).name)
+        self._settings, self._header = settings, header.replace(redact.home(sys.executable), Path(sys.executable).name)
         self._entries: list[dict[str, Any]] = []
         self._lines: list[str] = []
         self._failure: str | None = None

@@ -25,7 +25,6 @@ from pytest_energy.settings import LaunchSettings, Settings
 from pytest_energy.statistics import Spread
 from pytest_energy.turns import NoFit, Side, SideError, record_pair
 
-Turns = tuple[Recording, ...]  # of one launch in one cell
 Measured = Mapping[str, Mapping[str, list[Measurement]]]  # by side, then by cell key; one per launch
 
 
@@ -73,7 +72,7 @@ class Session:
     _evidence: dict[str, Evidence] = field(default_factory=dict)
     _updates: dict[str, Update] = field(default_factory=dict)
     _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(default_factory=dict)
-    _replayed: dict[tuple[Path, ...], dict[str, list[Turns]]] = field(default_factory=dict)
+    _replayed: dict[tuple[Path, ...], dict[str, list[Measurement]]] = field(default_factory=dict)
     _resident: bool = False  # whether the launches being measured are of two engines together
 
     def __post_init__(self) -> None:
@@ -367,11 +366,11 @@ class Session:
             self._replayed[folders] = _read_recordings(folders, of_one_engine=not self.settings.noise)
         found = self._replayed[folders].get(canonical_key(cell.key), [])
         if found:
-            return Evidence(tuple(measurement.measure(*turns) for turns in found))
+            return Evidence(tuple(found))
         places = ", ".join(map(str, folders))
         message = f"no recording of {cell.name} in {places}"
-        for recordings in self._replayed[folders].values():
-            other = recordings[0][0].key
+        for others in self._replayed[folders].values():
+            other = others[0].key
             if (other.get("model"), other.get("batch_size")) == (cell.key["model"], cell.batch_size):
                 message += f"\none of the same model and batch size differs in {', '.join(key_differences(other, cell.key))}"
         return Evidence(failure=f"{message}\nRecord it with --energy-record DIR, or deselect the test with -k.")
@@ -395,17 +394,18 @@ def _launch_key(cell: Cell) -> tuple[str, str, str]:
     return cell.engine, cell.model.location, canonical_key(cell.launch_args)
 
 
-def _read_recordings(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Turns]]:
-    """Launches below `paths` by cell key, in order.
+def _read_recordings(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Measurement]]:
+    """The measurements of the launches below `paths` by cell key, in order. Each recording is measured as it is read, and let go.
 
     Raises:
         RecordingError: a file is damaged, a path holds none, or a cell's recordings are of different engines or boards.
     """
-    cells: dict[str, list[Turns]] = {}
+    cells: dict[str, list[Measurement]] = {}
     for turns in recording.read_launches(paths):
-        cells.setdefault(canonical_key(turns[0].key), []).append(turns)
+        cells.setdefault(canonical_key(turns[0].key), []).append(measurement.measure(*turns))
     for launches in cells.values():
-        differing = mixed([turns[0].environment for turns in launches])
+        launches.sort(key=lambda measured: measured.launch_id)
+        differing = mixed([measured.environment for measured in launches])
         if differing and of_one_engine:
             raise RecordingError(
                 f"the recordings of one cell differ in {differing}: they are no launches of one engine. Replay them apart."

@@ -21,7 +21,18 @@ import numpy as np
 from scipy.special import chdtri, fdtri, stdtrit
 
 CONFIDENCE = 0.95
+_LARGEST = 500.0  # e to this power is 1e217; what is multiplied by it stays a float
 _EXCESS = 0.001  # probability of discarding a measured floor that holds; rare even in a suite of many cells
+
+
+def exp(logarithm: float) -> float:
+    """e to that power, or a number beyond any use where it is too large for a float."""
+    return math.exp(min(logarithm, _LARGEST))
+
+
+def expm1(logarithm: float) -> float:
+    """A log ratio as a relative change, or a number beyond any use where it is too large for a float."""
+    return math.expm1(min(logarithm, _LARGEST))
 
 
 @dataclass(frozen=True)
@@ -106,12 +117,12 @@ class Comparison:
     @property
     def low(self) -> float:
         """Lower end of the 95 % interval."""
-        return self.value * math.exp(-self.bound(0.5 + CONFIDENCE / 2))
+        return self.value * exp(-self.bound(0.5 + CONFIDENCE / 2))
 
     @property
     def high(self) -> float:
         """Upper end of the 95 % interval."""
-        return self.value * math.exp(self.bound(0.5 + CONFIDENCE / 2))
+        return self.value * exp(self.bound(0.5 + CONFIDENCE / 2))
 
     @property
     def relative_half_width(self) -> float:
@@ -286,7 +297,7 @@ def raised(floor: NoiseFloor, own: Spread | None) -> NoiseFloor:
 
 def geometric_mean(values: Sequence[float]) -> float:
     """Of positive values, at least one."""
-    return math.exp(_log_moments(values)[0])
+    return exp(_log_moments(values)[0])
 
 
 def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:
@@ -300,7 +311,7 @@ def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:
     spread, _, _ = spread_of(squares, degrees, floor)
     quantile = float(stdtrit(spread.degrees_of_freedom, 0.5 + CONFIDENCE / 2))
     half = quantile * spread.deviation / math.sqrt(len(values))
-    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(values))
+    return Estimate(exp(mean), exp(mean - half), exp(mean + half), len(values))
 
 
 def compare(new: Sequence[float], old: Sequence[float], floor: NoiseFloor) -> Comparison:
@@ -316,7 +327,7 @@ def compare(new: Sequence[float], old: Sequence[float], floor: NoiseFloor) -> Co
     old_mean, old_squares, old_degrees = _log_moments(old)
     spread, alarm_spread, discarded = spread_of(new_squares + old_squares, new_degrees + old_degrees, floor)
     return Comparison(
-        value=math.exp(new_mean - old_mean),
+        value=exp(new_mean - old_mean),
         launches=len(new),
         root=math.sqrt(1 / len(new) + 1 / len(old)),
         spread=spread,
@@ -335,7 +346,7 @@ def compare_pairs(new: Sequence[float], old: Sequence[float], floor: NoiseFloor)
     mean, squares, degrees = _log_moments([a / b for a, b in zip(new, old, strict=True)])
     of_pairs = dataclasses.replace(floor, deviation=math.sqrt(2) * floor.deviation)
     spread, alarm_spread, discarded = spread_of(squares, degrees, of_pairs)
-    return Comparison(math.exp(mean), len(new), math.sqrt(1 / len(new)), spread, alarm_spread, discarded)
+    return Comparison(exp(mean), len(new), math.sqrt(1 / len(new)), spread, alarm_spread, discarded)
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> Spread | None:

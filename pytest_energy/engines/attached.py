@@ -16,8 +16,8 @@ def address_of(url: str) -> tuple[str, int]:
         ValueError: it is no such address.
     """
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
-        raise ValueError(f"{url!r} is not http://host:port")
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("it is not http://host:port")  # without the URL, which may hold a password
     return parts.hostname, parts.port or 80
 
 

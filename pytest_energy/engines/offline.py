@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pytest_energy import redact, untrusted
 from pytest_energy.errors import EngineError
-from pytest_energy.recording import Client
+from pytest_energy.recording import Client, check_series
 from pytest_energy.workload import Plan, Workload
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
@@ -27,7 +28,9 @@ _MEMORY_SHORT = re.compile(
     rb"out of memory|No available memory for the cache|KV cache is needed, which is larger|less than desired GPU memory utilization"
 )
 _EXIT_GRACE_S = 10.0
-_MAX_LINE_BYTES = 16_000_000
+_MAX_LINE_BYTES = 1_000_000  # half a second of 50 µs steps has 250 kB
+_MAX_WAITING_EVENTS = 256  # a worker that tells more than is read waits at its pipe
+_FAR = 2**62  # of times and counts that are computed with in 64 bits
 _WATCH_S = 1.0  # without a word from the worker, until its processes are looked at
 _VLLM_TITLE = "VLLM::"  # of the processes that vLLM's own need
 
@@ -93,6 +96,7 @@ class OfflineEngine:
     """
 
     worker = WORKER
+    _min_vocabulary = 1
     # What each event of the worker must hold.
     fields: ClassVar[dict[str, set[str]]] = {
         "ready": {"versions"}, "tokenized": {"lengths"}, "steps": {"run"}, "stopped": {"run", "time_ns"},
@@ -103,12 +107,13 @@ class OfflineEngine:
         self._python, self._engine_args = python, dict(engine_args)
         self._load_timeout_s, self._progress_timeout_s = load_timeout_s, progress_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(_MAX_WAITING_EVENTS)
         self._commands = -1
         self._log: Any = None
         self._run = 0
         self._vital: dict[int, str] = {}
         self._tokenized: dict[str, list[tuple[int, int | None]]] = {}  # what the worker keeps, by name
+        self._last_step_ns = 0
         self.ready: EngineReady | None = None
         self.client: Client | None = None  # of the load that was last taken off; an engine without clients has none
 
@@ -182,10 +187,21 @@ class OfflineEngine:
                     event = json.loads(line)
                     if not isinstance(event, dict) or not self.fields[event["event"]] <= set(event):
                         raise ValueError
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     event = {"event": "error", "message": f"unreadable message from the worker: {line[:80]!r}"}
-                self._events.put(event)
-        self._events.put(None)
+                if not self._hand_over(event):
+                    return
+        self._hand_over(None)
+
+    def _hand_over(self, event: dict[str, Any] | None) -> bool:
+        """Whether somebody may still ask for it."""
+        while True:
+            try:
+                self._events.put(event, timeout=0.5)
+                return True
+            except queue.Full:
+                if self._process is None:
+                    return False
 
     def _send(self, stage: str, **command: Any) -> None:
         """Write a command; a worker that does not read is given up after `progress_timeout_s`."""
@@ -247,6 +263,7 @@ class OfflineEngine:
         size = os.fstat(self._log.fileno()).st_size
         log = os.pread(self._log.fileno(), _LOG_SEARCHED_BYTES, max(0, size - _LOG_SEARCHED_BYTES))
         tail = "\n".join(log[-_LOG_TAIL_BYTES:].decode(errors="replace").splitlines()[-25:])
+        message, tail = (redact.secrets(untrusted.printable(text)) for text in (message, tail))  # both go into reports
         return EngineError(stage, message, tail, out_of_memory=bool(_MEMORY_SHORT.search(log + message.encode())))
 
     def _load(self) -> EngineReady:
@@ -262,13 +279,17 @@ class OfflineEngine:
             raise self._error("load", f"the worker's report is incomplete: {error!r}") from None
 
     def _ready(self, event: Mapping[str, Any], load_s: float) -> EngineReady:
+        facts = untrusted.parse(json.dumps(event).encode())  # all of it is kept, so it must be what a recording may hold
+        for name in ("versions", "settings"):
+            if not isinstance(facts[name], dict):
+                raise ValueError(f"{name} is no object")
         return EngineReady(
-            versions=event["versions"],
-            settings=event["settings"],
-            gpu_uuids=tuple(event["gpu_uuids"]),
-            platform=str(event["platform"]),
-            kv_cache_tokens=int(event["kv_cache_tokens"]),
-            vocabulary_size=int(event["vocabulary_size"]),
+            versions=facts["versions"],
+            settings=facts["settings"],
+            gpu_uuids=untrusted.names(facts["gpu_uuids"], "gpu_uuids"),
+            platform=str(facts["platform"]),
+            kv_cache_tokens=untrusted.integer(facts["kv_cache_tokens"], "kv_cache_tokens", 0, _FAR),
+            vocabulary_size=untrusted.integer(facts["vocabulary_size"], "vocabulary_size", self._min_vocabulary, 10**9),
             load_s=load_s,
         )
 
@@ -336,17 +357,27 @@ class OfflineEngine:
         while True:
             event = self._receive("run", self._progress_timeout_s, "token")
             if self._is_of_this_run(event, "steps"):
-                return self._steps(event)
+                steps = self._steps(event)
+                if not steps.time_ns:
+                    raise self._error("run", "the worker's report of its steps holds none")
+                return steps
 
     def _is_of_this_run(self, event: Mapping[str, Any], name: str) -> bool:
         return bool(event["event"] == name and event["run"] == self._run)
 
     def _steps(self, event: Mapping[str, Any]) -> Steps:
-        series = [event.get(name) for name in ("time_ns", "tokens", "finished")]
-        whole = all(isinstance(s, list) and all(type(value) is int for value in s) for s in series)
-        if not whole or len({len(s or ()) for s in series}) > 1:
-            raise self._error("run", "the worker's report of its steps is malformed")
-        return Steps(*(tuple(s or ()) for s in series))
+        series: dict[str, Any] = {name: event.get(name) for name in ("time_ns", "tokens", "finished")}
+        try:
+            for name, values in series.items():
+                if not isinstance(values, list) or not all(type(value) is int for value in values):
+                    raise ValueError(f"{name} is no list of integers")
+                check_series(name, values, "steps")
+            if len(set(map(len, series.values()))) > 1 or (series["time_ns"] and series["time_ns"][0] < self._last_step_ns):
+                raise ValueError("they are not in order")
+        except ValueError as error:
+            raise self._error("run", f"the worker's report of its steps is malformed: {error}") from None
+        self._last_step_ns = series["time_ns"][-1] if series["time_ns"] else self._last_step_ns
+        return Steps(**{name: tuple(values) for name, values in series.items()})
 
     def stop_load(self) -> tuple[Steps, int]:
         """Take the load off. Returns the steps not yet taken and the time (ns) at which the last one had ended."""
@@ -359,7 +390,9 @@ class OfflineEngine:
                 rest = Steps(rest.time_ns + more.time_ns, rest.tokens + more.tokens, rest.finished + more.finished)
             elif self._is_of_this_run(event, "stopped"):
                 self.client = self._client(event)
-                return rest, int(event["time_ns"])
+                if type(event["time_ns"]) is not int or not 0 <= event["time_ns"] < _FAR:
+                    raise self._error("stop", "the worker's report of its last step is malformed")
+                return rest, event["time_ns"]
 
     def _client(self, event: Mapping[str, Any]) -> Client | None:
         """What a "stopped" event tells of the clients."""
@@ -371,7 +404,7 @@ class OfflineEngine:
         while True:
             event = self._receive("rest", self._progress_timeout_s, "answer")
             if event["event"] == "resting":
-                if type(event["tokens"]) is not int or event["asleep"] not in (True, False, None):
+                if type(event["tokens"]) is not int or not (event["asleep"] is None or isinstance(event["asleep"], bool)):
                     raise self._error("rest", "the worker's report of its rest is malformed")
                 return Rest(event["tokens"], event["asleep"])
             if event["event"] == "steps":

@@ -13,13 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pytest_energy import untrusted
+from pytest_energy.cell import model_config
 from pytest_energy.engines import attached, synthetic_tokenizer
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
-from pytest_energy.errors import EngineError
-from pytest_energy.recording import Client, Distribution
+from pytest_energy.errors import EngineError, UsageError
+from pytest_energy.recording import Client, client_from_json
 from pytest_energy.workload import Plan, Workload
 
 _PACKAGES = Path(__file__).parents[2]
+_YEAR_9999_S = 2.5e11
 _WORKER_GRACE_S = 10.0  # the worker's own limit is the one that is told
 
 
@@ -84,7 +87,9 @@ class ServerEngine(OfflineEngine):
             return None
         self._files = tempfile.TemporaryDirectory(prefix="pytest-energy-", ignore_cleanup_errors=True)
         try:
-            synthetic_tokenizer.write(Path(self._files.name), json.loads((folder / "config.json").read_text()))
+            synthetic_tokenizer.write(Path(self._files.name), model_config(folder)[0])
+        except UsageError as error:
+            raise EngineError("load", str(error)) from None
         except KeyError:
             raise EngineError(
                 "load",
@@ -115,20 +120,7 @@ class ServerEngine(OfflineEngine):
 
     def _client(self, event: Mapping[str, Any]) -> Client:
         try:
-            told = event["client"]
-            first_token, inter_token, end_to_end = (
-                Distribution(tuple(told[name]["value_us"]), tuple(told[name]["count"]))
-                for name in ("first_token", "inter_token", "end_to_end")
-            )
-            return Client(
-                first_token=first_token,
-                inter_token=inter_token,
-                end_to_end=end_to_end,
-                cpu_cores=float(told["cpu_cores"]),
-                streamed_tokens=int(told["streamed_tokens"]),
-                server_tokens=int(told["server_tokens"]),
-                preemptions=None if told["preemptions"] is None else int(told["preemptions"]),
-            )
+            return client_from_json(event["client"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._error("stop", f"the worker's report of its clients is malformed: {error!r}") from None
 
@@ -154,6 +146,8 @@ class AttachedEngine(ServerEngine):
         compute_processes: tells the processes on every GPU of this machine, by UUID.
         progress_timeout_s: longest wait for a token while under load, and for an answer when attaching.
     """
+
+    _min_vocabulary = 0  # the server does not tell
 
     def __init__(
         self,
@@ -207,7 +201,7 @@ class AttachedEngine(ServerEngine):
     def _ready(self, event: Mapping[str, Any], load_s: float) -> EngineReady:
         started = event.get("started")
         if started is not None:
-            start = datetime.datetime.fromtimestamp(float(started), datetime.UTC)
+            start = datetime.datetime.fromtimestamp(untrusted.number(started, "started", 0, _YEAR_9999_S), datetime.UTC)
             digest = hashlib.sha256(f"{self._url} {started}".encode()).hexdigest()
             self._launch_id = f"{start:%Y%m%dT%H%M%SZ}-{digest[:6]}"
         return super()._ready(event, load_s)

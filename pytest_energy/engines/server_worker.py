@@ -62,7 +62,11 @@ _DEATH_GRACE_S = 1.0  # for a server to end after the first sign that it will
 _COUNT_GRACE_S = 3.0  # for the server's own count to follow the last token
 _BODY_BYTES = 500
 _NO_TEMPLATE = re.compile("default chat template is no longer allowed|chat_template is not set|must provide a chat template", re.I)
+_ANSWER_BYTES = 16_000_000  # of a GET; vLLM's /metrics has some 100 kB
+_EVENT_BYTES = 1_000_000  # of one event of a stream, and of the launcher's one line; they have some 500 bytes
+_COUNTED = 2**53  # a counter of Prometheus is a float
 _OPENING = 4  # tokens in which every prompt differs from the others
+_CACHE_SIZES = ("num_gpu_blocks", "block_size")
 _REMEDIES = {
     401: "It wants an API key, and none or a wrong one was sent. The key of an attached server is read from PYTEST_ENERGY_API_KEY.",
     403: "The API key has not the rights for this. The key of an attached server is read from PYTEST_ENERGY_API_KEY.",
@@ -120,12 +124,16 @@ class Server:
 
         Raises:
             OSError, http.client.HTTPException: no answer.
+            Failure: it has no end in sight.
         """
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
             connection.request("GET", path, headers=self.headers)
             response = connection.getresponse()
-            return response.status, response.read().decode(errors="replace")
+            body = response.read(_ANSWER_BYTES + 1)
+            if len(body) > _ANSWER_BYTES:
+                raise Failure(f"the server's answer to {path} is longer than {_ANSWER_BYTES / 1e6:g} MB: it is none of vLLM's")
+            return response.status, body.decode(errors="replace")
         finally:
             connection.close()
 
@@ -194,9 +202,13 @@ class Server:
 
 
 def counter(metrics: str, name: str) -> int | None:
-    """The sum of a counter over its labels in Prometheus' text format; None where it is not there."""
-    values = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([0-9.eE+]+)", metrics, flags=re.M)
-    return round(math.fsum(map(float, values))) if values else None
+    """The sum of a counter over its labels in Prometheus' text format; None where it is not there, or no count."""
+    values = re.findall(rf"^{re.escape(name)}(?:{{[^}}\n]*}})? ([0-9.eE+]+)", metrics, flags=re.M)
+    try:
+        total = math.fsum(map(float, values))
+    except (ValueError, OverflowError):
+        return None
+    return round(total) if values and total < _COUNTED else None
 
 
 def start_server(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
@@ -225,23 +237,7 @@ def start_server(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
         os.close(facts_write)
     server = Server(HOST, int(command["port"]), command["model"], process)
     longer = "If it needs longer: --energy-load-timeout SECONDS"
-    with os.fdopen(facts_read, "rb") as pipe:
-        line = b""
-        while not line.endswith(b"\n"):
-            if time.monotonic() > deadline:
-                raise Failure(f"the server did not load its model within {timeout_s:.0f} s.\n{longer}")
-            if not select.select([pipe], [], [], 0.1)[0]:
-                continue
-            data = os.read(pipe.fileno(), 65_536)
-            if not data:
-                raise Failure(
-                    server.ended(5.0)
-                    or "the server started, but does not say what it became. It must be one API server: engine_args={'api_server_count': 1}"
-                )
-            line += data
-    facts = json.loads(line)
-    if facts["event"] == "error":
-        raise Failure(facts["message"])
+    facts = _facts(server, facts_read, deadline, f"the server did not load its model within {timeout_s:.0f} s.\n{longer}")
     answer = "nothing"
     while answer != "200":
         if time.monotonic() > deadline:
@@ -256,6 +252,38 @@ def start_server(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
             answer = f"with {error!r}"
         time.sleep(0.05)
     return server, facts
+
+
+def _facts(server: Server, facts_fd: int, deadline: float, too_late: str) -> dict[str, Any]:
+    """The launcher's one line.
+
+    Raises:
+        Failure: it does not come, is an error, or none.
+    """
+    with os.fdopen(facts_fd, "rb") as pipe:
+        line = b""
+        while not line.endswith(b"\n"):
+            if time.monotonic() > deadline:
+                raise Failure(too_late)
+            if not select.select([pipe], [], [], 0.1)[0]:
+                continue
+            data = os.read(pipe.fileno(), 65_536)
+            if not data:
+                raise Failure(
+                    server.ended(5.0)
+                    or "the server started, but does not say what it became. It must be one API server: engine_args={'api_server_count': 1}"
+                )
+            line += data
+            if len(line) > _EVENT_BYTES:
+                raise Failure("the server's launcher tells more than it should")
+    try:
+        facts: dict[str, Any] = json.loads(line)
+        error = str(facts["message"]) if facts["event"] == "error" else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Failure(f"the server's launcher tells something unreadable: {line[:80]!r}") from None
+    if error is not None:
+        raise Failure(error)
+    return facts
 
 
 def attach(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
@@ -273,29 +301,28 @@ def attach(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
         raise Failure(
             f"nothing answers at {server.url} ({type(error).__name__}: {error}).\nStart the server, or give its address: --energy-url"
         ) from None
-    try:
-        served = json.loads(models)["data"]
-        names = [model["id"] for model in served if not model.get("parent")]
-        vllm = str(json.loads(version)["version"]) if status == 200 else UNKNOWN
-    except (ValueError, KeyError, TypeError):
-        raise Failure(f"{server.url}/v1/models or /version answers nothing that vLLM would: {models[:_BODY_BYTES]}") from None
+    served, vllm = served_models(models), version_of(version) if status == 200 else UNKNOWN
+    if served is None or vllm is None:
+        raise Failure(f"{server.url}/v1/models or /version answers nothing that vLLM would: {models[:_BODY_BYTES]}")
+    names = list(served)
     if len(names) != 1:
-        raise Failure(f"the server at {server.url} serves {len(names)} models ({', '.join(names)}): which one was measured must be certain")
+        told = ", ".join(names[:10])
+        raise Failure(f"the server at {server.url} serves {len(names)} models ({told}): which one was measured must be certain")
     server.model = names[0]
     server.counters()
     in_flight = sum(counter(metrics, name) or 0 for name in IN_FLIGHT)
     if in_flight:
         raise Failure(f"the server is at work on {in_flight} requests of others.\nMeasure it when it serves no one else.")
-    cache = dict(re.findall(r'(\w+)="([^"]*)"', next(iter(re.findall(r"^vllm:cache_config_info{(.*)}", metrics, flags=re.M)), "")))
-    blocks, block_size = (int(cache[name]) if cache.get(name, "").isdigit() else 0 for name in ("num_gpu_blocks", "block_size"))
-    started = re.search(r"^process_start_time_seconds ([0-9.eE+]+)", metrics, flags=re.M)
+    cache = cache_config(metrics)
+    blocks, block_size = (int(cache[name]) if re.fullmatch("[0-9]{1,12}", cache.get(name, "")) else 0 for name in _CACHE_SIZES)
+    started = re.search(r"^process_start_time_seconds ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)$", metrics, flags=re.M)
     return server, {
         "event": "ready",
         "versions": {"vllm": vllm},
         "settings": {
             **dict.fromkeys(UNREPORTED, UNKNOWN),
             "served_model": Path(server.model).name if server.model.startswith("/") else server.model,  # a fingerprint holds no path
-            "max_model_len": served[0].get("max_model_len", UNKNOWN),
+            "max_model_len": served[server.model],
             "block_size": block_size or UNKNOWN,
             "kv_cache_dtype": cache.get("cache_dtype", UNKNOWN),
             "enable_prefix_caching": {"True": True, "False": False}.get(cache.get("enable_prefix_caching", ""), UNKNOWN),
@@ -306,6 +333,31 @@ def attach(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
         "gpu_uuids": [],
         "started": float(started[1]) if started else None,
     }
+
+
+def served_models(answer: str) -> dict[str, Any] | None:
+    """The models that /v1/models lists, adapters aside, each with its max_model_len; None where the answer is none of vLLM's."""
+    try:
+        listed = json.loads(answer)["data"]
+        served = {model["id"]: model.get("max_model_len", UNKNOWN) for model in listed if not model.get("parent")}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return served if all(isinstance(name, str) and name and type(length) in (int, str) for name, length in served.items()) else None
+
+
+def version_of(answer: str) -> str | None:
+    """What /version says; None where the answer is none of vLLM's."""
+    try:
+        version = json.loads(answer)["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return version if isinstance(version, str) and version else None
+
+
+def cache_config(metrics: str) -> dict[str, str]:
+    """The labels of vllm:cache_config_info, the KV cache's settings; empty where it is not there."""
+    labels = re.search(r"^vllm:cache_config_info{([^}\n]{0,10000})}", metrics, flags=re.M)
+    return dict(re.findall(r'\b([a-z_]{1,100})="([^"]*)"', labels[1])) if labels else {}
 
 
 def _asked(server: Server, path: str) -> str:
@@ -498,18 +550,19 @@ class Load:
                 raise (Broken if response.status >= 500 else Failure)(_refusal(response.status, response.reason, text))
             async for data in response.content.iter_any():
                 now_ns = time.monotonic_ns()
-                *events, rest = (rest + data).split(b"\n\n")
+                *events, rest = _split(rest + data)
                 for event in events:
                     if event == b"data: [DONE]":
                         ended = True
                     if ended or not event.startswith(b"data: "):
                         continue
                     chunk = _parsed(event)
-                    total = _generated(chunk, done)
-                    if not chunk.get("choices"):
+                    total = _generated(chunk, done, length)
+                    choice = _choice(chunk)
+                    if choice is None:
                         prompt_tokens = chunk["usage"].get("prompt_tokens")
                         continue  # the whole request's usage, after its last token
-                    reason = chunk["choices"][0].get("finish_reason")
+                    reason = choice.get("finish_reason")
                     count = total - done
                     if count and tally.warm:
                         if done and now_ns > last_ns:
@@ -535,10 +588,18 @@ def _check_prompt(request: Request, prompt_tokens: int | None) -> None:
         )
 
 
+def _split(data: bytes) -> list[bytes]:
+    """Events of a stream, the last of which may not be whole yet."""
+    events = data.split(b"\n\n")
+    if len(events[-1]) > _EVENT_BYTES:
+        raise Failure("a stream holds an event without an end: it is none of vLLM's")
+    return events
+
+
 def _parsed(event: bytes) -> dict[str, Any]:
     try:
         chunk = json.loads(event[6:])
-    except ValueError:
+    except (ValueError, RecursionError):
         chunk = None
     if not isinstance(chunk, dict):
         raise Failure(f"a stream holds something that is no JSON object: {event[:80]!r}")
@@ -547,7 +608,17 @@ def _parsed(event: bytes) -> dict[str, Any]:
     return chunk
 
 
-def _generated(chunk: Mapping[str, Any], before: int) -> int:
+def _choice(chunk: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the chunk says of the one completion that was asked for; None where it says nothing."""
+    choices = chunk.get("choices")
+    if not choices:
+        return None
+    if not isinstance(choices, list) or not isinstance(choices[0], dict):
+        raise Failure(f"a stream's chunk has choices that are none of vLLM's: {str(choices)[:80]}")
+    return choices[0]
+
+
+def _generated(chunk: Mapping[str, Any], before: int, length: int) -> int:
     """How many tokens of its request have come with this chunk and those before it, by the server's own account."""
     try:
         tokens = chunk["usage"]["completion_tokens"]
@@ -560,6 +631,8 @@ def _generated(chunk: Mapping[str, Any], before: int) -> int:
         )
     if tokens < before:
         raise Failure(f"the usage of a request fell from {before} to {tokens} tokens")
+    if tokens > length:
+        raise Failure(f"a request ended {tokens - length} tokens over its set length of {length}")
     return tokens
 
 

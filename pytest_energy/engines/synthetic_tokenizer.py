@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_energy.cell import vocabulary_size
+
 _FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
 _LETTERS = "etaoinshrdlucmfwypvbgkqjxz"
 
@@ -26,10 +28,11 @@ def write(folder: Path, model_config: Mapping[str, Any]) -> None:
         model_config: the content of the model's config.json.
 
     Raises:
-        KeyError: the configuration names no vocab_size.
+        KeyError: the configuration names no vocab_size, or none that can be true.
     """
-    text_config = model_config.get("text_config")
-    size = int((text_config if isinstance(text_config, Mapping) and "vocab_size" in text_config else model_config)["vocab_size"])
+    size = vocabulary_size(model_config)
+    if size is None:
+        raise KeyError("vocab_size")
     byte_level: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     model: dict[str, Any] = {
         "type": "BPE",

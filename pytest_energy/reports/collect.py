@@ -16,11 +16,10 @@ from typing import Any, Literal
 from pytest_energy import __version__, gate, measurement, recording, report, statistics
 from pytest_energy.baselines import Baseline, Store, boards
 from pytest_energy.cell import canonical_key
-from pytest_energy.errors import EnergyError, RecordingError
+from pytest_energy.errors import EnergyError
 from pytest_energy.gate import Judgement, Metric, Sample, Verdict
 from pytest_energy.measurement import Measurement
 from pytest_energy.noise import NoiseStore
-from pytest_energy.recording import Recording
 from pytest_energy.reports.results import Cell, Entry, Gpu, HistoryEntry, Interval, Launch, Run, Side, Split, interval, settings_under_test
 from pytest_energy.statistics import NoiseFloor
 
@@ -130,7 +129,6 @@ def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
     for path in paths:
         for turns in recording.read_launches([path]):
             first, environment = turns[0], turns[0].environment
-            _refuse_unless_cell(first, path)
             place = (
                 (str(first.key["model"]), int(first.key["batch_size"]), canonical_key(first.key)),
                 (str(environment.get("gpu_name")), boards(environment), str(environment.get("power_limit_w")), first.beside is not None),
@@ -139,17 +137,6 @@ def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
             found.setdefault(place, {}).setdefault(engine, {})[first.launch_id] = measurement.measure(*turns)
     by_place = [engines for _, engines in sorted(found.items(), key=lambda item: item[0])]
     return [[[launch for _, launch in sorted(launches.items())] for launches in engines.values()] for engines in by_place]
-
-
-def _refuse_unless_cell(recorded: Recording, path: Path) -> None:
-    try:
-        lengths = [recorded.key["workload"][name] for name in ("input_tokens", "output_tokens")]
-        numbers = [recorded.key["batch_size"], *(lengths if recorded.requests is None else [])]
-        if not all(type(number) is int and 0 < number < 10**9 for number in numbers) or not recorded.key["model"]:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        message = f"launch {recorded.launch_id} in {path}: its key names no cell. The recording is damaged or none: leave it out."
-        raise RecordingError(message) from None
 
 
 def run(source: Literal["live", "replay", "recordings", "baselines"], settings: str, exit_status: int | None = None) -> Run:
@@ -216,7 +203,7 @@ def _by_noise_alone(mean: float, launches: int, noise: NoiseFloor) -> Interval:
     """The interval of a mean over so many launches whose own values are not kept any more."""
     of_one = statistics.estimate([mean], noise)
     half = math.log(of_one.high / of_one.value) / math.sqrt(launches)
-    return interval(mean, mean * math.exp(-half), mean * math.exp(half))
+    return interval(mean, mean * statistics.exp(-half), mean * statistics.exp(half))
 
 
 def _side_of_launches(measurements: Sequence[Measurement], noise: Noise) -> Side:

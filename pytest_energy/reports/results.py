@@ -13,11 +13,13 @@ from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from pytest_energy import untrusted
 from pytest_energy.errors import ResultsError
 from pytest_energy.recording import write_atomically
 
 SCHEMA_VERSION: Final = 1
-_MAX_BYTES = 100_000_000
+_MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
+_MAX_VALUES = 500_000
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Positive = Annotated[float, Gt(0), Lt(1e100)]
@@ -248,12 +250,15 @@ def read(path: Path) -> Results:
     """The results in a file.
 
     Raises:
-        ResultsError: it cannot be read, is larger than 100 MB, of another schema version, or holds no results.
+        ResultsError: it cannot be read, is larger than 10 MB, of another schema version, or holds no results.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ResultsError(f"{path} is larger than {_MAX_BYTES / 1e6:.0f} MB: it is no results.json of pytest-energy. Leave it out.")
-        text = path.read_bytes()
+        text = untrusted.read(path, _MAX_BYTES)
+        # So that neither what is parsed nor a list of all that is wrong with it fills the memory.
+        if text.count(b",") > _MAX_VALUES:
+            raise untrusted.Malformed(f"it holds more than {_MAX_VALUES:,} values")
+    except untrusted.Malformed as error:
+        raise ResultsError(f"results file {path}: {error}, so it is no results.json of pytest-energy. Leave it out.") from None
     except OSError as error:
         raise ResultsError(f"results file {path} cannot be read: {error.strerror}") from None
     try:
@@ -265,7 +270,7 @@ def read(path: Path) -> Results:
                 f"results file {path} has another schema version, this pytest-energy reads {SCHEMA_VERSION}.\n"
                 "Make the report with the pytest-energy that wrote it, or from the recordings."
             ) from None
-        first, where = errors[0], ".".join(map(str, errors[0]["loc"]))
+        first, where = errors[0], ascii(".".join(map(str, errors[0]["loc"]))[:200]).strip("'")
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise ResultsError(
             f"results file {path} is damaged or none: {where or 'it'}: {first['msg']}{more}.\n"

@@ -233,16 +233,18 @@ def test_a_recording_keeps_the_lengths(tmp_path: Path) -> None:
         ({"requests": None}, "requests holds not just input_tokens, output_tokens"),
         ({"requests": {"input_tokens": [1], "output_tokens": [1]}}, "it holds the lengths of 1 requests, its key says 24"),
         ({"requests": {"input_tokens": [1] * 24, "output_tokens": [1] * 23}}, "its series differ in length"),
-        ({"requests": {"input_tokens": [1] * 24, "output_tokens": [0] * 24}}, "the lengths of its requests are not all positive"),
+        ({"requests": {"input_tokens": [1] * 24, "output_tokens": [0] * 24}}, "requests.output_tokens holds a value that cannot be true"),
         ({"requests": {"input_tokens": [1.5] * 24, "output_tokens": [1] * 24}}, "requests.input_tokens is not a list of integers"),
-        ({"key": {"workload": {}}}, "it holds the lengths of 24 requests, its key says None"),
-        ({"key": {"workload": {"requests": "24"}}}, "its key says 24"),
-        ({"key": {"workload": {"requests": 24}, "batch_size": 10**9}}, "its batch size is 1000000000, of which 24 requests are no pass"),
-        ({"key": {"workload": {"input_tokens": {}}}, "requests": None}, "lengths of requests vary, and does not say how many"),
+        ({"key": {"workload": {"input_tokens": 1, "output_tokens": 1}}}, "it holds the lengths of 24 requests, its key says None"),
+        ({"key": {"workload": {"requests": "24"}}}, "its key names no cell: requests is no whole number"),
+        ({"key": {"workload": {"requests": 24, "input_tokens": 1}}}, "its key names no cell: output_tokens is no text"),
+        ({"key": {"batch_size": 10**6}}, "its batch size is 1000000, of which 24 requests are no pass"),
+        ({"key": {"workload": {"input_tokens": {}, "output_tokens": {}}}, "requests": None}, "input_tokens is no whole number"),
     ],
 )
 def test_damaged_lengths(damage: dict[str, Any], message: str) -> None:
-    content = {**recording.to_json(simulated.recording(make_cell())), **damage}
+    content = recording.to_json(simulated.recording(make_cell()))
+    content = {**content, **damage, "key": {**content["key"], **damage.get("key", {})}}
     with pytest.raises(RecordingError, match=message):
         recording.from_json(json.loads(json.dumps(content)))
 
@@ -274,7 +276,7 @@ def test_a_baseline_keeps_the_ratio_of_sums(tmp_path: Path) -> None:
     (entry,) = content["cells"].values()
     entry["launches"][0]["tokens"].pop()
     file.write_text(json.dumps(content))
-    with pytest.raises(BaselineError, match="its series differ in length"):
+    with pytest.raises(BaselineError, match="the series of launch launch-0 differ in length"):
         Store(tmp_path).entries()
 
 
@@ -286,5 +288,5 @@ def test_the_noise_is_of_the_ratio_of_sums(tmp_path: Path) -> None:
     assert noise.between.deviation == pytest.approx(np.log([m.joules_per_token for m in measured]).std(ddof=1), rel=1e-3)
     (file,) = tmp_path.rglob("*.json")
     file.write_text(file.read_text().replace('"tokens": [', '"tokens": [7, '))
-    with pytest.raises(NoiseError, match="its tokens do not fit its cycles"):
+    with pytest.raises(NoiseError, match="the series of launch launch-0 differ in length"):
         NoiseStore(tmp_path).check()

@@ -29,6 +29,7 @@ class ServeSubcommand:
         parser.add_argument("--max-num-seqs", type=int, default=8)
         parser.add_argument("--disable-uvicorn-access-log", action="store_true")
         parser.add_argument("--no-enable-prefix-caching", action="store_true")
+        parser.add_argument("--trust-remote-code", action="store_true")
         for name in OPTIONS:
             parser.add_argument(f"--{name}")
 

@@ -1,0 +1,5 @@
+"""Fixtures of the tests on hostile input."""
+
+from tests.plugin.conftest import project
+
+__all__ = ["project"]

@@ -1,0 +1,274 @@
+"""Every reader with all that follows a successful read. Each takes a file's bytes and lets no exception out but the project's own.
+
+A reader must read a valid object or say in its own error which file it is and what to do; and whatever it let through must be
+measured, compared, judged and reported without any other exception or a warning of numpy's.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import json
+import queue
+import random
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pytest_energy import gate, measurement, recording, report
+from pytest_energy.baselines import Baseline, Store
+from pytest_energy.cell import Model
+from pytest_energy.engines import server_worker, synthetic_tokenizer
+from pytest_energy.engines.server import AttachedEngine, ServerEngine
+from pytest_energy.environment import fingerprint
+from pytest_energy.errors import BaselineError, EngineError, NoiseError, RecordingError, ResultsError, UsageError
+from pytest_energy.gate import Metric, Rule
+from pytest_energy.measurement import Measurement
+from pytest_energy.noise import NoiseStore
+from pytest_energy.recording import Recording
+from pytest_energy.reports import collect, markdown, publish, results, summary, tables, trace
+from pytest_energy.reports.groups import groups
+from pytest_energy.workload import Workload
+from tests.hostile import seeds
+
+_DRAWN = 200  # of so many results one is drawn, for pictures take seconds
+TOLERANCE = {"joules_per_token": 0.03, "tokens_per_s": 0.1}
+
+
+class Readers:
+    """All of them, with files below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._drawn = 0
+        self._ours = [recording.from_json(content) for content in seeds.recordings()]
+        self.by_name: Mapping[str, Callable[[bytes], None]] = {
+            "recording": self.read_recording,
+            "baseline": self.read_baseline,
+            "noise": self.read_noise,
+            "results": self.read_results,
+            "config": self.read_config,
+            "events": self.read_events,
+            "stream": self.read_stream,
+            "answers": self.read_answers,
+        }
+
+    def _file(self, name: str, content: bytes) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def read_recording(self, content: bytes) -> None:
+        """A recording, gzipped."""
+        path = self._file("recordings/x.json.gz", content)
+        try:
+            recorded = recording.read(path)
+        except RecordingError as error:
+            return tells(error, path, "Fetch it anew, or leave it out.", "Replay it with the pytest-energy that wrote it")
+        recording.write(recorded, path)
+        assert recording.read(path) == recorded
+        try:
+            launches = list(recording.read_launches([path]))
+        except RecordingError as error:
+            return tells(error, "", "Fetch all of its files")
+        assert launches == [(recorded,)]
+        self._judge_and_report([recorded])
+
+    def _judge_and_report(self, recordings: Sequence[Recording]) -> None:
+        """All that a replay does: with itself as its baseline, as its noise, and against a recording of ours."""
+        for recorded in recordings:
+            trace.trace(recorded)
+            key = recorded.key
+            copies = [dataclasses.replace(recorded, launch_id=f"copy-{i}") for i in range(3)]
+            launches = [measurement.measure(copy) for copy in copies]
+            ours = [measurement.measure(dataclasses.replace(mine, key=key, environment=recorded.environment)) for mine in self._ours]
+            stores = self.folder / "stores"
+            baseline = self._stored(launches, stores)
+            rules = (Rule(paired=True),) if recorded.beside else (None, Rule(4, 5))
+            for metric, rule in itertools.product(Metric, rules):
+                if recorded.beside and baseline is not None:
+                    gate.variation(metric, launches, launches)
+                for new, old in ((launches, baseline), (launches, None), (launches[:1] + ours[:2], baseline), (ours, baseline)):
+                    self._report(new, old, metric, rule)
+            entries = collect.compared([self.folder / "recordings"], NoiseStore(self.folder / "none"))
+            self._pages(results.Results(1, (results.Run("", "", "recordings", "", None),), entries))
+
+    def _stored(self, launches: Sequence[Measurement], folder: Path) -> Baseline | None:
+        """What becomes a baseline and noise can be read back."""
+        for path in folder.rglob("*.json"):
+            path.unlink()
+        if not all(m.valid for m in launches):
+            return None
+        NoiseStore(folder).add(launches)
+        NoiseStore(folder).check()
+        if launches[0].beside:
+            return Baseline.of(launches)
+        Store(folder).update(launches, TOLERANCE)
+        (stored,) = Store(folder).entries()
+        Store(folder).near_misses({**launches[0].key, "batch_size": 1}, "another")
+        return stored
+
+    def _report(self, new: Sequence[Measurement], old: Baseline | None, metric: Metric, rule: Rule | None = None) -> None:
+        judged = gate.judge(metric, new, old, (), max_power_w=500, max_ttft_ms=50, max_itl_ms=50, rule=rule)
+        name: Any = SimpleNamespace(name="cell bs=8")
+        row = report.row(name, judged)
+        said = report.explanation("cell bs=8", judged, "pytest", replayed=True)
+        report.failure(judged, said)
+        lines = [*report.table([row]), *report.noise_lines([row]), *report.latency_lines([row])]
+        assert len(str(lines)) < 100_000
+        json.dumps([row.as_dict(), row.properties()], allow_nan=False)
+        entry = collect.judged(judged, new[0].key, "cell bs=8", {m: gate.ASSUMED_NOISE[m] for m in Metric}, said)
+        assert results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) == entry
+
+    def read_baseline(self, content: bytes) -> None:
+        """A file of the store."""
+        path = self._file("baselines/gpu/model.json", content)
+        try:
+            entries = Store(path.parents[1]).entries()
+        except BaselineError as error:
+            return tells(error, path, "git checkout -- ", "Use the pytest-energy that wrote it")
+        ours = [measurement.measure(self._ours[0])]
+        for entry, metric in itertools.product(entries, Metric):
+            self._report(ours, entry, metric)
+        states = collect.history(Store(path.parents[1]), NoiseStore(self.folder / "none"))
+        if states:
+            self._pages(results.Results(1, (results.Run("", "", "baselines", "", None),), (), states))
+        report.unused(entries)
+
+    def read_noise(self, content: bytes) -> None:
+        """A runner's noise."""
+        path = self._file("noises/nvidia-h200/noise/llama-3.1-8b.json", content)
+        store = NoiseStore(path.parents[2])
+        try:
+            store.check()
+        except NoiseError as error:
+            return tells(error, path, "git checkout -- ", "Use the pytest-energy that wrote it")
+        ours = [measurement.measure(self._ours[0])]
+        for metric in Metric:
+            key, gpu_name = ours[0].key, "NVIDIA H200"
+            name: Any = SimpleNamespace(name="cell bs=64")
+            report.noise_table([(name, metric, store.noise(key, gpu_name, metric))], 8)
+            floors = {m: store.floor(key, gpu_name, m) for m in Metric}
+            baseline = Baseline.of([dataclasses.replace(ours[0], launch_id=str(i)) for i in range(3)])
+            self._report(ours * 2, baseline, metric, Rule(4, 5, floors))
+        store.add(ours)
+        NoiseStore(path.parents[2]).check()
+
+    def read_results(self, content: bytes) -> None:
+        """results.json."""
+        path = self._file("results.json", content)
+        try:
+            read = results.read(path)
+        except ResultsError as error:
+            return tells(error, path, "Leave it out.", "from the recordings")
+        self._pages(results.together([read, read]))
+        self._drawn += 1
+        if self._drawn % _DRAWN == 0:
+            publish.publish(read, self.folder / "report", csv=True)
+
+    def _pages(self, reported: results.Results) -> None:
+        """All of a report but its pictures, which take seconds."""
+        markdown.page(reported)
+        groups(reported)
+        summary.lines(reported)
+        results.to_json(reported)
+        for frame in tables.frames(reported).values():
+            tables.csv(frame)
+
+    def read_config(self, content: bytes) -> None:
+        """A model's config.json."""
+        path = self._file("model/config.json", content)
+        try:
+            model = Model.from_folder(path.parent)
+        except UsageError as error:
+            return tells(error, path, "Copy the model's config.json there")
+        if (model.vocabulary_size or 10**9) < 10_000:
+            synthetic_tokenizer.write(self.folder, {"vocab_size": model.vocabulary_size})
+
+    def read_events(self, content: bytes) -> None:
+        """What a worker writes to its pipe."""
+        for engine in (ServerEngine("python", {}, 5.0, 5.0), AttachedEngine("http://localhost:1", [], 10, 10, dict, 5.0)):
+            with tempfile.TemporaryFile(dir=self.folder) as log, tempfile.TemporaryFile(dir=self.folder) as pipe:
+                pipe.write(content)
+                pipe.seek(0)
+                self._converse(engine, log, pipe)
+
+    def _converse(self, engine: Any, log: Any, pipe: Any) -> None:
+        engine._log, engine._process = log, SimpleNamespace(wait=lambda timeout: 3, returncode=3)
+        engine._events = queue.Queue()
+        engine._send = lambda *_, **__: None
+        engine._read_events(pipe)
+        try:
+            ready = engine._load_with(5.0)
+            json.dumps(fingerprint(ready.versions, ready.settings, {}, {"gpu_name": "x"}))
+            engine.ready = dataclasses.replace(ready, vocabulary_size=ready.vocabulary_size or 10)
+            engine.start_load(Workload(4, 4), 2)
+            steps = engine.take_steps()
+            assert steps.time_ns
+            rest, stopped_ns = engine.stop_load()
+            recorded = dataclasses.replace(
+                self._ours[2],
+                tokens=recording.TokenCounter(*(getattr(steps, n) + getattr(rest, n) for n in ("time_ns", "tokens", "finished"))),
+                load_stopped_ns=stopped_ns,
+                client=engine.client,
+            )
+            measurement.measure(recorded)
+            assert recording.from_json(json.loads(json.dumps(recording.to_json(recorded)))) == recorded
+            engine.rest()
+        except EngineError as error:
+            tells(error, "engine failed during", "")
+
+    def read_stream(self, content: bytes) -> None:
+        """The body of a server's answer, in pieces."""
+        generator = random.Random(len(content))
+        cuts = sorted(generator.randrange(len(content) + 1) for _ in range(4))
+        pieces = [content[a:b] for a, b in itertools.pairwise((0, *cuts, len(content)))]
+        tally = server_worker.Tally(1)
+        command = {"lengths": [[4, 3]], "first_wave": [[0, 3]], "prompts": [[1, 2, 3, 4, 5]]}
+        requests = server_worker.Requests("tiny", command, {})
+        load = server_worker.Load(_Session(pieces), requests, 1, tally)
+        try:
+            asyncio.run(load._request(requests.next()))
+        except server_worker.Failure:
+            pass
+        else:
+            assert tally.total == 3
+        server_worker.distribution(tally.inter_token_us)
+
+    def read_answers(self, content: bytes) -> None:
+        """What a server answers to /metrics, /v1/models and /version, each taken from its part of the content."""
+        metrics, models, version = [*content.split(b"\x1e"), b"", b""][:3]
+        told = {"/health": "", "/metrics": metrics, "/v1/models": models, "/version": version}
+        original = server_worker.Server.get
+        try:
+            server_worker.Server.get = lambda _, path, timeout_s=1.0: (200, bytes(told[path] or b"").decode(errors="replace"))  # type: ignore
+            _, facts = server_worker.attach({"host": "127.0.0.1", "port": 1, "api_key": None})
+        except server_worker.Failure:
+            return
+        finally:
+            server_worker.Server.get = original  # type: ignore
+        self.read_events(json.dumps(facts).encode() + b"\n")
+
+
+def tells(error: Exception, what: object, *remedies: str) -> None:
+    """An error must name what is wrong, and one of the things to do."""
+    if str(what) not in str(error) or not any(remedy in str(error) for remedy in remedies):
+        raise AssertionError(f"an error that does not say what and what next: {error}")
+
+
+class _Session:
+    """As much of aiohttp's as a client uses."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+
+    @asynccontextmanager
+    async def post(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        async def pieces() -> AsyncIterator[bytes]:
+            for piece in self._pieces:
+                yield piece
+
+        yield SimpleNamespace(status=200, content=SimpleNamespace(iter_any=pieces))

@@ -1,0 +1,157 @@
+"""A thousand cells in one pytest process leave nothing behind: no thread, no file descriptor, no memory but what pytest keeps of a test.
+
+Replayed cells are recordings of a GPU, live ones the stand-in for vLLM with a simulated meter, three cells a launch. Of the live ones
+CI runs a few; PYTEST_ENERGY_SOAK_CELLS=1000 runs as many as the replayed.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_energy import measurement, recording
+from pytest_energy.baselines import Store
+from pytest_energy.markers import Marked
+from pytest_energy.measurement import Measurement
+from pytest_energy.noise import NoiseStore
+from tests.conftest import ROOT
+from tests.engine.conftest import interpreter
+from tests.hostile import seeds
+from tests.plugin.conftest import project
+from tests.plugin.project import Project
+
+__all__ = ["project"]
+
+_LIVE_CELLS = int(os.environ.get("PYTEST_ENERGY_SOAK_CELLS", "12"))
+_EVERY = 50
+_WARM_UP = 200
+# pytest keeps a report per phase of each test; for the table, pytest-benchmark and the report of the run we keep figures and words, some
+# 20 kB in all. A recording kept by mistake would be 100 kB.
+_BYTES_PER_CELL = 30_000
+
+_SAMPLING = """
+    import gc, json, os, threading
+    _done = [0]
+
+    def pytest_runtest_logfinish(nodeid):
+        _done[0] += 1
+        if _done[0] % EVERY == 0:
+            gc.collect()
+            pages = int(open("/proc/self/statm").read().split()[1])
+            sample = {
+                "cells": _done[0], "rss": pages * os.sysconf("SC_PAGESIZE"), "threads": threading.active_count(),
+                "tasks": len(os.listdir("/proc/self/task")), "fds": len(os.listdir("/proc/self/fd")),
+                "children": len(open(f"/proc/self/task/{os.getpid()}/children").read().split()),
+                "recordings": sum(type(thing).__name__ in ("Recording", "GpuTrace") for thing in gc.get_objects()),
+            }
+            with open("samples.jsonl", "a") as file:
+                file.write(json.dumps(sample) + "\\n")
+"""
+
+
+def samples(project: Project) -> dict[str, np.ndarray]:
+    lines = [json.loads(line) for line in (project.path / "samples.jsonl").read_text().splitlines()]
+    return {name: np.array([line[name] for line in lines]) for name in lines[0]}
+
+
+def assert_nothing_is_left(taken: dict[str, np.ndarray]) -> None:
+    for name in ("threads", "tasks", "fds", "children"):
+        assert taken[name].max() == taken[name][0], (name, taken[name].tolist())
+    assert taken["recordings"].max() == 0
+
+
+def louder(measured: Measurement, number: int) -> Measurement:
+    """Another launch, which took up to 1.2 % more energy in the same time."""
+    assert measured.cycles is not None
+    factor = 1 + number % 4 * 0.004
+    cycles = replace(measured.cycles, energy_j=tuple(factor * energy for energy in measured.cycles.energy_j))
+    return replace(measured, launch_id=f"noise-{number}", cycles=cycles)
+
+
+def test_a_thousand_replayed_cells(project: Project) -> None:
+    content = seeds.recordings()[0]
+    marker: dict[str, Any] = {"model": "llama", "weights": "dummy", "batch_sizes": [64], "tolerance": 0.3}
+    (project.path / "llama").mkdir()
+    (project.path / "llama" / "config.json").write_text("{}")
+    project.pytester.makepyfile(
+        test_tiny=f"""
+        import pytest
+        pytestmark = pytest.mark.energy(**{marker!r})
+
+        @pytest.mark.parametrize("n", [pytest.param(n, marks=pytest.mark.energy(engine_args={{"number": n}})) for n in range(1000)])
+        def test_energy(n, energy):
+            pass
+        """
+    )
+    project.pytester.makeconftest(_SAMPLING.replace("EVERY", str(_EVERY)))
+    keys = [Marked.from_arguments((), {**marker, "engine_args": {"number": n}}).cell(64, project.path).key for n in range(1000)]
+    for n, key in enumerate(keys):
+        recording.write(recording.from_json({**content, "key": key}), project.path / "kept" / f"{n}.json.gz")
+    launches = [measurement.measure(recording.from_json({**content, "key": keys[0], "launch_id": f"old-{n}"})) for n in range(3)]
+    path = Store(project.path / "baselines").update(launches, {}).path
+    # A noise of some 0.4 %, so that a thousand comparisons pass: with an assumed one their gates could not fire.
+    NoiseStore(project.path / "baselines").add([louder(launches[0], n) for n in range(24)])
+    stored = json.loads(path.read_text())
+    (entry,) = stored["cells"].values()
+    path.write_text(json.dumps({**stored, "cells": {str(n): {**entry, "key": key} for n, key in enumerate(keys)}}))
+    result = project.pytester.runpytest_subprocess("-p", "no:cacheprovider", "--energy-replay", "kept", "--energy-report", "report", "-q")
+    result.assert_outcomes(passed=1000)
+    taken = samples(project)
+    assert len(taken["cells"]) == 1000 // _EVERY
+    assert_nothing_is_left(taken)
+    warm = taken["cells"] > _WARM_UP
+    slope = np.polyfit(taken["cells"][warm], taken["rss"][warm], 1)[0]
+    assert slope < _BYTES_PER_CELL, f"{slope:.0f} bytes a cell: {taken['rss'].tolist()}"
+
+
+def test_live_cells(project: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    python = interpreter(tmp_path_factory.mktemp("interpreter"))
+    marker: dict[str, Any] = {
+        "model": "tiny", "weights": "dummy", "batch_sizes": [2, 4, 8], "input_tokens": 8, "output_tokens": 20
+    }  # fmt: skip
+    project.pytester.makepyfile(
+        test_tiny=f"""
+        import pytest
+        pytestmark = pytest.mark.energy(**{marker!r})
+        LAUNCHES = [pytest.param(n, marks=pytest.mark.energy(engine_args={{"number": n}})) for n in range({_LIVE_CELLS // 3})]
+
+        @pytest.mark.parametrize("n", LAUNCHES)
+        def test_energy(n, energy):
+            assert energy.verdict == "no baseline"
+            energy._checked = True
+        """
+    )
+    every = max(3, _LIVE_CELLS // 20)
+    simulation = f"""
+    import sys
+    sys.path.insert(0, {str(ROOT)!r})
+    import pytest_energy.live, pytest_energy.measurement
+    import tests.simulated
+
+    tests.simulated.UPDATE_NS = 5_000_000
+    pytest_energy.live.MIN_S = pytest_energy.live._HOT_TAIL_S = 0.0
+    pytest_energy.measurement._AVERAGED_NS = 0
+
+    def pytest_energy_open_meter(gpu_uuids, is_engine_process):
+        return tests.simulated.SimulatedMeter()
+    """
+    project.pytester.makeconftest(simulation + _SAMPLING.replace("EVERY", str(every)))
+    result = project.pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:benchmark", "--energy-python", python, "--energy-launches", "1", "-q"
+    )
+    result.assert_outcomes(passed=_LIVE_CELLS // 3 * 3)
+    taken = samples(project)
+    assert_nothing_is_left(taken)
+    if _LIVE_CELLS >= 3 * _WARM_UP:
+        warm = taken["cells"] > _WARM_UP
+        slope = np.polyfit(taken["cells"][warm], taken["rss"][warm], 1)[0]
+        assert slope < _BYTES_PER_CELL, f"{slope:.0f} bytes a cell: {taken['rss'].tolist()}"
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([str(Path(__file__)), "-q"]))
