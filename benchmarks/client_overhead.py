@@ -8,6 +8,7 @@ beginning of the last, so that both are measured alike, however they start and e
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import subprocess
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,12 @@ def run_bench(engine: ServerEngine, python: str, tokenizer: str, workload: Workl
     return count.tokens_per_s(workload.tokens_per_cycle(batch_size)), used_s / seconds
 
 
+def of_rounds(rates: Mapping[str, Sequence[float]]) -> statistics.Estimate:
+    """Our tokens/s over those of `vllm bench serve`, round by round; the interval is over rounds."""
+    ratios = [a / b for a, b in zip(*(rates[arm] for arm in ARMS), strict=True)]
+    return statistics.estimate(ratios, statistics.NoiseFloor(0.0, 0.0))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable)
@@ -160,17 +167,18 @@ def main() -> None:
                     rates[arm].append(rate)
                     cores[arm].append(used)
                     print(f"round {number + 1}, {arm}: {rate:,.0f} tokens/s, {used:.2f} CPU cores", flush=True)
-            fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, {})
-    ratios = [a / b for a, b in zip(rates["ours"], rates["vllm bench serve"], strict=True)]
-    ratio = statistics.estimate(ratios, statistics.NoiseFloor(0.0, 0.0))
+                if arguments.json and number:  # after each round from the second on: a machine may end before the last
+                    fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, {})
+                    ratio = dataclasses.astuple(of_rounds(rates))[:3]
+                    results = {"batch_size": batch_size, "tokens_per_s": rates, "cpu_cores": cores, "ratio": ratio}
+                    text = json.dumps({"environment": fingerprint, "results": results}, indent=1, ensure_ascii=False)
+                    arguments.json.write_text(text + "\n")
+    whole = of_rounds(rates)
     per_token_us = 1e6 * sum(cores["ours"]) / sum(rates["ours"])
     print(
-        f"batch size {batch_size}: ours ÷ vllm bench serve = {ratio.value:.4f} (95 % interval {ratio.low:.4f} to {ratio.high:.4f}, "
-        f"{len(ratios)} rounds); our clients used {max(cores['ours']):.2f} CPU cores at most, {per_token_us:.0f} µs per token"
+        f"batch size {batch_size}: ours ÷ vllm bench serve = {whole.value:.4f} (95 % interval {whole.low:.4f} to {whole.high:.4f}, "
+        f"{arguments.rounds} rounds); our clients used {max(cores['ours']):.2f} CPU cores at most, {per_token_us:.0f} µs per token"
     )
-    if arguments.json:
-        results = {"batch_size": batch_size, "tokens_per_s": rates, "cpu_cores": cores, "ratio": [ratio.value, ratio.low, ratio.high]}
-        arguments.json.write_text(json.dumps({"environment": fingerprint, "results": results}, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
