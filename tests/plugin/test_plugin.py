@@ -389,6 +389,7 @@ def test_unused_baselines_are_told_when_all_tests_ran(project: Project) -> None:
 def test_no_option_of_pytest_benchmark_turns_a_test_green_or_skips_it(
     project: Project, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark looks at it
     monkeypatch.setenv(
         "PYTEST_PLUGINS", "pytest_energy.plugin" if option == "-pno:benchmark" else "pytest_energy.plugin,pytest_benchmark.plugin"
     )

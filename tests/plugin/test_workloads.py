@@ -27,6 +27,12 @@ def lines(count: int = 30) -> str:
     return "\n".join(map(json.dumps, made))
 
 
+@pytest.fixture(autouse=True)
+def short_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the simulated power readings, here as in the runs' conftest.py."""
+    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+
+
 @pytest.fixture
 def project(project: Project) -> Project:
     """With a tokenizer in the model's folder, and a file of prompts."""
