@@ -160,7 +160,7 @@ def main() -> None:
                     rates[arm].append(rate)
                     cores[arm].append(used)
                     print(f"round {number + 1}, {arm}: {rate:,.0f} tokens/s, {used:.2f} CPU cores", flush=True)
-            fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, {})
+            fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, {}, engine.ready.made_up)
     ratios = [a / b for a, b in zip(rates["ours"], rates["vllm bench serve"], strict=True)]
     ratio = statistics.estimate(ratios, statistics.NoiseFloor(0.0, 0.0))
     per_token_us = 1e6 * sum(cores["ours"]) / sum(rates["ours"])

@@ -127,7 +127,7 @@ class Launch:
         """
         ready = self.engine.ready
         assert ready is not None
-        fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe())
+        fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe(), ready.made_up)
         pids = ", ".join(map(str, self.foreign))
         faults = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
         cycle_tokens = cell.workload.tokens_per_cycle(cell.batch_size)

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +42,7 @@ class EngineReady:
         kv_cache_tokens: tokens that the KV cache holds; 0 where unknown.
         vocabulary_size: number of token ids.
         load_s: seconds from the start of the process.
+        made_up: what was seen of made-up weights at work (vllm_worker.look_at); empty where they are the model's own or were not looked at.
     """
 
     versions: Mapping[str, Any]
@@ -51,6 +52,7 @@ class EngineReady:
     kv_cache_tokens: int
     vocabulary_size: int
     load_s: float
+    made_up: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,7 @@ class OfflineEngine:
             kv_cache_tokens=int(event["kv_cache_tokens"]),
             vocabulary_size=int(event["vocabulary_size"]),
             load_s=load_s,
+            made_up=dict(event.get("made_up") or {}),
         )
 
     def start_load(self, workload: Workload, batch_size: int) -> None:

@@ -3,10 +3,15 @@
 The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, garbage_on_load, crash, kill, hang, short,
 hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
 and ignores SIGTERM), no_memory_beside and small_cache_beside (with less than half of the GPU's memory), sleepless (cannot be paused),
-restless (burns a CPU core while it is paused).
+restless (burns a CPU core while it is paused). Of made-up weights: nan_logits, even_logits, deaf_to_the_end, deaf_to_context (what comes
+out does not depend on it), flat_logits (as of vLLM's dummies), zero_weights, vanishing (an MLP's activations round to zero),
+infinite, tiny_weights. two_gpus and two_replicas: how it is spread.
 """
 
+import json
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -22,6 +27,7 @@ FAULT_AFTER_STEPS = 100
 class SamplingParams:
     def __init__(self, **kwargs):
         self.max_tokens = kwargs["max_tokens"]
+        self.logprobs = kwargs.get("logprobs")
 
 
 class EngineArgs:
@@ -32,7 +38,7 @@ class EngineArgs:
 
 class LLMEngine:
     def __init__(self, arguments):
-        self.fault, self.steps, self.requests = arguments.fault, 0, {}
+        self.fault, self.steps, self.requests, self.logprobs = arguments.fault, 0, {}, {}
         limit = arguments.kwargs.get("max_num_seqs", 8)
         self.paused = False
         beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
@@ -41,9 +47,19 @@ class LLMEngine:
         self.vllm_config = SimpleNamespace(
             cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=16, enable_prefix_caching=False, cache_dtype="auto"),
             scheduler_config=SimpleNamespace(max_num_seqs=limit, max_num_batched_tokens=2048, async_scheduling=True),
-            parallel_config=SimpleNamespace(world_size=1, tensor_parallel_size=1, pipeline_parallel_size=1),
+            parallel_config=SimpleNamespace(
+                world_size=2 if self.fault == "two_gpus" else 1,
+                data_parallel_size=2 if self.fault == "two_replicas" else 1,
+                tensor_parallel_size=1,
+                pipeline_parallel_size=1,
+            ),
+            load_config=SimpleNamespace(load_format=arguments.kwargs.get("load_format", "auto")),
             model_config=SimpleNamespace(
-                dtype="torch.bfloat16", quantization=None, max_model_len=96, enforce_eager=False, get_vocab_size=lambda: 100
+                dtype="torch.bfloat16",
+                quantization=arguments.kwargs.get("quantization"),
+                max_model_len=96,
+                enforce_eager=False,
+                get_vocab_size=lambda: 100,
             ),
             compilation_config=compilation,
         )
@@ -92,6 +108,7 @@ class LLMEngine:
         assert all(0 <= token < 100 for token in prompt["prompt_token_ids"])
         assert request_id not in self.requests
         self.requests[request_id] = params.max_tokens
+        self.logprobs[request_id] = self._logprobs(prompt["prompt_token_ids"]) if params.logprobs else None
 
     def abort_request(self, request_ids):
         if self.fault == "hang_at_stop":
@@ -112,8 +129,25 @@ class LLMEngine:
                 finished = True
             if finished:
                 del self.requests[request_id]
-            outputs.append(SimpleNamespace(request_id=request_id, outputs=[SimpleNamespace(token_ids=[1])], finished=finished))
+            output = SimpleNamespace(token_ids=[1], logprobs=self.logprobs[request_id])
+            outputs.append(SimpleNamespace(request_id=request_id, outputs=[output], finished=finished))
         return outputs
+
+    def _logprobs(self, prompt):
+        """Of three tokens, as some distribution over 100 gives them that depends on the prompt."""
+        seen = prompt[:-1] if self.fault == "deaf_to_the_end" else prompt[-1:] if self.fault == "deaf_to_context" else prompt
+        draw = random.Random(repr(seen))
+        size = {"even_logits": 0.0, "flat_logits": 1e-5, "nan_logits": math.nan}.get(self.fault, 1.0)
+        return [{token: SimpleNamespace(logprob=size * draw.random() - math.log(100)) for token in draw.sample(range(100), 3)}]
+
+    def collective_rpc(self, method):
+        assert method == "pytest_energy_see_weights"
+        mlp = {"inner": 1.0, "rounded_to_zero": 0.0003, "finite": self.fault != "infinite", "zeros": 0.0}
+        if self.fault == "vanishing":
+            mlp.update(rounded_to_zero=1.0, zeros=1.0)
+        deviation = 0.0006 if self.fault == "tiny_weights" else 0.02
+        zeros = 0.977 if self.fault == "zero_weights" else 1e-5
+        return [json.dumps({"deviation": [deviation, deviation], "zeros": zeros, "mlp": [mlp]})] * 2
 
     def _fail(self):
         events_fd = int(sys.argv[1])
