@@ -14,7 +14,7 @@ from pytest_energy.workload import Workload
 ARGUMENTS = {
     "model": "folder with a config.json (relative to the test file) or a Hugging Face id",
     "batch_sizes": "numbers of concurrent requests, one test each",
-    "weights": "'auto' loads the model's own weights, 'dummy' lets vLLM make them up from its config.json, 'random' does so in the usual size "
+    "weights": "'auto' loads the model's own weights, 'dummy' lets vLLM make them up from its config.json, 'random' in the usual size "
     "(default 'auto')",
     "input_tokens": "prompt length (default 512)",
     "output_tokens": "generated tokens per request (default 256)",

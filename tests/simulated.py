@@ -14,7 +14,9 @@ UUID = "GPU-00000000-0000-0000-0000-000000000000"
 UPDATE_NS = 100_000_000
 
 
-def trace(start_ns: int, end_ns: int, power_w: float, idle_power_w: float | None = None, load_stopped_ns: int | None = None) -> GpuTrace:
+def trace(
+    start_ns: int, end_ns: int, power_w: float, idle_power_w: float | None = None, load_stopped_ns: int | None = None, uuid: str = UUID
+) -> GpuTrace:
     """A GPU that draws `power_w` until the load stops and `idle_power_w` after it."""
     ticks = range(start_ns, end_ns, UPDATE_NS)
 
@@ -26,7 +28,7 @@ def trace(start_ns: int, end_ns: int, power_w: float, idle_power_w: float | None
     energy_mj = list(itertools.accumulate(round(power * UPDATE_NS / 1e6) for power in powers))
     count = len(powers)
     return GpuTrace(
-        uuid=UUID,
+        uuid=uuid,
         name=GPU_NAME,
         counter=EnergyCounter(tuple(t - 1_000_000 for t in ticks), tuple(t + 1_000_000 for t in ticks), tuple(energy_mj)),
         samples=GpuSamples(
@@ -87,8 +89,12 @@ def recording(
     idle_power_w: float = 120.0,
     faults: Sequence[str] = (),
     start_s: int = 1000,
+    power_shares: dict[str, float] | None = None,
 ) -> Recording:
-    """A recording of an engine at constant throughput; steps jitter by `noise` (relative standard deviation)."""
+    """A recording of an engine at constant throughput; steps jitter by `noise` (relative standard deviation).
+
+    `power_shares` spreads `power_w` over several GPUs, by UUID in rank order; `idle_power_w` is of each.
+    """
     generator = random.Random(seed)
     batch = cell.batch_size
     step_ns = batch / tokens_per_s * 1e9
@@ -98,7 +104,8 @@ def recording(
     for _ in range(count):
         now += round(step_ns * max(0.1, generator.gauss(1, noise)))
         times.append(now)
-    gpu = trace(start, now + 1_300_000_000, power_w, idle_power_w, now)
+    shares = power_shares or {UUID: 1.0}
+    gpus = tuple(trace(start, now + 1_300_000_000, power_w * share, idle_power_w, now, uuid) for uuid, share in shares.items())
     return Recording(
         key=cell.key,
         launch_id=launch_id,
@@ -106,12 +113,12 @@ def recording(
             "date": "2026-01-01T00:00:00+00:00",
             "vllm": "0.0.1",
             "gpu_name": GPU_NAME,
-            "gpu_uuids": [UUID],
+            "gpu_uuids": list(shares),
             "power_limit_w": 700.0,
             **(environment or {}),
         },
         tokens=TokenCounter(tuple(times), (batch,) * count, (0,) * count),
-        gpus=(gpu,),
+        gpus=gpus,
         load_stopped_ns=now,
         faults=tuple(faults),
     )
