@@ -94,7 +94,7 @@ def test_weights_that_come_quantised_cannot_be_made_up(python: str, tmp_path: Pa
 
 def test_the_gpus_of_an_engine_are_told_in_rank_order(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_GPUS", "GPU-b,GPU-a,GPU-c")
-    assert ready(python, "two_gpus").gpu_uuids == ("GPU-b", "GPU-a")
+    assert ready(python, tensor_parallel_size=2).gpu_uuids == ("GPU-b", "GPU-a")
     assert ready(python).gpu_uuids == ("GPU-b",)
 
 

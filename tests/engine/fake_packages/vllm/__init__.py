@@ -5,7 +5,7 @@ hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group 
 and ignores SIGTERM), no_memory_beside and small_cache_beside (with less than half of the GPU's memory), sleepless (cannot be paused),
 restless (burns a CPU core while it is paused). Of made-up weights: nan_logits, even_logits, deaf_to_the_end, deaf_to_context (what comes
 out does not depend on it), flat_logits (as of vLLM's dummies), zero_weights, vanishing (an MLP's activations round to zero),
-infinite, tiny_weights. two_gpus and two_replicas: how it is spread.
+infinite, tiny_weights. two_replicas: how it is spread.
 """
 
 import json
@@ -48,9 +48,9 @@ class LLMEngine:
             cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=16, enable_prefix_caching=False, cache_dtype="auto"),
             scheduler_config=SimpleNamespace(max_num_seqs=limit, max_num_batched_tokens=2048, async_scheduling=True),
             parallel_config=SimpleNamespace(
-                world_size=2 if self.fault == "two_gpus" else 1,
+                world_size=arguments.kwargs.get("tensor_parallel_size", 1),
                 data_parallel_size=2 if self.fault == "two_replicas" else 1,
-                tensor_parallel_size=1,
+                tensor_parallel_size=arguments.kwargs.get("tensor_parallel_size", 1),
                 pipeline_parallel_size=1,
             ),
             load_config=SimpleNamespace(load_format=arguments.kwargs.get("load_format", "auto")),
