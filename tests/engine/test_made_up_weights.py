@@ -57,6 +57,7 @@ def test_an_engine_that_computes_nothing_is_refused(python: str, weights: str, f
         ("flat_logits", "the likeliest token's log probability lies"),
         ("deaf_to_context", "attention carries nothing"),
         ("tiny_weights", "deviations lie between 0.0006 and 0.0006 instead of about 0.02"),
+        ("no_norms", "the norms' weights lie between 0 and 1 instead of at 1"),
         ("zero_weights", "98% of the quantised weights are zero"),
         ("vanishing", "of an MLP's activations 100% round to zero in FP8, of its results 100% are zero"),
         ("infinite", "an MLP's activations are not finite"),

@@ -132,6 +132,7 @@ def test_two_workers_in_parallel_with_weights_of_the_usual_size(tmp_path: Path, 
         assert 0.5 < seen["likeliest_above_even_nats"] < 3
         low, high = seen["weight_deviation"]
         assert 0.019 < low <= high < 0.021
+        assert seen["norms"] == [1.0, 1.0]
         assert seen["mlps"] == 2 * 2  # the first and the last layer of each worker
         assert seen["rounded_to_zero_in_fp8"] < 0.01
         # The worker, vLLM's engine core and a process per rank are all known as the engine's, so that all are metered and ended.

@@ -69,25 +69,28 @@ class SeeWeights:
     def pytest_energy_see_weights(self) -> str:
         """Statistics as JSON.
 
-        "deviation" [least, most] of the matrices of 16 bits and more; "zeros", the largest share of zeros in one of less than 16 bits;
-        "mlp", one entry for the first and the last one of this worker: what becomes of `_TOKENS` random tokens of the size that a norm
-        hands on. Each has "inner", the deviation of what goes into its last projection, "rounded_to_zero", the share thereof that
-        FP8 cannot hold, and "finite" and "zeros" of what comes out.
+        "norms" [least, most] of their weights; "deviation" [least, most] of the matrices of 16 bits and more; "zeros", the largest
+        share of zeros in one of 8 bits; "mlp", one entry for the first and the last one of this worker: what becomes of `_TOKENS`
+        random tokens of the size that a norm hands on. Each has "inner", the deviation of what goes into its last projection,
+        "rounded_to_zero", the share thereof that FP8 cannot hold, and "finite" and "zeros" of what comes out.
         """
         model = self.get_model()
-        deviations, zeros = [], []
-        for param in model.parameters():
-            if param.ndim < 2 or not param.numel():
+        deviations, zeros, norms = [], [], []
+        for name, param in model.named_parameters():
+            if param.ndim == 1 and "norm" in name:
+                norms += [float(param.min()), float(param.max())]
+            if param.ndim < 2 or not param.numel() or "scale" in name.rpartition(".")[2]:
                 continue
             rows = param[:_ROWS].float()
-            if torch.finfo(param.dtype).bits < 16:
-                zeros.append(float((rows == 0).float().mean()))
-            else:
+            if param.element_size() > 1:
                 deviations.append(float(rows.std()))
+            elif param.dtype is not torch.uint8:  # which holds packed values of fewer bits
+                zeros.append(float((rows == 0).float().mean()))
         mlps = [m for m in model.modules() if all(hasattr(m, name) for name in ("gate_up_proj", "act_fn", "down_proj"))]
         dtype = self.model_config.dtype
         return json.dumps(
             {
+                "norms": [min(norms), max(norms)] if norms else None,
                 "deviation": [min(deviations), max(deviations)] if deviations else None,
                 "zeros": max(zeros, default=None),
                 "mlp": [_see_mlp(mlp, dtype, self.device) for mlp in mlps[:: max(1, len(mlps) - 1)]],

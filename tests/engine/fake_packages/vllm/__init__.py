@@ -5,7 +5,7 @@ hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group 
 and ignores SIGTERM), no_memory_beside and small_cache_beside (with less than half of the GPU's memory), sleepless (cannot be paused),
 restless (burns a CPU core while it is paused). Of made-up weights: nan_logits, even_logits, deaf_to_the_end, deaf_to_context (what comes
 out does not depend on it), flat_logits (as of vLLM's dummies), zero_weights, vanishing (an MLP's activations round to zero),
-infinite, tiny_weights. two_replicas: how it is spread.
+infinite, tiny_weights, no_norms. two_replicas: how it is spread.
 """
 
 import json
@@ -147,7 +147,8 @@ class LLMEngine:
             mlp.update(rounded_to_zero=1.0, zeros=1.0)
         deviation = 0.0006 if self.fault == "tiny_weights" else 0.02
         zeros = 0.977 if self.fault == "zero_weights" else 1e-5
-        return [json.dumps({"deviation": [deviation, deviation], "zeros": zeros, "mlp": [mlp]})] * 2
+        norms = [0.0, 1.0] if self.fault == "no_norms" else [1.0, 1.0]
+        return [json.dumps({"norms": norms, "deviation": [deviation, deviation], "zeros": zeros, "mlp": [mlp]})] * 2
 
     def _fail(self):
         events_fd = int(sys.argv[1])
