@@ -168,7 +168,7 @@ def main() -> None:
                     cores[arm].append(used)
                     print(f"round {number + 1}, {arm}: {rate:,.0f} tokens/s, {used:.2f} CPU cores", flush=True)
                 if arguments.json and number:  # after each round from the second on: a machine may end before the last
-                    fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, {})
+                    fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, {}, engine.ready.made_up)
                     ratio = dataclasses.astuple(of_rounds(rates))[:3]
                     results = {"batch_size": batch_size, "tokens_per_s": rates, "cpu_cores": cores, "ratio": ratio}
                     text = json.dumps({"environment": fingerprint, "results": results}, indent=1, ensure_ascii=False)

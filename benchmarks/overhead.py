@@ -96,7 +96,7 @@ def main() -> None:
                     f"(95 % interval {ratio.low:.4f} to {ratio.high:.4f}, {blocks} blocks)",
                     flush=True,
                 )
-        fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, gpu)
+        fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, gpu, engine.ready.made_up)
     if arguments.json:
         arguments.json.write_text(json.dumps({"environment": fingerprint, "results": results}, indent=1, ensure_ascii=False) + "\n")
 

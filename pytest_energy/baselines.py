@@ -151,7 +151,8 @@ def boards(environment: Mapping[str, Any]) -> tuple[str, ...]:
 def mixed(environments: Sequence[Mapping[str, Any]]) -> str | None:
     """In what launches that should be of one engine on one board differ, "name (one, other)"; None if in nothing."""
     for name in ("gpu_name", "gpu_uuids", "power_limit_w", "vllm", "engine_args_under_test"):
-        values = sorted({str(environment.get(name)) for environment in environments})
+        # In which order an engine names its boards says nothing.
+        values = sorted({str(list(boards(e)) if name == "gpu_uuids" else e.get(name)) for e in environments})
         if len(values) > 1:
             return f"{name} ({', '.join(values)})"
     return None

@@ -134,7 +134,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Short and readable, as tables and messages show it."""
-        return f"{self.model.name}{'' if self.engine == 'offline' else f' {self.engine}'} bs={self.batch_size}"
+        return name_of(self.key)
 
     @property
     def slug(self) -> str:
@@ -168,6 +168,24 @@ class Cell:
             "model_config_sha256": self.model.config_sha256,
             "workload": self.workload.key(self.batch_size),
         }
+
+
+_SPREAD = {"tp": "tensor_parallel_size", "pp": "pipeline_parallel_size"}
+
+
+def spread_over(key: Mapping[str, Any]) -> dict[str, Any]:
+    """How the cell with this key is spread over GPUs: "tp" and "pp" where they are not 1."""
+    arguments = key.get("engine_args") or {}
+    return {short: arguments[name] for short, name in _SPREAD.items() if arguments.get(name, 1) != 1}
+
+
+def name_of(key: Mapping[str, Any]) -> str:
+    """What tables and messages call the cell with this key: its model, what of its engine is not usual, and its batch size."""
+    arguments = key.get("engine_args") or {}
+    parts = [str(key["model"]), *([str(key["engine"])] if key["engine"] != "offline" else [])]
+    parts += [str(arguments["quantization"])] if arguments.get("quantization") else []
+    parts += [f"{short}={size}" for short, size in spread_over(key).items()]
+    return " ".join([*parts, f"bs={key['batch_size']}"])
 
 
 def canonical_key(key: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ def fingerprint(
     engine_settings: Mapping[str, Any],
     engine_args_under_test: Mapping[str, Any],
     gpu: Mapping[str, Any],
+    made_up_weights: Mapping[str, Any],
 ) -> dict[str, Any]:
     """All of it, as recordings and baselines keep it.
 
@@ -47,6 +48,7 @@ def fingerprint(
         engine_settings: as the engine resolved them.
         engine_args_under_test: those given on the command line.
         gpu: as the meter describes it.
+        made_up_weights: what was seen of them at work; empty where there is nothing to tell.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -54,6 +56,7 @@ def fingerprint(
         **{name: versions[name] for name in ("vllm", "torch", "cuda", "python", "packages") if name in versions},
         "engine_settings": redact.paths(engine_settings),
         "engine_args_under_test": redact.paths(engine_args_under_test),
+        **({"made_up_weights": dict(made_up_weights)} if made_up_weights else {}),
         **gpu,
         "host": host(),
     }

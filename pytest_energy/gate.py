@@ -419,7 +419,8 @@ def split(sample: Sample, baseline: Baseline) -> Split | None:
     old_rate = statistics.geometric_mean(baseline.tokens_per_s)
     seconds_per_token = 1 / sample.tokens_per_s.value - 1 / old_rate
     static_w = math.fsum(known) / len(known)
-    bounds = sorted(seconds_per_token * (static_w + sign * STATIC_POWER_UNCERTAINTY_W) for sign in (-1, 1))
+    uncertainty_w = STATIC_POWER_UNCERTAINTY_W * max(1, len(baseline.boards))  # of each GPU; they may err alike
+    bounds = sorted(seconds_per_token * (static_w + sign * uncertainty_w) for sign in (-1, 1))
     return Split(bounds[0], bounds[1], sample.joules_per_token.value - old_energy)
 
 
@@ -434,6 +435,7 @@ _NOT_TOLD = {"date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-c
 
 def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints, "name: old → new", settings under test first."""
-    differences = [d for d in key_differences(old, new) if not d.split(":")[0].endswith(tuple(_NOT_TOLD))]
+    told = [d for d in key_differences(old, new) if not d.startswith("made_up_weights")]
+    differences = [d for d in told if not d.split(":")[0].endswith(tuple(_NOT_TOLD))]
     under_test = ("vllm", "engine_args_under_test", "engine_settings")
     return sorted(differences, key=lambda difference: not difference.startswith(under_test))

@@ -149,7 +149,7 @@ class Launch:
             progress(f"{cell.name}: tokenizing prompts")
         plan = self.engine.prepare(cell.workload, cell.batch_size)
         requests = Requests(*zip(*plan.lengths, strict=True)) if cell.workload.varies else None
-        fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe())
+        fingerprint = environment.fingerprint(ready.versions, ready.settings, self.under_test, self.meter.describe(), ready.made_up)
         if requests is not None:  # so that "what changed" tells another tokenizer or chat template
             fingerprint["request_tokens"] = {"input": sum(requests.input_tokens), "output": sum(requests.output_tokens)}
         pids = ", ".join(map(str, self.foreign))

@@ -17,7 +17,8 @@ from pytest_energy.workload import Lognormal, Workload
 ARGUMENTS = {
     "model": "folder with a config.json (relative to the test file) or a Hugging Face id",
     "batch_sizes": "numbers of concurrent requests, one test each",
-    "weights": "'auto' loads the model's own weights, 'dummy' makes them up from its config.json (default 'auto')",
+    "weights": "'auto' loads the model's own weights, 'dummy' lets vLLM make them up from its config.json, 'random' in the usual size "
+    "(default 'auto')",
     "input_tokens": "prompt length (default 512), or {'lognormal': {'median': 512, 'sigma': 0.6, 'max': 2048}}",
     "output_tokens": "generated tokens per request (default 256; of prompts: their replies'), or how they are distributed, likewise",
     "prompts": "JSONL file of prompts (relative to the test file) instead of random ones",
@@ -29,7 +30,7 @@ ARGUMENTS = {
     "max_ttft_ms": "limit of a server's time to first token, 99th percentile; exceeding it fails",
     "max_itl_ms": "limit of a server's inter-token latency, 99th percentile; exceeding it fails",
 }
-WEIGHTS = ("auto", "dummy")
+WEIGHTS = ("auto", "dummy", "random")
 _MAX_SIGMA = 3.0
 
 
@@ -72,7 +73,7 @@ class Marked:
             raise UsageError(f"model is {arguments['model']!r}: it must be a text, the name of a folder or a Hugging Face id")
         weights = arguments.get("weights", "auto")
         if weights not in WEIGHTS:
-            raise UsageError(f"weights is {weights!r}: it must be 'auto' or 'dummy'")
+            raise UsageError(f"weights is {weights!r}: it must be 'auto', 'dummy' or 'random'")
         engine = arguments.get("engine")
         if engine not in (None, *ENGINES):
             raise UsageError(f"engine is {engine!r}: it must be 'offline' or 'server'")
@@ -102,6 +103,11 @@ class Marked:
             raise UsageError(
                 f"{limit} limits what a server's clients see, and the offline engine has none.\n"
                 "Measure the server, engine='server', or leave the limit out."
+            )
+        if engine == "server" and self.weights == "random":
+            raise UsageError(
+                "weights='random' are made up inside the offline engine, and a server cannot be given them.\n"
+                "Measure the offline engine, or use weights='dummy' (for a model that is not quantised) or the model's own."
             )
         engine_args = {"max_num_seqs": max(self.batch_sizes), **dict(self.engine_args)}
         model = Model.resolve(self.model, *folders)

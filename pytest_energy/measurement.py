@@ -152,6 +152,12 @@ class Measurement:
         return {name: summary for name, distributions in series.items() if (summary := _summary_ms(distributions))}
 
     @property
+    def gpu_power_w(self) -> dict[str, float]:
+        """Mean power of each GPU over all cycles, by UUID; they add up to `power_w`."""
+        seconds = sum(self.cycles.time_s) if self.cycles else 0.0
+        return {uuid: energy / seconds for uuid, energy in self.gpu_energy_j.items()}
+
+    @property
     def valid(self) -> bool:
         """Whether the measurement may be judged or become a baseline."""
         return not self.faults and self.cycles is not None
@@ -178,6 +184,14 @@ class Measurement:
         """Tokens generated per second over all cycles."""
         assert self.cycles is not None
         return sum(self.cycles.tokens) / sum(self.cycles.time_s)
+
+
+def mean_gpu_power_w(launches: Sequence[Measurement]) -> dict[str, float]:
+    """Mean power of each GPU over launches on the same GPUs, by UUID in order; empty where there is only one GPU, or they differ."""
+    uuids = sorted(launches[0].gpu_power_w) if launches else []
+    if len(uuids) < 2 or any(sorted(m.gpu_power_w) != uuids for m in launches):
+        return {}
+    return {uuid: math.fsum(m.gpu_power_w[uuid] for m in launches) / len(launches) for uuid in uuids}
 
 
 def first_invalid(measurements: Sequence[Measurement]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_energy import statistics, untrusted
 from pytest_energy.baselines import MAX_BYTES, boards, figures, rounded, tokens_of_cycles
-from pytest_energy.cell import canonical_key, slugify
+from pytest_energy.cell import canonical_key, slugify, spread_over
 from pytest_energy.errors import NoiseError
 from pytest_energy.gate import ASSUMED_NOISE, Metric, Rule
 from pytest_energy.measurement import FIGURES, Measurement, first_invalid
@@ -159,7 +159,8 @@ class NoiseStore:
         )
 
     def floor(self, key: Mapping[str, Any], gpu_name: str, metric: Metric, judged: Container[str] = ()) -> NoiseFloor:
-        """The noise to judge a cell by: its own where it was measured, else that of the model's measured cells together, else assumed.
+        """The noise to judge a cell by: its own where it was measured, else that of the model's measured cells on as many GPUs together,
+        else assumed.
 
         Args:
             key, gpu_name, metric: what is judged.
@@ -172,7 +173,9 @@ class NoiseStore:
         own = statistics.pooled(cells.get(canonical_key(key), []))
         if own and own.degrees_of_freedom >= MIN_OWN_DEGREES:
             return _measured(own, "measured on this cell")
-        together = statistics.pooled([group for groups in cells.values() for group in groups])
+        # On another number of GPUs they also wait for each other: that is another noise.
+        alike = [groups for name, groups in cells.items() if spread_over(json.loads(name)) == spread_over(key)]
+        together = statistics.pooled([group for groups in alike for group in groups])
         if together and together.degrees_of_freedom >= MIN_DEGREES:
             return _measured(together, "measured on the model's cells together")
         so_far = f", {together.degrees_of_freedom} of {MIN_DEGREES} degrees of freedom measured" if together else ""

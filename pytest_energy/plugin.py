@@ -398,6 +398,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line, **(report.colour(row) if row else {"bold": True}))
         for line in (*report.latency_lines(parsed), *report.turn_lines(parsed), *report.noise_lines(parsed)):
             terminalreporter.write_line(line)
+        for line, unequal in report.gpu_lines(parsed):
+            terminalreporter.write_line(line, yellow=unequal)
         for row in parsed:
             if row.warning:
                 terminalreporter.write_line(f"warning: {row.warning}", yellow=True)

@@ -9,7 +9,7 @@ from pytest_energy import redact
 from pytest_energy.baselines import Baseline, Update
 from pytest_energy.cell import Cell
 from pytest_energy.gate import Judgement, Metric, Split, Verdict
-from pytest_energy.measurement import LATENCIES
+from pytest_energy.measurement import LATENCIES, mean_gpu_power_w
 from pytest_energy.noise import DETECTABLE_WITH, MIN_OWN_DEGREES, Noise
 from pytest_energy.statistics import Comparison, Spread, deviation_interval
 
@@ -18,6 +18,7 @@ _COLUMNS = ("cell", "metric", "J/token", "W", "tokens/s", "baseline", "change", 
 _NOISE_COLUMNS = ("cell", "metric", "launches", "between launches", "within", *(f"{n} finds" for n in DETECTABLE_WITH))
 _LEFT = {"cell", "metric", "verdict"}
 _MAX_CHANGES = 12
+MAX_IMBALANCE = 0.10  # between GPUs; more is told. Boards of one model were found to differ by 11 %
 _MAX_COLUMNS = 100  # of the table; names that would make it wider stand on lines of their own
 
 
@@ -42,6 +43,8 @@ class Row:
     paired: bool = False
     turns: str = ""
     latencies: str = ""
+    gpus: str = ""
+    gpu_imbalance: float | None = None
 
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""
@@ -51,6 +54,7 @@ class Row:
             "tokens_per_s": self.tokens_per_s,
             "change": self.change,
             "smallest_change_caught": self.catches,
+            "gpu_imbalance": self.gpu_imbalance,
         }
         figures = {name: f"{value:.6g}" for name, value in values.items() if value is not None}
         return {**figures, "metric": self.metric, "verdict": self.verdict}
@@ -93,7 +97,34 @@ def row(cell: Cell, judgement: Judgement, update: Update | None = None, inconclu
         paired=judgement.paired,
         turns=_turns(judgement),
         latencies=_latencies(judgement),
+        gpus=gpu_shares(_gpu_power_w(judgement)),
+        gpu_imbalance=imbalance(_gpu_power_w(judgement)),
     )
+
+
+def _gpu_power_w(judgement: Judgement) -> dict[str, float]:
+    """Mean power of each GPU, by UUID; empty for one GPU, and beside the other metrics."""
+    of_energy = judgement.sample is not None and judgement.metric is Metric.JOULES_PER_TOKEN
+    return mean_gpu_power_w(judgement.sample.launches) if judgement.sample is not None and of_energy else {}
+
+
+def imbalance(gpu_power_w: Mapping[str, float]) -> float | None:
+    """How much more the GPU that takes most energy takes than the one that takes least, relative; None for fewer than two GPUs."""
+    least = min(gpu_power_w.values(), default=0.0)
+    return max(gpu_power_w.values()) / least - 1 if len(gpu_power_w) > 1 and least > 0 else None
+
+
+def gpu_shares(gpu_power_w: Mapping[str, float]) -> str:
+    """Each GPU's share of the energy, and a note where they differ by more than 10 %; empty for fewer than two GPUs."""
+    unequal = imbalance(gpu_power_w)
+    if unequal is None:
+        return ""
+    total_w = sum(gpu_power_w.values())
+    shares = ", ".join(f"{uuid[:12]} {power / total_w:.1%} ({power:.0f} W)" for uuid, power in gpu_power_w.items())
+    if unequal <= MAX_IMBALANCE:
+        return shares
+    most, least = max(gpu_power_w, key=gpu_power_w.__getitem__), min(gpu_power_w, key=gpu_power_w.__getitem__)
+    return f"{shares}; IMBALANCE: {most[:12]} takes {unequal:.1%} more energy than {least[:12]}"
 
 
 def _latencies(judgement: Judgement) -> str:
@@ -138,6 +169,11 @@ def turn_lines(rows: Sequence[Row]) -> list[str]:
 def latency_lines(rows: Sequence[Row]) -> list[str]:
     """What the clients of servers saw, one line per cell: medians and 99th percentiles."""
     return [f"{r.cell}: {r.latencies}" for r in rows if r.latencies]
+
+
+def gpu_lines(rows: Sequence[Row]) -> list[tuple[str, bool]]:
+    """Each GPU's share of the energy, one line per cell that ran on several, and whether they differ by more than 10 %."""
+    return [(f"{r.cell}, energy by GPU: {r.gpus}", (r.gpu_imbalance or 0.0) > MAX_IMBALANCE) for r in rows if r.gpus]
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, Row | None]]:

@@ -34,7 +34,9 @@ TURN_S = 4.5
 _ENOUGH = 0.5
 _MAX_TURNS = 12  # of a side
 _IDLE_S = 2.0
-_MAX_WAITING_CORES = 0.5  # more than this of the CPU, and the waiting engine is in the other's way
+# More than this of the CPU per GPU, and the waiting engine is in the other's way. Each worker of a tensor-parallel engine polls for
+# another second after its last step.
+_MAX_WAITING_CORES = 0.5
 
 Deviation = Callable[[Measurement], float]
 
@@ -183,16 +185,18 @@ def _turn(
         asleep=None if rest_before.asleep is None else rest_before.asleep and bool(rest_after.asleep),
         cpu_s=round(max(0.0, cpu_s), 3),
     )
-    return replace(recorded, faults=(*recorded.faults, *_not_at_rest(beside))), beside
+    ready = watched.engine.ready
+    gpus = max(1, len(ready.gpu_uuids)) if ready is not None else 1
+    return replace(recorded, faults=(*recorded.faults, *_not_at_rest(beside, gpus))), beside
 
 
-def _not_at_rest(beside: Beside) -> list[str]:
+def _not_at_rest(beside: Beside, gpus: int) -> list[str]:
     why = []
     if beside.tokens:
         why.append(f"it generated {beside.tokens} tokens")
     if beside.asleep is False:
         why.append("its scheduler was not paused")
-    if beside.cpu_s > _MAX_WAITING_CORES * beside.seconds:
+    if beside.cpu_s > _MAX_WAITING_CORES * gpus * beside.seconds:
         why.append(f"it used {beside.cpu_s / beside.seconds:.1f} CPU cores")
     if not why:
         return []

@@ -15,7 +15,9 @@ UUID = "GPU-00000000-0000-0000-0000-000000000000"
 UPDATE_NS = 100_000_000
 
 
-def trace(start_ns: int, end_ns: int, power_w: float, idle_power_w: float | None = None, load_stopped_ns: int | None = None) -> GpuTrace:
+def trace(
+    start_ns: int, end_ns: int, power_w: float, idle_power_w: float | None = None, load_stopped_ns: int | None = None, uuid: str = UUID
+) -> GpuTrace:
     """A GPU that draws `power_w` until the load stops and `idle_power_w` after it."""
     ticks = range(start_ns, end_ns, UPDATE_NS)
 
@@ -27,7 +29,7 @@ def trace(start_ns: int, end_ns: int, power_w: float, idle_power_w: float | None
     energy_mj = list(itertools.accumulate(round(power * UPDATE_NS / 1e6) for power in powers))
     count = len(powers)
     return GpuTrace(
-        uuid=UUID,
+        uuid=uuid,
         name=GPU_NAME,
         counter=EnergyCounter(tuple(t - 1_000_000 for t in ticks), tuple(t + 1_000_000 for t in ticks), tuple(energy_mj)),
         samples=GpuSamples(
@@ -89,15 +91,17 @@ def recording(
     faults: Sequence[str] = (),
     start_s: int = 1000,
     asked: Plan | None = None,
+    power_shares: dict[str, float] | None = None,
 ) -> Recording:
     """A recording of an engine at constant throughput; steps jitter by `noise` (relative standard deviation).
 
     Where requests differ in length, reading a prompt holds the step up by `PREFILL_S` a token, and `cycles` are blocks; `asked` are other
-    requests than the cell's own.
+    requests than the cell's own. `power_shares` spreads `power_w` over several GPUs, by UUID in rank order; `idle_power_w` is of each.
     """
+    shares = power_shares or {UUID: 1.0}
     if cell.workload.varies:
         counted, requests = _replayed(cell, tokens_per_s, cycles, noise, seed, start_s, asked)
-        return _recorded(cell, launch_id, power_w, environment, idle_power_w, faults, start_s, counted, requests)
+        return _recorded(cell, launch_id, power_w, shares, environment, idle_power_w, faults, start_s, counted, requests)
     generator = random.Random(seed)
     batch = cell.batch_size
     step_ns = batch / tokens_per_s * 1e9
@@ -107,7 +111,7 @@ def recording(
         now += round(step_ns * max(0.1, generator.gauss(1, noise)))
         times.append(now)
     counted = TokenCounter(tuple(times), (batch,) * count, (0,) * count)
-    return _recorded(cell, launch_id, power_w, environment, idle_power_w, faults, start_s, counted, None)
+    return _recorded(cell, launch_id, power_w, shares, environment, idle_power_w, faults, start_s, counted, None)
 
 
 PREFILL_S = 0.000_02
@@ -153,6 +157,7 @@ def _recorded(
     cell: Cell,
     launch_id: str,
     power_w: float,
+    shares: dict[str, float],
     environment: dict[str, Any] | None,
     idle_power_w: float,
     faults: Sequence[str],
@@ -162,7 +167,8 @@ def _recorded(
 ) -> Recording:
     """The recording of a load that counted these tokens."""
     last = counted.time_ns[-1]
-    gpu = trace(start_s * 1_000_000_000 - 300_000_000, last + 1_300_000_000, power_w, idle_power_w, last)
+    start = start_s * 1_000_000_000 - 300_000_000
+    gpus = tuple(trace(start, last + 1_300_000_000, power_w * share, idle_power_w, last, uuid) for uuid, share in shares.items())
     return Recording(
         key=cell.key,
         launch_id=launch_id,
@@ -170,12 +176,12 @@ def _recorded(
             "date": "2026-01-01T00:00:00+00:00",
             "vllm": "0.0.1",
             "gpu_name": GPU_NAME,
-            "gpu_uuids": [UUID],
+            "gpu_uuids": list(shares),
             "power_limit_w": 700.0,
             **(environment or {}),
         },
         tokens=counted,
-        gpus=(gpu,),
+        gpus=gpus,
         load_stopped_ns=last,
         faults=tuple(faults),
         requests=requests,

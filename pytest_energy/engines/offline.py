@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,7 @@ class EngineReady:
         kv_cache_tokens: tokens that the KV cache holds; 0 where unknown.
         vocabulary_size: number of token ids.
         load_s: seconds from the start of the process.
+        made_up: what was seen of made-up weights at work (vllm_worker.look_at); empty where they are the model's own or were not looked at.
     """
 
     versions: Mapping[str, Any]
@@ -56,6 +57,7 @@ class EngineReady:
     kv_cache_tokens: int
     vocabulary_size: int
     load_s: float
+    made_up: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -280,8 +282,9 @@ class OfflineEngine:
 
     def _ready(self, event: Mapping[str, Any], load_s: float) -> EngineReady:
         facts = untrusted.parse(json.dumps(event).encode())  # all of it is kept, so it must be what a recording may hold
-        for name in ("versions", "settings"):
-            if not isinstance(facts[name], dict):
+        made_up = facts.get("made_up") or {}
+        for name, value in (("versions", facts["versions"]), ("settings", facts["settings"]), ("made_up", made_up)):
+            if not isinstance(value, dict):
                 raise ValueError(f"{name} is no object")
         return EngineReady(
             versions=facts["versions"],
@@ -291,6 +294,7 @@ class OfflineEngine:
             kv_cache_tokens=untrusted.integer(facts["kv_cache_tokens"], "kv_cache_tokens", 0, _FAR),
             vocabulary_size=untrusted.integer(facts["vocabulary_size"], "vocabulary_size", self._min_vocabulary, 10**9),
             load_s=load_s,
+            made_up=made_up,
         )
 
     def prepare(self, workload: Workload, batch_size: int) -> Plan:

@@ -21,8 +21,8 @@ def tell(facts_fd, **event):
         facts.write(json.dumps(event) + "\n")
 
 
-def tell_when_loaded(facts_fd, describe):
-    """Have the server's engine described as soon as it has been made."""
+def tell_when_loaded(facts_fd, describe, refused):
+    """Have the server's engine described as soon as it has been made; `refused` is what describe raises where it must not be measured."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
     initialise = AsyncLLM.__init__
@@ -32,6 +32,8 @@ def tell_when_loaded(facts_fd, describe):
         initialise(self, *args, **kwargs)
         try:
             facts = {"event": "ready", **describe(self)}
+        except refused as refusal:
+            facts = {"event": "error", "message": str(refusal)}
         except Exception as error:
             facts = {"event": "error", "message": f"this vLLM's settings cannot be read: {type(error).__name__}: {error}"}
         tell(facts_fd, **facts)
@@ -51,13 +53,13 @@ def serve(arguments):
     command.cmd(parsed)
 
 
-def main(describe):
+def main(describe, refused):
     """Serve until ended."""
     facts_fd = int(sys.argv[1])
     os.set_inheritable(facts_fd, False)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as vLLM's command line does
     try:
-        tell_when_loaded(facts_fd, describe)
+        tell_when_loaded(facts_fd, describe, refused)
     except ImportError as error:
         tell(facts_fd, event="error", message=f"{type(error).__name__}: {error}")
         raise
@@ -65,8 +67,8 @@ def main(describe):
 
 
 if __name__ == "__main__":  # not in the engine's processes, which import this file anew
-    from vllm_worker import describe
+    from vllm_worker import Refused, describe
 
     # Modules beside this file must not shadow those of the measured environment.
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))]
-    main(describe)
+    main(describe, Refused)

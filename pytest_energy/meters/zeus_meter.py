@@ -97,7 +97,7 @@ class ZeusMeter:
         try:
             limit_w = sorted({gpu.get_power_management_limit() / 1000 for gpu in self._gpus})
             described: dict[str, Any] = {
-                "gpu_name": first.get_name(),
+                "gpu_name": " + ".join(sorted({gpu.get_name() for gpu in self._gpus})),
                 "gpu_uuids": list(self._uuids),
                 "power_limit_w": limit_w[0] if len(limit_w) == 1 else limit_w,
                 "driver": _text(pynvml.nvmlSystemGetDriverVersion()),

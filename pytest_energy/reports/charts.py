@@ -292,9 +292,9 @@ def _plane(axes: Axes, size: int, moves: Sequence[Move], looks: dict[str, _Look]
     static_w = static_power_w(moves[0])
     if static_w is not None:
         old = moves[0].old
+        uncertainty_w = STATIC_POWER_UNCERTAINTY_W * max(1, *(len(launch.gpu_power_w) for launch in moves[0].new.launches))
         line = [
-            w + (old.power_w.value - w) / old.tokens_per_s.value * x
-            for w in (static_w - STATIC_POWER_UNCERTAINTY_W, static_w, static_w + STATIC_POWER_UNCERTAINTY_W)
+            w + (old.power_w.value - w) / old.tokens_per_s.value * x for w in (static_w - uncertainty_w, static_w, static_w + uncertainty_w)
         ]
         axes.plot(x, line[1], color=MUTED, linestyle=":", zorder=2)
         axes.fill_between(x, line[0], line[2], color=MUTED, alpha=0.18, linewidth=0, zorder=1)

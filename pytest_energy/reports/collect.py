@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pytest_energy import __version__, gate, measurement, recording, report, statistics
 from pytest_energy.baselines import Baseline, Store, boards
-from pytest_energy.cell import canonical_key
+from pytest_energy.cell import canonical_key, name_of
 from pytest_energy.errors import EnergyError
 from pytest_energy.gate import Judgement, Metric, Sample, Verdict
 from pytest_energy.measurement import Measurement
@@ -105,7 +105,7 @@ def _comparison(new: Sequence[Measurement], old: Sequence[Measurement], metric: 
         found = replace(found, sample=Sample.of(valid_new, noise), noise=noise[metric])
     if valid_new and valid_old:
         found = _against(found, Baseline.of(valid_old), noise[metric])
-    name = _name(key)
+    name = name_of(key)
     entry = judged(found, key, name, noise, report.comparison(name, found, left_out))
     return replace(entry, verdict=None, green=None, tolerance=None)
 
@@ -167,7 +167,7 @@ def history(store: Store, noise_store: NoiseStore) -> tuple[HistoryEntry, ...]:
 
 def _states(baseline: Baseline, noise_store: NoiseStore) -> list[HistoryEntry]:
     noise = noise_of(noise_store, baseline.key, baseline.gpu_name, [launch.launch_id for launch in baseline.launches])
-    cell, gpu, source = _cell(baseline.key, _name(baseline.key)), _gpu(baseline.environment), noise[Metric.JOULES_PER_TOKEN].source
+    cell, gpu, source = _cell(baseline.key, name_of(baseline.key)), _gpu(baseline.environment), noise[Metric.JOULES_PER_TOKEN].source
     earlier = [
         HistoryEntry(
             cell=cell,
@@ -207,7 +207,10 @@ def _by_noise_alone(mean: float, launches: int, noise: NoiseFloor) -> Interval:
 
 
 def _side_of_launches(measurements: Sequence[Measurement], noise: Noise) -> Side:
-    launches = [Launch(m.launch_id, m.joules_per_token, m.power_w, m.tokens_per_s, _known(m.static_power_w)) for m in measurements]
+    launches = [
+        Launch(m.launch_id, m.joules_per_token, m.power_w, m.tokens_per_s, _known(m.static_power_w), measurement.mean_gpu_power_w([m]))
+        for m in measurements
+    ]
     return _side(launches, max((m.environment for m in measurements), key=lambda e: str(e.get("date"))), noise)
 
 
@@ -250,10 +253,6 @@ def _noise_of_power(noise: Noise) -> NoiseFloor:
         degrees_of_freedom=min(energy.degrees_of_freedom, rate.degrees_of_freedom),
         measured=energy.measured and rate.measured,
     )
-
-
-def _name(key: Mapping[str, Any]) -> str:
-    return f"{key['model']} bs={key['batch_size']}"
 
 
 def _cell(key: Mapping[str, Any], name: str) -> Cell:

@@ -46,6 +46,9 @@ def page(results: Results) -> str:
     history = summary.history(results)
     if history:
         blocks.append(_history(history))
+    gpus = summary.gpus(results)
+    if gpus:
+        blocks.append("\n".join(f"- {escape(line)}" for line in gpus[:_MAX_ROWS]))
     noise = summary.noise(results)
     if noise:
         blocks.append("Noise between launches that the 95 % intervals rest on: " + escape("; ".join(noise[:6])) + ".")

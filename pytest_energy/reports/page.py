@@ -63,6 +63,7 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             older=len(states) - len(history),
             noise="; ".join(summary.noise(results)),
             turns=summary.turns(results),
+            gpus=summary.gpus(results),
             runs=results.runs,
             light=LIGHT,
             dark=DARK,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pytest_energy import untrusted
@@ -23,6 +23,7 @@ _MAX_VALUES = 500_000
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Positive = Annotated[float, Gt(0), Lt(1e100)]
+NotNegative = Annotated[float, Ge(0), Lt(1e100)]
 Count = Annotated[int, Gt(0), Lt(1_000_000_000)]
 Name = Annotated[str, MinLen(1), MaxLen(10_000)]
 Verdict = Literal[
@@ -45,13 +46,19 @@ class Interval:
 
 @dataclass(frozen=True, config=_STRICT)
 class Launch:
-    """One engine launch: means over its cycles. `static_power_w` is the hot GPU's just after the load, None where not seen."""
+    """One engine launch: means over its cycles.
+
+    Attributes:
+        static_power_w: of the hot GPUs just after the load; None where not seen.
+        gpu_power_w: of each GPU by UUID, adding up to `power_w`; empty for a single GPU, and for a stored baseline, which does not keep it.
+    """
 
     launch_id: Name
     joules_per_token: Positive
     power_w: Positive
     tokens_per_s: Positive
     static_power_w: Positive | None = None
+    gpu_power_w: dict[Name, NotNegative] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -4,7 +4,7 @@ import collections
 from dataclasses import dataclass
 
 from pytest_energy.gate import Metric
-from pytest_energy.report import NO_READING, READING, UNIT, percent
+from pytest_energy.report import NO_READING, READING, UNIT, gpu_shares, percent
 from pytest_energy.reports.results import Entry, HistoryEntry, Results, Side
 
 # In the order in which they are told.
@@ -215,6 +215,17 @@ def noise(results: Results) -> list[str]:
 def turns(results: Results) -> list[str]:
     """How much turns and launches differ, of each test whose engines took turns on the GPU."""
     return [f"{entry.cell.name}, {UNIT[Metric(entry.metric)]}: {entry.turns}" for entry in results.entries if entry.turns]
+
+
+def gpus(results: Results) -> list[str]:
+    """Each GPU's share of the energy, of each cell that ran on several; and how unequal they are, where that is much."""
+    lines = []
+    for entry in results.entries:
+        powers = [launch.gpu_power_w for launch in entry.new.launches] if entry.new else []
+        if entry.metric == Metric.JOULES_PER_TOKEN.value and powers and all(len(p) > 1 and p.keys() == powers[0].keys() for p in powers):
+            mean = {uuid: sum(power[uuid] for power in powers) / len(powers) for uuid in powers[0]}
+            lines.append(f"{entry.cell.name}, {entry.new.engine if entry.new else ''}, energy by GPU: {gpu_shares(mean)}")
+    return lines
 
 
 def _sees(caught: float | None, is_energy: bool) -> str:

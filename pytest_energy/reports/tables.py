@@ -1,5 +1,6 @@
 """Results as tables for those who go on by themselves: pandas frames and CSV."""
 
+import json
 from typing import Any
 
 import pandas as pd
@@ -41,6 +42,7 @@ def frames(results: Results) -> dict[str, pd.DataFrame]:
                     "power_w": launch.power_w,
                     "tokens_per_s": launch.tokens_per_s,
                     "static_power_w": launch.static_power_w,
+                    "gpu_power_w": json.dumps(launch.gpu_power_w) if launch.gpu_power_w else None,
                 }
                 launches[entry.run, entry.cell.name, repr(entry.gpu), role, row["engine"], launch.launch_id] = row
     history = [

@@ -37,12 +37,15 @@ def cell(cell: Cell) -> Cell:
     return replace(cell, workload=Workload(input_tokens=64, output_tokens=80))
 
 
-def pair(cell: Cell, python: str, outer: str | None = None, inner: str | None = None, noise: float = 1.0) -> Iterator[Yielded]:
+def pair(
+    cell: Cell, python: str, outer: str | None = None, inner: str | None = None, noise: float = 1.0, gpus: int = 1
+) -> Iterator[Yielded]:
     """A pair of which the engines may have a fault."""
 
     def side(name: str, fault: str | None) -> Side:
         hangs = fault is not None and "hang" in fault
-        return Side(name, LaunchSettings(python, {"fault": fault} if fault else {}, *((2, 2) if hangs else (20, 20))))
+        arguments = {"tensor_parallel_size": gpus} | ({"fault": fault} if fault else {})
+        return Side(name, LaunchSettings(python, arguments, *((2, 2) if hangs else (20, 20))))
 
     return record_pair(
         [cell],
@@ -153,6 +156,12 @@ def test_an_engine_that_burns_cpu_while_it_waits_is_told(cell: Cell, python: str
     faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="restless")}
     assert faults["new"] == ()
     assert faults["reference"][0].startswith("not_at_rest: the engine that waited was not idle: it used ")
+
+
+def test_workers_of_several_gpus_may_poll_for_a_while(cell: Cell, python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a core per GPU: the engine that burns one is at rest where it runs on three."""
+    monkeypatch.setenv("FAKE_GPUS", "GPU-a,GPU-b,GPU-c")
+    assert {recorded.faults for _, _, recorded in pair(cell, python, inner="restless", gpus=3)} == {()}
 
 
 @pytest.mark.parametrize(

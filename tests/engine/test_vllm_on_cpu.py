@@ -10,6 +10,7 @@ import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,72 @@ def drive_and_kill(engine: OfflineEngine, workload: Workload) -> None:
         engine.take_steps()
 
 
+TINY = {
+    "skip_tokenizer_init": True,
+    "max_model_len": 128,
+    "max_num_seqs": 8,
+    "enable_prefix_caching": False,
+    "enforce_eager": True,
+    "seed": 0,
+}
+
+
+def made_up(tmp_path: Path, **arguments: Any) -> OfflineEngine:
+    """An engine with made-up weights of a folder that holds nothing but a config.json."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return OfflineEngine(PYTHON, {"model": str(tmp_path), **TINY, **arguments}, load_timeout_s=300, progress_timeout_s=60)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
+def test_two_workers_in_parallel_with_weights_of_the_usual_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, *_ = sorted(os.sched_getaffinity(0))
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{first}|{second}")
+    with made_up(tmp_path, load_format="random", tensor_parallel_size=2) as engine:
+        assert engine.ready is not None
+        assert engine.ready.settings["tensor_parallel_size"] == 2
+        seen = engine.ready.made_up
+        assert 0.5 < seen["likeliest_above_even_nats"] < 3
+        low, high = seen["weight_deviation"]
+        assert 0.019 < low <= high < 0.021
+        assert seen["norms"] == [1.0, 1.0]
+        assert seen["mlps"] == 2 * 2  # the first and the last layer of each worker
+        assert seen["rounded_to_zero_in_fp8"] < 0.01
+        # The worker, vLLM's engine core and a process per rank are all known as the engine's, so that all are metered and ended.
+        assert len(engine.processes()) >= 4
+        engine.start_load(Workload(input_tokens=16, output_tokens=16), 4)
+        tokens: list[int] = []
+        while sum(tokens) < 256:
+            tokens += engine.take_steps().tokens
+        engine.stop_load()
+        assert max(tokens) <= 4
+        session = engine.session_id
+    assert session_members(session) == []
+
+
+FILLED = """
+    from vllm.model_executor.model_loader import dummy_loader, weight_utils
+
+    class Filled:
+        pass
+
+    def fill(param, *_, **__):
+        if param.is_floating_point():
+            param.data.fill_({value})
+
+    weight_utils.initialize_single_dummy_weight = dummy_loader.initialize_single_dummy_weight = fill
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [("0.0", "all logits are equal, as of activations that are zero"), ("float('nan')", "the logits are not finite")]
+)
+def test_weights_that_compute_nothing_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, what: str) -> None:
+    (tmp_path / "filled_weights.py").write_text(textwrap.dedent(FILLED.format(value=value)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(EngineError, match=what), made_up(tmp_path, load_format="dummy", worker_extension_cls="filled_weights.Filled"):
+        pass
+
+
 CONFTEST = f"""
     import sys
     sys.path.insert(0, {str(ROOT)!r})
@@ -153,6 +220,8 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
         assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.01)
         assert measured.environment["gpu_name"] == "simulated GPU"
         assert measured.environment["vllm"]
+        # Of vLLM's dummies only this can be seen: they are finite and not all equal.
+        assert 0 < measured.environment["made_up_weights"]["likeliest_above_even_nats"] < 1e-3
 
     def table(result: pytest.RunResult) -> list[str]:
         return [line for line in result.outlines if line.startswith("tiny bs=")]

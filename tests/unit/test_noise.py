@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,16 @@ def test_a_damaged_file_is_named_and_kept(cell: Cell, tmp_path: Path, damage: An
         with pytest.raises(NoiseError, match=r"tiny\.json"):
             use(NoiseStore(tmp_path))
     assert path.read_text() == spoiled
+
+
+def test_a_cell_on_several_gpus_is_not_judged_by_the_noise_of_one(cell: Cell, tmp_path: Path) -> None:
+    """Cells of a model are pooled where they are spread over as many GPUs."""
+    spread = replace(cell, engine_args=(("max_num_seqs", 8), ("tensor_parallel_size", 2)))
+    other = replace(spread, batch_size=2)
+    store = NoiseStore(tmp_path)
+    store.add([measure(recording(cell, f"one-{i}", 500 + i % 3)) for i in range(12)])
+    assert "assumed" in NoiseStore(tmp_path).floor(spread.key, GPU_NAME, ENERGY).source
+    store.add([measure(recording(other, f"two-{i}", 500 + 9 * (i % 3))) for i in range(12)])
+    found = NoiseStore(tmp_path).floor(spread.key, GPU_NAME, Metric.JOULES_PER_TOKEN)
+    assert "on the model's cells together" in found.source
+    assert found.deviation == pytest.approx(0.015, abs=0.003)

@@ -5,9 +5,15 @@ hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group 
 and ignores SIGTERM), core_dies (a process of its own, for which it then waits in vain), no_memory_beside and small_cache_beside (with
 less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is paused), untemplated (its
 tokenizer has no chat template), picky (its chat template takes no prompt that says "no"). Its tokenizer makes a token of every word.
+Of made-up weights: nan_logits, even_logits, deaf_to_the_end, deaf_to_context (what comes
+out does not depend on it), flat_logits (as of vLLM's dummies), zero_weights, vanishing (an MLP's activations round to zero),
+infinite, tiny_weights, no_norms. two_replicas: how it is spread.
 """
 
+import json
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,6 +29,7 @@ FAULT_AFTER_STEPS = 100
 class SamplingParams:
     def __init__(self, **kwargs):
         self.max_tokens = kwargs["max_tokens"]
+        self.logprobs = kwargs.get("logprobs")
 
 
 class EngineArgs:
@@ -52,7 +59,7 @@ class Tokenizer:
 
 class LLMEngine:
     def __init__(self, arguments):
-        self.fault, self.steps, self.requests, self.arguments = arguments.fault, 0, {}, arguments.kwargs
+        self.fault, self.steps, self.requests, self.logprobs, self.arguments = arguments.fault, 0, {}, {}, arguments.kwargs
         limit = arguments.kwargs.get("max_num_seqs", 8)
         self.paused = False
         beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
@@ -63,9 +70,19 @@ class LLMEngine:
         self.vllm_config = SimpleNamespace(
             cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=16, enable_prefix_caching=False, cache_dtype="auto"),
             scheduler_config=SimpleNamespace(max_num_seqs=limit, max_num_batched_tokens=2048, async_scheduling=True),
-            parallel_config=SimpleNamespace(world_size=1, tensor_parallel_size=1, pipeline_parallel_size=1),
+            parallel_config=SimpleNamespace(
+                world_size=arguments.kwargs.get("tensor_parallel_size", 1),
+                data_parallel_size=2 if self.fault == "two_replicas" else 1,
+                tensor_parallel_size=arguments.kwargs.get("tensor_parallel_size", 1),
+                pipeline_parallel_size=1,
+            ),
+            load_config=SimpleNamespace(load_format=arguments.kwargs.get("load_format", "auto")),
             model_config=SimpleNamespace(
-                dtype="torch.bfloat16", quantization=None, max_model_len=96, enforce_eager=False, get_vocab_size=lambda: 100
+                dtype="torch.bfloat16",
+                quantization=arguments.kwargs.get("quantization"),
+                max_model_len=96,
+                enforce_eager=False,
+                get_vocab_size=lambda: 100,
             ),
             compilation_config=compilation,
         )
@@ -118,6 +135,7 @@ class LLMEngine:
         assert all(0 <= token < 100 for token in prompt["prompt_token_ids"])
         assert request_id not in self.requests
         self.requests[request_id] = params.max_tokens
+        self.logprobs[request_id] = self._logprobs(prompt["prompt_token_ids"]) if params.logprobs else None
 
     def abort_request(self, request_ids):
         if self.fault == "hang_at_stop":
@@ -138,8 +156,26 @@ class LLMEngine:
                 finished = True
             if finished:
                 del self.requests[request_id]
-            outputs.append(SimpleNamespace(request_id=request_id, outputs=[SimpleNamespace(token_ids=[1])], finished=finished))
+            output = SimpleNamespace(token_ids=[1], logprobs=self.logprobs[request_id])
+            outputs.append(SimpleNamespace(request_id=request_id, outputs=[output], finished=finished))
         return outputs
+
+    def _logprobs(self, prompt):
+        """Of three tokens, as some distribution over 100 gives them that depends on the prompt."""
+        seen = prompt[:-1] if self.fault == "deaf_to_the_end" else prompt[-1:] if self.fault == "deaf_to_context" else prompt
+        draw = random.Random(repr(seen))
+        size = {"even_logits": 0.0, "flat_logits": 1e-5, "nan_logits": math.nan}.get(self.fault, 1.0)
+        return [{token: SimpleNamespace(logprob=size * draw.random() - math.log(100)) for token in draw.sample(range(100), 3)}]
+
+    def collective_rpc(self, method):
+        assert method == "pytest_energy_see_weights"
+        mlp = {"inner": 1.0, "rounded_to_zero": 0.0003, "finite": self.fault != "infinite", "zeros": 0.0}
+        if self.fault == "vanishing":
+            mlp.update(rounded_to_zero=1.0, zeros=1.0)
+        deviation = 0.0006 if self.fault == "tiny_weights" else 0.02
+        zeros = 0.977 if self.fault == "zero_weights" else 1e-5
+        norms = [0.0, 1.0] if self.fault == "no_norms" else [1.0, 1.0]
+        return [json.dumps({"norms": norms, "deviation": [deviation, deviation], "zeros": zeros, "mlp": [mlp]})] * 2
 
     def _fail(self):
         events_fd = int(sys.argv[1])

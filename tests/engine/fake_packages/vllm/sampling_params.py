@@ -1,2 +1,3 @@
 class RequestOutputKind:
     DELTA = 1
+    FINAL_ONLY = 2

@@ -1,0 +1,62 @@
+"""What becomes of activations in a layer of Llama 3.1 whose weights are made up, in FP8: on the CPU, in float32 with FP8's roundings.
+
+PYTHON benchmarks/fp8_dummies.py        an interpreter with torch, such as one with vLLM; no GPU, a minute
+
+Weights have one scale a matrix and activations one a token, with vLLM's least scale of 1 / (448 × 512), as vLLM quantises with
+quantization="fp8". "dummy": uniform between -0.001 and 0.001, norms too, as vLLM's dummy loader fills them; "random": normal,
+deviation 0.02, norms 1. Attention is taken to be even.
+"""
+
+import torch
+
+FP8, LARGEST = torch.float8_e4m3fn, 448.0
+TOKENS, KEYS = 32, 1024
+SHAPES = {"llama-3.1-8b": (4096, 14_336), "llama-3.1-70b": (8192, 28_672)}
+
+
+def filled(kind: str, *shape: int) -> torch.Tensor:
+    return torch.empty(shape).uniform_(-1e-3, 1e-3) if kind == "dummy" else torch.empty(shape).normal_(0, 0.02)
+
+
+def quantised(x: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """With FP8's roundings, one scale a row; and the share that became zero."""
+    scale = (x.abs().amax(dim=-1, keepdim=True) / LARGEST).clamp(min=1 / (LARGEST * 512))
+    rounded = (x / scale).clamp(-LARGEST, LARGEST).to(FP8).float()
+    return rounded * scale, float((rounded == 0).float().mean())
+
+
+def product(kind: str, x: torch.Tensor, rows: int) -> torch.Tensor:
+    """Of `x` and a matrix of `rows` rows, made up block by block."""
+    blocks = []
+    for start in range(0, rows, 1024):
+        block = filled(kind, min(1024, rows - start), x.shape[-1])
+        scale = (1e-3 if kind == "dummy" else 0.11) / LARGEST
+        blocks.append(x @ ((block / scale).clamp(-LARGEST, LARGEST).to(FP8).float() * scale).T)
+    return torch.cat(blocks, dim=-1)
+
+
+def row(name: str, kind: str) -> str:
+    """What enters each projection of the layer: its root mean square and the share that FP8 rounds to zero."""
+    width, inner = SHAPES[name]
+    torch.manual_seed(0)
+    hidden = filled(kind, TOKENS, width)
+    normed = hidden * torch.rsqrt(hidden.square().mean(dim=-1, keepdim=True) + 1e-5) * (filled(kind, width) if kind == "dummy" else 1.0)
+    x, qkv_zeros = quantised(normed)
+    attended = product(kind, x, KEYS).mean(dim=0, keepdim=True)
+    activated = torch.nn.functional.silu(product(kind, x, inner)) * product(kind, x, inner)
+    figures = [(normed, qkv_zeros), (attended, quantised(attended)[1]), (activated, quantised(activated)[1])]
+    return f"| {name} | {kind} | " + " | ".join(f"{float(v.square().mean().sqrt()):.2g} | {zeros:.2%}" for v, zeros in figures) + " |"
+
+
+def main() -> None:
+    serialised = torch.empty(10_000_000).uniform_(-1e-3, 1e-3).half().to(FP8).float()
+    print(f"FP8 weights that the dummy loader fills directly: {float((serialised == 0).float().mean()):.1%} zeros\n")
+    print("| model | weights | into QKV and gate, up: rms | zeros | into the output projection: rms | zeros | into down: rms | zeros |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    for name in SHAPES:
+        for kind in ("dummy", "random"):
+            print(row(name, kind), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Made-up weights of the usual size, and a look at what they do: code that runs inside vLLM's own workers.
+
+vLLM imports it in each worker, before that loads its model, as the worker_extension_cls that vllm_worker.py asks for. This file
+imports torch, vllm and the standard library only, and changes vLLM's dummy loader alone.
+
+vLLM's own dummy weights are uniform between -0.001 and 0.001, those of the norms among them, so activations shrink from
+layer to layer: to some 1e-11 before the last projection of an MLP. bfloat16 holds that; FP8 rounds it to zero, and multiplying
+zeros draws less power (docs/measurements.md). Here matrices are normal with a deviation of 0.02, as models are initialised,
+and norms are 1.
+"""
+
+import itertools
+import json
+
+import torch
+from vllm.model_executor.model_loader import dummy_loader, weight_utils
+
+DEVIATION = 0.02
+_SEED = 1234
+_ROWS = 256  # of a matrix, looked at; all of it comes from one distribution
+_TOKENS = 64
+_FP8_MAX = 448.0
+_FP8_SMALLEST_SCALE = 1 / (_FP8_MAX * 512)  # vLLM's, of activations
+_FP8_ROUNDS_TO_ZERO = 2.0**-10  # half of the smallest float8_e4m3fn
+_calls = itertools.count()
+
+
+class UnknownWeights(Exception):
+    """These weights cannot be made up so that they do the work of real ones; the message says why."""
+
+
+@torch.no_grad()
+def make_up(param: torch.Tensor, *_: object, **__: object) -> None:
+    """Fill one tensor of the model: what vLLM's initialize_single_dummy_weight is called for.
+
+    Raises:
+        UnknownWeights: it holds integers or floats of less than 16 bits: a checkpoint's own quantised weights.
+    """
+    if param.device.type == "meta" or param.ndim == 0:
+        return  # made and quantised later, layer by layer; a scale of its own keeps its default
+    if not torch.is_floating_point(param) or torch.finfo(param.dtype).bits < 16:
+        raise UnknownWeights(
+            f"config.json asks for weights that are quantised already ({param.dtype}), and such weights cannot be made up: most of them "
+            "would be zero or whatever memory held.\n"
+            "Take quantization_config out of config.json and let vLLM quantise: engine_args={'quantization': 'fp8'}"
+        )
+    fixed = getattr(param, "dummy_weight_value", None)  # of newer vLLMs, for what must not be random
+    if param.ndim == 1 or fixed is not None:
+        param.fill_(1.0 if fixed is None else fixed)
+        return
+    # Another seed each time: the same layer over and over would drive every token to the same activations. Ranks agree on it.
+    generator = torch.Generator(device=param.device).manual_seed(_SEED + next(_calls))
+    param.normal_(0.0, DEVIATION, generator=generator)
+
+
+for module in (weight_utils, dummy_loader):
+    if not hasattr(module, "initialize_single_dummy_weight"):
+        raise UnknownWeights(
+            f"this vLLM makes up weights in a way that is not known here ({module.__name__}).\n"
+            "Load the model's own (weights='auto'), or, for a model that is not quantised, vLLM's (weights='dummy')."
+        )
+    module.initialize_single_dummy_weight = make_up
+
+
+class SeeWeights:
+    """Mixed into vLLM's worker; its method is called by name, on all workers at once."""
+
+    @torch.inference_mode()
+    def pytest_energy_see_weights(self) -> str:
+        """Statistics as JSON.
+
+        "norms" [least, most] of their weights; "deviation" [least, most] of the matrices of 16 bits and more; "zeros", the largest
+        share of zeros in one of 8 bits; "mlp", one entry for the first and the last one of this worker: what becomes of `_TOKENS`
+        random tokens of the size that a norm hands on. Each has "inner", the deviation of what goes into its last projection,
+        "rounded_to_zero", the share thereof that FP8 cannot hold, and "finite" and "zeros" of what comes out.
+        """
+        model = self.get_model()
+        deviations, zeros, norms = [], [], []
+        for name, param in model.named_parameters():
+            if param.ndim == 1 and "norm" in name:
+                norms += [float(param.min()), float(param.max())]
+            if param.ndim < 2 or not param.numel() or "scale" in name.rpartition(".")[2]:
+                continue
+            rows = param[:_ROWS].float()
+            if param.element_size() > 1:
+                deviations.append(float(rows.std()))
+            elif param.dtype is not torch.uint8:  # which holds packed values of fewer bits
+                zeros.append(float((rows == 0).float().mean()))
+        mlps = [m for m in model.modules() if all(hasattr(m, name) for name in ("gate_up_proj", "act_fn", "down_proj"))]
+        dtype = self.model_config.dtype
+        return json.dumps(
+            {
+                "norms": [min(norms), max(norms)] if norms else None,
+                "deviation": [min(deviations), max(deviations)] if deviations else None,
+                "zeros": max(zeros, default=None),
+                "mlp": [_see_mlp(mlp, dtype, self.device) for mlp in mlps[:: max(1, len(mlps) - 1)]],
+            }
+        )
+
+
+def _see_mlp(mlp: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> dict[str, object]:
+    generator = torch.Generator(device=device).manual_seed(_SEED)
+    tokens = torch.randn(_TOKENS, mlp.gate_up_proj.input_size, generator=generator, device=device).to(dtype)
+    inner = mlp.act_fn(mlp.gate_up_proj(tokens)[0])
+    size = inner.float().abs()
+    scale = (size.amax(dim=-1, keepdim=True) / _FP8_MAX).clamp(min=_FP8_SMALLEST_SCALE)
+    out = mlp.down_proj(inner)[0].float()
+    return {
+        "inner": float(inner.float().std()),
+        "rounded_to_zero": float((size / scale < _FP8_ROUNDS_TO_ZERO).float().mean()),
+        "finite": bool(torch.isfinite(out).all()),
+        "zeros": float((out == 0).float().mean()),
+    }

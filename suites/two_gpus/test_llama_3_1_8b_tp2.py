@@ -1,0 +1,18 @@
+"""Llama 3.1 8B, bf16, on two GPUs: with ../test_llama_3_1_8b.py, which it equals otherwise, it shows what the second GPU costs."""
+
+import pytest
+
+pytestmark = pytest.mark.energy(
+    model="../models/llama-3.1-8b",
+    weights="dummy",
+    batch_sizes=[8, 64, 256],
+    engine_args={"dtype": "bfloat16", "tensor_parallel_size": 2},
+)
+
+
+def test_energy(energy):
+    energy.check()
+
+
+def test_throughput(throughput):
+    throughput.check()

@@ -1,0 +1,78 @@
+"""The table of what a second GPU costs compares like with like, and says how sure it is."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import second_gpu_table
+from pytest_energy import recording
+from pytest_energy.cell import Cell
+from tests import simulated
+
+TWO = {"GPU-aaaaaaaa-1": 0.5, "GPU-bbbbbbbb-2": 0.5}
+
+
+def record(folder: Path, cell: Cell, gpus: int, count: int = 3, power_w: float = 500.0, rate: float = 1000.0, **changes: Any) -> Path:
+    arguments = dict(cell.engine_args) | ({"tensor_parallel_size": 2} if gpus == 2 else {})
+    spread = replace(cell, engine_args=tuple(sorted(arguments.items())))
+    shares = TWO if gpus == 2 else {simulated.UUID: 1.0}
+    for i in range(count):
+        made = simulated.recording(spread, f"{gpus}-{i}", power_w * (1 + i / 200), rate, power_shares=shares, **changes)
+        recording.write(made, folder / made.launch_id / f"{spread.slug}{recording.SUFFIX}")
+    return folder
+
+
+def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one: Path, two: Path) -> list[str]:
+    monkeypatch.setattr("sys.argv", ["second_gpu_table", "--one", str(one), "--two", str(two)])
+    second_gpu_table.main()
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_second_gpu_costs(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = record(tmp_path / "one", cell, 1)
+    for size in (2, 8):
+        two = record(tmp_path / "two", replace(cell, batch_size=size), 2, power_w=900.0, rate=1500.0)
+    heading, _, row = table(capsys, monkeypatch, one, two)
+    assert heading.startswith("| model | batch size |")
+    figures = [text.strip() for text in row.strip("|").split("|")]
+    assert figures[:5] == ["tiny", "8", "3, 3", "0.5025", "0.6030"]
+    assert figures[5].startswith("+20.0 % (+")
+    assert figures[6:10] == ["502", "904", "1,000", "1,500"]
+    assert figures[10].startswith("+50.0 % (")
+    assert figures[11] == "GPU-aaaaaaaa 50.0% (452 W), GPU-bbbbbbbb 50.0% (452 W)"
+
+
+def test_one_launch_each_is_no_comparison(
+    cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = record(tmp_path / "one", cell, 1, 1), record(tmp_path / "two", cell, 2, 1)
+    with pytest.raises(SystemExit, match="one launch each of tiny says nothing of how launches differ"):
+        table(capsys, monkeypatch, one, two)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"environment": {"vllm": "0.0.2"}}, "differ in vllm besides"),
+        ({"environment": {"power_limit_w": 500.0}}, "differ in power_limit_w besides"),
+        ({"faults": ("throttled: hot",)}, "launch 2-0 is invalid: throttled: hot"),
+    ],
+)
+def test_unlike_launches_are_not_compared(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], what: str
+) -> None:
+    one, two = record(tmp_path / "one", cell, 1), record(tmp_path / "two", cell, 2, **changed)
+    with pytest.raises(SystemExit, match=what):
+        table(capsys, monkeypatch, one, two)
+
+
+def test_folders_that_hold_something_else(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = record(tmp_path / "one", cell, 1), record(tmp_path / "two", replace(cell, batch_size=2), 2)
+    with pytest.raises(SystemExit, match="no cell was measured on one GPU and on two"):
+        table(capsys, monkeypatch, one, two)
+    with pytest.raises(SystemExit, match="launch 1-0 ran on 1 GPUs, not on 2"):
+        table(capsys, monkeypatch, one, one)
