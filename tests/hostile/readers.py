@@ -203,7 +203,7 @@ class Readers:
         engine._read_events(pipe)
         try:
             ready = engine._load_with(5.0)
-            json.dumps(fingerprint(ready.versions, ready.settings, {}, {"gpu_name": "x"}))
+            json.dumps(fingerprint(ready.versions, ready.settings, {}, {"gpu_name": "x"}, ready.made_up))
             engine.ready = dataclasses.replace(ready, vocabulary_size=ready.vocabulary_size or 10)
             engine.start_load(Workload(4, 4), 2)
             steps = engine.take_steps()

@@ -167,7 +167,7 @@ def test_settings_that_could_not_be_read_again_are_refused() -> None:
 
 
 def test_paths_are_kept_by_their_last_part(cell: Cell) -> None:
-    kept = environment.fingerprint({}, {"model": "/home/alice/llama", "n": 1}, {"tokenizer": "~/tok", "dtype": "auto"}, {})
+    kept = environment.fingerprint({}, {"model": "/home/alice/llama", "n": 1}, {"tokenizer": "~/tok", "dtype": "auto"}, {}, {})
     assert kept["engine_settings"] == {"model": "llama", "n": 1}
     assert kept["engine_args_under_test"] == {"tokenizer": "tok", "dtype": "auto"}
     named = Cell(Model("/models/x", "x"), 8, engine_args=(("speculative_config", {"model": "/home/alice/draft"}),))
@@ -179,7 +179,7 @@ def test_paths_are_kept_by_their_last_part(cell: Cell) -> None:
 def test_the_fingerprint_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an engine reports beyond it is left out."""
     versions = {"vllm": "1", "packages": {"torch": "2"}, "environ": {"HF_TOKEN": MARK}, "host": MARK}
-    kept = environment.fingerprint(versions, {}, {}, {"gpu_name": "x"})
+    kept = environment.fingerprint(versions, {}, {}, {"gpu_name": "x"}, {})
     assert MARK not in json.dumps(kept)
     assert set(kept) == {"date", "pytest_energy", "vllm", "packages", "engine_settings", "engine_args_under_test", "gpu_name", "host"}
     assert set(kept["host"]) <= {"cpu_model", "cpu_count", "kernel", "load_1min", "cpu_governor"}
