@@ -13,8 +13,8 @@ from typing import Any
 from pytest_energy import statistics
 from pytest_energy.cell import canonical_key, key_differences, slugify
 from pytest_energy.errors import BaselineError
+from pytest_energy.files import exclusively, write_atomically
 from pytest_energy.measurement import Measurement, first_invalid
-from pytest_energy.recording import write_atomically
 
 SCHEMA_VERSION = 1
 MIN_LAUNCHES = 3
@@ -220,6 +220,13 @@ class Store:
         if differing:
             raise BaselineError(f"the launches differ in {differing}: they are no one baseline")
         gpu_name = str(first.environment["gpu_name"])
+        with exclusively(self.folder):
+            return self._replace(launches, gpu_name, tolerance, reason)
+
+    def _replace(self, launches: Mapping[str, Measurement], gpu_name: str, tolerance: Mapping[str, float], reason: str | None) -> Update:
+        """Store the launches (by id) of one cell, seen with what other processes have stored by now."""
+        first = next(iter(launches.values()))
+        self._files.clear()
         previous = self.find(first.key, gpu_name, boards(first.environment))
         history = _history(previous) if previous else ()
         baseline = Baseline.of([m for _, m in sorted(launches.items())], history)
@@ -254,9 +261,7 @@ class Store:
             raise _damaged(path, f"a field is missing or malformed: {error!r}") from None
 
     def _write(self, path: Path, baseline: Baseline) -> None:
-        # Read afresh: another process may have changed the file since.
-        self._files.pop(path, None)
-        content = _load(path) if path.exists() else {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
+        content = self._content(path) if path.exists() else {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
         wanted = canonical_key(baseline.key), baseline.boards
         cells = {
             name: entry for name, entry in content["cells"].items() if (canonical_key(entry["key"]), boards(entry["environment"])) != wanted

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pytest_energy.errors import ResultsError
-from pytest_energy.recording import write_atomically
+from pytest_energy.files import write_atomically
 
 SCHEMA_VERSION: Final = 1
 _MAX_BYTES = 100_000_000
