@@ -9,7 +9,10 @@ import pytest
 
 from pytest_energy import files
 from pytest_energy.baselines import Store
+from pytest_energy.markers import Marked
+from pytest_energy.measurement import measure
 from pytest_energy.noise import NoiseStore
+from tests import simulated
 from tests.conftest import ROOT
 from tests.driver import UUIDS
 from tests.faults import setting
@@ -95,6 +98,18 @@ def test_noise_that_two_runs_add_is_all_there(folder: Path) -> None:
     counts = [{cell["key"]["batch_size"]: len(cell["launches"]) for cell in content["cells"]} for content in (before, after)]
     assert counts[1][2] == counts[0][2] + 6
     assert counts[1][4] == counts[0][4]
+
+
+def test_an_update_sees_what_others_have_stored_since_the_file_was_read(folder: Path) -> None:
+    store = Store(folder / "baselines")
+    (key, *_) = [entry.key for entry in store.entries() if entry.key["batch_size"] == 2]  # read, and remembered
+    both(folder, "update", (2, 4))
+    cell = Marked.from_arguments((), {**setting.MARKER, "batch_sizes": [2, 4]}).cell(2, folder)
+    made = [simulated.recording(cell, f"x{n}", 100.0, 400.0, cycles=80.5, environment={"gpu_uuids": [UUIDS[0]]}) for n in range(3)]
+    store.update([measure(recorded) for recorded in made], {})
+    found = Store(folder / "baselines").find(key, GPU_NAME, UUIDS[:1])
+    assert found is not None
+    assert [entry["vllm"] for entry in found.history] == ["0.0.1", "one"]
 
 
 def test_a_store_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
