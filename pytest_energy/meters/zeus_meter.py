@@ -110,7 +110,7 @@ class ZeusMeter:
                 "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
             }
         except Exception as error:
-            raise MeterError(f"the driver does not tell the GPU's power limit or its own version: {error}. Does nvidia-smi show them?") from None
+            raise MeterError(f"the driver does not tell the power limit or its own version: {error}. Does nvidia-smi show them?") from None
         optional: dict[str, Callable[[], Any]] = {
             "default_power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(first.handle) / 1000,
             "persistence_mode": first.get_persistence_mode,

@@ -2,6 +2,8 @@
 
     python -m tests.faults.campaign            runs all rows and prints the table of docs/reliability.md
     pytest tests/faults/test_campaign.py       the same, one test a row
+
+A run gets a word in its environment by which its processes are found again, whatever became of their parents and sessions.
 """
 
 import contextlib
@@ -224,8 +226,8 @@ def _disk_rows() -> list[Row]:
                 stays = error == "EROFS" and at in ("write", "fsync", "chmod", "rename")
                 left = () if not stays else ("kept/*/.*",) if record else ("baselines/**/.*",)
                 rows.append(
-                    Row(DISK, fault, f"{stage}: {at}", verdict, 1, says.format(error=text), arguments, f"disk_fails:{error}:{at.replace(' ', '~')}",
-                        written=left)
+                    Row(DISK, fault, f"{stage}: {at}", verdict, 1, says.format(error=text), arguments,
+                        f"disk_fails:{error}:{at}", written=left)
                 )  # fmt: skip
     whole = "disk_fails:ENOSPC:fsync~of~the~folder"
     rows.append(Row(DISK, "disk full", "an update: fsync of the folder", "changed", 0, "", UPDATE, whole, baselines=NEW))
@@ -348,9 +350,10 @@ def run(row: Row, folder: Path) -> Outcome:
     before = _files(project)
     mark = f"CAMPAIGN_RUN={uuid.uuid4()}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "PYTEST_", "CAMPAIGN_"))}
+    plugins = [] if row.autoload or "no:pytest_energy" in row.fault else ["pytest_energy.plugin"]
     environment |= {
         "PYTHONPATH": str(ROOT),
-        "PYTEST_PLUGINS": "tests.faults.injected" if row.autoload or "no:pytest_energy" in row.fault else "pytest_energy.plugin,tests.faults.injected",
+        "PYTEST_PLUGINS": ",".join([*plugins, "tests.faults.injected"]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "STEP_S": str(setting.STEP_S),
         "CAMPAIGN_SIGNS": str(signs),
@@ -451,7 +454,8 @@ def cells(row: Row, outcome: Outcome) -> tuple[str, ...]:
     verdict = ", ".join(sorted(set(outcome.verdicts))) or "none"
     after = outcome.before if outcome.after == outcome.before else "another hash: " + NEW
     left = str(len(outcome.survivors)) if outcome.survivors else "none"
-    others = "none" if not outcome.appeared else "whole recordings" if all(n.endswith(".json.gz") for n in outcome.appeared) else "an unfinished file"
+    whole = all(name.endswith(".json.gz") for name in outcome.appeared)
+    others = "none" if not outcome.appeared else "whole recordings" if whole else "an unfinished file"
     return (row.fault, row.stage, verdict, str(outcome.status), left, f"{outcome.before} → {after}", others)
 
 

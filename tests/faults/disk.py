@@ -33,7 +33,7 @@ class _File:
 
 
 def _named(handle: int) -> Path:
-    return Path(os.readlink(f"/proc/self/fd/{handle}"))
+    return Path(f"/proc/self/fd/{handle}").readlink()
 
 
 def watch(patch: pytest.MonkeyPatch, top: Path, before: Before) -> None:
@@ -42,7 +42,7 @@ def watch(patch: pytest.MonkeyPatch, top: Path, before: Before) -> None:
     mkstemp = tempfile.mkstemp
 
     def told(operation: str, path: Any) -> None:
-        path = Path(os.path.abspath(path))
+        path = Path.cwd() / path
         if path == top or top in path.parents:
             before(operation, path)
 

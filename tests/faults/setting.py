@@ -44,7 +44,12 @@ def make(folder: Path, marker: dict[str, object] = MARKER) -> None:
 
         def launch(name: str, uuid: str, size: int = size, power_w: float = POWER_W, rate: float = 1.0, cell: object = cell) -> Measurement:
             made = simulated.recording(
-                cell, name, power_w, size / STEP_S * rate, cycles=40.5, environment={"gpu_uuids": [uuid]}  # type: ignore[arg-type]
+                cell,
+                name,
+                power_w,
+                size / STEP_S * rate,
+                cycles=40.5,
+                environment={"gpu_uuids": [uuid]},  # type: ignore[arg-type]
             )
             return measure(made)
 

@@ -1,4 +1,4 @@
-"""The list of guards is sound: each edit applies to the code as it is, and its test is there. That the tests fail is for the script to show."""
+"""The list of guards is sound: each edit applies to the code as it is, and its test is there. The script shows that the tests fail."""
 
 import subprocess
 import sys

@@ -53,7 +53,11 @@ else:
 def both(folder: Path, kind: str, sizes: tuple[int, int]) -> None:
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", CODE, kind, name, str(size), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-c", CODE, kind, name, str(size), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         )
         for name, size in zip(("one", "two"), sizes, strict=True)
     ]
@@ -84,9 +88,7 @@ def test_two_updates_of_different_cells_are_both_kept(folder: Path) -> None:
 
 def test_of_two_updates_of_one_cell_the_later_has_the_earlier_in_its_history(folder: Path) -> None:
     both(folder, "update", (2, 2))
-    (entry,) = [
-        entry for entry in Store(folder / "baselines").entries() if entry.boards == (UUIDS[0],) and entry.key["batch_size"] == 2
-    ]
+    (entry,) = [entry for entry in Store(folder / "baselines").entries() if entry.boards == (UUIDS[0],) and entry.key["batch_size"] == 2]
     assert sorted([entry.environment["vllm"], entry.history[-1]["vllm"]]) == ["one", "two"]
     assert entry.history[0]["vllm"] == "0.0.1"
 

@@ -1,10 +1,11 @@
 """A stand-in for vLLM that fails on demand, for failures that the real one cannot be brought to show quickly.
 
 The engine argument `fault` chooses: crash_on_load, exit_on_load, kill_on_load, hang_on_load, garbage_on_load, flood_on_load, crash, kill,
-hang, short, hang_at_stop, kill_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
-and ignores SIGTERM), core_dies (a process of its own, for which it then waits in vain), no_memory_beside and small_cache_beside (with
-less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is paused), kill_at_rest (when it is
-paused). The variable FAULT_ON_IMPORT chooses kill or hang. Steps come every STEP_S seconds; one that is late is made up for.
+hang, short, hang_at_stop, kill_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a
+naive kill), deaf (hangs and ignores SIGTERM), core_dies (a process of its own, for which it then waits in vain), no_memory_beside and
+small_cache_beside (with less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is
+paused), kill_at_rest (when it is paused). The variable FAULT_ON_IMPORT chooses kill or hang. Steps come every STEP_S seconds; one that is
+late is made up for.
 """
 
 import os
