@@ -545,7 +545,7 @@ GUARDS: tuple[Guard, ...] = (
         "plugin.py",
         "        benchmark_bridge.undo_skips([item for item in gated if item in selected])\n",
         "",
-        _row("benchmark-skip-worker-killed-in-the-run"),
+        _row("benchmark-only-worker-killed-in-the-run"),
     ),
     Guard(
         "one cell is gated by one test",
