@@ -340,8 +340,9 @@ class OfflineEngine:
         if process is None:
             return
         try:
-            with contextlib.suppress(OSError):
-                os.write(self._commands, b'{"command":"exit"}\n')
+            if grace_s:  # one that ends itself at once could not end its children, should this be interrupted
+                with contextlib.suppress(OSError):
+                    os.write(self._commands, b'{"command":"exit"}\n')
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=grace_s)
         finally:  # also when the wait is interrupted

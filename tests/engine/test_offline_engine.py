@@ -129,14 +129,16 @@ def test_an_interrupt_while_the_engine_is_given_time_to_exit(open_engine: Open, 
     assert session_members(session) == []
 
 
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest(
-    open_engine: Open, monkeypatch: pytest.MonkeyPatch
+    open_engine: Open, monkeypatch: pytest.MonkeyPatch, killed: int
 ) -> None:
     kill = os.kill
 
     def interrupted(pid: int, how: int) -> None:
         monkeypatch.setattr(os, "kill", kill)
-        kill(pid, how)
+        if killed:
+            kill(pid, how)
         raise KeyboardInterrupt
 
     engine = open_engine("child")
@@ -146,6 +148,7 @@ def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_t
     monkeypatch.setattr(os, "kill", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.__exit__(KeyboardInterrupt, None, None)
+    time.sleep(0.2)
     os.close(commands)  # as the end of this process would
     deadline = time.monotonic() + 10
     while (left := session_members(session)) and time.monotonic() < deadline:

@@ -260,7 +260,7 @@ def _signal_rows() -> list[Row]:
             pause="update", written=("baselines/**/.*",)),
         row("SIGKILL", "run", -9, (("run", 0.0, signal.SIGKILL),)),
         row("SIGINT twice", "load", 2, (("load", 0.3, INT), ("load", 0.02, INT)), arguments=long),
-        row("SIGINT twice", "run", 2, (("run", 0.0, INT), ("run", 0.02, INT))),
+        row("SIGINT twice", "run", 2, (("run", 0.0, INT), ("run", 0.01, INT))),
         row("SIGINT twice", "run, engine with a child of its own", 2, (("run", 0.0, INT), ("run", 0.005, INT)), arguments=_fault("child")),
         row("SIGINT", "exit of the engine", 2, (("exit", 0.0, INT),), pause="exit"),
     ]  # fmt: skip
@@ -436,7 +436,8 @@ def complaints(row: Row, outcome: Outcome) -> list[str]:
         wrong.append(f"verdicts {outcome.verdicts}, expected {row.verdict}")
     if row.status and "passed" in outcome.counts and row.verdict == "invalid":
         wrong.append(f"{outcome.counts['passed']} tests passed")
-    if outcome.status != row.status:
+    # A second SIGINT may come when pytest has said all and its interpreter is ending.
+    if outcome.status != row.status and not (len(row.signals) > 1 and outcome.status == -INT):
         wrong.append(f"exit status {outcome.status}, expected {row.status}")
     if not re.search(row.says, outcome.output, re.S):
         wrong.append(f"its output does not say {row.says!r}")

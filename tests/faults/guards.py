@@ -74,7 +74,14 @@ GUARDS: tuple[Guard, ...] = (
         "engines/offline.py",
         "sorted(members, key=lambda pid: pid == session_id)",
         "sorted(members)",
-        f"{_ENGINE}::test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest",
+        f"{_ENGINE}::test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest[1]",
+    ),
+    Guard(
+        "a worker is not told to exit when it is to be killed",
+        "engines/offline.py",
+        "            if grace_s:  #",
+        "            if True:  #",
+        f"{_ENGINE}::test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest[0]",
     ),
     Guard(
         "zombies are not taken for survivors",
