@@ -13,8 +13,8 @@ from typing import Any
 from pytest_energy import statistics, untrusted
 from pytest_energy.cell import canonical_key, key_differences, slugify
 from pytest_energy.errors import BaselineError
+from pytest_energy.files import exclusively, write_atomically
 from pytest_energy.measurement import FIGURES, Measurement, first_invalid
-from pytest_energy.recording import write_atomically
 from pytest_energy.untrusted import Malformed
 
 SCHEMA_VERSION = 1
@@ -234,6 +234,14 @@ class Store:
         if differing:
             raise BaselineError(f"the launches differ in {differing}: they are no one baseline")
         gpu_name = str(first.environment["gpu_name"])
+        with exclusively(self.folder):
+            return self._replace(launches, gpu_name, tolerance, reason)
+
+    def _replace(self, launches: Mapping[str, Measurement], gpu_name: str, tolerance: Mapping[str, float], reason: str | None) -> Update:
+        """Store the launches (by id) of one cell, seen with what other processes have stored by now."""
+        first = next(iter(launches.values()))
+        self._files.clear()
+        self._entries.clear()
         previous = self.find(first.key, gpu_name, boards(first.environment))
         history = _history(previous) if previous else ()
         baseline = Baseline.of([m for _, m in sorted(launches.items())], history)
@@ -274,8 +282,6 @@ class Store:
             raise _damaged(path, f"a field is missing or malformed: {error!r}") from None
 
     def _write(self, path: Path, baseline: Baseline) -> None:
-        # Read afresh: another process may have changed the file since.
-        self._forget(path)
         content = {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
         if path.exists():
             self._read(path)
@@ -293,10 +299,6 @@ class Store:
             raise BaselineError(f"it could not be read again: {error}. Nothing was written") from None
         write_atomically(path, text)
         self._files[path], self._entries[path] = content, entries
-
-    def _forget(self, path: Path) -> None:
-        self._files.pop(path, None)
-        self._entries.pop(path, None)
 
 
 def creep(new: Mapping[str, Any], history: Sequence[Mapping[str, Any]], tolerance: Mapping[str, float]) -> list[str]:

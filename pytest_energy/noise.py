@@ -15,9 +15,9 @@ from pytest_energy import statistics, untrusted
 from pytest_energy.baselines import MAX_BYTES, boards, figures, rounded, tokens_of_cycles
 from pytest_energy.cell import canonical_key, slugify, spread_over
 from pytest_energy.errors import NoiseError
+from pytest_energy.files import exclusively, write_atomically
 from pytest_energy.gate import ASSUMED_NOISE, Metric, Rule
 from pytest_energy.measurement import FIGURES, Measurement, first_invalid
-from pytest_energy.recording import write_atomically
 from pytest_energy.statistics import NoiseFloor, Spread
 from pytest_energy.untrusted import Malformed
 
@@ -136,15 +136,16 @@ class NoiseStore:
             raise NoiseError(invalid)
         first = measurements[0]
         path = self.path(first.key, str(first.environment["gpu_name"]))
-        self._cache.pop(path, None)  # another process may have changed the file since
-        cells = dict(self._read(path))
         name = canonical_key(first.key)
-        known = {launch.launch_id: launch for launch in cells.get(name, ())}
-        new = {m.launch_id: NoiseLaunch.from_measurement(m) for m in measurements if m.launch_id not in known}
-        if new:
-            cells[name] = tuple(launch for _, launch in sorted({**known, **new}.items()))
-            write_atomically(path, _dump(cells).encode())
-            self._cache[path] = cells
+        with exclusively(self._folder):
+            self._cache.pop(path, None)  # another process may have changed the file since
+            cells = dict(self._read(path))
+            known = {launch.launch_id: launch for launch in cells.get(name, ())}
+            new = {m.launch_id: NoiseLaunch.from_measurement(m) for m in measurements if m.launch_id not in known}
+            if new:
+                cells[name] = tuple(launch for _, launch in sorted({**known, **new}.items()))
+                write_atomically(path, _dump(cells).encode())
+                self._cache[path] = cells
         return len(new)
 
     def noise(self, key: Mapping[str, Any], gpu_name: str, metric: Metric) -> Noise:

@@ -9,8 +9,6 @@ import gzip
 import io
 import itertools
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from typing import Any
 
 from pytest_energy import untrusted
 from pytest_energy.errors import RecordingError
+from pytest_energy.files import write_atomically
 from pytest_energy.untrusted import Malformed
 
 SCHEMA_VERSION = 3
@@ -493,29 +492,3 @@ def read_launches(paths: Sequence[Path]) -> Iterator[tuple[Recording, ...]]:
         if missing < len(turns):
             raise RecordingError(f"launch {launch_id}: turn {missing} is missing. Fetch all of its files, or leave the launch out.")
         yield tuple(recorded for _, recorded in sorted(turns.items()))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`; after a crash it holds the old content or the new, whole.
-
-    Raises:
-        OSError: nothing was replaced.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 from pytest_energy import gate, live, measurement, recording, statistics
 from pytest_energy.baselines import Baseline, Store, Update, boards, mixed
 from pytest_energy.cell import Cell, canonical_key, key_differences
-from pytest_energy.errors import EngineError, LockError, MeterError, NoiseError, RecordingError
+from pytest_energy.errors import EnergyError, EngineError, LockError, MeterError, NoiseError, RecordingError
 from pytest_energy.gate import Judgement, Metric, Rule, Variation, Verdict
 from pytest_energy.locks import GpuLocks
 from pytest_energy.measurement import Measurement
@@ -70,7 +70,7 @@ class Session:
     progress: Callable[[str], None]
     _questions: list[Question] = field(default_factory=list)
     _evidence: dict[str, Evidence] = field(default_factory=dict)
-    _updates: dict[str, Update] = field(default_factory=dict)
+    _updates: dict[str, Update | EnergyError | OSError] = field(default_factory=dict)
     _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(default_factory=dict)
     _replayed: dict[tuple[Path, ...], dict[str, list[Measurement]]] = field(default_factory=dict)
     _resident: bool = False  # whether the launches being measured are of two engines together
@@ -173,18 +173,25 @@ class Session:
         return gate.variation(metric, *pairs)
 
     def update(self, cell: Cell) -> Update:
-        """Make the cell's launches its baseline, once per run.
+        """Make the cell's launches its baseline, once per run: where that failed it has failed for all that ask.
 
         Raises:
             BaselineError: refused; nothing was written.
             RecordingError: there are no measurements.
+            OSError: nothing was written.
         """
         key = canonical_key(cell.key)
         if key not in self._updates:
             # Against the history, so by the rule of stored baselines whatever this run compares.
             tolerance = {q.metric.value: Rule().tolerance(q.metric, q.tolerance) for q in self._questions_on(cell)}
-            self._updates[key] = self.store.update(self._whole_evidence(cell), tolerance, self.settings.update_reason)
-        return self._updates[key]
+            try:
+                self._updates[key] = self.store.update(self._whole_evidence(cell), tolerance, self.settings.update_reason)
+            except (EnergyError, OSError) as error:
+                self._updates[key] = error
+        updated = self._updates[key]
+        if isinstance(updated, Exception):
+            raise updated
+        return updated
 
     def add_noise(self, cell: Cell) -> None:
         """Add the cell's launches to the runner's noise; those that are there already count once.

@@ -27,6 +27,9 @@ class SimulatedGpu:
     mig: tuple[int, int] = (0, 0)
     ecc_uncorrected: int = 0
     persistence: int = 1
+    utilization_percent: int = 0
+    clock_reasons: int = 1
+    average_power_w: float | None = None  # as reported; None: what is drawn
     pids: list[int] = field(default_factory=list)
     counter: Callable[[int], int] = lambda energy_mj: energy_mj
 
@@ -66,11 +69,17 @@ class SimulatedDriver:
         return self.gpus[uuid]
 
     def _answers(self) -> dict[str, Callable[..., Any]]:
-        def instant_power(gpu: SimulatedGpu, fields: Any) -> list[Any]:
-            return [SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, value=SimpleNamespace(uiVal=round(gpu.power_w * 1000)))]
+        def power(gpu: SimulatedGpu, fields: Any) -> list[Any]:
+            power_w = gpu.power_w if gpu.average_power_w is None else gpu.average_power_w
+            return [SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, value=SimpleNamespace(uiVal=round(power_w * 1000)))]
+
+        def no_grace_hopper(gpu: SimulatedGpu) -> None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
         return {
             "nvmlInit": lambda: None,
+            "nvmlDeviceGetArchitecture": lambda gpu: pynvml.NVML_DEVICE_ARCH_HOPPER,
+            "nvmlDeviceGetC2cModeInfoV": no_grace_hopper,
             "nvmlSystemGetDriverVersion": lambda: "580.159.04",
             "nvmlSystemGetCudaDriverVersion_v2": lambda: 13000,
             "nvmlDeviceGetCount": lambda: len(self.gpus),
@@ -84,9 +93,10 @@ class SimulatedDriver:
             "nvmlDeviceGetEnforcedPowerLimit": lambda gpu: gpu.enforced_mw,
             "nvmlDeviceGetClockInfo": lambda gpu, kind: 345,
             "nvmlDeviceGetMaxClockInfo": lambda gpu, kind: 1980,
-            "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu: 1,
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu: gpu.clock_reasons,
             "nvmlDeviceGetTemperature": lambda gpu, sensor: 34,
-            "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=0),
+            "nvmlDeviceGetTemperatureV": lambda gpu, sensor: 34,
+            "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=gpu.utilization_percent),
             "nvmlDeviceGetMemoryInfo": lambda gpu, version=None: SimpleNamespace(used=4 << 20),
             "nvmlDeviceGetMigMode": lambda gpu: list(gpu.mig),
             "nvmlDeviceGetEccMode": lambda gpu: [1, 1],
@@ -95,6 +105,6 @@ class SimulatedDriver:
             "nvmlDeviceGetComputeMode": lambda gpu: 0,
             "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [SimpleNamespace(pid=pid, usedGpuMemory=900 << 20) for pid in gpu.pids],
             "nvmlDeviceGetTotalEnergyConsumption": lambda gpu: gpu.energy_mj(),
-            "nvmlDeviceGetFieldValues": instant_power,
+            "nvmlDeviceGetFieldValues": power,
             "nvmlDeviceGetPowerUsage": lambda gpu: round(gpu.power_w * 1000),
         }

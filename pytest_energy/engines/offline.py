@@ -424,8 +424,9 @@ class OfflineEngine:
         if process is None:
             return
         try:
-            with contextlib.suppress(OSError):
-                os.write(self._commands, b'{"command":"exit"}\n')
+            if grace_s:  # one that ends itself at once could not end its children, should this be interrupted
+                with contextlib.suppress(OSError):
+                    os.write(self._commands, b'{"command":"exit"}\n')
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=grace_s)
         finally:  # also when the wait is interrupted
@@ -471,10 +472,13 @@ def _cpu_s(pid: int) -> float:
 
 
 def end_session(session_id: int, timeout_s: float = 20.0) -> None:
-    """Kill every process of a session; children of an engine may sit in groups of their own."""
+    """Kill every process of a session; children of an engine may sit in groups of their own.
+
+    Its leader comes last: should this be interrupted (Ctrl-C, twice), the worker is there to end the others when its pipe closes.
+    """
     deadline = time.monotonic() + timeout_s
     while (members := session_members(session_id)) and time.monotonic() < deadline:
-        for pid in members:
+        for pid in sorted(members, key=lambda pid: pid == session_id):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)

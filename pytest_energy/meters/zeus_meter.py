@@ -57,6 +57,10 @@ class ZeusMeter:
     def __init__(self, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool] | None = None) -> None:
         self._gpus = _open_gpus(gpu_uuids)
         self._uuids = tuple(gpu_uuids)
+        try:
+            self._names = tuple(gpu.get_name() for gpu in self._gpus)  # once: a GPU that is lost later does not tell it any more
+        except Exception as error:
+            raise MeterError(f"the driver does not tell the GPU's name: {error}. Does nvidia-smi show it?") from None
         self._is_engine_process = is_engine_process
         self._cpu = _RaplReader()
         self._stop = threading.Event()
@@ -65,7 +69,10 @@ class ZeusMeter:
     def start(self) -> None:
         """Begin a trace."""
         self._stop.clear()
-        self._readers = [_GpuReader(gpu, uuid, self._is_engine_process) for gpu, uuid in zip(self._gpus, self._uuids, strict=True)]
+        self._readers = [
+            _GpuReader(gpu, uuid, name, self._is_engine_process)
+            for gpu, uuid, name in zip(self._gpus, self._uuids, self._names, strict=True)
+        ]
         self._cpu.clear()
         self._thread = threading.Thread(target=self._poll, name="energy-meter", daemon=True)
         self._thread.start()
@@ -97,13 +104,13 @@ class ZeusMeter:
         try:
             limit_w = sorted({gpu.get_power_management_limit() / 1000 for gpu in self._gpus})
             described: dict[str, Any] = {
-                "gpu_name": " + ".join(sorted({gpu.get_name() for gpu in self._gpus})),
+                "gpu_name": " + ".join(sorted(set(self._names))),
                 "gpu_uuids": list(self._uuids),
                 "power_limit_w": limit_w[0] if len(limit_w) == 1 else limit_w,
                 "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
             }
         except Exception as error:
-            raise MeterError(f"the driver does not tell the GPU's name and power limit: {error}. Does nvidia-smi show them?") from None
+            raise MeterError(f"the driver does not tell the power limit or its own version: {error}. Does nvidia-smi show them?") from None
         optional: dict[str, Callable[[], Any]] = {
             "default_power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(first.handle) / 1000,
             "persistence_mode": first.get_persistence_mode,
@@ -185,8 +192,8 @@ def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
 class _GpuReader:
     """Reads one GPU's counter and, at each update, its companions."""
 
-    def __init__(self, gpu: Any, uuid: str, is_engine_process: Callable[[int], bool] | None) -> None:
-        self._gpu, self._uuid, self._is_engine_process = gpu, uuid, is_engine_process
+    def __init__(self, gpu: Any, uuid: str, name: str, is_engine_process: Callable[[int], bool] | None) -> None:
+        self._gpu, self._uuid, self._name, self._is_engine_process = gpu, uuid, name, is_engine_process
         self._updates: list[tuple[int, int, int]] = []
         self._samples: list[tuple[int, ...]] = []
         self._faults: dict[str, None] = {}
@@ -268,7 +275,7 @@ class _GpuReader:
         columns: Iterable[tuple[int, ...]] = zip(*samples, strict=True) if samples else ()
         return GpuTrace(
             uuid=self._uuid,
-            name=self._gpu.get_name(),
+            name=self._name,
             counter=EnergyCounter(*counter),
             samples=GpuSamples(*columns),
             faults=tuple(self._faults),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_energy.errors import ResultsError
-from pytest_energy.recording import write_atomically
+from pytest_energy.files import write_atomically
 
 if TYPE_CHECKING:
     from pytest_energy.reports.results import Entry, Results

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from pytest_energy import untrusted
 from pytest_energy.errors import ResultsError
-from pytest_energy.recording import write_atomically
+from pytest_energy.files import write_atomically
 
 SCHEMA_VERSION: Final = 1
 _MAX_BYTES = 10_000_000  # an entry has some 2.5 kB

@@ -131,6 +131,44 @@ def test_an_interrupt_while_the_engine_is_given_time_to_exit(open_engine: Open, 
     assert session_members(session) == []
 
 
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest(
+    open_engine: Open, monkeypatch: pytest.MonkeyPatch, killed: int
+) -> None:
+    kill = os.kill
+
+    def interrupted(pid: int, how: int) -> None:
+        monkeypatch.setattr(os, "kill", kill)
+        if killed:
+            kill(pid, how)
+        raise KeyboardInterrupt
+
+    engine = open_engine("child")
+    engine.__enter__()
+    session, commands, process = engine.session_id, engine._commands, engine._process
+    assert process is not None
+    monkeypatch.setattr(os, "kill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.__exit__(KeyboardInterrupt, None, None)
+    time.sleep(0.2)
+    os.close(commands)  # as the end of this process would
+    deadline = time.monotonic() + 10
+    while (left := session_members(session)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        kill(pid, signal.SIGKILL)
+    process.wait(timeout=5)
+    engine._log.close()
+    assert left == []
+
+
+def test_a_process_that_has_ended_and_waits_to_be_collected_is_not_left() -> None:
+    with subprocess.Popen(["true"], start_new_session=True) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{process.pid}").exists()
+        assert session_members(process.pid) == []
+
+
 UNDER_LOAD = """
     with OfflineEngine({python!r}, {{"fault": "child"}}, 20, 20) as engine:
         engine.start_load(Workload(4, 50), 4)

@@ -201,7 +201,7 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
     assert measured.environment["engine_settings"]["tokenizer"] == "synthetic"
     latencies = measured.latencies_ms
     # Eight clients get a token per step each.
-    assert latencies["itl"]["mean"] == pytest.approx(8 / measured.tokens_per_s * 1e3, rel=0.3)
+    assert latencies["itl"]["mean"] == pytest.approx(8 / measured.tokens_per_s * 1e3, rel=0.5)
     assert latencies["e2e"]["p50"] > 64 * latencies["itl"]["p50"]
 
     def shown(result: pytest.RunResult) -> list[str]:

@@ -102,7 +102,7 @@ def test_requests_of_varying_lengths(folder: Path, engine: str) -> None:
         # A block holds a pass of requests, but for those in flight at its ends.
         of_pass = sum(made.requests.output_tokens)
         assert measured.cycles.tokens == pytest.approx([of_pass] * len(measured.cycles.tokens), rel=0.2)
-        assert sum(measured.cycles.tokens) / len(measured.cycles.tokens) == pytest.approx(of_pass, rel=0.05)
+        assert sum(measured.cycles.tokens) / len(measured.cycles.tokens) == pytest.approx(of_pass, rel=0.1)
         recording.write(made, folder / "a.json.gz")
         assert recording.read(folder / "a.json.gz") == made
     requests = lognormal[1].requests

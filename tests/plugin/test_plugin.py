@@ -1,6 +1,7 @@
 """The plugin as its users meet it: options, fixtures, table, JUnit, pytest-benchmark, xdist; on simulated recordings."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -336,6 +337,25 @@ def test_a_full_disk_is_told_and_engines_are_not_launched_again_and_again(
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(["*cannot be written to *kept*No space left on device*"])
     assert len(live) == 1
+
+
+def test_an_update_that_failed_is_not_tried_again_behind_its_message(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has room again by the time the cell's other metric asks."""
+    project.record("old")
+    sync, failed = os.fsync, list[int]()
+
+    def full_once(handle: int) -> None:
+        if not failed:
+            failed.append(handle)
+            raise OSError(28, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full_once)
+    result = project.run("--energy-replay", "old", "--energy-update")
+    result.assert_outcomes(passed=2, failed=2)
+    assert result.stdout.str().count("the baseline of tiny bs=2 was not updated: [Errno 28] No space left on device") >= 2
+    (path,) = (project.path / "baselines").rglob("*.json")
+    assert [entry["key"]["batch_size"] for entry in json.loads(path.read_text())["cells"].values()] == [8]
 
 
 def test_ctrl_c_while_measuring_writes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

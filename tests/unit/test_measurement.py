@@ -1,7 +1,7 @@
 """Recording → measurement: figures recovered, faults found."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_energy.cell import Cell, Model
 from pytest_energy.measurement import measure, steady_from
-from pytest_energy.recording import Beside, Client, Distribution, EnergyCounter, GpuTrace, Recording, TokenCounter
+from pytest_energy.recording import Beside, Client, Distribution, EnergyCounter, GpuSamples, GpuTrace, Recording, TokenCounter
 from pytest_energy.workload import Workload
 from tests.simulated import client, recording, trace
 
@@ -189,6 +189,15 @@ def test_faults_make_a_measurement_invalid(fault: str, spoil: Any) -> None:
     m = measure(spoil(recording(make_cell(), cycles=8.5)))
     assert not m.valid
     assert any(f.startswith(f"{fault}:") for f in m.faults), m.faults
+
+
+def test_a_window_with_too_few_power_samples_is_invalid() -> None:
+    recorded = recording(make_cell(), cycles=8.5)
+    samples = recorded.gpus[0].samples
+    few = {f.name: getattr(samples, f.name)[40:160:40] for f in fields(samples)}
+    m = measure(with_gpu(recorded, samples=GpuSamples(**few)))
+    assert [fault.split(":")[0] for fault in m.faults] == ["power_unsampled"]
+    assert not m.hopeless
 
 
 def test_the_software_power_cap_is_no_fault() -> None:

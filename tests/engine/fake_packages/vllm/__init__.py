@@ -1,13 +1,14 @@
 """A stand-in for vLLM that fails on demand, for failures that the real one cannot be brought to show quickly.
 
-The engine argument `fault` chooses: crash_on_load, exit_on_load, hang_on_load, garbage_on_load, crash, kill, hang, short,
-hang_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a naive kill), deaf (hangs
-and ignores SIGTERM), core_dies (a process of its own, for which it then waits in vain), no_memory_beside and small_cache_beside (with
-less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is paused), untemplated (its
-tokenizer has no chat template), picky (its chat template takes no prompt that says "no"). Its tokenizer makes a token of every word.
-Of made-up weights: nan_logits, even_logits, deaf_to_the_end, deaf_to_context (what comes
-out does not depend on it), flat_logits (as of vLLM's dummies), zero_weights, vanishing (an MLP's activations round to zero),
-infinite, tiny_weights, no_norms. two_replicas: how it is spread.
+The engine argument `fault` chooses: crash_on_load, exit_on_load, kill_on_load, hang_on_load, garbage_on_load, flood_on_load, crash, kill,
+hang, short, hang_at_stop, kill_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a
+naive kill), deaf (hangs and ignores SIGTERM), core_dies (a process of its own, for which it then waits in vain), no_memory_beside and
+small_cache_beside (with less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is
+paused), kill_at_rest (when it is paused), untemplated (its tokenizer has no chat template), picky (its chat template takes no prompt
+that says "no"). Its tokenizer makes a token of every word. Of made-up weights: nan_logits, even_logits, deaf_to_the_end,
+deaf_to_context (what comes out does not depend on it), flat_logits (as of vLLM's dummies), zero_weights, vanishing (an MLP's
+activations round to zero), infinite, tiny_weights, no_norms. two_replicas: how it is spread. The variable FAULT_ON_IMPORT chooses kill
+or hang. Steps come every STEP_S seconds; one that is late is made up for.
 """
 
 import json
@@ -22,8 +23,13 @@ import time
 from types import SimpleNamespace
 
 __version__ = "0.0.1"
-STEP_S = 0.001
-FAULT_AFTER_STEPS = 100
+STEP_S = float(os.environ.get("STEP_S", "0.001"))
+FAULT_AFTER_STEPS = int(os.environ.get("FAULT_AFTER_STEPS", "100"))
+
+if os.environ.get("FAULT_ON_IMPORT") == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+if os.environ.get("FAULT_ON_IMPORT") == "hang":
+    time.sleep(1000)
 
 
 class SamplingParams:
@@ -59,7 +65,7 @@ class Tokenizer:
 
 class LLMEngine:
     def __init__(self, arguments):
-        self.fault, self.steps, self.requests, self.logprobs, self.arguments = arguments.fault, 0, {}, {}, arguments.kwargs
+        self.fault, self.steps, self.requests, self.logprobs, self.due_s, self.arguments = arguments.fault, 0, {}, {}, 0.0, arguments.kwargs
         limit = arguments.kwargs.get("max_num_seqs", 8)
         self.paused = False
         beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
@@ -97,6 +103,10 @@ class LLMEngine:
         if arguments.fault == "garbage_on_load":
             os.write(int(sys.argv[1]), b"nonsense\n")
             time.sleep(1000)
+        if arguments.fault == "flood_on_load":
+            _flood()
+        if arguments.fault == "kill_on_load":
+            os.kill(os.getpid(), signal.SIGKILL)
         if arguments.fault == "exit_on_load":
             print("CUDA error: out of memory", flush=True)
             os._exit(7)
@@ -118,6 +128,8 @@ class LLMEngine:
     def sleep(self, level, mode="abort"):
         assert level == 0
         assert not self.requests
+        if self.fault == "kill_at_rest":
+            os.kill(os.getpid(), signal.SIGKILL)
         self.paused = self.fault != "sleepless"
         if self.fault == "restless":
             threading.Thread(target=self._burn, daemon=True).start()
@@ -134,17 +146,21 @@ class LLMEngine:
         assert not self.paused
         assert all(0 <= token < 100 for token in prompt["prompt_token_ids"])
         assert request_id not in self.requests
+        self.due_s = self.due_s if self.requests else time.monotonic()
         self.requests[request_id] = params.max_tokens
         self.logprobs[request_id] = self._logprobs(prompt["prompt_token_ids"]) if params.logprobs else None
 
     def abort_request(self, request_ids):
         if self.fault == "hang_at_stop":
             time.sleep(1000)
+        if self.fault == "kill_at_stop":
+            os.kill(os.getpid(), signal.SIGKILL)
         for request_id in request_ids:
             del self.requests[request_id]
 
     def step(self):
-        time.sleep(STEP_S)
+        self.due_s += STEP_S
+        time.sleep(max(0.0, self.due_s - time.monotonic()))
         self.steps += 1
         if self.steps == FAULT_AFTER_STEPS:
             self._fail()
@@ -194,5 +210,9 @@ class LLMEngine:
         if self.fault == "fieldless":
             os.write(events_fd, b'{"event":"steps"}\n')
         if self.fault == "flood":
-            for _ in range(2000):
-                os.write(events_fd, b"x" * 10_000)
+            _flood()
+
+
+def _flood():
+    for _ in range(2000):
+        os.write(int(sys.argv[1]), b"x" * 10_000)

@@ -1,0 +1,70 @@
+"""Files that are replaced whole or not at all, and that one process changes at a time."""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_WAIT_S = 30.0
+_POLL_S = 0.02
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file at `path` by `content`; after a crash, of the machine as well, it holds the old content or the new, whole.
+
+    Raises:
+        OSError: nothing was replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what went wrong first is what is told
+            temporary.unlink()
+        raise
+    # It is replaced, whatever comes of this: without it the old content may come back after a power failure, whole.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def exclusively(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask likewise from changing files below `folder`, between reading and writing them.
+
+    The lock is flock(2) on the folder itself, so no file is added to it, and the kernel frees it with its holder.
+
+    Raises:
+        TimeoutError: another process has held it for half a minute.
+        OSError: the folder cannot be made or locked.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        end = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise TimeoutError(
+                        f"another process has been changing files in {folder} for {_WAIT_S:.0f} s.\nWait for it to end, and run this again."
+                    ) from None
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,268 @@
+"""The plugin that a run of the campaign loads beside pytest-energy: simulated GPUs, short measurements, and one fault.
+
+The variable CAMPAIGN_FAULT names the fault and its arguments, "name:argument:..."; CAMPAIGN_SIGNS a folder in which a file tells
+that a stage has been reached (load, run, stop, exit, update), for whoever wants to send a signal then. CAMPAIGN_PAUSE names a stage
+in which the run then waits for it.
+"""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from pytest_energy import live, locks, measurement
+from pytest_energy.engines.offline import EngineReady, OfflineEngine
+from pytest_energy.health import reading
+from pytest_energy.meters import zeus_meter
+from tests.driver import UUIDS, SimulatedDriver
+from tests.faults import disk
+from tests.faults.setting import POWER_W
+
+MIDDLE = 6  # messages of an engine's steps, one every 50 ms, after which a fault in the middle of a run comes
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
+
+
+class Stage:
+    """What the run has reached, told by files."""
+
+    def __init__(self) -> None:
+        self._folder, self._pause = Path(os.environ["CAMPAIGN_SIGNS"]), os.environ.get("CAMPAIGN_PAUSE")
+
+    def reach(self, name: str) -> None:
+        if not (self._folder / name).exists():
+            (self._folder / name).touch()
+            if name == self._pause:
+                time.sleep(60)
+
+
+class Ground:
+    """What faults are put into."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch, self.driver, self.stage = patch, SimulatedDriver(patch), Stage()
+        self.in_the_middle: Callable[[], Any] = lambda: None
+        self.launches = self.messages = 0
+        for gpu in self.driver.gpus.values():
+            gpu.power_w, gpu.utilization_percent = POWER_W, 97
+        self.gpu = self.driver.gpus[UUIDS[0]]
+        self._shorten()
+        self._engine()
+
+    def _shorten(self) -> None:
+        set_attribute = self.patch.setattr
+        set_attribute(live, "_HOT_TAIL_S", 0.1)
+        set_attribute(live, "MIN_S", 1.0)
+        set_attribute(live, "MAX_S", 2.0)
+        set_attribute(live, "_LEAVE_S", 0.5)
+        set_attribute(measurement, "_AVERAGED_NS", 100_000_000)
+        set_attribute(zeus_meter, "_SAMPLE_EVERY_S", 0.1)
+        set_attribute(zeus_meter, "_REST_AFTER_UPDATE_S", 0.02)
+        set_attribute(zeus_meter, "_STUCK_AFTER_S", 0.5)
+        set_attribute(locks, "FOLDER", Path(os.environ["CAMPAIGN_SIGNS"]) / "locks")
+
+    def _engine(self) -> None:
+        """Engines say that they are on the GPU that they were given, and their stages are told."""
+        ready, load, steps, stop, close = (
+            getattr(OfflineEngine, name) for name in ("_ready", "_load", "take_steps", "stop_load", "_close")
+        )
+
+        def _ready(engine: OfflineEngine, event: Any, load_s: float) -> EngineReady:
+            index = int(os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
+            return replace(ready(engine, event, load_s), gpu_uuids=(UUIDS[index],))
+
+        def _load(engine: OfflineEngine) -> EngineReady:
+            self.launches, self.messages = self.launches + 1, 0
+            self.stage.reach("load")
+            return load(engine)  # type: ignore[no-any-return]
+
+        def take_steps(engine: OfflineEngine) -> Any:
+            self.messages += 1
+            if self.messages == MIDDLE:
+                self.in_the_middle()
+                self.stage.reach("run")
+                if self.launches == 2:
+                    self.stage.reach("second")
+            return steps(engine)
+
+        def stop_load(engine: OfflineEngine) -> Any:
+            self.stage.reach("stop")
+            return stop(engine)
+
+        def _close(engine: OfflineEngine, grace_s: float) -> None:
+            if engine._process is not None and grace_s:
+                self.stage.reach("exit")
+            close(engine, grace_s)
+
+        for function in (_ready, _load, take_steps, stop_load, _close):
+            self.patch.setattr(OfflineEngine, function.__name__, function)
+
+    def nvml(self, error: int, fails: Callable[[str, int], bool]) -> None:
+        self.driver.fails = lambda name, number: error if fails(name, number) else None
+
+
+def _gpu(ground: Ground, **changes: Any) -> Callable[[], None]:
+    return lambda: [setattr(ground.gpu, name, value) for name, value in changes.items()] and None
+
+
+def reset(ground: Ground) -> None:
+    def back() -> None:
+        start = ground.gpu.energy_mj()
+        ground.gpu.counter = lambda energy_mj: energy_mj - start
+
+    ground.in_the_middle = back
+
+
+def frozen(ground: Ground) -> None:
+    def freeze() -> None:
+        last = ground.gpu.energy_mj()
+        ground.gpu.counter = lambda energy_mj: last
+
+    ground.in_the_middle = freeze
+
+
+def half_counted(ground: Ground) -> None:
+    ground.gpu.average_power_w = 2 * POWER_W
+
+
+def lost(ground: Ground) -> None:
+    ground.in_the_middle = lambda: ground.nvml(pynvml.NVML_ERROR_GPU_IS_LOST, lambda name, number: True)
+
+
+def lost_at_load(ground: Ground) -> None:
+    ground.nvml(pynvml.NVML_ERROR_GPU_IS_LOST, lambda name, number: ground.launches > 0)
+
+
+def no_driver(ground: Ground) -> None:
+    ground.nvml(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, lambda name, number: True)
+
+
+def appears(ground: Ground) -> None:
+    ground.in_the_middle = _gpu(ground, pids=[4711])
+
+
+def there_before(ground: Ground) -> None:
+    ground.gpu.pids = [4711]
+
+
+def throttled(ground: Ground) -> None:
+    ground.in_the_middle = _gpu(ground, clock_reasons=0x40)
+
+
+def idle(ground: Ground) -> None:
+    ground.gpu.utilization_percent = 0
+
+
+def limited(ground: Ground) -> None:
+    ground.in_the_middle = _gpu(ground, power_limit_mw=500_000)
+
+
+def sliced(ground: Ground) -> None:
+    ground.in_the_middle = _gpu(ground, mig=(1, 1))
+
+
+def memory_error(ground: Ground) -> None:
+    ground.in_the_middle = _gpu(ground, ecc_uncorrected=1)
+
+
+def nvml(ground: Ground, function: str, when: str) -> None:
+    """One of the driver's functions fails: always, from the middle of the first cell on, or just once in the middle."""
+    on = [when == "always"]
+    failed: list[str] = []
+
+    def fails(name: str, number: int) -> bool:
+        if name != function or not on[0] or (when == "once" and failed):
+            return False
+        failed.append(name)
+        return True
+
+    ground.in_the_middle = lambda: on.__setitem__(0, True)
+    ground.nvml(pynvml.NVML_ERROR_UNKNOWN, fails)
+
+
+def nvml_from(ground: Ground, first: str) -> None:
+    """All calls of the driver fail from that number on."""
+    ground.nvml(pynvml.NVML_ERROR_UNKNOWN, lambda name, number: number >= int(first))
+
+
+def engine(ground: Ground, launch: str, fault: str) -> None:
+    """The engine of that launch, counted from 1, has a fault."""
+    new = live.new_engine
+    made = []
+
+    def faulty(cell: Any, settings: Any, **engine_args: Any) -> OfflineEngine:
+        made.append(cell)
+        return new(cell, settings, **engine_args, **({"fault": fault} if len(made) == int(launch) else {}))
+
+    ground.patch.setattr(live, "new_engine", faulty)
+
+
+def clock(ground: Ground, seconds: str) -> None:
+    """The wall clock is set, in the middle of the run."""
+    now, now_ns = time.time, time.time_ns
+
+    def jump() -> None:
+        ground.patch.setattr(time, "time", lambda: now() + float(seconds))
+        ground.patch.setattr(time, "time_ns", lambda: now_ns() + int(float(seconds) * 1e9))
+
+    ground.in_the_middle = jump
+
+
+def suspended(ground: Ground) -> None:
+    asleep = reading.suspended_s()
+    ground.in_the_middle = lambda: ground.patch.setattr(reading, "suspended_s", lambda: asleep + 7.5)
+
+
+def disk_fails(ground: Ground, error: str, at: str) -> None:
+    disk.watch(ground.patch, Path.cwd(), disk.fail(getattr(errno, error), at, for_good=error == "EROFS"))
+
+
+def no_room_for_logs(ground: Ground) -> None:
+    """Temporary files cannot be made."""
+    import tempfile
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
+
+    ground.patch.setattr(tempfile, "TemporaryFile", full)
+
+
+def writing(ground: Ground) -> None:
+    """The moment in which an update's new file is written, not yet in place, is told as a stage."""
+
+    def before(operation: str, path: Path) -> None:
+        if operation == "rename":
+            ground.stage.reach("update")
+
+    disk.watch(ground.patch, Path.cwd(), before)
+
+
+def hand_out(ground: Ground) -> None:
+    """Each of xdist's workers is given a GPU of its own."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:
+        os.environ["CUDA_VISIBLE_DEVICES"] = worker.removeprefix("gw")
+
+
+FAULTS: dict[str, Callable[..., None]] = {
+    function.__name__: function
+    for function in (
+        reset, frozen, half_counted, lost, lost_at_load, no_driver, appears, there_before, throttled, idle, limited, sliced, memory_error,
+        nvml, nvml_from, engine, clock, suspended, disk_fails, no_room_for_logs, writing, hand_out,
+    )
+}  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the fault in."""
+    ground = Ground(pytest.MonkeyPatch())
+    for fault in filter(None, os.environ.get("CAMPAIGN_FAULT", "").split(" ")):
+        name, *arguments = fault.split(":")
+        FAULTS[name](ground, *(argument.replace("~", " ") for argument in arguments))
