@@ -417,7 +417,7 @@ def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
         untrusted.integer(earlier["launches"], "launches in its history", 1, 10**6)
         for text in ("date", "vllm"):
             if earlier.get(text) is not None:
-                untrusted.name(earlier[text], f"{text} in its history")
+                untrusted.short(earlier[text], f"{text} in its history")
     for reason in (entry.get("update_reason"), *(earlier.get("update_reason") for earlier in history)):
         if reason is not None:
             untrusted.text(reason, "an update_reason")

@@ -120,6 +120,17 @@ def name(value: Any, what: str) -> str:
     return value
 
 
+def short(value: Any, what: str) -> str:
+    """A text of a few words, such as a date or a version.
+
+    Raises:
+        Malformed: it is none; `what` names it.
+    """
+    if len(name(value, what)) > _MAX_SHORT:
+        raise Malformed(f"{what} is longer than {_MAX_SHORT} characters")
+    return str(value)
+
+
 def text(value: Any, what: str) -> str:
     """A text of any length that is allowed.
 
@@ -212,8 +223,8 @@ def environment(value: Any) -> dict[str, Any]:
     name(value.get("gpu_name"), "gpu_name")
     names(value.get("gpu_uuids", []), "gpu_uuids")
     for part in ("vllm", "date"):
-        if value.get(part) is not None and len(name(value[part], part)) > _MAX_SHORT:
-            raise Malformed(f"{part} is longer than {_MAX_SHORT} characters")
+        if value.get(part) is not None:
+            short(value[part], part)
     if value.get("power_limit_w") is not None:
         number(value["power_limit_w"], "power_limit_w", 1e-3, 1e6)
     for part in ("engine_settings", "engine_args_under_test", "host", "packages"):

@@ -146,6 +146,8 @@ def test_ratios_beyond_any_use_are_finite() -> None:
         ("cells/0/launches/0/static_power_w", "120", "static_power_w of launch .* is no number"),
         ("cells/1/history/0/launches", 0, "launches in its history is no whole number"),
         ("cells/1/history/0/power_w", -1, "power_w in its history is no number"),
+        ("cells/1/history/0/date", "2026" * 26, "date in its history is longer than 100 characters"),
+        ("cells/1/history/0/vllm", "0" * 101, "vllm in its history is longer than 100 characters"),
         ("cells/1/update_reason", 1, "an update_reason is no text"),
         ("cells/0/key/batch_size", 1e3, "its key names no cell"),
         ("gpu_name", 3, "gpu_name is no text"),
