@@ -81,7 +81,7 @@ def test_the_worker_drives_a_real_engine_with_real_weights_until_its_core_is_kil
         "enable_prefix_caching": False,
         "seed": 0,
     }
-    engine = OfflineEngine(PYTHON, arguments, load_timeout_s=300, progress_timeout_s=600)
+    engine = OfflineEngine(PYTHON, arguments, load_timeout_s=900, progress_timeout_s=600)
     with pytest.raises(EngineError, match=r"the engine's process VLLM::EngineCore \(pid \d+\) is dead"), engine:
         drive_and_kill(engine, Workload(input_tokens=64, output_tokens=64))
     assert [session_members(session) for session in sessions] == [[]]
@@ -131,7 +131,7 @@ TINY = {
 def made_up(tmp_path: Path, **arguments: Any) -> OfflineEngine:
     """An engine with made-up weights of a folder that holds nothing but a config.json."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    return OfflineEngine(PYTHON, {"model": str(tmp_path), **TINY, **arguments}, load_timeout_s=300, progress_timeout_s=60)
+    return OfflineEngine(PYTHON, {"model": str(tmp_path), **TINY, **arguments}, load_timeout_s=900, progress_timeout_s=60)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
