@@ -82,13 +82,14 @@ def test_the_worker_drives_a_real_engine_with_real_weights_until_its_core_is_kil
         "seed": 0,
     }
     engine = OfflineEngine(PYTHON, arguments, load_timeout_s=900, progress_timeout_s=600)
-    with pytest.raises(EngineError, match=r"the engine's process VLLM::EngineCore \(pid \d+\) is dead"), engine:
+    # Now and then vLLM notices it itself.
+    with pytest.raises(EngineError, match=r"the engine's process VLLM::EngineCore \(pid \d+\) is dead|EngineDeadError"), engine:
         drive_and_kill(engine, Workload(input_tokens=64, output_tokens=64))
     assert [session_members(session) for session in sessions] == [[]]
 
 
 def drive_and_kill(engine: OfflineEngine, workload: Workload) -> None:
-    """Two loads that are as they should be, and a third in which the engine's own process is killed; vLLM waits for it without end."""
+    """Two loads that are as they should be, and a third in which the engine's own process is killed; vLLM mostly waits for it for ever."""
     assert engine.ready is not None
     assert engine.ready.vocabulary_size == 2048
     assert engine.ready.settings["max_num_seqs"] == 8
