@@ -54,7 +54,7 @@ def rows(paired: dict[int, list[Pair]]) -> list[str]:
         for name, form in ((Metric.JOULES_PER_TOKEN.value, "#.4g"), ("power_w", ".0f"), (Metric.TOKENS_PER_S.value, ",.0f")):
             new, old = ([getattr(side, name) for side in sides] for sides in zip(*cells, strict=True))
             added = statistics.compare_pairs(new, old, NO_FLOOR)
-            means = [float(np.exp(np.mean(np.log(values)))) for values in (old, new)]
+            means = [statistics.geometric_mean(values) for values in (old, new)]
             columns += [*(format(mean, form) for mean in means), f"{added.value - 1:+.1%} ± {added.relative_half_width:.1%}"]
         for name in ("ttft", "itl"):
             latency = [server.latencies_ms[name] for server, _ in cells]

@@ -7,7 +7,6 @@ is free beside the other engine; an engine process killed, or stopped, in the mi
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
@@ -21,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_energy import environment
-from pytest_energy.engines.offline import session_members
+from pytest_energy.engines.offline import command_of, session_members
 
 ROOT = Path(__file__).parents[1]
 OUT_OF_MEMORY, KILLED, STOPPED = "out of memory", "killed in a turn", "stopped in a turn"
@@ -72,11 +71,8 @@ def sessions(side: str) -> Iterator[int]:
 
 def processes(in_sessions: Set[int]) -> dict[int, str]:
     """The command lines of all living processes of some sessions, by process id."""
-    found = {}
-    for pid in (pid for session in in_sessions for pid in session_members(session)):
-        with contextlib.suppress(OSError):
-            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    return found
+    members = (pid for session in in_sessions for pid in session_members(session))
+    return {pid: command for pid in members if (command := command_of(pid))}
 
 
 def engine_process(session: Set[int]) -> int:

@@ -215,13 +215,13 @@ def _cumulate(deltas: Sequence[int]) -> tuple[int, ...]:
 # Series that only grow are stored as differences, which is what makes the files small.
 _CUMULATIVE = {"time_ns", "unchanged_ns", "changed_ns", "energy_mj"}
 _ORDERED = {"time_ns", "unchanged_ns", "changed_ns", "value_us"}
-_FAR = 2**62  # of what is computed with in 64 bits
+FAR = 2**62  # of what is computed with in 64 bits
 # Lowest and highest value of a series that can be true.
 _RANGES: Mapping[str, tuple[int, int]] = {
-    "time_ns": (0, _FAR),
-    "unchanged_ns": (0, _FAR),
-    "changed_ns": (0, _FAR),
-    "energy_mj": (0, _FAR),
+    "time_ns": (0, FAR),
+    "unchanged_ns": (0, FAR),
+    "changed_ns": (0, FAR),
+    "energy_mj": (0, FAR),
     "tokens": (0, 10**6),
     "finished": (0, 10**6),
     "average_power_mw": (0, 10**9),
@@ -309,7 +309,7 @@ def _beside(content: Any) -> Beside | None:
         return None
     beside = Beside(**content)
     untrusted.name(beside.launch_id, "beside.launch_id")
-    untrusted.integer(beside.tokens, "beside.tokens", -_FAR, _FAR)
+    untrusted.integer(beside.tokens, "beside.tokens", -FAR, FAR)
     untrusted.number(beside.seconds, "beside.seconds", 1e-3, 1e9)
     for name in ("cpu_s", "idle_power_w", "idle_power_alone_w"):
         if name == "cpu_s" or getattr(beside, name) is not None:
@@ -331,7 +331,7 @@ def client_from_json(content: Any) -> Client:
     client = Client(**{**content, **distributions})
     for name in ("streamed_tokens", "server_tokens", "preemptions"):
         if name != "preemptions" or client.preemptions is not None:
-            untrusted.integer(getattr(client, name), f"client.{name}", -_FAR, _FAR)
+            untrusted.integer(getattr(client, name), f"client.{name}", -FAR, FAR)
     untrusted.number(client.cpu_cores, "client.cpu_cores", 0, 1e6)
     return client
 
@@ -404,8 +404,8 @@ def _recording(content: Mapping[str, Any]) -> Recording:
         environment=untrusted.environment(content["environment"]),
         tokens=tokens,
         gpus=gpus,
-        load_stopped_ns=untrusted.integer(content["load_stopped_ns"], "load_stopped_ns", 0, _FAR),
-        kv_cache_tokens=untrusted.integer(content["kv_cache_tokens"], "kv_cache_tokens", 0, _FAR),
+        load_stopped_ns=untrusted.integer(content["load_stopped_ns"], "load_stopped_ns", 0, FAR),
+        kv_cache_tokens=untrusted.integer(content["kv_cache_tokens"], "kv_cache_tokens", 0, FAR),
         cpu=_unpack_series(CpuEnergy, content["cpu"], "cpu"),
         faults=_faults(content["faults"]),
         turn=untrusted.integer(content.get("turn", 0), "turn", 0, 10**6),

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from pytest_energy import redact, untrusted
 from pytest_energy.errors import EngineError
-from pytest_energy.recording import Client, check_series
+from pytest_energy.recording import FAR, Client, check_series
 from pytest_energy.workload import Plan, Workload
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
@@ -30,7 +30,6 @@ _MEMORY_SHORT = re.compile(
 _EXIT_GRACE_S = 10.0
 _MAX_LINE_BYTES = 1_000_000  # half a second of 50 µs steps has 250 kB
 _MAX_WAITING_EVENTS = 256  # a worker that tells more than is read waits at its pipe
-_FAR = 2**62  # of times and counts that are computed with in 64 bits
 _WATCH_S = 1.0  # without a word from the worker, until its processes are looked at
 _VLLM_TITLE = "VLLM::"  # of the processes that vLLM's own need
 
@@ -123,7 +122,7 @@ class OfflineEngine:
         try:
             self.start()
             self.ready = self._load()
-            self._vital = {pid: title for pid in session_members(self.session_id) if (title := _title(pid)).startswith(_VLLM_TITLE)}
+            self._vital = {pid: title for pid in session_members(self.session_id) if (title := command_of(pid)).startswith(_VLLM_TITLE)}
         except BaseException:
             self._close(grace_s=0.0)
             raise
@@ -291,7 +290,7 @@ class OfflineEngine:
             settings=facts["settings"],
             gpu_uuids=untrusted.names(facts["gpu_uuids"], "gpu_uuids"),
             platform=str(facts["platform"]),
-            kv_cache_tokens=untrusted.integer(facts["kv_cache_tokens"], "kv_cache_tokens", 0, _FAR),
+            kv_cache_tokens=untrusted.integer(facts["kv_cache_tokens"], "kv_cache_tokens", 0, FAR),
             vocabulary_size=untrusted.integer(facts["vocabulary_size"], "vocabulary_size", self._min_vocabulary, 10**9),
             load_s=load_s,
             made_up=made_up,
@@ -394,7 +393,7 @@ class OfflineEngine:
                 rest = Steps(rest.time_ns + more.time_ns, rest.tokens + more.tokens, rest.finished + more.finished)
             elif self._is_of_this_run(event, "stopped"):
                 self.client = self._client(event)
-                if type(event["time_ns"]) is not int or not 0 <= event["time_ns"] < _FAR:
+                if type(event["time_ns"]) is not int or not 0 <= event["time_ns"] < FAR:
                     raise self._error("stop", "the worker's report of its last step is malformed")
                 return rest, event["time_ns"]
 
@@ -456,7 +455,7 @@ def session_members(session_id: int) -> list[int]:
     return members
 
 
-def _title(pid: int) -> str:
+def command_of(pid: int) -> str:
     """A process' command line, from /proc, or the title that it gave itself; empty where it has just ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_energy.errors import MeterError
+from pytest_energy.meters.nvml import text
 from pytest_energy.recording import CpuEnergy, EnergyCounter, GpuSamples, GpuTrace
 
 _REST_AFTER_UPDATE_S = 0.47  # ends shortly before an update, where they come every 0.1 s
@@ -107,7 +108,7 @@ class ZeusMeter:
                 "gpu_name": " + ".join(sorted(set(self._names))),
                 "gpu_uuids": list(self._uuids),
                 "power_limit_w": limit_w[0] if len(limit_w) == 1 else limit_w,
-                "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
+                "driver": text(pynvml.nvmlSystemGetDriverVersion()),
             }
         except Exception as error:
             raise MeterError(f"the driver does not tell the power limit or its own version: {error}. Does nvidia-smi show them?") from None
@@ -132,7 +133,7 @@ def compute_processes() -> dict[str, frozenset[int]]:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         return {
-            _text(pynvml.nvmlDeviceGetUUID(handle)): frozenset(
+            text(pynvml.nvmlDeviceGetUUID(handle)): frozenset(
                 process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
             )
             for handle in handles
@@ -147,10 +148,6 @@ def rapl_unavailable() -> str:
     return rapl.energy().unavailable
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
 def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
     if not gpu_uuids:
         raise MeterError(
@@ -163,7 +160,7 @@ def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
 
         pynvml.nvmlInit()
         index_of = {
-            _text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))): index for index in range(pynvml.nvmlDeviceGetCount())
+            text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))): index for index in range(pynvml.nvmlDeviceGetCount())
         }
     except ImportError as error:
         raise MeterError(f"Zeus cannot be imported ({error}). Install it: pip install zeus") from None
