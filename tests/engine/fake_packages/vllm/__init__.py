@@ -67,7 +67,7 @@ class LLMEngine:
     def __init__(self, arguments):
         self.fault, self.steps, self.requests, self.logprobs, self.due_s, self.arguments = arguments.fault, 0, {}, {}, 0.0, arguments.kwargs
         limit = arguments.kwargs.get("max_num_seqs", 8)
-        self.paused = False
+        self.paused, self.sampled = False, 0
         beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
         blocks = 10 if self.fault == "small_cache_beside" and beside else 1000
         if self.fault == "core_dies":
@@ -177,11 +177,14 @@ class LLMEngine:
         return outputs
 
     def _logprobs(self, prompt):
-        """Of three tokens, as some distribution over 100 gives them that depends on the prompt."""
+        """Of the three likeliest tokens, as some distribution over 100 gives them that depends on the prompt, and of the sampled one."""
         seen = prompt[:-1] if self.fault == "deaf_to_the_end" else prompt[-1:] if self.fault == "deaf_to_context" else prompt
         draw = random.Random(repr(seen))
         size = {"even_logits": 0.0, "flat_logits": 1e-5, "nan_logits": math.nan}.get(self.fault, 1.0)
-        return [{token: SimpleNamespace(logprob=size * draw.random() - math.log(100)) for token in draw.sample(range(100), 3)}]
+        likeliest = draw.sample(range(100), 3)
+        self.sampled += 1  # another one each time
+        ranks = {200 + self.sampled: 40, **{token: rank for rank, token in enumerate(likeliest, 1)}}
+        return [{token: SimpleNamespace(logprob=size * draw.random() - math.log(100), rank=rank) for token, rank in ranks.items()}]
 
     def collective_rpc(self, method):
         assert method == "pytest_energy_see_weights"
