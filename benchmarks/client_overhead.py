@@ -1,9 +1,10 @@
 """Do our clients hold a server back? tokens/s of one server under them against `vllm bench serve`, at the same concurrency.
 
-Both arms run in turns on one server, in an order that changes from round to round; the unit is the round. Rounds are short and
-many, because a server's pace strays over minutes; so vLLM's client stays in one process, which imports vLLM once. tokens/s are the
-server's own (vllm:generation_tokens_total, read every quarter of a second), between the end of the first cycle and the
-beginning of the last, so that both are measured alike, however they start and end. Beside it stand the CPU cores that each client used.
+Both arms run in turns on one server, in an order that changes from round to round; the unit is the round. vLLM's client stays in
+one process, which imports vLLM once. tokens/s are the server's own (vllm:generation_tokens_total, read ten times a second) over whole
+cycles, without the first and the last, so that both are measured alike, however they start and end. vLLM's client gets its
+requests at twice the rate that the server finishes them at: all at once they would stay in step, prefill together and decode together,
+which is another load than ours. Beside it stand the CPU cores that each client used.
 
     python benchmarks/client_overhead.py --python /venv/bin/python --batch-size 256 --json out.json
 """
@@ -65,7 +66,7 @@ class ServerCount:
         self._thread.join()
 
     def _poll(self) -> None:
-        while not self._stop.wait(0.25):
+        while not self._stop.wait(0.1):
             with urllib.request.urlopen(f"{self._url}/metrics", timeout=10) as response:
                 text = response.read().decode()
             self._time_s.append(time.monotonic())
@@ -77,18 +78,24 @@ class ServerCount:
 
 
 def steady_rate(time_s: Sequence[float], tokens: Sequence[int], cycle_tokens: int) -> float:
-    """Tokens per second from the first count after the first cycle to the last before the last cycle.
+    """Tokens per second over whole cycles, from the end of the first one; the last whole one is left out.
+
+    Within a cycle the pace may change (prompts, then tokens), so both ends are times at which a whole number of cycles was made,
+    interpolated between two reads.
 
     Args:
         time_s, tokens: when a cumulative counter was read, and what it said; shapes (reads,).
         cycle_tokens: of one cycle.
     """
     made = np.asarray(tokens) - tokens[0]
-    first = int(np.searchsorted(made, cycle_tokens))
-    last = int(np.searchsorted(made, made[-1] - cycle_tokens, side="right")) - 1
-    if last - first < 4:
+    cycles = int(made[-1] // cycle_tokens) - 2
+    if cycles < 1:
         raise SystemExit("a run is too short to measure: give more --cycles")
-    return float((made[last] - made[first]) / (time_s[last] - time_s[first]))
+    ends_s = []
+    for goal in (cycle_tokens, (1 + cycles) * cycle_tokens):
+        after = int(np.searchsorted(made, goal))
+        ends_s.append(np.interp(goal, made[after - 1 : after + 1], time_s[after - 1 : after + 1]))
+    return float(cycles * cycle_tokens / (ends_s[1] - ends_s[0]))
 
 
 def run_ours(engine: ServerEngine, workload: Workload, batch_size: int, cycles: int) -> tuple[float, float]:
@@ -142,12 +149,15 @@ class Bench:
         return self._used_s - before
 
 
-def run_bench(bench: Bench, engine: ServerEngine, tokenizer: str, workload: Workload, batch_size: int, cycles: int) -> tuple[float, float]:
-    """The same of vLLM's own client."""
+def run_bench(
+    bench: Bench, engine: ServerEngine, tokenizer: str, workload: Workload, batch_size: int, cycles: int, tokens_per_s: float
+) -> tuple[float, float]:
+    """The same of vLLM's own client, on a server that makes some `tokens_per_s`."""
     options = {
         "backend": "openai", "base-url": engine.url, "endpoint": "/v1/completions", "model": engine.served_model, "tokenizer": tokenizer,
         "dataset-name": "random", "random-input-len": workload.input_tokens, "random-output-len": workload.output_tokens,
         "num-prompts": batch_size * cycles, "max-concurrency": batch_size, "temperature": 1.0,
+        "request-rate": 2 * tokens_per_s / workload.output_tokens,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with ServerCount(engine.url) as count:
@@ -172,8 +182,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--input-tokens", type=int, default=512)
     parser.add_argument("--output-tokens", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=16)
-    parser.add_argument("--cycles", type=int, default=3, help="of each arm in a round")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--cycles", type=int, default=5, help="of each arm in a round")
     parser.add_argument("--engine-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -199,7 +209,7 @@ def main() -> None:
                     if arm == "ours":
                         rate, used = run_ours(engine, workload, batch_size, arguments.cycles)
                     else:
-                        rate, used = run_bench(bench, engine, tokenizer, workload, batch_size, arguments.cycles)
+                        rate, used = run_bench(bench, engine, tokenizer, workload, batch_size, arguments.cycles, rates["ours"][0])
                     rates[arm].append(rate)
                     cores[arm].append(used)
                     print(f"round {number + 1}, {arm}: {rate:,.0f} tokens/s, {used:.2f} CPU cores", flush=True)
