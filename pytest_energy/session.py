@@ -218,12 +218,12 @@ class Session:
         return evidence.measurements
 
     def unused_baselines(self) -> list[Baseline]:
-        """Baselines of the GPU models, and as many GPUs, as were seen in this run that no selected cell asks for."""
+        """Baselines of the GPU models, as many GPUs and the engines as were seen in this run that no selected cell asks for."""
         selected = {canonical_key(cell.key) for cell in self._cells}
-        # Suites for another number of GPUs are asked for by name, and a run of these says nothing of theirs.
-        environments = [m.environment for evidence in self._evidence.values() for m in evidence.measurements]
-        seen = {(str(environment.get("gpu_name")), len(boards(environment))) for environment in environments}
-        entries = [entry for entry in self.store.entries() if (entry.gpu_name, len(entry.boards)) in seen]
+        # Suites for another number of GPUs, and another engine, are asked for by name: a run of these says nothing of theirs.
+        measurements = [m for evidence in self._evidence.values() for m in evidence.measurements]
+        seen = {(str(m.environment.get("gpu_name")), len(boards(m.environment)), m.key["engine"]) for m in measurements}
+        entries = [entry for entry in self.store.entries() if (entry.gpu_name, len(entry.boards), entry.key["engine"]) in seen]
         return [entry for entry in entries if canonical_key(entry.key) not in selected]
 
     def _measure_launch_group(self, cell: Cell) -> None:

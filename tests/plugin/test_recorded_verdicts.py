@@ -32,8 +32,8 @@ VERDICT = re.compile(r" (pass|improved|regressed|inconclusive|no baseline|not co
 
 def verdicts(result: Result, metric: str = "J/token") -> dict[str, str]:
     """Verdict by cell, from the summary table."""
-    lines = [line for line in result.outlines if line.startswith("llama-3.1-8b bs=") and f" {metric} " in line]
-    found = {line.split()[1]: VERDICT.search(line) for line in lines}
+    lines = [line for line in result.outlines if re.match(r"llama-3.1-8b (server )?bs=", line) and f" {metric} " in line]
+    found = {line.split(f" {metric} ")[0].split()[-1]: VERDICT.search(line) for line in lines}
     return {cell: match[1] if match else "?" for cell, match in found.items()}
 
 
@@ -223,7 +223,7 @@ def test_a_cpu_bound_engine_is_left_undecided(pytester: pytest.Pytester, tmp_pat
 UNCHANGED = (
     ("suites", "offline", ("vllm-0.25.1-against-itself", "vllm-0.20.2-to-0.25.1", "vllm-0.25.1-no-async-in-turns/reference")),
     ("suites", "offline", ("vllm-0.25.1", "board-a30fa4a8/vllm-0.25.1")),
-    ("suites", "server", ("vllm-0.25.1-server", "board-a30fa4a8/vllm-0.25.1-server")),
+    ("suites", "server", ("vllm-0.25.1-server", "board-a30fa4a8/vllm-0.25.1-server", "board-3bbffe5c/vllm-0.25.1-server")),
     ("benchmarks/cpu_bound", "offline", ("vllm-0.25.1-against-itself-1b",)),
 )
 
@@ -239,6 +239,22 @@ def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(pytester: pyt
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in (store / "nvidia-h100-80gb-hbm3" / "noise").iterdir()
     }
+
+
+def test_the_servers_baseline_of_the_h100(suite: Suite, tmp_path: Path) -> None:
+    recorded = H100 / "board-3bbffe5c" / "vllm-0.25.1-server"
+    unchanged = suite("--energy-engine", "server", "--energy-replay", recorded)
+    assert unchanged.ret == 0
+    assert verdicts(unchanged) == dict.fromkeys(("bs=1", "bs=8", "bs=64", "bs=256"), "pass")
+    dearer = suite("--energy-engine", "server", "--energy-replay", scaled_copy(recorded, 1.06, tmp_path / "dearer"))
+    assert dearer.ret == 1
+    assert verdicts(dearer) == dict.fromkeys(verdicts(unchanged), "regressed")
+    other_board = suite("--energy-engine", "server", "--energy-replay", H100 / "vllm-0.25.1-server")
+    assert other_board.ret == 1
+    assert verdicts(other_board) == dict.fromkeys(verdicts(unchanged), "not comparable")
+    # A run of the offline engine says nothing of the server's baselines.
+    offline = suite("--energy-replay", H100 / "vllm-0.25.1")
+    assert "unused baseline" not in offline.stdout.str()
 
 
 @pytest.mark.parametrize("folder", [RECORDINGS, H100])
