@@ -423,7 +423,7 @@ class OfflineEngine:
         if process is None:
             return
         try:
-            if grace_s:  # one that ends itself at once could not end its children, should this be interrupted
+            if grace_s:  # what is to be killed need not be asked
                 with contextlib.suppress(OSError):
                     os.write(self._commands, b'{"command":"exit"}\n')
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -43,7 +43,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_energy.engines.vllm_worker import NO_TEMPLATE, REFUSED, Channel
+from pytest_energy.engines.vllm_worker import NO_TEMPLATE, REFUSED, Channel, kill_the_others
 
 LAUNCHER = Path(__file__).with_name("vllm_server.py")
 HOST = "127.0.0.1"
@@ -784,4 +784,5 @@ def main() -> None:
     status = serve(_Channel(int(sys.argv[1]), int(sys.argv[2])))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # the parent ends the session
+    kill_the_others()  # the parent does so, too, but it may be killed before
+    os._exit(status)

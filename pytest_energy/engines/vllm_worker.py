@@ -101,8 +101,8 @@ class Channel:
         return not self._queue.empty()
 
 
-def end_session():
-    """Kill all processes of this POSIX session, this one last; children may sit in groups of their own."""
+def kill_the_others() -> None:
+    """Kill all processes of this POSIX session but this one; children may sit in groups of their own."""
     own = os.getpid()
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != own:
@@ -111,7 +111,12 @@ def end_session():
                     os.kill(int(name), signal.SIGKILL)
             except OSError:
                 pass
-    os.kill(own, signal.SIGKILL)
+
+
+def end_session():
+    """Kill all processes of this POSIX session, this one last."""
+    kill_the_others()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Refused(Exception):
@@ -481,4 +486,5 @@ if __name__ == "__main__":
     status = serve(Channel(int(sys.argv[1]), int(sys.argv[2])))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # the parent ends the group; vLLM's own shutdown may hang
+    kill_the_others()  # the parent does so, too, but it may be killed before; vLLM's own shutdown may hang
+    os._exit(status)

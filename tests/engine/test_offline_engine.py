@@ -162,6 +162,16 @@ def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_t
     assert left == []
 
 
+def test_a_worker_that_is_told_to_exit_leaves_nothing_should_its_parent_be_killed_then(open_engine: Open) -> None:
+    with open_engine("child") as engine:
+        session, process = engine.session_id, engine._process
+        assert process is not None
+        assert len(session_members(session)) == 2
+        os.write(engine._commands, b'{"command":"exit"}\n')
+        assert process.wait(timeout=10) == 0
+        assert session_members(session) == []
+
+
 def test_a_process_that_has_ended_and_waits_to_be_collected_is_not_left() -> None:
     with subprocess.Popen(["true"], start_new_session=True) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

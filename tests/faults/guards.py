@@ -77,11 +77,11 @@ GUARDS: tuple[Guard, ...] = (
         f"{_ENGINE}::test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest[1]",
     ),
     Guard(
-        "a worker is not told to exit when it is to be killed",
-        "engines/offline.py",
-        "            if grace_s:  #",
-        "            if True:  #",
-        f"{_ENGINE}::test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest[0]",
+        "a worker that is told to exit ends the others first",
+        "engines/vllm_worker.py",
+        "    kill_the_others()  # the parent",
+        "    pass  # the parent",
+        f"{_ENGINE}::test_a_worker_that_is_told_to_exit_leaves_nothing_should_its_parent_be_killed_then",
     ),
     Guard(
         "zombies are not taken for survivors",

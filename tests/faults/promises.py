@@ -97,6 +97,7 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "tests/engine/test_offline_engine.py::test_nothing_is_left_when_the_parent_ends",
             "tests/engine/test_offline_engine.py::test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest",
+            "tests/engine/test_offline_engine.py::test_a_worker_that_is_told_to_exit_leaves_nothing_should_its_parent_be_killed_then",
             "tests/faults/test_campaign.py::test_fault",
         ),
     ),
