@@ -1,11 +1,16 @@
 """Fixtures of the engines' tests."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pytest_energy.engines.offline import session_members
 
 FAKE_PACKAGES = Path(__file__).with_name("fake_packages")
 
@@ -16,6 +21,16 @@ def interpreter(folder: Path) -> str:
     script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"\n')
     script.chmod(0o755)
     return str(script)
+
+
+def left_of(session: int) -> list[int]:
+    """The processes of a session that live on ten seconds later; they are killed."""
+    deadline = time.monotonic() + 10
+    while (left := session_members(session)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
 
 
 @pytest.fixture

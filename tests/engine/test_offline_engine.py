@@ -17,6 +17,7 @@ from pytest_energy.engines.offline import OfflineEngine, Steps, session_members
 from pytest_energy.errors import EngineError
 from pytest_energy.prompts import Conversation, Prompts
 from pytest_energy.workload import Lognormal, Workload
+from tests.engine.conftest import left_of
 
 ROOT = Path(__file__).parents[2]
 WORKLOAD = Workload(input_tokens=4, output_tokens=50)
@@ -152,11 +153,7 @@ def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_t
         engine.__exit__(KeyboardInterrupt, None, None)
     time.sleep(0.2)
     os.close(commands)  # as the end of this process would
-    deadline = time.monotonic() + 10
-    while (left := session_members(session)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for pid in left:
-        kill(pid, signal.SIGKILL)
+    left = left_of(session)
     process.wait(timeout=5)
     engine._log.close()
     assert left == []
@@ -216,13 +213,7 @@ def test_nothing_is_left_when_the_parent_ends(python: str, stage: str, processes
     os.kill(parent.pid, how)
     parent.wait(timeout=20)
     parent.stdout.close()
-    deadline = time.monotonic() + 10
-    while session_members(session) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    left = session_members(session)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
+    assert left_of(session) == []
 
 
 PROMPTS = Prompts(

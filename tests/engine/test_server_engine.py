@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from pytest_energy.recording import Client, Distribution
 from pytest_energy.settings import LaunchSettings
 from pytest_energy.turns import Side, record_pair
 from pytest_energy.workload import Lognormal, Workload
+from tests.engine.conftest import left_of
 from tests.engine.test_offline_engine import OF_PROMPTS, PROMPTS, ROOT, drive, drive_passes
 from tests.simulated import SimulatedMeter
 
@@ -346,11 +346,5 @@ def test_nothing_is_left_when_the_parent_ends(
     os.kill(parent.pid, how)
     parent.wait(timeout=20)
     parent.stdout.close()
-    deadline = time.monotonic() + 10
-    while session_members(session) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    left = session_members(session)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
+    assert left_of(session) == []
     assert list(temporary.iterdir()) == []

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pytest_energy.engines.offline import session_members
 from tests.conftest import ROOT
+from tests.engine.conftest import left_of
 from tests.plugin.project import Project
 
 FAKE_PACKAGES = ROOT / "tests" / "engine" / "fake_packages"
@@ -64,8 +64,5 @@ def test_an_interrupted_measurement_leaves_nothing(project: Project, how: signal
     rest = run.stdout.read()
     assert run.wait(timeout=30) == status, rest
     run.stdout.close()
-    deadline = time.monotonic() + 10
-    while any(session_members(session) for session in sessions) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [session_members(session) for session in sessions] == [[] for _ in sessions]
+    assert [left_of(session) for session in sessions] == [[] for _ in sessions]
     assert project.files() == before
