@@ -3,55 +3,94 @@
 python benchmarks/second_gpu_table.py --one ONE_GPU_RECORDINGS … --two TWO_GPU_RECORDINGS …
 
 A cell of the first folders is compared with the one of the second that differs from it in how many GPUs it is spread over
-(tensor_parallel_size) and in nothing else. Intervals are 95 %, over launches, and rest on the launches' own spread alone.
+(tensor_parallel_size) and in nothing else. Boards of one model differ by several percent, so those on one GPU must be of the two
+boards; where they are of both, the boards count alike. Intervals are 95 %; each side has its own deviation between launches,
+moderated by the noise that is stored for it (--baselines), without the launches that are compared.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from scipy.special import stdtrit
 
 from pytest_energy import recording, report, statistics
 from pytest_energy.baselines import boards, mixed
 from pytest_energy.cell import canonical_key
+from pytest_energy.errors import EnergyError
+from pytest_energy.gate import Metric
 from pytest_energy.measurement import Measurement, mean_gpu_power_w, measure
-from pytest_energy.statistics import Comparison
+from pytest_energy.noise import NoiseStore
 
-NO_FLOOR = statistics.NoiseFloor(0.0, 0.0)
 _EQUAL = ("gpu_name", "power_limit_w", "vllm", "engine_args_under_test")
 SPREAD_BY = "tensor_parallel_size"
 
 
-def launches(folders: Sequence[Path], gpus: int) -> dict[str, list[Measurement]]:
-    """Launches below `folders` by their cell's key, how it is spread left out, in order.
+@dataclass(frozen=True)
+class Side:
+    """Launches of one cell on one number of GPUs: at least one on each board, or pair of boards, by the boards' UUIDs."""
+
+    on: Mapping[tuple[str, ...], Sequence[Measurement]]
+
+    @property
+    def launches(self) -> list[Measurement]:
+        """All of them, board by board."""
+        return [m for launches in self.on.values() for m in launches]
+
+    def groups(self, name: str) -> list[list[float]]:
+        """A figure of each launch, a list per board."""
+        return [[float(getattr(m, name)) for m in launches] for launches in self.on.values()]
+
+    def mean(self, name: str) -> float:
+        """Geometric, boards counting alike."""
+        return statistics.geometric_mean([statistics.geometric_mean(group) for group in self.groups(name)])
+
+    def error(self, metric: Metric, store: NoiseStore) -> statistics.Spread:
+        """Of the logarithm of `mean`, with the degrees of freedom of what is known of how launches vary."""
+        groups = self.groups(metric.value)
+        own = statistics.pooled(groups) or statistics.Spread(0.0, 0.0)
+        first = self.launches[0]
+        floor = store.floor(first.key, str(first.environment["gpu_name"]), metric, {m.launch_id for m in self.launches})
+        squares = own.deviation**2 * own.degrees_of_freedom
+        spread, _, _ = statistics.spread_of(squares, int(own.degrees_of_freedom), floor)
+        root = math.sqrt(math.fsum(1 / len(group) for group in groups)) / len(groups)
+        return statistics.Spread(spread.deviation * root, spread.degrees_of_freedom)
+
+
+def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
+    """Launches below `folders` by their cell's key, how it is spread left out.
 
     Raises:
-        ValueError: a launch is invalid, ran on another number of GPUs, or the launches of a cell are not of one engine and its boards.
+        ValueError: a launch is invalid or ran on another number of GPUs, or the launches of a cell are not of one engine.
     """
-    cells: dict[str, list[Measurement]] = {}
+    cells: dict[str, dict[tuple[str, ...], list[Measurement]]] = {}
     for turns in recording.read_launches(folders):
         m = measure(*turns)
+        on = boards(m.environment)
         if not m.valid:
             raise ValueError(f"launch {m.launch_id} is invalid: {'; '.join(m.faults)}. Leave it out.")
-        if len(boards(m.environment)) != gpus:
-            raise ValueError(f"launch {m.launch_id} ran on {len(boards(m.environment))} GPUs, not on {gpus}")
-        cells.setdefault(canonical_key(_unspread(m.key)), []).append(m)
+        if len(on) != gpus:
+            raise ValueError(f"launch {m.launch_id} ran on {len(on)} GPU{'s' * (len(on) > 1)}, not on {gpus}")
+        cells.setdefault(canonical_key(_unspread(m.key)), {}).setdefault(on, []).append(m)
     for found in cells.values():
-        if differing := mixed([m.environment for m in found]):
+        if differing := mixed([{**m.environment, "gpu_uuids": ()} for launches in found.values() for m in launches]):
             raise ValueError(f"the launches of one cell differ in {differing}: they are of no one engine")
-    return cells
+    return {name: Side(found) for name, found in cells.items()}
 
 
 def _unspread(key: Mapping[str, Any]) -> dict[str, Any]:
     return {**key, "engine_args": {name: value for name, value in key["engine_args"].items() if name != SPREAD_BY}}
 
 
-def rows(one: Mapping[str, Sequence[Measurement]], two: Mapping[str, Sequence[Measurement]]) -> list[str]:
+def rows(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -> list[str]:
     """Markdown, one row per cell that was measured on one GPU and on two.
 
     Raises:
-        ValueError: the two were not measured with the same GPU model, power limit, vLLM and settings, or by one launch each.
+        ValueError: the two were not measured on the same boards with the same power limit, vLLM and settings, or no board by two launches.
     """
     lines = [
         "| model | batch size | launches, 1 GPU and 2 | J/token, 1 GPU | 2 GPUs | change | W, 1 GPU | 2 GPUs | tokens/s, 1 GPU "
@@ -59,42 +98,60 @@ def rows(one: Mapping[str, Sequence[Measurement]], two: Mapping[str, Sequence[Me
         "|---|---:|---|---:|---:|---|---:|---:|---:|---:|---|---|",
     ]
     both = [key for key in one if key in two]
-    for key in sorted(both, key=lambda k: (one[k][0].key["model"], one[k][0].key["batch_size"])):
+    for key in sorted(both, key=lambda k: (one[k].launches[0].key["model"], one[k].launches[0].key["batch_size"])):
         a, b = one[key], two[key]
-        unequal = [name for name in _EQUAL if a[0].environment.get(name) != b[0].environment.get(name)]
+        first, other = a.launches[0], b.launches[0]
+        unequal = [name for name in _EQUAL if first.environment.get(name) != other.environment.get(name)]
         if unequal:
             raise ValueError(f"the launches on one GPU and on two differ in {', '.join(unequal)} besides")
-        if len(a) + len(b) < 3:
-            raise ValueError(f"one launch each of {a[0].key['model']} says nothing of how launches differ: give three of each")
-        energy = statistics.compare([m.joules_per_token for m in b], [m.joules_per_token for m in a], NO_FLOOR)
-        rate = statistics.compare([m.tokens_per_s for m in b], [m.tokens_per_s for m in a], NO_FLOOR)
+        if len(b.on) > 1:
+            raise ValueError("the launches on two GPUs are of several pairs of boards: give those of one")
+        (pair,) = b.on
+        if elsewhere := [uuid for (uuid,) in a.on if uuid not in pair]:
+            names = " and ".join(uuid[:12] for uuid in pair)
+            raise ValueError(
+                f"{elsewhere[0][:12]}, on which one GPU was measured, is neither of the two boards, {names}: "
+                "boards of one model differ by several percent. Measure on one of them, or on each (CUDA_VISIBLE_DEVICES)"
+            )
+        if not statistics.pooled([*a.groups("joules_per_token"), *b.groups("joules_per_token")]):
+            raise ValueError(f"one launch each of {first.key['model']} says nothing of how launches differ: give three of each")
         cells = [
-            str(a[0].key["model"]),
-            str(a[0].key["batch_size"]),
-            f"{len(a)}, {len(b)}",
-            *(f"{statistics.geometric_mean([m.joules_per_token for m in side]):#.4g}" for side in (a, b)),
-            _change(energy),
-            *(f"{sum(m.power_w for m in side) / len(side):,.0f}" for side in (a, b)),
-            *(f"{statistics.geometric_mean([m.tokens_per_s for m in side]):,.0f}" for side in (a, b)),
-            _change(rate),
-            report.gpu_shares(mean_gpu_power_w(b)),
+            str(first.key["model"]),
+            str(first.key["batch_size"]),
+            f"{' + '.join(str(len(launches)) for launches in a.on.values())}, {len(b.launches)}",
+            *(f"{side.mean('joules_per_token'):#.4g}" for side in (a, b)),
+            _change(a, b, Metric.JOULES_PER_TOKEN, store),
+            *(f"{side.mean('power_w'):,.0f}" for side in (a, b)),
+            *(f"{side.mean('tokens_per_s'):,.0f}" for side in (a, b)),
+            _change(a, b, Metric.TOKENS_PER_S, store),
+            report.gpu_shares(mean_gpu_power_w(b.launches)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _change(ratio: Comparison) -> str:
-    return f"{report.percent(ratio.value)} ({report.percent(ratio.low)} to {report.percent(ratio.high)})"
+def _change(one: Side, two: Side, metric: Metric, store: NoiseStore) -> str:
+    """What the second GPU changes, with its interval.
+
+    The errors of the two sides differ, so their degrees of freedom are Satterthwaite's (1946, Biometrics Bulletin 2(6):110).
+    """
+    ratio = two.mean(metric.value) / one.mean(metric.value)
+    errors = [side.error(metric, store) for side in (one, two)]
+    variance = math.fsum(e.deviation**2 for e in errors)
+    degrees = variance**2 / math.fsum(e.deviation**4 / e.degrees_of_freedom for e in errors)
+    half = float(stdtrit(degrees, 0.5 + statistics.CONFIDENCE / 2)) * math.sqrt(variance)
+    return f"{report.percent(ratio)} ({report.percent(ratio * math.exp(-half))} to {report.percent(ratio * math.exp(half))})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", type=Path, nargs="+", required=True, help="recordings made on one GPU")
     parser.add_argument("--two", type=Path, nargs="+", required=True, help="recordings made on two")
+    parser.add_argument("--baselines", type=Path, default=Path("baselines"), help="the store whose noise is used (default: baselines)")
     arguments = parser.parse_args()
     try:
-        found = rows(launches(arguments.one, 1), launches(arguments.two, 2))
-    except ValueError as error:
+        found = rows(sides(arguments.one, 1), sides(arguments.two, 2), NoiseStore(arguments.baselines))
+    except (ValueError, EnergyError) as error:
         sys.exit(str(error))
     if len(found) == 2:
         sys.exit("no cell was measured on one GPU and on two, with all else equal")
