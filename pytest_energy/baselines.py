@@ -148,6 +148,11 @@ def boards(environment: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(map(str, environment.get("gpu_uuids") or ())))
 
 
+def other_boards(uuids: Sequence[str]) -> str:
+    """What messages call boards that are not those measured."""
+    return f"{'another board' if len(uuids) < 2 else 'other boards'}, {' and '.join(uuids) or 'of unknown UUID'}"
+
+
 def mixed(environments: Sequence[Mapping[str, Any]]) -> str | None:
     """In what launches that should be of one engine on one board differ, "name (one, other)"; None if in nothing."""
     for name in ("gpu_name", "gpu_uuids", "power_limit_w", "vllm", "engine_args_under_test"):
@@ -198,7 +203,7 @@ class Store:
             elif baseline.gpu_name != gpu_name:
                 misses.append(NearMiss(f"one was measured on another GPU model, {baseline.gpu_name}", True))
             else:
-                misses.append(NearMiss(f"one was measured on another board, {', '.join(baseline.boards) or 'of unknown UUID'}", True))
+                misses.append(NearMiss(f"one was measured on {other_boards(baseline.boards)}", True))
         return misses
 
     def update(self, measurements: Sequence[Measurement], tolerance: Mapping[str, float], reason: str | None = None) -> Update:

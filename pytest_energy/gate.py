@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_energy import statistics
-from pytest_energy.baselines import Baseline, NearMiss, boards
+from pytest_energy.baselines import Baseline, NearMiss, boards, other_boards
 from pytest_energy.cell import key_differences
 from pytest_energy.measurement import LATENCIES, STATIC_POWER_UNCERTAINTY_W, Cycles, Measurement
 from pytest_energy.statistics import Comparison, Estimate, Levels, NoiseFloor, Outcome, Spread
@@ -304,7 +304,7 @@ def judge(
         return Judgement(metric, verdict, tolerance, tuple(reasons), sample=sample)
     on = boards(measurements[0].environment)
     if rule.paired and baseline.boards != on:
-        mismatch: str | None = f"the reference ran on another board, {', '.join(baseline.boards)}, this one on {', '.join(on)}"
+        mismatch: str | None = f"the reference ran on {other_boards(baseline.boards)}, this one on {' and '.join(on)}"
     else:
         mismatch = _power_limit_mismatch(measurements, baseline)
     if mismatch:

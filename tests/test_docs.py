@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import launch_table, modes_table, server_table, turns_error_rates
+from benchmarks import launch_table, modes_table, second_gpu_table, server_table, turns_error_rates
 from benchmarks.gate_error_rates import tables
+from pytest_energy.noise import NoiseStore
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
@@ -24,7 +25,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 def rows(text: str) -> list[str]:
     """Lines of the summary table, without the spaces that depend on the widest entry."""
-    return [" ".join(line.split()) for line in text.splitlines() if re.match(r"llama-3\.[12]-[18]b (server )?bs=", line)]
+    return [" ".join(line.split()) for line in text.splitlines() if re.match(r"llama-3\.[12]-\d+b (server |fp8 )?(tp=2 )?bs=", line)]
 
 
 Run = Callable[[str], pytest.RunResult]
@@ -93,7 +94,7 @@ def test_readme_table_is_the_one_printed(run_pytest: Run) -> None:
     assert set(shown) <= set(rows(result.stdout.str()))
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(11))
 def test_verdicts_on_the_measurements_page(run_pytest: Run, number: int) -> None:
     shown = "".join(b for b in blocks("docs/measurements.md", "text") if b.startswith("$ pytest"))
     command, _, table = shown.split("$ pytest ")[1:][number].partition("\n")
@@ -115,6 +116,14 @@ def test_turns_and_launches_on_the_measurements_page() -> None:
 def test_what_a_server_adds_on_the_measurements_page() -> None:
     folders = [(board / "vllm-0.25.1-server", board / "vllm-0.25.1") for board in (H100, H100 / "board-a30fa4a8")]
     assert "\n".join(server_table.rows(server_table.pairs(folders))) in (ROOT / "docs" / "measurements.md").read_text()
+
+
+def test_what_a_second_gpu_costs_on_the_measurements_page() -> None:
+    one = second_gpu_table.sides([H100 / "board-90c8c798", H100 / "board-23100d1e"], 1)
+    two = second_gpu_table.sides([H100 / "boards-90c8c798-23100d1e"], 2)
+    rows = second_gpu_table.rows(one, two, NoiseStore(ROOT / "baselines"))
+    assert len(rows) == 2 + 3
+    assert "\n".join(rows) in (ROOT / "docs" / "measurements.md").read_text()
 
 
 def test_error_rates_in_turns_are_those_that_were_simulated() -> None:

@@ -116,13 +116,14 @@ def test_near_misses_tell_why(cell: Cell, tmp_path: Path) -> None:
 
 
 def test_each_board_has_its_own_baseline(cell: Cell, tmp_path: Path) -> None:
-    for board, power_w in (("GPU-b", 560.0), ("GPU-a", 500.0)):
-        update(tmp_path, launches(cell, power_w=power_w, environment={"gpu_uuids": [board]}))
+    for on, power_w in ((["GPU-b"], 560.0), (["GPU-a"], 500.0), (["GPU-d", "GPU-a"], 900.0)):
+        update(tmp_path, launches(cell, power_w=power_w, environment={"gpu_uuids": on}))
     store = Store(tmp_path)
     found = {board: store.find(cell.key, GPU_NAME, [board]) for board in ("GPU-a", "GPU-b", "GPU-c")}
     assert [b and round(b.summary["power_w"]) for b in found.values()] == [500, 560, None]
     assert [miss.reason for miss in store.near_misses(cell.key, GPU_NAME)] == [
         "one was measured on another board, GPU-a",
+        "one was measured on other boards, GPU-a and GPU-d",
         "one was measured on another board, GPU-b",
     ]
 
