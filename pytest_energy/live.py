@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import math
 import time
 import uuid
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -26,6 +27,7 @@ MAX_CYCLES = 12
 MAX_S = 20.0
 _SAFE_VOCABULARY = 1000  # token ids that every tokenizer has, for a model of which no config.json is at hand
 _LEAVE_S = 60.0
+_COUNTED_S = 0.65  # until the meter, which reads twice a second, has seen the counter's next update
 _BRIEF_S = 1.0  # the load of a cell with a fault before it
 _HOT_TAIL_S = 1.6  # after the load, for the static power
 
@@ -141,9 +143,9 @@ class Launch:
         Args:
             cell: what to record.
             progress: told what is going on.
-            is_enough: asked from the second cycle, or block, on. A cell with a fault before its load, of which no figure counts,
-                ends after a second.
-            looks_per_cycle: how often it is asked.
+            is_enough: asked from the second cycle, or block, on, and as soon as the energy of each further one is counted. A cell
+                with a fault before its load, of which no figure counts, ends after a second.
+            looks_per_cycle: how often it is asked besides.
         """
         ready = self.engine.ready
         assert ready is not None
@@ -210,19 +212,23 @@ class Launch:
         self, cell: Cell, plan: Plan, counted: "_Counted", is_enough: Callable[[int], bool], progress: Progress, looks_per_cycle: int
     ) -> None:
         """Add the load's steps to `counted` until `is_enough(whole cycles)`."""
-        next_look, told = 2.0, 0.0
+        next_look, told, whole, counted_s = 2.0, 0.0, 2, math.inf
         while True:
             counted.add(self.engine.take_steps())
             cycles = plan.cycles(counted.total, counted.ended)
+            if int(cycles) > whole:
+                whole, counted_s = int(cycles), time.monotonic() + _COUNTED_S
             elapsed_s = (counted.time_ns[-1] - counted.time_ns[0]) / 1e9
             if time.monotonic() - told > 1.0:
                 told = time.monotonic()
                 phase, name = "warming up" if cycles < 1 else "measuring", "blocks" if cell.workload.varies else "cycles"
                 progress(f"{cell.name}: {phase}, {cycles:.1f} {name}, {counted.total / max(elapsed_s, 1e-9):,.0f} tokens/s")
-            if cycles >= next_look:
+            counted_now = time.monotonic() >= counted_s
+            if counted_now or cycles >= next_look:
                 if is_enough(int(cycles)):
                     return
                 next_look = cycles + 1 / looks_per_cycle
+                counted_s = math.inf if counted_now else counted_s
 
 
 @dataclass

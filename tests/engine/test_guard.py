@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,11 +18,11 @@ from pytest_energy.errors import EngineError
 from pytest_energy.health import guard, reading
 from pytest_energy.health.guard import Guard
 from pytest_energy.measurement import measure
-from pytest_energy.recording import Recording
+from pytest_energy.recording import CpuEnergy, GpuTrace, Recording
 from pytest_energy.settings import LaunchSettings
 from pytest_energy.workload import Workload
 from tests.driver import UUIDS, SimulatedDriver
-from tests.simulated import SimulatedMeter
+from tests.simulated import UPDATE_NS, SimulatedMeter, trace
 
 
 @pytest.fixture
@@ -134,14 +135,16 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, driver: SimulatedDriver) -> Simulate
     return driver
 
 
-def record(cell: Cell, python: str, during: Callable[[], Any], output_tokens: int = 80) -> Recording:
+def record(
+    cell: Cell, python: str, during: Callable[[], Any], output_tokens: int = 80, meter: Callable[[], SimulatedMeter] = SimulatedMeter
+) -> Recording:
     def progress(text: str) -> None:
         if "measuring" in text:
             during()
 
     cell = replace(cell, workload=Workload(input_tokens=64, output_tokens=output_tokens))
     settings = LaunchSettings(python, {}, 20, 20)
-    ((_, recorded),) = live.record_launch([cell], settings, lambda uuids, is_ours: SimulatedMeter(), progress, lambda cell, gpu: 1.0)
+    ((_, recorded),) = live.record_launch([cell], settings, lambda uuids, is_ours: meter(), progress, lambda cell, gpu: 1.0)
     return recorded
 
 
@@ -180,6 +183,26 @@ def test_a_cell_that_cannot_be_valid_is_cut_short(cell: Cell, python: str, on_gp
     cut = record(cell, python, lambda: None, output_tokens=5000)
     assert [fault.split(":")[0] for fault in cut.faults] == ["mig_enabled"]
     assert 0 < sum(cut.tokens.tokens) < 0.8 * cut.key["batch_size"] * 5000
+
+
+class LateMeter(SimulatedMeter):
+    """Its counter is half a second behind, as a meter is that reads twice a second."""
+
+    def read(self) -> tuple[tuple[GpuTrace, ...], CpuEnergy]:
+        """The trace as it was then."""
+        end = self._stopped_ns or time.monotonic_ns() - 500_000_000
+        return (trace(self._start_ns, max(end, self._start_ns + 2 * UPDATE_NS), self._power_w),), CpuEnergy()
+
+
+def test_a_long_cycle_is_not_waited_for_once_the_energy_of_those_before_is_counted(
+    cell: Cell, python: str, on_gpu: SimulatedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cycle of the 70B takes 20 s: half of one, on two GPUs, is what the next look would cost."""
+    monkeypatch.setenv("STEP_S", "0.01")
+    recorded = record(cell, python, lambda: None, output_tokens=300, meter=LateMeter)
+    assert measure(recorded).valid
+    assert len(measure(recorded).turns[0].cycles.time_s) == live.MIN_CYCLES
+    assert sum(recorded.tokens.tokens) < 5.45 * cell.batch_size * 300
 
 
 def test_an_engine_that_dies_with_its_gpu_says_so(cell: Cell, python: str, on_gpu: SimulatedDriver, sessions: list[int]) -> None:
