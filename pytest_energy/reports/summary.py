@@ -1,6 +1,7 @@
 """What a report says first, and its table: shared by Markdown and HTML. Plain text, nothing escaped."""
 
 import collections
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_energy.gate import Metric
@@ -206,10 +207,19 @@ def state(entry: HistoryEntry) -> State:
 
 
 def noise(results: Results) -> list[str]:
-    """What noise the intervals rest on, each source once."""
-    sources = [(UNIT[Metric(entry.metric)], entry.noise) for entry in results.entries if entry.noise]
-    sources += [("J/token", state.noise) for state in results.history]
-    return [f"{unit}: {source}" for unit, source in dict.fromkeys(sources)]
+    """What noise the intervals rest on, each source once; where a metric has several, with the cells that each is for."""
+    sources = [(UNIT[Metric(entry.metric)], entry.noise, entry.cell.name) for entry in results.entries if entry.noise]
+    sources += [("J/token", state.noise, state.cell.name) for state in results.history]
+    cells: dict[tuple[str, str], list[str]] = {}
+    for unit, source, cell in dict.fromkeys(sources):
+        cells.setdefault((unit, source), []).append(cell)
+    units = [unit for unit, _ in cells]
+    return [f"{unit}: {source}" + (f" ({_few(names)})" if units.count(unit) > 1 else "") for (unit, source), names in cells.items()]
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first of them, and how many there are besides."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def turns(results: Results) -> list[str]:

@@ -300,3 +300,13 @@ def test_annotations_are_escaped_by_githubs_rules(text: str, wanted: str) -> Non
     assert line.startswith("::error file=dir%2C a%3Ab/test_a.py,line=3,title=tiny bs=8 regressed::")
     assert wanted in line
     assert "\n" not in line
+
+
+def test_each_noise_is_told_with_its_cells_where_there_are_several() -> None:
+    sizes = (1, 8, 16, 64, 256)
+    alike = [made.entry(size, noise="1.0% assumed") for size in sizes]
+    assert summary.noise(made.of(*alike)) == ["J/token: 1.0% assumed"]
+    assert summary.noise(made.of(made.entry(2, noise="0.5% measured"), *alike)) == [
+        "J/token: 0.5% measured (tiny bs=2)",
+        "J/token: 1.0% assumed (tiny bs=1, tiny bs=8, tiny bs=16 and 2 more)",
+    ]
