@@ -213,7 +213,8 @@ XDIST = """
     def record_launch(cells, settings, open_meter, progress, precision):
         uuid = {uuids!r}[int(os.environ["CUDA_VISIBLE_DEVICES"])]
         open_meter([uuid], None)
-        held = [gpu for gpu in {uuids!r} if locks.look(gpu)[1] is not None and locks.look(gpu)[1].pid == os.getpid()]
+        # One look each: the other worker may let go of its GPU at any moment.
+        held = [gpu for gpu, (_, holder) in ((gpu, locks.look(gpu)) for gpu in {uuids!r}) if holder and holder.pid == os.getpid()]
         assert held == [uuid]
         for cell in cells:
             yield cell, simulated.recording(cell, launch_id=f"live-{{uuid}}", cycles=12.5)
