@@ -1,7 +1,8 @@
 """What people read in the terminal and in JUnit, made from judgements. Plain text in, plain text out."""
 
+import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -214,17 +215,27 @@ def _aligned(lines: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
     ]
 
 
+def noise_sources(judged: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, list[str]]]:
+    """What noise is told, once per metric and source, with the names of its cells where the metric has several sources.
+
+    Args:
+        judged: metric, noise and cell of each judgement that rests on one.
+    """
+    cells: dict[tuple[str, str], list[str]] = {}
+    for metric, noise, cell in judged:
+        cells.setdefault((metric, noise), []).append(cell)
+    sources = collections.Counter(metric for metric, _ in cells)
+    return [(metric, noise, names if sources[metric] > 1 else []) for (metric, noise), names in cells.items()]
+
+
 def noise_lines(rows: Sequence[Row]) -> list[str]:
     """What noise the verdicts rest on, one line per source, and how to measure it where it was assumed."""
-    cells: dict[tuple[str, str], list[str]] = {}
-    for r in rows:
-        if r.noise:
-            cells.setdefault((r.metric, r.noise), []).append(r.cell)
-    lines = []
-    for (metric, noise), names in cells.items():
-        alone = sum(other == metric for other, _ in cells) == 1
-        lines.append(f"noise of {UNIT[Metric(metric)]} between launches: {noise}" + ("" if alone else f" ({', '.join(names)})"))
-    if any("assumed" in noise for _, noise in cells):
+    sources = noise_sources((r.metric, r.noise, r.cell) for r in rows if r.noise)
+    lines = [
+        f"noise of {UNIT[Metric(metric)]} between launches: {noise}" + (f" ({', '.join(names)})" if names else "")
+        for metric, noise, names in sources
+    ]
+    if any("assumed" in noise for _, noise, _ in sources):
         lines.append("an assumed noise raises no alarm on few launches: measure the runner's own with pytest-energy noise")
     return lines
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_energy.gate import Metric
-from pytest_energy.report import NO_READING, READING, UNIT, gpu_shares, percent
+from pytest_energy.report import NO_READING, READING, UNIT, gpu_shares, noise_sources, percent
 from pytest_energy.reports.results import Entry, HistoryEntry, Results, Side
 
 # In the order in which they are told.
@@ -210,11 +210,7 @@ def noise(results: Results) -> list[str]:
     """What noise the intervals rest on, each source once; where a metric has several, with the cells that each is for."""
     sources = [(UNIT[Metric(entry.metric)], entry.noise, entry.cell.name) for entry in results.entries if entry.noise]
     sources += [("J/token", state.noise, state.cell.name) for state in results.history]
-    cells: dict[tuple[str, str], list[str]] = {}
-    for unit, source, cell in dict.fromkeys(sources):
-        cells.setdefault((unit, source), []).append(cell)
-    units = [unit for unit, _ in cells]
-    return [f"{unit}: {source}" + (f" ({_few(names)})" if units.count(unit) > 1 else "") for (unit, source), names in cells.items()]
+    return [f"{unit}: {source}" + (f" ({_few(names)})" if names else "") for unit, source, names in noise_sources(dict.fromkeys(sources))]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -22,8 +22,8 @@ Suite = Callable[..., Result]
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> Suite:
-    def run(*arguments: str | Path, baselines: Path = ROOT / "baselines") -> Result:
-        return pytester.runpytest(ROOT / "suites", "--rootdir", ROOT, "--energy-baselines", baselines, "-p", "no:cacheprovider", *arguments)
+    def run(*arguments: str | Path, baselines: Path = ROOT / "baselines", tests: str = "suites") -> Result:
+        return pytester.runpytest(ROOT / tests, "--rootdir", ROOT, "--energy-baselines", baselines, "-p", "no:cacheprovider", *arguments)
 
     return run
 
@@ -211,11 +211,11 @@ def test_in_turns_a_rise_that_three_pairs_can_see_is_regressed(suite: Suite, tmp
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.04])
-def test_a_cpu_bound_engine_is_left_undecided(pytester: pytest.Pytester, tmp_path: Path, factor: float) -> None:
+def test_a_cpu_bound_engine_is_left_undecided(suite: Suite, tmp_path: Path, factor: float) -> None:
     """Its three pairs agree within 2 % by chance; its turns say by how much they could have differed."""
     folder = H100 / "vllm-0.25.1-against-itself-1b"
     new = scaled_copy(folder / "new", factor, tmp_path / "new")
-    result = pytester.runpytest(ROOT / "benchmarks" / "cpu_bound", "--rootdir", ROOT, *in_turns(folder, new), "-p", "no:cacheprovider")
+    result = suite(*in_turns(folder, new), tests="benchmarks/cpu_bound")
     result.assert_outcomes(failed=2)
     for metric in ("J/token", "tokens/s"):
         result.stdout.fnmatch_lines([f"llama-3.2-1b bs=64 *{metric} * inconclusive*"])
@@ -230,13 +230,13 @@ UNCHANGED = (
 )
 
 
-def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(pytester: pytest.Pytester, tmp_path: Path) -> None:
+def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(suite: Suite, tmp_path: Path) -> None:
     store = tmp_path / "store"
     for tests, engine, labels in UNCHANGED:
         folders = [H100 / label for label in labels]
         selected = ("-k", "bs8 or bs64") if "against-itself" in labels[0] and tests == "suites" else ()
-        options = ("--energy-noise", "--energy-engine", engine, "--energy-baselines", store, "--energy-replay", *folders)
-        assert pytester.runpytest(ROOT / tests, "--rootdir", ROOT, "-p", "no:cacheprovider", *selected, *options).ret == 0
+        options = ("--energy-noise", "--energy-engine", engine, "--energy-replay", *folders)
+        assert suite(*selected, *options, baselines=store, tests=tests).ret == 0
     folder = ROOT / "baselines" / "nvidia-h100-80gb-hbm3" / "noise"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in (store / "nvidia-h100-80gb-hbm3" / "noise").iterdir()
@@ -260,12 +260,11 @@ def test_the_servers_baseline_of_the_h100(suite: Suite, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def on_two_gpus(pytester: pytest.Pytester, tmp_path: Path) -> Callable[[Path], dict[str, str]]:
+def on_two_gpus(suite: Suite, tmp_path: Path) -> Callable[[Path], dict[str, str]]:
     """Judges recordings by the suites of two GPUs; verdict on J/token by cell."""
 
     def judge(recorded: Path) -> dict[str, str]:
-        options = ("--energy-baselines", ROOT / "baselines", "--energy-replay", recorded, "--energy-report", tmp_path / "report")
-        pytester.runpytest(ROOT / "suites" / "two_gpus", "--rootdir", ROOT, "-p", "no:cacheprovider", *options)
+        suite("--energy-replay", recorded, "--energy-report", tmp_path / "report", tests="suites/two_gpus")
         entries = results.read(tmp_path / "report" / "results.json").entries
         return {e.cell.name.removeprefix("llama-3.1-"): str(e.verdict) for e in entries if e.metric == "joules_per_token"}
 
@@ -283,13 +282,13 @@ def test_the_baselines_of_two_gpus(on_two_gpus: Callable[[Path], dict[str, str]]
     assert on_two_gpus(H100 / "boards-9b28889d-04192763") == dict.fromkeys(cells, "not comparable")
 
 
-def test_the_shipped_baselines_of_the_h100_are_what_its_recordings_give(pytester: pytest.Pytester, tmp_path: Path) -> None:
+def test_the_shipped_baselines_of_the_h100_are_what_its_recordings_give(suite: Suite, tmp_path: Path) -> None:
     for tests, engine, recorded in (
         ("suites", "server", "board-3bbffe5c/vllm-0.25.1-server"),
         ("suites/two_gpus", "offline", "boards-90c8c798-23100d1e"),
     ):
-        options = ("--energy-update", "--energy-engine", engine, "--energy-baselines", tmp_path, "--energy-replay", H100 / recorded)
-        assert pytester.runpytest(ROOT / tests, "--rootdir", ROOT, "-p", "no:cacheprovider", *options).ret == 0
+        options = ("--energy-update", "--energy-engine", engine, "--energy-replay", H100 / recorded)
+        assert suite(*options, baselines=tmp_path, tests=tests).ret == 0
     folder = "nvidia-h100-80gb-hbm3"
     assert {path.name: path.read_bytes() for path in (tmp_path / folder).glob("*.json")} == {
         path.name: path.read_bytes() for path in (ROOT / "baselines" / folder).glob("*.json")
