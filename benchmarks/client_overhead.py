@@ -23,13 +23,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_energy import environment, statistics
-from pytest_energy.cell import Cell, Model
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import synthetic_tokenizer
 from pytest_energy.engines.server import ServerEngine
 from pytest_energy.engines.server_worker import GENERATED, counter
+from pytest_energy.measure import spread
+from pytest_energy.recording import fingerprint
 from pytest_energy.settings import parse_engine_args
-from pytest_energy.workload import Workload
+from pytest_energy.verdict import comparison
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("ours", "vllm bench serve")
@@ -98,7 +101,9 @@ def steady_rate(time_s: Sequence[float], tokens: Sequence[int], cycle_tokens: in
     return float(cycles * cycle_tokens / (ends_s[1] - ends_s[0]))
 
 
-def run_ours(engine: ServerEngine, workload: Workload, batch_size: int, cycles: int) -> tuple[float, float]:
+def run_ours(
+    engine: ServerEngine, workload: Workload, batch_size: int, cycles: int
+) -> tuple[float, float]:
     """tokens/s, and CPU cores that the clients used."""
     cycle_tokens = workload.tokens_per_cycle(batch_size)
     with ServerCount(engine.url) as count:
@@ -119,7 +124,11 @@ class Bench:
 
     def __init__(self, python: str) -> None:
         self._process = subprocess.Popen(
-            [python, "-u", "-c", BENCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [python, "-u", "-c", BENCH],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         self._used_s = self._wait()
 
@@ -150,7 +159,13 @@ class Bench:
 
 
 def run_bench(
-    bench: Bench, engine: ServerEngine, tokenizer: str, workload: Workload, batch_size: int, cycles: int, tokens_per_s: float
+    bench: Bench,
+    engine: ServerEngine,
+    tokenizer: str,
+    workload: Workload,
+    batch_size: int,
+    cycles: int,
+    tokens_per_s: float,
 ) -> tuple[float, float]:
     """The same of vLLM's own client, on a server that makes some `tokens_per_s`."""
     options = {
@@ -169,14 +184,16 @@ def run_bench(
     return count.tokens_per_s(workload.tokens_per_cycle(batch_size)), used_s / seconds
 
 
-def of_rounds(rates: Mapping[str, Sequence[float]]) -> statistics.Estimate:
+def of_rounds(rates: Mapping[str, Sequence[float]]) -> comparison.Estimate:
     """Our tokens/s over those of `vllm bench serve`, round by round; the interval is over rounds."""
     ratios = [a / b for a, b in zip(*(rates[arm] for arm in ARMS), strict=True)]
-    return statistics.estimate(ratios, statistics.NoiseFloor(0.0, 0.0))
+    return comparison.estimate(ratios, spread.NoiseFloor(0.0, 0.0))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--model", default=str(ROOT / "suites/models/llama-3.1-8b"))
     parser.add_argument("--batch-size", type=int, default=256)
@@ -187,14 +204,19 @@ def main() -> None:
     parser.add_argument("--engine-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    workload, batch_size = Workload(arguments.input_tokens, arguments.output_tokens), arguments.batch_size
+    workload, batch_size = (
+        Workload(arguments.input_tokens, arguments.output_tokens),
+        arguments.batch_size,
+    )
     settings = {"max_num_seqs": batch_size, **parse_engine_args(arguments.engine_arg)}
     model = Model.from_folder(Path(arguments.model).resolve())
     cell = Cell(model, batch_size, workload, "dummy", tuple(settings.items()), "server")
     rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
     cores: dict[str, list[float]] = {arm: [] for arm in ARMS}
     with tempfile.TemporaryDirectory() as tokenizer:
-        synthetic_tokenizer.write(Path(tokenizer), json.loads((Path(model.location) / "config.json").read_text()))
+        synthetic_tokenizer.write(
+            Path(tokenizer), json.loads((Path(model.location) / "config.json").read_text())
+        )
         # vLLM's client adds a token or two to a prompt, as its tokenizer has it.
         engine_args = {
             **cell.launch_args,
@@ -202,22 +224,49 @@ def main() -> None:
             "tokenizer": tokenizer,
             "max_model_len": workload.input_tokens + workload.output_tokens + 64,
         }
-        with ServerEngine(arguments.python, engine_args, 1200, 120) as engine, Bench(arguments.python) as bench:
+        with (
+            ServerEngine(arguments.python, engine_args, 1200, 120) as engine,
+            Bench(arguments.python) as bench,
+        ):
             assert engine.ready is not None
             for number in range(arguments.rounds):
                 for arm in ARMS if number % 2 == 0 else reversed(ARMS):
                     if arm == "ours":
                         rate, used = run_ours(engine, workload, batch_size, arguments.cycles)
                     else:
-                        rate, used = run_bench(bench, engine, tokenizer, workload, batch_size, arguments.cycles, rates["ours"][0])
+                        rate, used = run_bench(
+                            bench,
+                            engine,
+                            tokenizer,
+                            workload,
+                            batch_size,
+                            arguments.cycles,
+                            rates["ours"][0],
+                        )
                     rates[arm].append(rate)
                     cores[arm].append(used)
-                    print(f"round {number + 1}, {arm}: {rate:,.0f} tokens/s, {used:.2f} CPU cores", flush=True)
-                if arguments.json and number:  # after each round from the second on: a machine may end before the last
-                    fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, {}, engine.ready.made_up)
+                    print(
+                        f"round {number + 1}, {arm}: {rate:,.0f} tokens/s, {used:.2f} CPU cores",
+                        flush=True,
+                    )
+                if (
+                    arguments.json and number
+                ):  # after each round from the second on: a machine may end before the last
+                    environment = fingerprint.fingerprint(
+                        engine.ready.versions, engine.ready.settings, {}, {}, engine.ready.made_up
+                    )
                     ratio = dataclasses.astuple(of_rounds(rates))[:3]
-                    results = {"batch_size": batch_size, "tokens_per_s": rates, "cpu_cores": cores, "ratio": ratio}
-                    text = json.dumps({"environment": fingerprint, "results": results}, indent=1, ensure_ascii=False)
+                    results = {
+                        "batch_size": batch_size,
+                        "tokens_per_s": rates,
+                        "cpu_cores": cores,
+                        "ratio": ratio,
+                    }
+                    text = json.dumps(
+                        {"environment": environment, "results": results},
+                        indent=1,
+                        ensure_ascii=False,
+                    )
                     arguments.json.write_text(text + "\n")
     whole = of_rounds(rates)
     per_token_us = 1e6 * sum(cores["ours"]) / sum(rates["ours"])

@@ -15,7 +15,11 @@ SHAPES = {"llama-3.1-8b": (4096, 14_336), "llama-3.1-70b": (8192, 28_672)}
 
 
 def filled(kind: str, *shape: int) -> torch.Tensor:
-    return torch.empty(shape).uniform_(-1e-3, 1e-3) if kind == "dummy" else torch.empty(shape).normal_(0, 0.02)
+    return (
+        torch.empty(shape).uniform_(-1e-3, 1e-3)
+        if kind == "dummy"
+        else torch.empty(shape).normal_(0, 0.02)
+    )
 
 
 def quantised(x: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -40,18 +44,34 @@ def row(name: str, kind: str) -> str:
     width, inner = SHAPES[name]
     torch.manual_seed(0)
     hidden = filled(kind, TOKENS, width)
-    normed = hidden * torch.rsqrt(hidden.square().mean(dim=-1, keepdim=True) + 1e-5) * (filled(kind, width) if kind == "dummy" else 1.0)
+    normed = (
+        hidden
+        * torch.rsqrt(hidden.square().mean(dim=-1, keepdim=True) + 1e-5)
+        * (filled(kind, width) if kind == "dummy" else 1.0)
+    )
     x, qkv_zeros = quantised(normed)
     attended = product(kind, x, KEYS).mean(dim=0, keepdim=True)
     activated = torch.nn.functional.silu(product(kind, x, inner)) * product(kind, x, inner)
-    figures = [(normed, qkv_zeros), (attended, quantised(attended)[1]), (activated, quantised(activated)[1])]
-    return f"| {name} | {kind} | " + " | ".join(f"{float(v.square().mean().sqrt()):.2g} | {zeros:.2%}" for v, zeros in figures) + " |"
+    figures = [
+        (normed, qkv_zeros),
+        (attended, quantised(attended)[1]),
+        (activated, quantised(activated)[1]),
+    ]
+    return (
+        f"| {name} | {kind} | "
+        + " | ".join(f"{float(v.square().mean().sqrt()):.2g} | {zeros:.2%}" for v, zeros in figures)
+        + " |"
+    )
 
 
 def main() -> None:
     serialised = torch.empty(10_000_000).uniform_(-1e-3, 1e-3).half().to(FP8).float()
-    print(f"FP8 weights that the dummy loader fills directly: {float((serialised == 0).float().mean()):.1%} zeros\n")
-    print("| model | weights | into QKV and gate, up: rms | zeros | into the output projection: rms | zeros | into down: rms | zeros |")
+    print(
+        f"FP8 weights that the dummy loader fills directly: {float((serialised == 0).float().mean()):.1%} zeros\n"
+    )
+    print(
+        "| model | weights | into QKV and gate, up: rms | zeros | into the output projection: rms | zeros | into down: rms | zeros |"
+    )
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for name in SHAPES:
         for kind in ("dummy", "random"):

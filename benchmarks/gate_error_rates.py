@@ -18,9 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_energy import gate, statistics
-from pytest_energy.gate import Metric, Rule, Verdict
-from pytest_energy.statistics import NoiseFloor
+from pytest_energy.measure import spread
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import NoiseFloor
+from pytest_energy.store import noise
+from pytest_energy.verdict import comparison, judge, rule
+from pytest_energy.verdict.rule import Rule, Verdict
 
 CELLS = 16
 BASELINE_LAUNCHES = 3
@@ -28,7 +31,10 @@ CYCLES = 6
 DEVIATIONS = (0.005, 0.007, 0.010, 0.015, 0.020, 0.15)
 CHANGES = (-0.03, 0.02, 0.04, 0.06, 0.10, 0.30)
 # From the recordings (docs/measurements.md): tokens/s varies 1.7 times as much as J/token, against it; cycles within a launch 1.6 times.
-FITTED = {"recorded": (0.0052, 0.0074, 0.0182, 0.0039), "recorded, upper 95 % limit": (0.0128, 0.0130, 0.0319, 0.0095)}
+FITTED = {
+    "recorded": (0.0052, 0.0074, 0.0182, 0.0039),
+    "recorded, upper 95 % limit": (0.0128, 0.0130, 0.0319, 0.0095),
+}
 RATE_RATIO = 1.7
 RATE_CORRELATION = -0.9
 CYCLE_RATIO = 1.6
@@ -79,13 +85,17 @@ class Rates:
     launches: float
 
 
-def _noise(generator: np.random.Generator, shape: tuple[int, ...], tails: float | None) -> np.ndarray:
+def _noise(
+    generator: np.random.Generator, shape: tuple[int, ...], tails: float | None
+) -> np.ndarray:
     if tails is None:
         return generator.standard_normal(shape)
     return generator.standard_t(tails, shape) / math.sqrt(tails / (tails - 2))
 
 
-def draw_side(generator: np.random.Generator, s: Scenario, cells: int, launches: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_side(
+    generator: np.random.Generator, s: Scenario, cells: int, launches: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Logarithms of J/token and tokens/s, each of shape (cells, launches)."""
     energy = _noise(generator, (cells, launches), s.tails)
     other = _noise(generator, (cells, launches), s.tails)
@@ -94,27 +104,36 @@ def draw_side(generator: np.random.Generator, s: Scenario, cells: int, launches:
     return deviation * energy, RATE_RATIO * deviation * rate
 
 
-def draw_floor(generator: np.random.Generator, s: Scenario, deviation: float, metric: Metric) -> NoiseFloor:
+def draw_floor(
+    generator: np.random.Generator, s: Scenario, deviation: float, metric: Metric
+) -> NoiseFloor:
     if s.floor == "assumed":
-        return gate.ASSUMED_NOISE[metric]
+        return noise.ASSUMED_NOISE[metric]
     true = deviation * (RATE_RATIO if metric is Metric.TOKENS_PER_S else 1.0)
     if s.floor == "days":
         true *= math.sqrt(1 + s.drift**2)
-    spread = statistics.Spread(true * math.sqrt(generator.chisquare(s.degrees) / s.degrees), s.degrees)
-    return NoiseFloor(statistics.deviation_interval(spread)[1] if s.floor == "upper" else spread.deviation, s.degrees, measured=True)
+    own = spread.Spread(true * math.sqrt(generator.chisquare(s.degrees) / s.degrees), s.degrees)
+    return NoiseFloor(
+        spread.deviation_interval(own)[1] if s.floor == "upper" else own.deviation,
+        s.degrees,
+        measured=True,
+    )
 
 
 def judge_cell(
-    new: dict[Metric, np.ndarray], old: dict[Metric, np.ndarray], floor: dict[Metric, NoiseFloor], budget: int
+    new: dict[Metric, np.ndarray],
+    old: dict[Metric, np.ndarray],
+    floor: dict[Metric, NoiseFloor],
+    budget: int,
 ) -> tuple[dict[Metric, Verdict], int]:
     """One cell as a live run judges it: the verdicts, and after how many launches."""
     verdicts: dict[Metric, Verdict] = {}
     look = 0
-    for look in statistics.looks(budget):
+    for look in comparison.looks(budget):
         at = Rule(2 * CELLS, budget).levels(look)
         for metric in Metric:
-            ratio = statistics.compare(new[metric][:look], old[metric], floor[metric])
-            verdicts[metric] = gate.compare(metric, ratio, gate.DEFAULT_TOLERANCE[metric], at)[0]
+            ratio = comparison.compare(new[metric][:look], old[metric], floor[metric])
+            verdicts[metric] = judge.compare(metric, ratio, rule.DEFAULT_TOLERANCE[metric], at)[0]
         if Verdict.INCONCLUSIVE not in verdicts.values():
             break
     return verdicts, look
@@ -122,7 +141,9 @@ def judge_cell(
 
 def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
     """`runs` suites of `cells` cells."""
-    generator = np.random.default_rng([seed, *(int(1e6 * deviation) for deviation in s.deviation), int(1e6 * (1 + s.change))])
+    generator = np.random.default_rng(
+        [seed, *(int(1e6 * deviation) for deviation in s.deviation), int(1e6 * (1 + s.change))]
+    )
     deviations = np.resize(s.deviation, cells)
     red = alarmed = launches = 0
     counts: Counter[Verdict] = Counter()
@@ -138,21 +159,36 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
         new[Metric.TOKENS_PER_S] -= shift
         run: Counter[Verdict] = Counter()
         for i in range(cells):
-            floor = {metric: draw_floor(generator, s, float(deviations[i]), metric) for metric in Metric}
-            verdicts, used = judge_cell({m: np.exp(new[m][i]) for m in Metric}, {m: np.exp(old[m][i]) for m in Metric}, floor, s.budget)
+            floor = {
+                metric: draw_floor(generator, s, float(deviations[i]), metric) for metric in Metric
+            }
+            verdicts, used = judge_cell(
+                {m: np.exp(new[m][i]) for m in Metric},
+                {m: np.exp(old[m][i]) for m in Metric},
+                floor,
+                s.budget,
+            )
             run.update(verdicts.values())
             counts[verdicts[Metric.JOULES_PER_TOKEN]] += 1
             launches += used
         alarmed += run[Verdict.REGRESSED] > 0
         red += run[Verdict.REGRESSED] + run[Verdict.INCONCLUSIVE] > 0
     total = runs * cells
-    return Rates(alarmed / runs, red / runs, counts[Verdict.REGRESSED] / total, counts[Verdict.PASS] / total, launches / total)
+    return Rates(
+        alarmed / runs,
+        red / runs,
+        counts[Verdict.REGRESSED] / total,
+        counts[Verdict.PASS] / total,
+        launches / total,
+    )
 
 
 # -- other tools, on the same kind of cycles ---------------------------------------------------------------------------------------
 
 
-def cycles(generator: np.random.Generator, deviation: float, change: float, count: int, correlated: float) -> np.ndarray:
+def cycles(
+    generator: np.random.Generator, deviation: float, change: float, count: int, correlated: float
+) -> np.ndarray:
     """J/token of the cycles of three launches, `count` times; shape (count, 3, CYCLES).
 
     Args:
@@ -161,7 +197,9 @@ def cycles(generator: np.random.Generator, deviation: float, change: float, coun
     launches = deviation * generator.standard_normal((count, BASELINE_LAUNCHES, 1))
     steps = generator.standard_normal((count, BASELINE_LAUNCHES, CYCLES))
     for i in range(1, CYCLES):
-        steps[:, :, i] = correlated * steps[:, :, i - 1] + math.sqrt(1 - correlated**2) * steps[:, :, i]
+        steps[:, :, i] = (
+            correlated * steps[:, :, i - 1] + math.sqrt(1 - correlated**2) * steps[:, :, i]
+        )
     within = CYCLE_RATIO * deviation * (steps - steps.mean(axis=2, keepdims=True))
     return np.exp(launches + within) * (1 + change)
 
@@ -186,7 +224,9 @@ def _means(new: np.ndarray, old: np.ndarray) -> np.ndarray:
 
 
 def _medians(new: np.ndarray, old: np.ndarray) -> np.ndarray:
-    return np.where(asv_differs(new, old), np.median(new, axis=(1, 2)) / np.median(old, axis=(1, 2)), 0.0)
+    return np.where(
+        asv_differs(new, old), np.median(new, axis=(1, 2)) / np.median(old, axis=(1, 2)), 0.0
+    )
 
 
 # Each: what it compares (0 where it says "no difference"), and the factor above which it fails by default.
@@ -197,13 +237,18 @@ OTHER_TOOLS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], flo
 }
 
 
-def other_tool(name: str, deviation: float, correlated: float, count: int, seed: int) -> list[dict[str, float]]:
+def other_tool(
+    name: str, deviation: float, correlated: float, count: int, seed: int
+) -> list[dict[str, float]]:
     """The tool at its default, and at the factor that gives 1 % false alarms per suite of 16 at this very deviation."""
     measure, default = OTHER_TOOLS[name]
     generator = np.random.default_rng([seed, int(1e6 * deviation)])
 
     def ratios(change: float) -> np.ndarray:
-        return measure(cycles(generator, deviation, change, count, correlated), cycles(generator, deviation, 0.0, count, correlated))
+        return measure(
+            cycles(generator, deviation, change, count, correlated),
+            cycles(generator, deviation, 0.0, count, correlated),
+        )
 
     calibration, unchanged = ratios(0.0), ratios(0.0)
     changed = {change: ratios(change) for change in CHANGES}
@@ -211,7 +256,9 @@ def other_tool(name: str, deviation: float, correlated: float, count: int, seed:
     rows = []
     for factor in (default, float(max(np.quantile(calibration, 1 - per_cell), 1.0))):
         alarm = 1 - (1 - float((unchanged > factor).mean())) ** CELLS
-        caught = {f"{change:+.0%}": float((values > factor).mean()) for change, values in changed.items()}
+        caught = {
+            f"{change:+.0%}": float((values > factor).mean()) for change, values in changed.items()
+        }
         rows.append({"factor": factor, "false_alarm": alarm, **caught})
     return rows
 
@@ -229,7 +276,9 @@ VARIANTS: dict[str, Scenario] = {
     "noise measured, baseline at its 5th percentile": Scenario((), bad_baseline=True),
     "noise measured with 30 degrees of freedom, up to 5 launches": Scenario((), degrees=30),
     "noise measured, up to 8 launches against a baseline of 5": Scenario((), budget=8, baseline=5),
-    "noise measured, up to 12 launches against a baseline of 12": Scenario((), budget=12, baseline=12),
+    "noise measured, up to 12 launches against a baseline of 12": Scenario(
+        (), budget=12, baseline=12
+    ),
 }
 
 
@@ -254,16 +303,25 @@ def _row(task: tuple[str, str, tuple[float, ...], int, int]) -> dict[str, float 
 
 
 def _other_row(task: tuple[str, float, float, int, int]) -> list[dict[str, float | str]]:
-    return [{"tool": task[0], "deviation": task[1], "correlated": task[2], **row} for row in other_tool(*task)]
+    return [
+        {"tool": task[0], "deviation": task[1], "correlated": task[2], **row}
+        for row in other_tool(*task)
+    ]
 
 
-def tables(ours: Sequence[dict[str, float | str]], others: Sequence[dict[str, float | str]]) -> list[str]:
+def tables(
+    ours: Sequence[dict[str, float | str]], others: Sequence[dict[str, float | str]]
+) -> list[str]:
     """Markdown."""
     heads = [f"{change:+.0%}" for change in CHANGES]
     lines = []
     for name in VARIANTS:
         lines += [f"### {name[0].upper()}{name[1:]}", ""]
-        lines.append("| deviation | false alarm | red, undecided | launches | " + " | ".join(heads) + " | +4% passed | launches at +4% |")
+        lines.append(
+            "| deviation | false alarm | red, undecided | launches | "
+            + " | ".join(heads)
+            + " | +4% passed | launches at +4% |"
+        )
         lines.append("|" + "---|" * (6 + len(heads)))
         for row in (row for row in ours if row["variant"] == name):
             figures = [
@@ -271,28 +329,46 @@ def tables(ours: Sequence[dict[str, float | str]], others: Sequence[dict[str, fl
                 *(f"{row[h]:.1%}" for h in ("false_alarm", "red_undecided")),
                 f"{row['launches_unchanged']:.2f}",
             ]
-            figures += [f"{row[h]:.1%}" for h in heads] + [f"{row['passed_+4%']:.1%}", f"{row['launches_+4%']:.2f}"]
+            figures += [f"{row[h]:.1%}" for h in heads] + [
+                f"{row['passed_+4%']:.1%}",
+                f"{row['launches_+4%']:.2f}",
+            ]
             lines.append("| " + " | ".join(figures) + " |")
         lines.append("")
     for correlated in sorted({float(row["correlated"]) for row in others}):
-        lines += [f"### Other tools, three launches a side, cycles correlated by {correlated:g}", ""]
-        lines += ["| tool | fails above | deviation | false alarm | " + " | ".join(heads) + " |", "|" + "---|" * (4 + len(heads))]
+        lines += [
+            f"### Other tools, three launches a side, cycles correlated by {correlated:g}",
+            "",
+        ]
+        lines += [
+            "| tool | fails above | deviation | false alarm | " + " | ".join(heads) + " |",
+            "|" + "---|" * (4 + len(heads)),
+        ]
         for row in (row for row in others if row["correlated"] == correlated):
-            figures = [f"{row['factor']:.3f}", *(f"{row[h]:.1%}" for h in ("deviation", "false_alarm", *heads))]
+            figures = [
+                f"{row['factor']:.3f}",
+                *(f"{row[h]:.1%}" for h in ("deviation", "false_alarm", *heads)),
+            ]
             lines.append("| " + " | ".join([str(row["tool"]), *figures]) + " |")
         lines.append("")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=20261123)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     labelled = {f"{deviation:.1%}": (deviation,) for deviation in DEVIATIONS} | FITTED
-    tasks = [(name, label, deviation, arguments.runs, arguments.seed) for name in VARIANTS for label, deviation in labelled.items()]
+    tasks = [
+        (name, label, deviation, arguments.runs, arguments.seed)
+        for name in VARIANTS
+        for label, deviation in labelled.items()
+    ]
     other_tasks = [
         (name, deviation, correlated, 2 * arguments.runs, arguments.seed)
         for correlated in (0.0, 0.5)

@@ -6,8 +6,9 @@ python benchmarks/launch_table.py recordings/h200-sxm-141gb
 import argparse
 from pathlib import Path
 
-from pytest_energy import measurement, recording
-from pytest_energy.measurement import Measurement
+from pytest_energy.measure import measurement
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.recording import recording
 
 
 def measured(folder: Path) -> dict[tuple[str, int], list[Measurement]]:
@@ -16,7 +17,9 @@ def measured(folder: Path) -> dict[tuple[str, int], list[Measurement]]:
     for label in sorted({file.parent.parent for file in recording.find(folder)}):
         for turns in recording.read_launches([label]):
             m = measurement.measure(*turns)
-            cells.setdefault((label.relative_to(folder).as_posix(), int(m.key["batch_size"])), []).append(m)
+            cells.setdefault(
+                (label.relative_to(folder).as_posix(), int(m.key["batch_size"])), []
+            ).append(m)
     return {key: sorted(values, key=lambda m: m.launch_id) for key, values in sorted(cells.items())}
 
 
@@ -40,7 +43,9 @@ def launch_rows(cells: dict[tuple[str, int], list[Measurement]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     print("\n".join(launch_rows(measured(arguments.folder))))

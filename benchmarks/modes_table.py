@@ -12,13 +12,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_energy import gate, recording, statistics
-from pytest_energy.cell import canonical_key
-from pytest_energy.gate import Metric
-from pytest_energy.measurement import Measurement, measure
-from pytest_energy.report import UNIT
+from pytest_energy.cell.key import canonical_key
+from pytest_energy.measure import spread
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.measure.metric import Metric
+from pytest_energy.recording import recording
+from pytest_energy.report.rows import UNIT
+from pytest_energy.verdict import comparison, judge
 
-NO_FLOOR = statistics.NoiseFloor(0.0, 0.0)
+NO_FLOOR = spread.NoiseFloor(0.0, 0.0)
 
 
 def launches(folder: Path) -> dict[str, list[Measurement]]:
@@ -40,8 +42,11 @@ def rows(folders: Sequence[Path]) -> list[str]:
         for key in sorted(new, key=lambda k: (new[k][0].key["model"], new[k][0].key["batch_size"])):
             for metric in Metric:
                 a, b = ([getattr(m, metric.value) for m in side[key]] for side in (new, old))
-                paired, apart = statistics.compare_pairs(a, b, NO_FLOOR), statistics.compare(a, b, NO_FLOOR)
-                variation = gate.variation(metric, new[key], old[key])
+                paired, apart = (
+                    comparison.compare_pairs(a, b, NO_FLOOR),
+                    comparison.compare(a, b, NO_FLOOR),
+                )
+                variation = judge.variation(metric, new[key], old[key])
                 assert variation is not None
                 name = f"{new[key][0].key['model']} bs={new[key][0].key['batch_size']}"
                 lines.append(
@@ -53,7 +58,9 @@ def rows(folders: Sequence[Path]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", type=Path, nargs="+")
     print("\n".join(rows(parser.parse_args().folders)))
 

@@ -14,11 +14,14 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from pytest_energy import environment, statistics
-from pytest_energy.cell import Cell, Model
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.offline import OfflineEngine
+from pytest_energy.measure import spread
 from pytest_energy.meters.zeus_meter import ZeusMeter
-from pytest_energy.workload import Workload
+from pytest_energy.recording import fingerprint
+from pytest_energy.verdict import comparison
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("metered", "unmetered", "bare")
@@ -29,9 +32,15 @@ class OverheadEngine(OfflineEngine):
     """The offline engine with the worker that knows the comparison."""
 
     worker = Path(__file__).with_name("overhead_worker.py")
-    fields: ClassVar[dict[str, set[str]]] = {**OfflineEngine.fields, "segment": {"arm"}, "result": {"arm", "tokens_per_s"}}
+    fields: ClassVar[dict[str, set[str]]] = {
+        **OfflineEngine.fields,
+        "segment": {"arm"},
+        "result": {"arm", "tokens_per_s"},
+    }
 
-    def compare(self, workload: Workload, batch_size: int, blocks: int, meter: ZeusMeter | None) -> dict[str, list[float]]:
+    def compare(
+        self, workload: Workload, batch_size: int, blocks: int, meter: ZeusMeter | None
+    ) -> dict[str, list[float]]:
         """tokens/s of each arm, one value per block."""
         orders = list(itertools.permutations(ARMS))
         arms = [arm for block in range(blocks) for arm in orders[block % len(orders)]]
@@ -66,11 +75,21 @@ def batch_size_and_blocks(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--model", default=str(ROOT / "suites/models/llama-3.1-8b"))
-    parser.add_argument("--blocks", type=batch_size_and_blocks, nargs="+", default=[(8, 18), (64, 28)], metavar="BATCH_SIZE:BLOCKS")
-    parser.add_argument("--without-meter", action="store_true", help="for a trial on a machine without a GPU")
+    parser.add_argument(
+        "--blocks",
+        type=batch_size_and_blocks,
+        nargs="+",
+        default=[(8, 18), (64, 28)],
+        metavar="BATCH_SIZE:BLOCKS",
+    )
+    parser.add_argument(
+        "--without-meter", action="store_true", help="for a trial on a machine without a GPU"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     largest = max(batch_size for batch_size, _ in arguments.blocks)
@@ -81,7 +100,9 @@ def main() -> None:
         engine_args=(("max_num_seqs", largest),),
     )
     results = {}
-    with OverheadEngine(arguments.python, {**cell.launch_args, "model": cell.model.location}, 600, 120) as engine:
+    with OverheadEngine(
+        arguments.python, {**cell.launch_args, "model": cell.model.location}, 600, 120
+    ) as engine:
         meter = None if arguments.without_meter else ZeusMeter(engine.ready.gpu_uuids)
         gpu = meter.describe() if meter else {}
         for batch_size, blocks in arguments.blocks:
@@ -89,16 +110,27 @@ def main() -> None:
             results[batch_size] = {"tokens_per_s": rates, "ratios": {}}
             for over, under in RATIOS:
                 ratios = [a / b for a, b in zip(rates[over], rates[under], strict=True)]
-                ratio = statistics.estimate(ratios, statistics.NoiseFloor(0.0, 0.0))
-                results[batch_size]["ratios"][f"{over} ÷ {under}"] = [ratio.value, ratio.low, ratio.high]
+                ratio = comparison.estimate(ratios, spread.NoiseFloor(0.0, 0.0))
+                results[batch_size]["ratios"][f"{over} ÷ {under}"] = [
+                    ratio.value,
+                    ratio.low,
+                    ratio.high,
+                ]
                 print(
                     f"batch size {batch_size}: {over} ÷ {under} = {ratio.value:.4f} "
                     f"(95 % interval {ratio.low:.4f} to {ratio.high:.4f}, {blocks} blocks)",
                     flush=True,
                 )
-        fingerprint = environment.fingerprint(engine.ready.versions, engine.ready.settings, {}, gpu, engine.ready.made_up)
+        environment = fingerprint.fingerprint(
+            engine.ready.versions, engine.ready.settings, {}, gpu, engine.ready.made_up
+        )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"environment": fingerprint, "results": results}, indent=1, ensure_ascii=False) + "\n")
+        arguments.json.write_text(
+            json.dumps(
+                {"environment": environment, "results": results}, indent=1, ensure_ascii=False
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ def bare(engine, prompts, params, tokens_wanted, prefix):
         for output in engine.step():
             tokens += len(output.outputs[0].token_ids)
             if output.finished:
-                engine.add_request(f"{prefix}-{added}", {"prompt_token_ids": prompts[added % len(prompts)]}, params)
+                engine.add_request(
+                    f"{prefix}-{added}", {"prompt_token_ids": prompts[added % len(prompts)]}, params
+                )
                 added += 1
     return tokens
 
@@ -49,7 +51,11 @@ def overhead(worker, engine, channel, command):
     batch_size = len(command["first_wave"])
     cycle = batch_size * output_tokens
     params = SamplingParams(
-        temperature=1.0, max_tokens=output_tokens, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
+        temperature=1.0,
+        max_tokens=output_tokens,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
     )
     loop = worker.ClosedLoop(engine, f"b{batch_size}", command["first_wave"], lengths, prompts)
     worker.drive(loop, channel, 0, lambda total: total >= cycle)
@@ -74,7 +80,9 @@ def overhead(worker, engine, channel, command):
             started = time.monotonic()
             total = bare(engine, prompts, params, cycle, f"n{batch_size}-{number}")
         channel.send(event="result", arm=arm, tokens_per_s=total / (time.monotonic() - started))
-    engine.abort_request([state.external_req_id for state in engine.output_processor.request_states.values()])
+    engine.abort_request(
+        [state.external_req_id for state in engine.output_processor.request_states.values()]
+    )
     channel.send(event="stopped", run=0, time_ns=time.monotonic_ns())
     return 0
 
@@ -84,6 +92,8 @@ if __name__ == "__main__":
     channel = worker.Channel(int(sys.argv[1]), int(sys.argv[2]))
     serve_run = worker.run
     worker.run = lambda engine, channel, command, tokenized: (
-        overhead(worker, engine, channel, command) if command.get("arms") else serve_run(engine, channel, command, tokenized)
+        overhead(worker, engine, channel, command)
+        if command.get("arms")
+        else serve_run(engine, channel, command, tokenized)
     )
     os._exit(worker.serve(channel))

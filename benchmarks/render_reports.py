@@ -19,13 +19,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_energy import measurement, recording
-from pytest_energy.baselines import Store
-from pytest_energy.cell import canonical_key
-from pytest_energy.noise import NoiseStore
-from pytest_energy.report import percent
-from pytest_energy.reports import charts, collect, gallery, groups, results, trace
-from pytest_energy.reports.pictures import THEMES, Picture
+from pytest_energy.cell.key import canonical_key
+from pytest_energy.measure import measurement
+from pytest_energy.recording import recording
+from pytest_energy.report import charts, collect, gallery, groups, results, trace
+from pytest_energy.report.pictures import THEMES, Picture
+from pytest_energy.report.rows import percent
+from pytest_energy.store.baselines import Store
+from pytest_energy.store.noise import NoiseStore
 
 ROOT = Path(__file__).parents[1]
 GPU = "recordings/h200-sxm-141gb"
@@ -46,11 +47,25 @@ class Example:
 EXAMPLES = (
     Example("upgrade", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1"),
     Example("eager", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1-eager", "bs8 or bs64"),
-    Example("in-turns", *(f"{H100}/vllm-0.20.2-to-0.25.1/{side}" for side in ("reference", "new")), "bs8 or bs64", True),
-    Example("no-async", *(f"{H100}/vllm-0.25.1-no-async-in-turns/{side}" for side in ("reference", "new")), "bs8 or bs64", True),
+    Example(
+        "in-turns",
+        *(f"{H100}/vllm-0.20.2-to-0.25.1/{side}" for side in ("reference", "new")),
+        "bs8 or bs64",
+        True,
+    ),
+    Example(
+        "no-async",
+        *(f"{H100}/vllm-0.25.1-no-async-in-turns/{side}" for side in ("reference", "new")),
+        "bs8 or bs64",
+        True,
+    ),
 )
 HISTORY = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1")  # one update after the other
-PICTURES = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1", f"{GPU}/vllm-0.25.1-eager")  # the README's; the trace is of the second
+PICTURES = (
+    f"{GPU}/vllm-0.20.2",
+    f"{GPU}/vllm-0.25.1",
+    f"{GPU}/vllm-0.25.1-eager",
+)  # the README's; the trace is of the second
 EPOCH = "1795478400"  # 2026-11-24, for reports that come out the same
 
 MAX_HTML_BYTES = 1_000_000
@@ -63,12 +78,22 @@ def render(into: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder)
         # Where nobody's paths can get into a report.
-        shutil.copytree(ROOT / "suites", project / "suites", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "suites", project / "suites", ignore=shutil.ignore_patterns("__pycache__")
+        )
         (project / "recordings").symlink_to(ROOT / "recordings")
         for example in EXAMPLES:
             _example(project, example, into / "examples" / example.name)
         _store(project, HISTORY)
-        _run(project, "-m", "pytest_energy.cli", "history", "baselines", "-o", str(into / "examples" / "history"))
+        _run(
+            project,
+            "-m",
+            "pytest_energy.commands.cli",
+            "history",
+            "baselines",
+            "-o",
+            str(into / "examples" / "history"),
+        )
     drawn = pictures()
     (into / "images").mkdir(parents=True, exist_ok=True)
     for picture, _ in drawn:
@@ -85,8 +110,25 @@ def _example(project: Path, example: Example, folder: Path) -> None:
     _store(project, [] if example.in_pairs else [example.reference])
     selection = ["-k", example.select] if example.select else []
     reference = ["--energy-reference-replay", example.reference] if example.in_pairs else []
-    options = [*reference, "-p", "no:cacheprovider", "--benchmark-disable", "--energy-report", str(folder)]
-    _run(project, "-m", "pytest", "suites", *selection, "--energy-replay", example.new, *options, expected=(0, 1))
+    options = [
+        *reference,
+        "-p",
+        "no:cacheprovider",
+        "--benchmark-disable",
+        "--energy-report",
+        str(folder),
+    ]
+    _run(
+        project,
+        "-m",
+        "pytest",
+        "suites",
+        *selection,
+        "--energy-replay",
+        example.new,
+        *options,
+        expected=(0, 1),
+    )
 
 
 def _store(project: Path, labels: Sequence[str]) -> None:
@@ -104,23 +146,43 @@ def _store(project: Path, labels: Sequence[str]) -> None:
 
 
 def _run(project: Path, *command: str, expected: Sequence[int] = (0,)) -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "PYTEST_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GITHUB_", "PYTEST_"))
+    }
     environment = {**kept, "SOURCE_DATE_EPOCH": EPOCH, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode not in expected:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
 
 
 def pictures() -> list[tuple[Picture, str]]:
     """The README's, each with a text alternative of a few figures: against batch size, the plane, one launch's trace."""
     folders, noise = [ROOT / label for label in PICTURES], NoiseStore(ROOT / "baselines")
     run = collect.run("recordings", "")
-    (group,) = groups.groups(results.Results(results.SCHEMA_VERSION, (run,), collect.compared(folders, noise)))
-    (upgrade,) = groups.groups(results.Results(results.SCHEMA_VERSION, (run,), collect.compared(folders[:2], noise)))
+    (group,) = groups.groups(
+        results.Results(results.SCHEMA_VERSION, (run,), collect.compared(folders, noise))
+    )
+    (upgrade,) = groups.groups(
+        results.Results(results.SCHEMA_VERSION, (run,), collect.compared(folders[:2], noise))
+    )
     traces = trace.find(folders, gallery.wanted(upgrade))
     energy = [
         f"{series.label} "
-        + ", ".join(f"{charts.number(side.joules_per_token.value)} J/token at batch size {size}" for size, side in series.points)
+        + ", ".join(
+            f"{charts.number(side.joules_per_token.value)} J/token at batch size {size}"
+            for size, side in series.points
+        )
         for series in group.series
     ]
     moved = [
@@ -128,9 +190,15 @@ def pictures() -> list[tuple[Picture, str]]:
         f"throughput {percent(move.new.tokens_per_s.value / move.old.tokens_per_s.value)}"
         for move in group.moves
     ]
-    power = [f"{min(t.cycle_power_w):.0f} to {max(t.cycle_power_w):.0f} W at batch size {t.batch_size}" for t in traces]
+    power = [
+        f"{min(t.cycle_power_w):.0f} to {max(t.cycle_power_w):.0f} W at batch size {t.batch_size}"
+        for t in traces
+    ]
     plane = charts.power_throughput_plane("power-throughput", group)
-    against, launch = charts.against_batch_size("against-batch-size", group), charts.launch_trace("launch", traces)
+    against, launch = (
+        charts.against_batch_size("against-batch-size", group),
+        charts.launch_trace("launch", traces),
+    )
     return [
         (against, f"{against.title}: {'; '.join(energy)}"),
         (plane, f"{plane.title}: {'; '.join(moved)}"),
@@ -140,7 +208,10 @@ def pictures() -> list[tuple[Picture, str]]:
 
 def readme(text: str, drawn: Sequence[tuple[Picture, str]]) -> str:
     """The README with these pictures in their place."""
-    begin, end = "<!-- pictures, by benchmarks/render_reports.py -->\n", "<!-- end of pictures -->\n"
+    begin, end = (
+        "<!-- pictures, by benchmarks/render_reports.py -->\n",
+        "<!-- end of pictures -->\n",
+    )
     before, _, rest = text.partition(begin)
     after = rest.partition(end)[2]
     blocks = [
@@ -164,7 +235,11 @@ def faults(folder: Path) -> Iterator[str]:
     """Sizes, addresses, paths of this machine and values of its environment, in every file that was rendered."""
     public = (ROOT / "pyproject.toml").read_text()  # a variable may well hold the project's name
     secrets = {value for value in os.environ.values() if len(value) >= 8 and value not in public}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".html", ".svg", ".md", ".json", ".csv")):
+    for file in sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in (".html", ".svg", ".md", ".json", ".csv")
+    ):
         name, text = file.relative_to(folder).as_posix(), file.read_text()
         limit = {".html": MAX_HTML_BYTES, ".svg": MAX_SVG_BYTES}.get(file.suffix, MAX_HTML_BYTES)
         if file.stat().st_size >= limit:
@@ -173,12 +248,22 @@ def faults(folder: Path) -> Iterator[str]:
         for namespace in _NAMESPACES:
             bare = bare.replace(f'"{namespace}"', '""')
         yield from (
-            f"{name}: address {found!r}" for found in re.findall(r"(?:https?:|//[\w.-]+\.[a-z]{2,}|@import|src=|<script)[^\s]{0,40}", bare)
+            f"{name}: address {found!r}"
+            for found in re.findall(
+                r"(?:https?:|//[\w.-]+\.[a-z]{2,}|@import|src=|<script)[^\s]{0,40}", bare
+            )
         )
         yield from (
-            f"{name}: path {found!r}" for found in re.findall(r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|var|Users|venvs?)/[\w./-]*", bare)
+            f"{name}: path {found!r}"
+            for found in re.findall(
+                r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|var|Users|venvs?)/[\w./-]*", bare
+            )
         )
-        yield from (f"{name}: the value of an environment variable, {value[:3]}…" for value in secrets if value in text)
+        yield from (
+            f"{name}: the value of an environment variable, {value[:3]}…"
+            for value in secrets
+            if value in text
+        )
 
 
 class _Words(html.parser.HTMLParser):
@@ -229,7 +314,9 @@ def differences(committed: Path, rendered: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="compare with docs/, change nothing")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -18,13 +18,16 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from pytest_energy import recording, report, statistics
-from pytest_energy.baselines import boards, mixed
-from pytest_energy.cell import canonical_key
+from pytest_energy.cell.key import canonical_key
 from pytest_energy.errors import EnergyError
-from pytest_energy.gate import Metric
-from pytest_energy.measurement import Measurement, mean_gpu_power_w, measure
-from pytest_energy.noise import NoiseStore
+from pytest_energy.measure import spread
+from pytest_energy.measure.measurement import Measurement, mean_gpu_power_w, measure
+from pytest_energy.measure.metric import Metric
+from pytest_energy.recording import recording
+from pytest_energy.report import rows
+from pytest_energy.store.baselines import boards, mixed
+from pytest_energy.store.noise import NoiseStore
+from pytest_energy.verdict import comparison
 
 _EQUAL = ("gpu_name", "power_limit_w", "vllm", "engine_args_under_test")
 SPREAD_BY = "tensor_parallel_size"
@@ -47,18 +50,23 @@ class Side:
 
     def mean(self, name: str) -> float:
         """Geometric, boards counting alike."""
-        return statistics.geometric_mean([statistics.geometric_mean(group) for group in self.groups(name)])
+        return spread.geometric_mean([spread.geometric_mean(group) for group in self.groups(name)])
 
-    def error(self, metric: Metric, store: NoiseStore) -> statistics.Spread:
+    def error(self, metric: Metric, store: NoiseStore) -> spread.Spread:
         """Of the logarithm of `mean`, with the degrees of freedom of what is known of how launches vary."""
         groups = self.groups(metric.value)
-        own = statistics.pooled(groups) or statistics.Spread(0.0, 0.0)
+        own = spread.pooled(groups) or spread.Spread(0.0, 0.0)
         first = self.launches[0]
-        floor = store.floor(first.key, str(first.environment["gpu_name"]), metric, {m.launch_id for m in self.launches})
+        floor = store.floor(
+            first.key,
+            str(first.environment["gpu_name"]),
+            metric,
+            {m.launch_id for m in self.launches},
+        )
         squares = own.deviation**2 * own.degrees_of_freedom
-        spread, _, _ = statistics.spread_of(squares, int(own.degrees_of_freedom), floor)
+        of_launch, _, _ = comparison.spread_of(squares, int(own.degrees_of_freedom), floor)
         root = math.sqrt(math.fsum(1 / len(group) for group in groups)) / len(groups)
-        return statistics.Spread(spread.deviation * root, spread.degrees_of_freedom)
+        return spread.Spread(of_launch.deviation * root, of_launch.degrees_of_freedom)
 
 
 def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
@@ -72,21 +80,34 @@ def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
         m = measure(*turns)
         on = boards(m.environment)
         if not m.valid:
-            raise ValueError(f"launch {m.launch_id} is invalid: {'; '.join(m.faults)}. Leave it out.")
+            raise ValueError(
+                f"launch {m.launch_id} is invalid: {'; '.join(m.faults)}. Leave it out."
+            )
         if len(on) != gpus:
-            raise ValueError(f"launch {m.launch_id} ran on {len(on)} GPU{'s' * (len(on) > 1)}, not on {gpus}")
+            raise ValueError(
+                f"launch {m.launch_id} ran on {len(on)} GPU{'s' * (len(on) > 1)}, not on {gpus}"
+            )
         cells.setdefault(canonical_key(_unspread(m.key)), {}).setdefault(on, []).append(m)
     for found in cells.values():
-        if differing := mixed([{**m.environment, "gpu_uuids": ()} for launches in found.values() for m in launches]):
-            raise ValueError(f"the launches of one cell differ in {differing}: they are of no one engine")
+        if differing := mixed(
+            [{**m.environment, "gpu_uuids": ()} for launches in found.values() for m in launches]
+        ):
+            raise ValueError(
+                f"the launches of one cell differ in {differing}: they are of no one engine"
+            )
     return {name: Side(found) for name, found in cells.items()}
 
 
 def _unspread(key: Mapping[str, Any]) -> dict[str, Any]:
-    return {**key, "engine_args": {name: value for name, value in key["engine_args"].items() if name != SPREAD_BY}}
+    return {
+        **key,
+        "engine_args": {
+            name: value for name, value in key["engine_args"].items() if name != SPREAD_BY
+        },
+    }
 
 
-def rows(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -> list[str]:
+def lines(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -> list[str]:
     """Markdown, one row per cell that was measured on one GPU and on two.
 
     Raises:
@@ -98,14 +119,22 @@ def rows(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) ->
         "|---|---:|---|---:|---:|---|---:|---:|---:|---:|---|---|",
     ]
     both = [key for key in one if key in two]
-    for key in sorted(both, key=lambda k: (one[k].launches[0].key["model"], one[k].launches[0].key["batch_size"])):
+    for key in sorted(
+        both, key=lambda k: (one[k].launches[0].key["model"], one[k].launches[0].key["batch_size"])
+    ):
         a, b = one[key], two[key]
         first, other = a.launches[0], b.launches[0]
-        unequal = [name for name in _EQUAL if first.environment.get(name) != other.environment.get(name)]
+        unequal = [
+            name for name in _EQUAL if first.environment.get(name) != other.environment.get(name)
+        ]
         if unequal:
-            raise ValueError(f"the launches on one GPU and on two differ in {', '.join(unequal)} besides")
+            raise ValueError(
+                f"the launches on one GPU and on two differ in {', '.join(unequal)} besides"
+            )
         if len(b.on) > 1:
-            raise ValueError("the launches on two GPUs are of several pairs of boards: give those of one")
+            raise ValueError(
+                "the launches on two GPUs are of several pairs of boards: give those of one"
+            )
         (pair,) = b.on
         if elsewhere := [uuid for (uuid,) in a.on if uuid not in pair]:
             names = " and ".join(uuid[:12] for uuid in pair)
@@ -113,8 +142,10 @@ def rows(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) ->
                 f"{elsewhere[0][:12]}, on which one GPU was measured, is neither of the two boards, {names}: "
                 "boards of one model differ by several percent. Measure on one of them, or on each (CUDA_VISIBLE_DEVICES)"
             )
-        if not statistics.pooled([*a.groups("joules_per_token"), *b.groups("joules_per_token")]):
-            raise ValueError(f"one launch each of {first.key['model']} says nothing of how launches differ: give three of each")
+        if not spread.pooled([*a.groups("joules_per_token"), *b.groups("joules_per_token")]):
+            raise ValueError(
+                f"one launch each of {first.key['model']} says nothing of how launches differ: give three of each"
+            )
         cells = [
             str(first.key["model"]),
             str(first.key["batch_size"]),
@@ -124,7 +155,7 @@ def rows(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) ->
             *(f"{side.mean('power_w'):,.0f}" for side in (a, b)),
             *(f"{side.mean('tokens_per_s'):,.0f}" for side in (a, b)),
             _change(a, b, Metric.TOKENS_PER_S, store),
-            report.gpu_shares(mean_gpu_power_w(b.launches)),
+            rows.gpu_shares(mean_gpu_power_w(b.launches)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -139,18 +170,29 @@ def _change(one: Side, two: Side, metric: Metric, store: NoiseStore) -> str:
     errors = [side.error(metric, store) for side in (one, two)]
     variance = math.fsum(e.deviation**2 for e in errors)
     degrees = variance**2 / math.fsum(e.deviation**4 / e.degrees_of_freedom for e in errors)
-    half = float(stdtrit(degrees, 0.5 + statistics.CONFIDENCE / 2)) * math.sqrt(variance)
-    return f"{report.percent(ratio)} ({report.percent(ratio * math.exp(-half))} to {report.percent(ratio * math.exp(half))})"
+    half = float(stdtrit(degrees, 0.5 + spread.CONFIDENCE / 2)) * math.sqrt(variance)
+    return f"{rows.percent(ratio)} ({rows.percent(ratio * math.exp(-half))} to {rows.percent(ratio * math.exp(half))})"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one", type=Path, nargs="+", required=True, help="recordings made on one GPU")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--one", type=Path, nargs="+", required=True, help="recordings made on one GPU"
+    )
     parser.add_argument("--two", type=Path, nargs="+", required=True, help="recordings made on two")
-    parser.add_argument("--baselines", type=Path, default=Path("baselines"), help="the store whose noise is used (default: baselines)")
+    parser.add_argument(
+        "--baselines",
+        type=Path,
+        default=Path("baselines"),
+        help="the store whose noise is used (default: baselines)",
+    )
     arguments = parser.parse_args()
     try:
-        found = rows(sides(arguments.one, 1), sides(arguments.two, 2), NoiseStore(arguments.baselines))
+        found = lines(
+            sides(arguments.one, 1), sides(arguments.two, 2), NoiseStore(arguments.baselines)
+        )
     except (ValueError, EnergyError) as error:
         sys.exit(str(error))
     if len(found) == 2:

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.modes_table import NO_FLOOR
-from pytest_energy import recording, statistics
-from pytest_energy.gate import Metric
-from pytest_energy.measurement import Measurement, measure
+from pytest_energy.measure import spread
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.measure.metric import Metric
+from pytest_energy.recording import recording
+from pytest_energy.verdict import comparison
 
 Pair = tuple[Measurement, Measurement]  # of the server and of the offline engine
 
@@ -51,20 +53,36 @@ def rows(paired: dict[int, list[Pair]]) -> list[str]:
     ]
     for batch_size, cells in paired.items():
         columns = []
-        for name, form in ((Metric.JOULES_PER_TOKEN.value, "#.4g"), ("power_w", ".0f"), (Metric.TOKENS_PER_S.value, ",.0f")):
-            new, old = ([getattr(side, name) for side in sides] for sides in zip(*cells, strict=True))
-            added = statistics.compare_pairs(new, old, NO_FLOOR)
-            means = [statistics.geometric_mean(values) for values in (old, new)]
-            columns += [*(format(mean, form) for mean in means), f"{added.value - 1:+.1%} ± {added.relative_half_width:.1%}"]
+        for name, form in (
+            (Metric.JOULES_PER_TOKEN.value, "#.4g"),
+            ("power_w", ".0f"),
+            (Metric.TOKENS_PER_S.value, ",.0f"),
+        ):
+            new, old = (
+                [getattr(side, name) for side in sides] for sides in zip(*cells, strict=True)
+            )
+            added = comparison.compare_pairs(new, old, NO_FLOOR)
+            means = [spread.geometric_mean(values) for values in (old, new)]
+            columns += [
+                *(format(mean, form) for mean in means),
+                f"{added.value - 1:+.1%} ± {added.relative_half_width:.1%}",
+            ]
         for name in ("ttft", "itl"):
             latency = [server.latencies_ms[name] for server, _ in cells]
-            columns.append(", ".join(f"{np.mean([values[percentile] for values in latency]):#.3g}" for percentile in ("p50", "p99")))
+            columns.append(
+                ", ".join(
+                    f"{np.mean([values[percentile] for values in latency]):#.3g}"
+                    for percentile in ("p50", "p99")
+                )
+            )
         lines.append(f"| {batch_size} | {len(cells)} | {' | '.join(columns)} |")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", metavar="SERVER=OFFLINE")
     given = [argument.partition("=") for argument in parser.parse_args().folders]
     print("\n".join(rows(pairs([(Path(server), Path(offline)) for server, _, offline in given]))))

@@ -19,16 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.gate_error_rates import CELLS, Rates, Scenario, draw_floor, draw_side
-from pytest_energy import gate, statistics
-from pytest_energy.gate import MIN_PAIRS, Metric, Rule, Verdict
-from pytest_energy.statistics import NoiseFloor, Spread
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import NoiseFloor, Spread
+from pytest_energy.verdict import comparison, judge, rule
+from pytest_energy.verdict.rule import MIN_PAIRS, Rule, Verdict
 
 DEVIATIONS = (0.005, 0.007, 0.010, 0.015, 0.020)
 CHANGES = (-0.03, 0.02, 0.04, 0.06, 0.10)
 VARIANTS: dict[str, Scenario] = {
     "noise measured, up to 5 pairs": Scenario(()),
     "noise measured, up to 3 pairs": Scenario((), budget=3),
-    "noise measured, the machine shifts by three deviations from pair to pair": Scenario((), drift=3.0),
+    "noise measured, the machine shifts by three deviations from pair to pair": Scenario(
+        (), drift=3.0
+    ),
     "noise measured, heavy tails (Student t, 4 degrees of freedom)": Scenario((), tails=4),
     "noise assumed, up to 5 pairs": Scenario((), floor="assumed"),
 }
@@ -51,13 +54,15 @@ def judge_cell(
     """
     verdicts: dict[Metric, Verdict] = {}
     look = 0
-    for look in statistics.looks(budget, MIN_PAIRS):
+    for look in comparison.looks(budget, MIN_PAIRS):
         at = Rule(2 * CELLS, budget, paired=True).levels(look)
         for metric in Metric:
             shown = Spread(float(np.sqrt(np.mean(turns[metric][:look] ** 2))), look)
-            noise = statistics.raised(floor[metric], shown)
-            ratio = statistics.compare_pairs(new[metric][:look], old[metric][:look], noise)
-            verdicts[metric] = gate.compare(metric, ratio, gate.PAIRED_TOLERANCE[metric], at, paired=True)[0]
+            noise = comparison.raised(floor[metric], shown)
+            ratio = comparison.compare_pairs(new[metric][:look], old[metric][:look], noise)
+            verdicts[metric] = judge.compare(
+                metric, ratio, rule.PAIRED_TOLERANCE[metric], at, paired=True
+            )[0]
         if Verdict.INCONCLUSIVE not in verdicts.values():
             break
     return verdicts, look
@@ -65,7 +70,9 @@ def judge_cell(
 
 def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
     """`runs` suites of `cells` cells; `drift` is common to both sides of a pair."""
-    generator = np.random.default_rng([seed, *(int(1e6 * deviation) for deviation in s.deviation), int(1e6 * (1 + s.change))])
+    generator = np.random.default_rng(
+        [seed, *(int(1e6 * deviation) for deviation in s.deviation), int(1e6 * (1 + s.change))]
+    )
     deviation = s.deviation[0]
     red = alarmed = pairs = 0
     counts: Counter[Verdict] = Counter()
@@ -93,7 +100,13 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
         alarmed += run[Verdict.REGRESSED] > 0
         red += run[Verdict.REGRESSED] + run[Verdict.INCONCLUSIVE] > 0
     total = runs * cells
-    return Rates(alarmed / runs, red / runs, counts[Verdict.REGRESSED] / total, counts[Verdict.PASS] / total, pairs / total)
+    return Rates(
+        alarmed / runs,
+        red / runs,
+        counts[Verdict.REGRESSED] / total,
+        counts[Verdict.PASS] / total,
+        pairs / total,
+    )
 
 
 def _row(task: tuple[str, float, int, int]) -> dict[str, float | str]:
@@ -108,7 +121,9 @@ def _row(task: tuple[str, float, int, int]) -> dict[str, float | str]:
         "pairs": unchanged.launches,
     }
     for change in CHANGES:
-        row[f"{change:+.0%}"] = simulate(replace(s, change=change), max(1, runs // 2), seed, cells=1).regressed
+        row[f"{change:+.0%}"] = simulate(
+            replace(s, change=change), max(1, runs // 2), seed, cells=1
+        ).regressed
     return row
 
 
@@ -118,26 +133,42 @@ def table(rows: Sequence[dict[str, float | str]]) -> list[str]:
     lines = []
     for name in VARIANTS:
         lines += [f"### In turns, {name}", ""]
-        lines += ["| deviation | false alarm | red, undecided | pairs | " + " | ".join(heads) + " |", "|" + "---|" * (4 + len(heads))]
+        lines += [
+            "| deviation | false alarm | red, undecided | pairs | " + " | ".join(heads) + " |",
+            "|" + "---|" * (4 + len(heads)),
+        ]
         for row in (row for row in rows if row["variant"] == name):
             figures = [f"{row[h]:.1%}" for h in ("deviation", "false_alarm", "red_undecided")]
-            lines.append("| " + " | ".join([*figures, f"{row['pairs']:.2f}", *(f"{row[h]:.1%}" for h in heads)]) + " |")
+            lines.append(
+                "| "
+                + " | ".join([*figures, f"{row['pairs']:.2f}", *(f"{row[h]:.1%}" for h in heads)])
+                + " |"
+            )
         lines.append("")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=20261124)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    tasks = [(name, deviation, arguments.runs, arguments.seed) for name in VARIANTS for deviation in DEVIATIONS]
+    tasks = [
+        (name, deviation, arguments.runs, arguments.seed)
+        for name in VARIANTS
+        for deviation in DEVIATIONS
+    ]
     with ProcessPoolExecutor(arguments.processes) as pool:
         rows = list(pool.map(_row, tasks))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"runs": arguments.runs, "seed": arguments.seed, "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps({"runs": arguments.runs, "seed": arguments.seed, "rows": rows}, indent=1)
+            + "\n"
+        )
     print("\n".join(table(rows)))
 
 

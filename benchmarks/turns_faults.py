@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pytest_energy import environment
 from pytest_energy.engines.offline import command_of, session_members
+from pytest_energy.recording import fingerprint
 
 ROOT = Path(__file__).parents[1]
 OUT_OF_MEMORY, KILLED, STOPPED = "out of memory", "killed in a turn", "stopped in a turn"
@@ -54,7 +54,9 @@ def memory_mib() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     which = [f"--id={visible}"] if visible else []
     command = ["nvidia-smi", *which, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return sum(map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))
+    return sum(
+        map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    )
 
 
 def sessions(side: str) -> Iterator[int]:
@@ -107,7 +109,17 @@ def suffer(fault: str, python: str) -> Outcome:
         started, most, seen = time.monotonic(), before, {"new": set[int](), "reference": set[int]()}
         with (folder / "log").open("w") as log:
             pytest = subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "test_energy", "benchmarks/cpu_bound", *words],
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-p",
+                    "no:cacheprovider",
+                    "-k",
+                    "test_energy",
+                    "benchmarks/cpu_bound",
+                    *words,
+                ],
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -118,9 +130,14 @@ def suffer(fault: str, python: str) -> Outcome:
                 most = max(most, memory_mib())
                 for side, known in seen.items():
                     known.update(sessions(side))
-                if not put and any(folder.glob("recordings/*/*/*.gz")):  # a first turn has ended, so both are loaded
+                if not put and any(
+                    folder.glob("recordings/*/*/*.gz")
+                ):  # a first turn has ended, so both are loaded
                     time.sleep(2.0)
-                    os.kill(engine_process(seen["new"]), signal.SIGKILL if fault == KILLED else signal.SIGSTOP)
+                    os.kill(
+                        engine_process(seen["new"]),
+                        signal.SIGKILL if fault == KILLED else signal.SIGSTOP,
+                    )
                     put = True
         seconds = time.monotonic() - started
         left = processes(seen["new"] | seen["reference"])
@@ -129,11 +146,20 @@ def suffer(fault: str, python: str) -> Outcome:
         told = itertools.dropwhile(lambda line: not line.startswith("INVALID"), lines)
         said = itertools.takewhile(lambda line: not line.startswith("===="), told)
         print("\n".join(lines[-40:]), flush=True)
-        return Outcome(fault, pytest.returncode, round(seconds, 1), "\n".join(said), (before, most, memory_mib()), len(left))
+        return Outcome(
+            fault,
+            pytest.returncode,
+            round(seconds, 1),
+            "\n".join(said),
+            (before, most, memory_mib()),
+            len(left),
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -143,11 +169,19 @@ def main() -> None:
         print(json.dumps(asdict(outcomes[-1]), indent=1, ensure_ascii=False), flush=True)
         if arguments.json:
             results = [asdict(outcome) for outcome in outcomes]
-            text = json.dumps({"environment": {"host": environment.host()}, "results": results}, indent=1, ensure_ascii=False)
+            text = json.dumps(
+                {"environment": {"host": fingerprint.host()}, "results": results},
+                indent=1,
+                ensure_ascii=False,
+            )
             arguments.json.write_text(text + "\n")
-    print("\n| fault | exit status | s | memory before, at most, after (MiB) | processes left |\n|---|---|---|---|---|")
+    print(
+        "\n| fault | exit status | s | memory before, at most, after (MiB) | processes left |\n|---|---|---|---|---|"
+    )
     for o in outcomes:
-        print(f"| {o.fault} | {o.exit_status} | {o.seconds:.0f} | {' / '.join(map(str, o.memory_mib))} | {o.processes_left} |")
+        print(
+            f"| {o.fault} | {o.exit_status} | {o.seconds:.0f} | {' / '.join(map(str, o.memory_mib))} | {o.processes_left} |"
+        )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,19 @@ class EngineError(EnergyError):
         out_of_memory: whether its log says that GPU memory was short.
     """
 
-    def __init__(self, stage: str, message: str, log_tail: str = "", out_of_memory: bool = False) -> None:
-        super().__init__(f"engine failed during {stage}: {message}" + (f"\n--- engine log ---\n{log_tail}" if log_tail else ""))
-        self.stage, self.message, self.log_tail, self.out_of_memory = stage, message, log_tail, out_of_memory
+    def __init__(
+        self, stage: str, message: str, log_tail: str = "", out_of_memory: bool = False
+    ) -> None:
+        super().__init__(
+            f"engine failed during {stage}: {message}"
+            + (f"\n--- engine log ---\n{log_tail}" if log_tail else "")
+        )
+        self.stage, self.message, self.log_tail, self.out_of_memory = (
+            stage,
+            message,
+            log_tail,
+            out_of_memory,
+        )
 
 
 class MeterError(EnergyError):

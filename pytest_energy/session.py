@@ -10,22 +10,38 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_energy import gate, live, measurement, recording, statistics
-from pytest_energy.baselines import Baseline, Store, Update, boards, mixed
-from pytest_energy.cell import Cell, canonical_key, key_differences
-from pytest_energy.errors import EnergyError, EngineError, LockError, MeterError, NoiseError, RecordingError
-from pytest_energy.gate import Judgement, Metric, Rule, Variation, Verdict
-from pytest_energy.locks import GpuLocks
-from pytest_energy.measurement import Measurement
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.key import canonical_key, key_differences
+from pytest_energy.errors import (
+    EnergyError,
+    EngineError,
+    LockError,
+    MeterError,
+    NoiseError,
+    RecordingError,
+)
+from pytest_energy.launch import launch
+from pytest_energy.launch.gpu_locks import GpuLocks
+from pytest_energy.launch.interleaved import NoFit, Side, SideError, record_pair
+from pytest_energy.measure import measurement
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import Spread
+from pytest_energy.measure.stopping import InterleavedStopping, is_enough
 from pytest_energy.meters import nvml
 from pytest_energy.meters.zeus_meter import Meter
-from pytest_energy.noise import Noise, NoiseStore
-from pytest_energy.recording import Recording
+from pytest_energy.recording import recording
+from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
-from pytest_energy.statistics import Spread
-from pytest_energy.turns import NoFit, Side, SideError, record_pair
+from pytest_energy.store.baselines import Baseline, Store, Update, boards, mixed
+from pytest_energy.store.noise import Noise, NoiseStore
+from pytest_energy.verdict import comparison, judge
+from pytest_energy.verdict.judge import Judgement, Variation
+from pytest_energy.verdict.rule import Rule, Verdict
 
-Measured = Mapping[str, Mapping[str, list[Measurement]]]  # by side, then by cell key; one per launch
+Measured = Mapping[
+    str, Mapping[str, list[Measurement]]
+]  # by side, then by cell key; one per launch
 
 
 @dataclass(frozen=True)
@@ -66,12 +82,14 @@ class Session:
     """
 
     settings: Settings
-    open_meter: live.OpenMeter
+    open_meter: launch.OpenMeter
     progress: Callable[[str], None]
     _questions: list[Question] = field(default_factory=list)
     _evidence: dict[str, Evidence] = field(default_factory=dict)
     _updates: dict[str, Update | EnergyError | OSError] = field(default_factory=dict)
-    _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(default_factory=dict)
+    _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(
+        default_factory=dict
+    )
     _replayed: dict[tuple[Path, ...], dict[str, list[Measurement]]] = field(default_factory=dict)
     _resident: bool = False  # whether the launches being measured are of two engines together
 
@@ -90,7 +108,11 @@ class Session:
 
     @property
     def _cells(self) -> list[Cell]:
-        return list({canonical_key(question.cell.key): question.cell for question in self._questions}.values())
+        return list(
+            {
+                canonical_key(question.cell.key): question.cell for question in self._questions
+            }.values()
+        )
 
     def _questions_on(self, cell: Cell) -> list[Question]:
         key = canonical_key(cell.key)
@@ -120,7 +142,9 @@ class Session:
         if evidence.failure is not None:
             return self._invalid(question, [evidence.failure])
         # Recordings are judged at once, without looks before the last: clear where a live run was, and perhaps where it was not.
-        return self._judge(question, evidence, None if self.settings.replay else self.settings.launches)
+        return self._judge(
+            question, evidence, None if self.settings.replay else self.settings.launches
+        )
 
     def _invalid(self, question: Question, reasons: Sequence[str]) -> Judgement:
         paired = self.settings.paired
@@ -139,20 +163,41 @@ class Session:
         return self._baselines[place]
 
     def _judge(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:
-        cell, measurements, gpu_name = question.cell, evidence.measurements, _gpu_name(evidence.measurements)
-        faults = [f"reference, launch {m.launch_id}: {fault}" for m in evidence.reference for fault in m.faults]
-        if evidence.reference and len({bool(m.beside) for m in (*measurements, *evidence.reference)}) > 1:
-            faults.append("one side was measured beside a resident engine, the other without: they are no pairs")
+        cell, measurements, gpu_name = (
+            question.cell,
+            evidence.measurements,
+            _gpu_name(evidence.measurements),
+        )
+        faults = [
+            f"reference, launch {m.launch_id}: {fault}"
+            for m in evidence.reference
+            for fault in m.faults
+        ]
+        if (
+            evidence.reference
+            and len({bool(m.beside) for m in (*measurements, *evidence.reference)}) > 1
+        ):
+            faults.append(
+                "one side was measured beside a resident engine, the other without: they are no pairs"
+            )
         if faults:
             return self._invalid(question, faults)
         baseline = self._old_side(cell, evidence)
         near_misses = self.store.near_misses(cell.key, gpu_name) if baseline is None else []
-        compared = {m.launch_id for m in measurements} | {launch.launch_id for launch in (baseline.launches if baseline else ())}
-        noise = {metric: self.noise_store.floor(cell.key, gpu_name, metric, compared) for metric in Metric}
+        compared = {m.launch_id for m in measurements} | {
+            launch.launch_id for launch in (baseline.launches if baseline else ())
+        }
+        noise = {
+            metric: self.noise_store.floor(cell.key, gpu_name, metric, compared)
+            for metric in Metric
+        }
         variation = {metric: self._variation(metric, evidence) for metric in Metric}
-        noise = {metric: statistics.raised(floor, _of_a_launch(variation[metric])) for metric, floor in noise.items()}
+        noise = {
+            metric: comparison.raised(floor, _of_a_launch(variation[metric]))
+            for metric, floor in noise.items()
+        }
         rule = Rule(self.comparisons, budget, noise, self.settings.paired)
-        judged = gate.judge(
+        judged = judge.judge(
             question.metric,
             measurements,
             baseline,
@@ -170,7 +215,7 @@ class Session:
         pairs = evidence.measurements, evidence.reference
         if len(pairs[0]) != len(pairs[1]) or not all(m.valid for side in pairs for m in side):
             return None
-        return gate.variation(metric, *pairs)
+        return judge.variation(metric, *pairs)
 
     def update(self, cell: Cell) -> Update:
         """Make the cell's launches its baseline, once per run: where that failed it has failed for all that ask.
@@ -183,9 +228,14 @@ class Session:
         key = canonical_key(cell.key)
         if key not in self._updates:
             # Against the history, so by the rule of stored baselines whatever this run compares.
-            tolerance = {q.metric.value: Rule().tolerance(q.metric, q.tolerance) for q in self._questions_on(cell)}
+            tolerance = {
+                q.metric.value: Rule().tolerance(q.metric, q.tolerance)
+                for q in self._questions_on(cell)
+            }
             try:
-                self._updates[key] = self.store.update(self._whole_evidence(cell), tolerance, self.settings.update_reason)
+                self._updates[key] = self.store.update(
+                    self._whole_evidence(cell), tolerance, self.settings.update_reason
+                )
             except (EnergyError, OSError) as error:
                 self._updates[key] = error
         updated = self._updates[key]
@@ -222,8 +272,15 @@ class Session:
         selected = {canonical_key(cell.key) for cell in self._cells}
         # Suites for another number of GPUs, and another engine, are asked for by name: a run of these says nothing of theirs.
         measurements = [m for evidence in self._evidence.values() for m in evidence.measurements]
-        seen = {(str(m.environment.get("gpu_name")), len(boards(m.environment)), m.key["engine"]) for m in measurements}
-        entries = [entry for entry in self.store.entries() if (entry.gpu_name, len(entry.boards), entry.key["engine"]) in seen]
+        seen = {
+            (str(m.environment.get("gpu_name")), len(boards(m.environment)), m.key["engine"])
+            for m in measurements
+        }
+        entries = [
+            entry
+            for entry in self.store.entries()
+            if (entry.gpu_name, len(entry.boards), entry.key["engine"]) in seen
+        ]
         return [entry for entry in entries if canonical_key(entry.key) not in selected]
 
     def _measure_launch_group(self, cell: Cell) -> None:
@@ -235,20 +292,29 @@ class Session:
         self.noise_store.check()
         budget = self.settings.launches
         all_launches = self.settings.update or self.settings.noise
-        measured: Measured = {side: {canonical_key(c.key): [] for c in group} for side in ("reference", "new")}
+        measured: Measured = {
+            side: {canonical_key(c.key): [] for c in group} for side in ("reference", "new")
+        }
         open_cells = list(group)
         failure: str | None = None
         try:
             failure = "measuring was interrupted"
-            if self.settings.launch.url is None:  # the GPUs of a server that runs are known once it is found
-                live.let_leave(self._locks.acquire(nvml.visible_uuids(), cell.model.name, self.progress), self.progress)
+            if (
+                self.settings.launch.url is None
+            ):  # the GPUs of a server that runs are known once it is found
+                launch.let_leave(
+                    self._locks.acquire(nvml.visible_uuids(), cell.model.name, self.progress),
+                    self.progress,
+                )
             for number in range(1, budget + 1):
                 failure = "measuring was interrupted"
                 failure = self._launch_sides(open_cells, number, measured)
                 if failure is not None:
                     break
-                if not all_launches and number in statistics.looks(budget, first_look):
-                    open_cells = [c for c in open_cells if self._is_open(c, _evidence(c, measured), budget)]
+                if not all_launches and number in comparison.looks(budget, first_look):
+                    open_cells = [
+                        c for c in open_cells if self._is_open(c, _evidence(c, measured), budget)
+                    ]
                 if not open_cells:
                     break
         except LockError as error:
@@ -259,11 +325,15 @@ class Session:
             raise
         finally:
             for c in group:
-                self._evidence[canonical_key(c.key)] = replace(_evidence(c, measured), failure=failure if c in open_cells else None)
+                self._evidence[canonical_key(c.key)] = replace(
+                    _evidence(c, measured), failure=failure if c in open_cells else None
+                )
             if all(canonical_key(c.key) in self._evidence for c in self._cells):
                 self._locks.release()
 
-    def _open_meter(self, measuring: str, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]) -> Meter:
+    def _open_meter(
+        self, measuring: str, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]
+    ) -> Meter:
         """The meter of the GPUs that an engine was found on; from now on the run holds these alone."""
         self._locks.keep(set(gpu_uuids) & set(nvml.listed_uuids()), measuring, self.progress)
         return self.open_meter(gpu_uuids, is_engine_process)
@@ -281,7 +351,9 @@ class Session:
             except NoFit as reason:
                 if self.settings.turns == "cycles":
                     return f"the two engines do not fit on the GPU together: {reason}\nLet launches alternate: --energy-turns launches"
-                self.progress(f"launches alternate: the two engines do not fit on the GPU together ({str(reason).splitlines()[0]})")
+                self.progress(
+                    f"launches alternate: the two engines do not fit on the GPU together ({str(reason).splitlines()[0]})"
+                )
                 self._resident = False
         for side in sides:
             failure = self._launch(cells, number, side.name, side.settings, measured[side.name])
@@ -289,18 +361,25 @@ class Session:
                 return failure
         return None
 
-    def _launch_pair(self, cells: Sequence[Cell], number: int, outer: Side, inner: Side, measured: Measured) -> str | None:
+    def _launch_pair(
+        self, cells: Sequence[Cell], number: int, outer: Side, inner: Side, measured: Measured
+    ) -> str | None:
         """One launch of both engines together; returns why a side failed, None where none did."""
         turns: dict[tuple[str, str], list[Recording]] = {}
         try:
             open_meter = functools.partial(self._open_meter, cells[0].model.name)
-            launched = record_pair(cells, outer, inner, open_meter, functools.partial(self._numbered, number), self._noise)
+            stopping = InterleavedStopping(self._noise)
+            launched = record_pair(
+                cells, outer, inner, open_meter, functools.partial(self._numbered, number), stopping
+            )
             with contextlib.closing(launched):
                 for side, done, recorded in launched:
                     self._keep(done, recorded, side)
                     turns.setdefault((side, canonical_key(done.key)), []).append(recorded)
         except SideError as error:
-            python = next(side.settings.python for side in (outer, inner) if side.name == error.side)
+            python = next(
+                side.settings.python for side in (outer, inner) if side.name == error.side
+            )
             return f"the {error.side} engine ({python}): {error}"
         except (MeterError, RecordingError, LockError) as error:
             return str(error)
@@ -309,14 +388,21 @@ class Session:
         return None
 
     def _launch(
-        self, cells: Sequence[Cell], number: int, side: str, launch: LaunchSettings, measured: Mapping[str, list[Measurement]]
+        self,
+        cells: Sequence[Cell],
+        number: int,
+        side: str,
+        settings: LaunchSettings,
+        measured: Mapping[str, list[Measurement]],
     ) -> str | None:
         """One engine launch; returns why it failed, None where it did not."""
-        named = f"the {side} engine ({launch.python}): " if self.settings.paired else ""
+        named = f"the {side} engine ({settings.python}): " if self.settings.paired else ""
         try:
             # Closed at once whatever happens here, and the engine with it.
             open_meter = functools.partial(self._open_meter, cells[0].model.name)
-            launched = live.record_launch(cells, launch, open_meter, self._numbered(number, side), self._precision)
+            launched = launch.record_launch(
+                cells, settings, open_meter, self._numbered(number, side), self._stopping
+            )
             with contextlib.closing(launched):
                 for done, recorded in launched:
                     self._keep(done, recorded, side)
@@ -326,19 +412,29 @@ class Session:
         return None
 
     def _is_open(self, cell: Cell, evidence: Evidence, budget: int) -> bool:
-        return any(self._judge(question, evidence, budget).undecided for question in self._questions_on(cell))
+        return any(
+            self._judge(question, evidence, budget).undecided
+            for question in self._questions_on(cell)
+        )
 
-    def _precision(self, cell: Cell, gpu_name: str) -> float:
-        """The standard error of a launch's J/token (relative) below which more cycles buy nothing: a third of the launches' deviation."""
-        return self.noise_store.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN).deviation / 3
+    def _stopping(self, cell: Cell, gpu_name: str) -> launch.IsEnough:
+        """More cycles buy nothing below a standard error of a third of the launches' deviation."""
+        error = self.noise_store.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN).deviation / 3
+        return functools.partial(is_enough, error)
 
     def _noise(self, measured: Measurement) -> float:
         """The deviation of J/token between launches (relative) in a measurement's cell."""
-        return self.noise_store.floor(measured.key, _gpu_name([measured]), Metric.JOULES_PER_TOKEN).deviation
+        return self.noise_store.floor(
+            measured.key, _gpu_name([measured]), Metric.JOULES_PER_TOKEN
+        ).deviation
 
     def _numbered(self, number: int, side: str) -> Callable[[str], None]:
         upto = "" if self.settings.update or self.settings.noise else "up to "
-        prefix = f"launch {number} of {upto}{self.settings.launches}: " if self.settings.launches > 1 else ""
+        prefix = (
+            f"launch {number} of {upto}{self.settings.launches}: "
+            if self.settings.launches > 1
+            else ""
+        )
         if self.settings.paired:
             prefix = f"pair {number} of {upto}{self.settings.launches} ({side}): "
         return lambda text: self.progress(prefix + text)
@@ -373,7 +469,9 @@ class Session:
 
     def _replayed_launches(self, cell: Cell, folders: tuple[Path, ...]) -> Evidence:
         if folders not in self._replayed:
-            self._replayed[folders] = _read_recordings(folders, of_one_engine=not self.settings.noise)
+            self._replayed[folders] = _read_recordings(
+                folders, of_one_engine=not self.settings.noise
+            )
         found = self._replayed[folders].get(canonical_key(cell.key), [])
         if found:
             return Evidence(tuple(found))
@@ -381,9 +479,14 @@ class Session:
         message = f"no recording of {cell.name} in {places}"
         for others in self._replayed[folders].values():
             other = others[0].key
-            if (other.get("model"), other.get("batch_size")) == (cell.key["model"], cell.batch_size):
+            if (other.get("model"), other.get("batch_size")) == (
+                cell.key["model"],
+                cell.batch_size,
+            ):
                 message += f"\none of the same model and batch size differs in {', '.join(key_differences(other, cell.key))}"
-        return Evidence(failure=f"{message}\nRecord it with --energy-record DIR, or deselect the test with -k.")
+        return Evidence(
+            failure=f"{message}\nRecord it with --energy-record DIR, or deselect the test with -k."
+        )
 
 
 def _evidence(cell: Cell, measured: Measured) -> Evidence:
@@ -393,7 +496,11 @@ def _evidence(cell: Cell, measured: Measured) -> Evidence:
 
 def _of_a_launch(variation: Variation | None) -> Spread | None:
     """How uncertain a launch is, judged by its turns."""
-    return None if variation is None else Spread(variation.by_turns / math.sqrt(2), variation.turns.degrees_of_freedom)
+    return (
+        None
+        if variation is None
+        else Spread(variation.by_turns / math.sqrt(2), variation.turns.degrees_of_freedom)
+    )
 
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 # Imported here so that pytester's runs, which forget what they imported, do not load numpy and matplotlib twice.
-import pytest_energy.reports.page
-import pytest_energy.reports.tables
+import pytest_energy.report.page
+import pytest_energy.report.tables
 import pytest_energy.session
-import pytest_energy.statistics  # noqa: F401
-from pytest_energy import locks
-from pytest_energy.cell import Cell, Model
-from pytest_energy.workload import Workload
+import pytest_energy.verdict.comparison  # noqa: F401
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.workload import Workload
+from pytest_energy.launch import gpu_locks
 
 pytest_plugins = ["pytester"]
 
@@ -50,4 +51,4 @@ def few_plugins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(autouse=True)
 def own_locks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A host with GPUs may be measuring on them."""
-    monkeypatch.setattr(locks, "FOLDER", tmp_path_factory.getbasetemp() / "locks")
+    monkeypatch.setattr(gpu_locks, "FOLDER", tmp_path_factory.getbasetemp() / "locks")

@@ -21,7 +21,9 @@ class SimulatedGpu:
 
     index: int
     uuid: str
-    power_w: float = 30.0  # so little that a test which is held up for a moment does not see a disagreement
+    power_w: float = (
+        30.0  # so little that a test which is held up for a moment does not see a disagreement
+    )
     power_limit_mw: int = 700_000
     enforced_mw: int = 700_000
     mig: tuple[int, int] = (0, 0)
@@ -34,7 +36,10 @@ class SimulatedGpu:
     counter: Callable[[int], int] = lambda energy_mj: energy_mj
 
     def energy_mj(self) -> int:
-        return self.counter(1_000_000 + round(int(time.monotonic() / UPDATE_S) * UPDATE_S * self.power_w * 1000) % 10**12)
+        return self.counter(
+            1_000_000
+            + round(int(time.monotonic() / UPDATE_S) * UPDATE_S * self.power_w * 1000) % 10**12
+        )
 
 
 class SimulatedDriver:
@@ -71,7 +76,12 @@ class SimulatedDriver:
     def _answers(self) -> dict[str, Callable[..., Any]]:
         def power(gpu: SimulatedGpu, fields: Any) -> list[Any]:
             power_w = gpu.power_w if gpu.average_power_w is None else gpu.average_power_w
-            return [SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, value=SimpleNamespace(uiVal=round(power_w * 1000)))]
+            return [
+                SimpleNamespace(
+                    nvmlReturn=pynvml.NVML_SUCCESS,
+                    value=SimpleNamespace(uiVal=round(power_w * 1000)),
+                )
+            ]
 
         def no_grace_hopper(gpu: SimulatedGpu) -> None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -96,14 +106,18 @@ class SimulatedDriver:
             "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu: gpu.clock_reasons,
             "nvmlDeviceGetTemperature": lambda gpu, sensor: 34,
             "nvmlDeviceGetTemperatureV": lambda gpu, sensor: 34,
-            "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=gpu.utilization_percent),
+            "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(
+                gpu=gpu.utilization_percent
+            ),
             "nvmlDeviceGetMemoryInfo": lambda gpu, version=None: SimpleNamespace(used=4 << 20),
             "nvmlDeviceGetMigMode": lambda gpu: list(gpu.mig),
             "nvmlDeviceGetEccMode": lambda gpu: [1, 1],
             "nvmlDeviceGetTotalEccErrors": lambda gpu, kind, counter: gpu.ecc_uncorrected,
             "nvmlDeviceGetRemappedRows": lambda gpu: (0, 0, 0, 0),
             "nvmlDeviceGetComputeMode": lambda gpu: 0,
-            "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [SimpleNamespace(pid=pid, usedGpuMemory=900 << 20) for pid in gpu.pids],
+            "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [
+                SimpleNamespace(pid=pid, usedGpuMemory=900 << 20) for pid in gpu.pids
+            ],
             "nvmlDeviceGetTotalEnergyConsumption": lambda gpu: gpu.energy_mj(),
             "nvmlDeviceGetFieldValues": power,
             "nvmlDeviceGetPowerUsage": lambda gpu: round(gpu.power_w * 1000),

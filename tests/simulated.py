@@ -6,9 +6,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_energy.cell import Cell
-from pytest_energy.recording import Client, CpuEnergy, Distribution, EnergyCounter, GpuSamples, GpuTrace, Recording, Requests, TokenCounter
-from pytest_energy.workload import Plan
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.workload import Plan
+from pytest_energy.recording.recording import (
+    Client,
+    CpuEnergy,
+    Distribution,
+    EnergyCounter,
+    GpuSamples,
+    GpuTrace,
+    Recording,
+    Requests,
+    TokenCounter,
+)
 
 GPU_NAME = "simulated GPU"
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
@@ -16,7 +26,12 @@ UPDATE_NS = 100_000_000
 
 
 def trace(
-    start_ns: int, end_ns: int, power_w: float, idle_power_w: float | None = None, load_stopped_ns: int | None = None, uuid: str = UUID
+    start_ns: int,
+    end_ns: int,
+    power_w: float,
+    idle_power_w: float | None = None,
+    load_stopped_ns: int | None = None,
+    uuid: str = UUID,
 ) -> GpuTrace:
     """A GPU that draws `power_w` until the load stops and `idle_power_w` after it."""
     ticks = range(start_ns, end_ns, UPDATE_NS)
@@ -31,7 +46,11 @@ def trace(
     return GpuTrace(
         uuid=uuid,
         name=GPU_NAME,
-        counter=EnergyCounter(tuple(t - 1_000_000 for t in ticks), tuple(t + 1_000_000 for t in ticks), tuple(energy_mj)),
+        counter=EnergyCounter(
+            tuple(t - 1_000_000 for t in ticks),
+            tuple(t + 1_000_000 for t in ticks),
+            tuple(energy_mj),
+        ),
         samples=GpuSamples(
             time_ns=tuple(ticks),
             average_power_mw=tuple(round(power * 1000) for power in powers),
@@ -69,7 +88,9 @@ class SimulatedMeter:
         self._start_ns, self._stopped_ns = time.monotonic_ns(), None
 
     def read(self) -> tuple[tuple[GpuTrace, ...], CpuEnergy]:
-        return (trace(self._start_ns, self._stopped_ns or time.monotonic_ns(), self._power_w),), CpuEnergy()
+        return (
+            trace(self._start_ns, self._stopped_ns or time.monotonic_ns(), self._power_w),
+        ), CpuEnergy()
 
     def stop(self) -> None:
         self._stopped_ns = time.monotonic_ns()
@@ -101,7 +122,18 @@ def recording(
     shares = power_shares or {UUID: 1.0}
     if cell.workload.varies:
         counted, requests = _replayed(cell, tokens_per_s, cycles, noise, seed, start_s, asked)
-        return _recorded(cell, launch_id, power_w, shares, environment, idle_power_w, faults, start_s, counted, requests)
+        return _recorded(
+            cell,
+            launch_id,
+            power_w,
+            shares,
+            environment,
+            idle_power_w,
+            faults,
+            start_s,
+            counted,
+            requests,
+        )
     generator = random.Random(seed)
     batch = cell.batch_size
     step_ns = batch / tokens_per_s * 1e9
@@ -111,7 +143,9 @@ def recording(
         now += round(step_ns * max(0.1, generator.gauss(1, noise)))
         times.append(now)
     counted = TokenCounter(tuple(times), (batch,) * count, (0,) * count)
-    return _recorded(cell, launch_id, power_w, shares, environment, idle_power_w, faults, start_s, counted, None)
+    return _recorded(
+        cell, launch_id, power_w, shares, environment, idle_power_w, faults, start_s, counted, None
+    )
 
 
 PREFILL_S = 0.000_02
@@ -120,17 +154,27 @@ TOKENIZED = (40, 30)  # tokens of every prompt and reply of a file
 
 def plan(cell: Cell) -> Plan:
     """The requests of a cell's load."""
-    return cell.workload.plan(cell.batch_size, [TOKENIZED] * cell.workload.requests_per_pass(cell.batch_size))
+    return cell.workload.plan(
+        cell.batch_size, [TOKENIZED] * cell.workload.requests_per_pass(cell.batch_size)
+    )
 
 
 def seconds_of_a_pass(cell: Cell, tokens_per_s: float) -> float:
     """What a pass of requests takes: its tokens at full batch, and its prompts."""
     lengths = plan(cell).lengths
-    return sum(out for _, out in lengths) / tokens_per_s + PREFILL_S * sum(tokens_in for tokens_in, _ in lengths)
+    return sum(out for _, out in lengths) / tokens_per_s + PREFILL_S * sum(
+        tokens_in for tokens_in, _ in lengths
+    )
 
 
 def _replayed(
-    cell: Cell, tokens_per_s: float, blocks: float, noise: float, seed: int, start_s: int, asked: Plan | None = None
+    cell: Cell,
+    tokens_per_s: float,
+    blocks: float,
+    noise: float,
+    seed: int,
+    start_s: int,
+    asked: Plan | None = None,
 ) -> tuple[TokenCounter, Requests]:
     """Every slot yields a token a step until so many blocks, the warm-up among them, are done."""
     generator, asked, batch = random.Random(seed), asked or plan(cell), cell.batch_size
@@ -139,7 +183,9 @@ def _replayed(
     times, finished, ended = [], [], 0
     prefill = sum(asked.lengths[number][0] for number, _ in asked.first_wave)
     while ended < batch + blocks * of_pass:
-        now += round((batch / tokens_per_s * max(0.1, generator.gauss(1, noise)) + PREFILL_S * prefill) * 1e9)
+        now += round(
+            (batch / tokens_per_s * max(0.1, generator.gauss(1, noise)) + PREFILL_S * prefill) * 1e9
+        )
         prefill, done = 0, 0
         for slot in range(batch):
             left[slot] -= 1
@@ -150,7 +196,9 @@ def _replayed(
         finished.append(done)
         ended += done
     inputs, outputs = zip(*asked.lengths[:of_pass], strict=True)
-    return TokenCounter(tuple(times), (batch,) * len(times), tuple(finished)), Requests(inputs, outputs)
+    return TokenCounter(tuple(times), (batch,) * len(times), tuple(finished)), Requests(
+        inputs, outputs
+    )
 
 
 def _recorded(
@@ -168,7 +216,10 @@ def _recorded(
     """The recording of a load that counted these tokens."""
     last = counted.time_ns[-1]
     start = start_s * 1_000_000_000 - 300_000_000
-    gpus = tuple(trace(start, last + 1_300_000_000, power_w * share, idle_power_w, last, uuid) for uuid, share in shares.items())
+    gpus = tuple(
+        trace(start, last + 1_300_000_000, power_w * share, idle_power_w, last, uuid)
+        for uuid, share in shares.items()
+    )
     return Recording(
         key=cell.key,
         launch_id=launch_id,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import render_reports
-from pytest_energy.reports import results
+from pytest_energy.report import results
 from tests.conftest import ROOT
 
 
@@ -25,11 +25,23 @@ def test_the_committed_reports_are_what_the_recordings_give(rendered: Path) -> N
 
 def test_the_examples_say_what_the_gate_says(rendered: Path) -> None:
     names = ("upgrade", "eager", "in-turns", "no-async")
-    upgrade, eager, in_turns, no_async = (results.read(rendered / "examples" / name / "results.json") for name in names)
-    assert [entry.verdict for entry in upgrade.entries if entry.metric == "joules_per_token"] == ["pass", "pass", "inconclusive", "pass"]
+    upgrade, eager, in_turns, no_async = (
+        results.read(rendered / "examples" / name / "results.json") for name in names
+    )
+    assert [entry.verdict for entry in upgrade.entries if entry.metric == "joules_per_token"] == [
+        "pass",
+        "pass",
+        "inconclusive",
+        "pass",
+    ]
     assert {entry.verdict for entry in (*eager.entries, *no_async.entries)} == {"regressed"}
-    assert [entry.verdict for entry in in_turns.entries if entry.metric == "joules_per_token"] == ["pass", "inconclusive"]
-    assert {entry.gpu.name for entry in (*in_turns.entries, *no_async.entries) if entry.gpu} == {"NVIDIA H100 80GB HBM3"}
+    assert [entry.verdict for entry in in_turns.entries if entry.metric == "joules_per_token"] == [
+        "pass",
+        "inconclusive",
+    ]
+    assert {entry.gpu.name for entry in (*in_turns.entries, *no_async.entries) if entry.gpu} == {
+        "NVIDIA H100 80GB HBM3"
+    }
 
 
 def test_every_picture_in_the_readme_has_both_themes_and_says_its_figures() -> None:
@@ -39,12 +51,17 @@ def test_every_picture_in_the_readme_has_both_themes_and_says_its_figures() -> N
         dark, light = re.findall(r'src(?:set)?="([^"]+)"', picture)
         assert (ROOT / dark).is_file()
         assert (ROOT / light).is_file()
-        assert (dark.replace("dark", "light"), "prefers-color-scheme: dark" in picture) == (light, True)
+        assert (dark.replace("dark", "light"), "prefers-color-scheme: dark" in picture) == (
+            light,
+            True,
+        )
         alternative = re.search(r'alt="([^"]+)"', picture)
         assert alternative is not None
         assert len(re.findall(r"\d[\d,.]* (?:J/token|W|%)", alternative[1])) >= 3
         words = " ".join(render_reports.words((ROOT / light).read_text()))
-        assert [figure for figure in re.findall(r"\d[\d,.]*\d", alternative[1]) if figure not in words] == []
+        assert [
+            figure for figure in re.findall(r"\d[\d,.]*\d", alternative[1]) if figure not in words
+        ] == []
 
 
 @pytest.mark.parametrize(
@@ -57,7 +74,9 @@ def test_every_picture_in_the_readme_has_both_themes_and_says_its_figures() -> N
         ("x" * render_reports.MAX_HTML_BYTES, "bytes"),
     ],
 )
-def test_the_check_finds_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fault: str) -> None:
+def test_the_check_finds_what_it_looks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fault: str
+) -> None:
     monkeypatch.setenv("SECRET", "ENVIRONMENT-1234")
     (tmp_path / "report.html").write_text(f"<p>fine</p>{text}")
     assert fault in " ".join(render_reports.faults(tmp_path))
@@ -65,7 +84,9 @@ def test_the_check_finds_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.M
     assert list(render_reports.faults(tmp_path)) == []
 
 
-def test_the_comparison_finds_another_figure_and_no_other_drawing(rendered: Path, tmp_path: Path) -> None:
+def test_the_comparison_finds_another_figure_and_no_other_drawing(
+    rendered: Path, tmp_path: Path
+) -> None:
     for folder in (tmp_path / "a", tmp_path / "b"):
         (folder / "images").mkdir(parents=True)
     svg = (rendered / "images" / "launch-light.svg").read_text()
@@ -73,7 +94,9 @@ def test_the_comparison_finds_another_figure_and_no_other_drawing(rendered: Path
     (tmp_path / "b/images/x.svg").write_text(re.sub(r' d="[^"]*"', ' d="M 0 0"', svg))
     assert render_reports.differences(tmp_path / "a", tmp_path / "b") == []
     (tmp_path / "b/images/x.svg").write_text(svg.replace("1.2", "1.3", 1))
-    assert render_reports.differences(tmp_path / "a", tmp_path / "b") == ["images/x.svg says something else"]
+    assert render_reports.differences(tmp_path / "a", tmp_path / "b") == [
+        "images/x.svg says something else"
+    ]
 
 
 def test_labels_that_overlap_or_leave_the_canvas_are_found() -> None:

@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_energy import cli
+from pytest_energy.commands import cli
 
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
 GATE = GITHUB / "workflows" / "energy-gate.yml"
 BASELINE = GITHUB / "workflows" / "energy-baseline.yml"
-WORKFLOWS = [*sorted((GITHUB / "workflows").glob("*.yml")), *sorted((GITHUB / "examples").glob("energy*.yml"))]
+WORKFLOWS = [
+    *sorted((GITHUB / "workflows").glob("*.yml")),
+    *sorted((GITHUB / "examples").glob("energy*.yml")),
+]
 
 Workflow = dict[str, Any]
 
@@ -32,16 +35,34 @@ TRUSTED = [
     {"event_name": "push"},
     {"event_name": "schedule"},
     {"event_name": "workflow_dispatch"},
-    {"event_name": "pull_request", "event": {"pull_request": {"head": {"repo": {"full_name": OURS}}}}},
+    {
+        "event_name": "pull_request",
+        "event": {"pull_request": {"head": {"repo": {"full_name": OURS}}}},
+    },
 ]
 STRANGERS = [
-    {"event_name": "pull_request", "event": {"pull_request": {"head": {"repo": {"full_name": "stranger/repository"}}}}},
-    {"event_name": "pull_request", "event": {"pull_request": {"head": {"repo": None}}}},  # the fork was deleted
-    {"event_name": "pull_request_target", "event": {"pull_request": {"head": {"repo": {"full_name": "stranger/repository"}}}}},
-    {"event_name": "pull_request_target", "event": {"pull_request": {"head": {"repo": {"full_name": OURS}}}}},
+    {
+        "event_name": "pull_request",
+        "event": {"pull_request": {"head": {"repo": {"full_name": "stranger/repository"}}}},
+    },
+    {
+        "event_name": "pull_request",
+        "event": {"pull_request": {"head": {"repo": None}}},
+    },  # the fork was deleted
+    {
+        "event_name": "pull_request_target",
+        "event": {"pull_request": {"head": {"repo": {"full_name": "stranger/repository"}}}},
+    },
+    {
+        "event_name": "pull_request_target",
+        "event": {"pull_request": {"head": {"repo": {"full_name": OURS}}}},
+    },
     {"event_name": "issue_comment", "event": {}},
     {"event_name": "workflow_run", "event": {}},
-    {"event_name": "pull_request_review", "event": {"pull_request": {"head": {"repo": {"full_name": OURS}}}}},
+    {
+        "event_name": "pull_request_review",
+        "event": {"pull_request": {"head": {"repo": {"full_name": OURS}}}},
+    },
 ]
 
 
@@ -61,8 +82,16 @@ class _Context(dict[str, Any]):
 
 def holds(condition: str, github: dict[str, Any], **contexts: dict[str, Any]) -> bool:
     """Whether a job with this condition runs."""
-    expression = " ".join(condition.removeprefix("${{").removesuffix("}}").split()).replace("||", " or ").replace("&&", " and ")
-    functions = {"contains": lambda values, value: value in values, "fromJSON": json.loads, "always": lambda: True}
+    expression = (
+        " ".join(condition.removeprefix("${{").removesuffix("}}").split())
+        .replace("||", " or ")
+        .replace("&&", " and ")
+    )
+    functions = {
+        "contains": lambda values, value: value in values,
+        "fromJSON": json.loads,
+        "always": lambda: True,
+    }
     names = {name: _Context(values) for name, values in contexts.items()}
     everything = {"github": _Context(repository=OURS, **github), **functions, **names}
     return bool(eval(expression, {"__builtins__": {}}, everything))
@@ -95,9 +124,16 @@ def _of_any(job: dict[str, Any]) -> Iterator[str]:
     rights = job.get("permissions", {}).values()
     for step in (job, *steps(job)):
         uses, script = step.get("uses", ""), step.get("run", "")
-        if uses and not uses.startswith("./.github/workflows/") and not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", uses):
+        if (
+            uses
+            and not uses.startswith("./.github/workflows/")
+            and not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", uses)
+        ):
             yield f"{uses} is no action of GitHub's own, pinned by commit hash"
-        if uses.startswith("actions/checkout@") and step.get("with", {}).get("persist-credentials") is not False:
+        if (
+            uses.startswith("actions/checkout@")
+            and step.get("with", {}).get("persist-credentials") is not False
+        ):
             yield "checkout leaves its token behind"
         if "${{" in script:
             yield "an expression inside a script"
@@ -113,14 +149,21 @@ def _of_self_hosted(job: dict[str, Any]) -> Iterator[str]:
     if job.get("permissions") != {"contents": "read"}:
         yield "more rights than to read on the self-hosted runner"
     concurrency = job.get("concurrency", {})
-    if "${{ inputs.gpu }}" not in concurrency.get("group", "") or concurrency.get("cancel-in-progress") is not False:
+    if (
+        "${{ inputs.gpu }}" not in concurrency.get("group", "")
+        or concurrency.get("cancel-in-progress") is not False
+    ):
         yield "two jobs on one GPU, or one that ends the other"
     if concurrency.get("queue") != "max":
         yield "a third waiting job cancels the second"
     for step in steps(job):
         if step.get("uses", "").startswith("actions/checkout@"):
             ref = step["with"].get("ref", "")
-            if re.sub(r"github\.event\.pull_request\.head\.sha|inputs\.update|\$\{\{|\}\}|&&|\|\||''|\s", "", ref):
+            if re.sub(
+                r"github\.event\.pull_request\.head\.sha|inputs\.update|\$\{\{|\}\}|&&|\|\||''|\s",
+                "",
+                ref,
+            ):
                 yield "checks out what the caller names"
 
 
@@ -144,23 +187,53 @@ def _with(**values: Any) -> Callable[[dict[str, Any]], None]:
 MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no condition": (_without("if"), "strangers"),
     "no look at where the pull request comes from": (
-        lambda job: job.update({"if": job["if"].replace("&& github.event.pull_request.head.repo.full_name == github.repository", "")}),
+        lambda job: job.update(
+            {
+                "if": job["if"].replace(
+                    "&& github.event.pull_request.head.repo.full_name == github.repository", ""
+                )
+            }
+        ),
         "strangers",
     ),
-    "runs whatever happened": (lambda job: job.update({"if": f"always() || {job['if']}"}), "strangers"),
-    "pull_request_target": (lambda job: job.update({"if": job["if"].replace("schedule", "pull_request_target")}), "strangers"),
+    "runs whatever happened": (
+        lambda job: job.update({"if": f"always() || {job['if']}"}),
+        "strangers",
+    ),
+    "pull_request_target": (
+        lambda job: job.update({"if": job["if"].replace("schedule", "pull_request_target")}),
+        "strangers",
+    ),
     "no permissions": (_without("permissions"), "permissions"),
     "a right to write": (_with(permissions={"contents": "write"}), "more rights"),
     "no concurrency": (_without("concurrency"), "two jobs"),
-    "cancels": (_with(concurrency={"group": "gpu-${{ inputs.gpu }}", "cancel-in-progress": True, "queue": "max"}), "two jobs"),
-    "one group for each run": (_with(concurrency={"group": "${{ github.run_id }}", "cancel-in-progress": False}), "two jobs"),
+    "cancels": (
+        _with(
+            concurrency={
+                "group": "gpu-${{ inputs.gpu }}",
+                "cancel-in-progress": True,
+                "queue": "max",
+            }
+        ),
+        "two jobs",
+    ),
+    "one group for each run": (
+        _with(concurrency={"group": "${{ github.run_id }}", "cancel-in-progress": False}),
+        "two jobs",
+    ),
     "no queue": (lambda job: job["concurrency"].pop("queue"), "third"),
     "no time limit": (_without("timeout-minutes"), "time limit"),
     "action by tag": (lambda job: job["steps"][0].update(uses="actions/checkout@v6"), "pinned"),
-    "action of others": (lambda job: job["steps"][0].update(uses=f"somebody/checkout@{'a' * 40}"), "pinned"),
+    "action of others": (
+        lambda job: job["steps"][0].update(uses=f"somebody/checkout@{'a' * 40}"),
+        "pinned",
+    ),
     "token left behind": (lambda job: job["steps"][0]["with"].pop("persist-credentials"), "token"),
     "any ref": (lambda job: job["steps"][0]["with"].update(ref="${{ inputs.ref }}"), "names"),
-    "expression in a script": (lambda job: job["steps"][1].update(run="pytest ${{ inputs.suites }}"), "expression"),
+    "expression in a script": (
+        lambda job: job["steps"][1].update(run="pytest ${{ inputs.suites }}"),
+        "expression",
+    ),
 }
 
 
@@ -169,19 +242,27 @@ def test_gate_without_a_guard_is_unsafe(name: str) -> None:
     workflow = load(GATE)
     mutate, wanted = MUTATIONS[name]
     mutate(workflow["jobs"]["measure"])
-    assert [complaint for complaint in complaints(workflow) if complaint.startswith("measure: ") and wanted in complaint]
+    assert [
+        complaint
+        for complaint in complaints(workflow)
+        if complaint.startswith("measure: ") and wanted in complaint
+    ]
 
 
 def test_gate_with_rights_for_all_jobs_or_started_by_strangers_is_unsafe() -> None:
     workflow = load(GATE)
-    assert list(complaints({**workflow, "permissions": {"contents": "write"}})) == ["permissions for all jobs"]
+    assert list(complaints({**workflow, "permissions": {"contents": "write"}})) == [
+        "permissions for all jobs"
+    ]
     assert len(list(complaints({**workflow, "on": {"pull_request_target": {}}}))) == 1
 
 
 def test_code_of_the_repository_run_with_a_right_to_write_is_unsafe() -> None:
     workflow = copy.deepcopy(load(BASELINE))
     workflow["jobs"]["propose"]["steps"].append({"run": "pytest suites"})
-    assert list(complaints(workflow)) == ["propose: runs the repository's code with a right to write"]
+    assert list(complaints(workflow)) == [
+        "propose: runs the repository's code with a right to write"
+    ]
 
 
 @pytest.mark.parametrize("event", TRUSTED, ids=lambda event: event["event_name"])
@@ -199,7 +280,9 @@ def test_verdict_is_given_whatever_happened(event: dict[str, Any]) -> None:
     [*((event, True) for event in TRUSTED), *((event, False) for event in STRANGERS)],
     ids=lambda value: value["event_name"] if isinstance(value, dict) else None,
 )
-def test_runner_refuses_what_strangers_cause_whatever_the_workflow_says(tmp_path: Path, event: dict[str, Any], wanted: bool) -> None:
+def test_runner_refuses_what_strangers_cause_whatever_the_workflow_says(
+    tmp_path: Path, event: dict[str, Any], wanted: bool
+) -> None:
     payload = tmp_path / "event.json"
     payload.write_text(json.dumps(event.get("event", {})))
     env = {
@@ -209,7 +292,9 @@ def test_runner_refuses_what_strangers_cause_whatever_the_workflow_says(tmp_path
         "GITHUB_REPOSITORY": OURS,
     }
     hook = GITHUB / "examples" / "refuse-strangers.sh"
-    done = subprocess.run(["bash", "-e", hook], env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["bash", "-e", hook], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode == 0) is wanted
     assert ("the job was refused" in done.stderr) is not wanted
 
@@ -217,15 +302,28 @@ def test_runner_refuses_what_strangers_cause_whatever_the_workflow_says(tmp_path
 @pytest.mark.parametrize("payload", ["", "{}", '{"pull_request": {"head": {}}}', "[]"])
 def test_runner_refuses_what_it_cannot_read(tmp_path: Path, payload: str) -> None:
     (tmp_path / "event.json").write_text(payload)
-    env = {"PATH": os.environ["PATH"], "GITHUB_EVENT_NAME": "pull_request", "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}
+    env = {
+        "PATH": os.environ["PATH"],
+        "GITHUB_EVENT_NAME": "pull_request",
+        "GITHUB_EVENT_PATH": str(tmp_path / "event.json"),
+    }
     hook = GITHUB / "examples" / "refuse-strangers.sh"
-    assert subprocess.run(["bash", "-e", hook], env=env, capture_output=True, timeout=60, check=False).returncode != 0
+    assert (
+        subprocess.run(
+            ["bash", "-e", hook], env=env, capture_output=True, timeout=60, check=False
+        ).returncode
+        != 0
+    )
 
 
 def _labeled(name: str, owner: str, action: str = "labeled") -> dict[str, Any]:
     return {
         "event_name": "pull_request",
-        "event": {"action": action, "label": {"name": name}, "pull_request": {"head": {"repo": {"full_name": f"{owner}/repository"}}}},
+        "event": {
+            "action": action,
+            "label": {"name": name},
+            "pull_request": {"head": {"repo": {"full_name": f"{owner}/repository"}}},
+        },
     }
 
 
@@ -242,7 +340,9 @@ def _labeled(name: str, owner: str, action: str = "labeled") -> dict[str, Any]:
         *((event, False) for event in STRANGERS),
     ],
 )
-def test_baselines_are_updated_only_where_a_person_asks(event: dict[str, Any], wanted: bool) -> None:
+def test_baselines_are_updated_only_where_a_person_asks(
+    event: dict[str, Any], wanted: bool
+) -> None:
     jobs = load(BASELINE)["jobs"]
     assert holds(jobs["authorize"]["if"], event, inputs={"label": "energy-update"}) is wanted
     assert jobs["measure"]["needs"] == "authorize"
@@ -259,11 +359,18 @@ def test_pinned_actions_say_which_version_they_are(path: Path) -> None:
 
 
 def test_one_action_has_one_hash() -> None:
-    found = {line.strip().removeprefix("- ") for path in WORKFLOWS for line in path.read_text().splitlines() if "uses: actions/" in line}
+    found = {
+        line.strip().removeprefix("- ")
+        for path in WORKFLOWS
+        for line in path.read_text().splitlines()
+        if "uses: actions/" in line
+    }
     assert len(found) == len({line.partition("@")[0] for line in found})
 
 
-@pytest.mark.parametrize(("caller", "called"), [(GITHUB / "examples" / "energy.yml", GATE), (BASELINE, GATE)])
+@pytest.mark.parametrize(
+    ("caller", "called"), [(GITHUB / "examples" / "energy.yml", GATE), (BASELINE, GATE)]
+)
 def test_files_that_are_measured_by_default_start_a_measurement(caller: Path, called: Path) -> None:
     inputs = load(called)["on"]["workflow_call"]["inputs"]
     if caller == BASELINE:  # hands all inputs on, with the same defaults
@@ -271,7 +378,9 @@ def test_files_that_are_measured_by_default_start_a_measurement(caller: Path, ca
         handed_on = load(caller)["jobs"]["measure"]["with"]
         assert set(handed_on) == set(inputs)
         same = set(own) & set(inputs)
-        assert {name: own[name]["default"] for name in same} == {name: inputs[name]["default"] for name in same}
+        assert {name: own[name]["default"] for name in same} == {
+            name: inputs[name]["default"] for name in same
+        }
         return
     paths = load(caller)["on"]["pull_request"]["paths"]
     for name in ("pin", "requirements"):
@@ -286,18 +395,35 @@ def test_renovate_and_dependabot_raise_the_pin_that_is_measured() -> None:
     patterns = renovate["pip_requirements"]["managerFilePatterns"]
     assert any(re.search(pattern.strip("/"), pin) for pattern in patterns)
     dependabot = yaml.safe_load((GITHUB / "examples" / "dependabot.yml").read_text())
-    assert [f"/{Path(pin).parent}"] == [update["directory"] for update in dependabot["updates"] if update["package-ecosystem"] == "pip"]
+    assert [f"/{Path(pin).parent}"] == [
+        update["directory"]
+        for update in dependabot["updates"]
+        if update["package-ecosystem"] == "pip"
+    ]
 
 
 def typed() -> str:
     """All that workflows run and docs/runner.md tells to type."""
-    scripts = [step.get("run", "") for path in WORKFLOWS for job in load(path)["jobs"].values() for step in steps(job)]
+    scripts = [
+        step.get("run", "")
+        for path in WORKFLOWS
+        for job in load(path)["jobs"].values()
+        for step in steps(job)
+    ]
     page = (ROOT / "docs" / "runner.md").read_text()
-    return "\n".join([*scripts, *re.findall(r"^```sh\n.*?^```$|^    \S.*$|`[^`\n]+`", page, flags=re.M | re.S)])
+    return "\n".join(
+        [*scripts, *re.findall(r"^```sh\n.*?^```$|^    \S.*$|`[^`\n]+`", page, flags=re.M | re.S)]
+    )
 
 
 def test_options_that_are_typed_exist(pytester: pytest.Pytester) -> None:
-    known = set(re.findall(r"^  (--energy-[a-z-]+)", "\n".join(pytester.runpytest_inprocess("--help").outlines), flags=re.M))
+    known = set(
+        re.findall(
+            r"^  (--energy-[a-z-]+)",
+            "\n".join(pytester.runpytest_inprocess("--help").outlines),
+            flags=re.M,
+        )
+    )
     assert "--energy-python" in known
     assert set(re.findall(r"(?<![\w-])--energy-[a-z-]+", typed())) - known == set()
 
@@ -316,11 +442,20 @@ def test_commands_that_are_typed_exist(name: str, capsys: pytest.CaptureFixture[
 def test_page_names_what_github_shows() -> None:
     page, gate = (ROOT / "docs" / "runner.md").read_text(), load(GATE)
     assert gate["jobs"]["verdict"]["name"] == "Verdict"
-    artifact = next(step["with"]["name"] for step in steps(gate["jobs"]["measure"]) if step.get("name") == "Keep recordings and report")
+    artifact = next(
+        step["with"]["name"]
+        for step in steps(gate["jobs"]["measure"])
+        if step.get("name") == "Keep recordings and report"
+    )
     gpu = gate["on"]["workflow_call"]["inputs"]["gpu"]["default"]
-    assert f"`{artifact.replace('${{ inputs.gpu }}', gpu).replace('${{ github.run_attempt }}', '1')}`" in page
+    assert (
+        f"`{artifact.replace('${{ inputs.gpu }}', gpu).replace('${{ github.run_attempt }}', '1')}`"
+        in page
+    )
     example = load(GITHUB / "examples" / "energy-baseline.yml")
-    assert set(re.findall(r"--field ([a-z-]+)=", page)) == set(example["on"]["workflow_dispatch"]["inputs"])
+    assert set(re.findall(r"--field ([a-z-]+)=", page)) == set(
+        example["on"]["workflow_dispatch"]["inputs"]
+    )
     assert f"`{load(BASELINE)['on']['workflow_call']['inputs']['label']['default']}`" in page
 
 
@@ -328,8 +463,17 @@ class Runner:
     """Runs scripts of steps as GitHub's runner does, in `folder`, with programs of the test's own first on PATH."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.temp, self.programs = folder / "checkout", folder / "temp", folder / "programs"
-        for made in (self.folder, self.temp / "energy" / "bin", self.temp / "results", self.programs):
+        self.folder, self.temp, self.programs = (
+            folder / "checkout",
+            folder / "temp",
+            folder / "programs",
+        )
+        for made in (
+            self.folder,
+            self.temp / "energy" / "bin",
+            self.temp / "results",
+            self.programs,
+        ):
             made.mkdir(parents=True)
         self.output = folder / "output"
         self.output.touch()
@@ -339,7 +483,9 @@ class Runner:
         path.write_text(f"#!/bin/bash\n{script}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    def run(self, workflow: Path, job: str, step: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, workflow: Path, job: str, step: str, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         found = next(s for s in steps(load(workflow)["jobs"][job]) if s.get("name") == step)
         missing = set(found.get("env", {})) - set(env) - {"GH_TOKEN"}
         assert not missing, f"the step reads {missing}, which the test does not set"
@@ -355,7 +501,15 @@ class Runner:
             **env,
         }
         command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", found["run"]]
-        return subprocess.run(command, cwd=self.folder, env=given, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
 
 @pytest.fixture
@@ -380,7 +534,9 @@ def runner(tmp_path: Path) -> Runner:
         ("success", "", False, "Nothing was measured"),
     ],
 )
-def test_verdict_is_green_only_where_all_was_measured_and_green(runner: Runner, result: str, status: str, passes: bool, told: str) -> None:
+def test_verdict_is_green_only_where_all_was_measured_and_green(
+    runner: Runner, result: str, status: str, passes: bool, told: str
+) -> None:
     done = runner.run(GATE, "verdict", "What the exit status means", RESULT=result, STATUS=status)
     assert (done.returncode == 0) is passes
     assert told in done.stdout
@@ -388,7 +544,14 @@ def test_verdict_is_green_only_where_all_was_measured_and_green(runner: Runner, 
 
 
 def measure(runner: Runner, **changed: str) -> subprocess.CompletedProcess[str]:
-    env = {"SUITES": "suites", "BASELINES": "baselines", "PYTEST_ADDOPTS": "", "UPDATE": "false", "BECAUSE": "", **changed}
+    env = {
+        "SUITES": "suites",
+        "BASELINES": "baselines",
+        "PYTEST_ADDOPTS": "",
+        "UPDATE": "false",
+        "BECAUSE": "",
+        **changed,
+    }
     return runner.run(GATE, "measure", "Measure and judge", **env)
 
 
@@ -409,14 +572,26 @@ def test_gate_updates_only_where_it_is_told_to(runner: Runner) -> None:
     assert not [argument for argument in plain if argument.startswith("--energy-update")]
     assert arguments(runner, BECAUSE=because) == plain
     assert arguments(runner, UPDATE="true") == [*plain, "--energy-update"]
-    assert arguments(runner, UPDATE="true", BECAUSE=because) == [*plain, "--energy-update", f"--energy-update-reason={because}"]
+    assert arguments(runner, UPDATE="true", BECAUSE=because) == [
+        *plain,
+        "--energy-update",
+        f"--energy-update-reason={because}",
+    ]
 
 
 def test_gate_types_what_the_plugin_understands(runner: Runner) -> None:
     """The real plugin takes the arguments, and selects what `pytest-args` says; nothing is measured."""
     (runner.folder / "suites").symlink_to(ROOT / "suites")
-    runner.program("pytest", f'exec "{sys.executable}" -m pytest "$@"', runner.temp / "energy" / "bin")
-    found = measure(runner, PYTEST_ADDOPTS='--collect-only -q -k "bs8 or bs64"', UPDATE="true", BECAUSE="a driver", PYTHONPATH=str(ROOT))
+    runner.program(
+        "pytest", f'exec "{sys.executable}" -m pytest "$@"', runner.temp / "energy" / "bin"
+    )
+    found = measure(
+        runner,
+        PYTEST_ADDOPTS='--collect-only -q -k "bs8 or bs64"',
+        UPDATE="true",
+        BECAUSE="a driver",
+        PYTHONPATH=str(ROOT),
+    )
     assert found.returncode == 0, found.stdout + found.stderr
     assert "4/8 tests collected" in found.stdout
     wrong = measure(runner, PYTEST_ADDOPTS="--energy-no-such-option", PYTHONPATH=str(ROOT))
@@ -427,15 +602,35 @@ def test_environments_are_made_from_what_is_pinned(runner: Runner) -> None:
     runner.program("uv", 'printf "%s " "$@"; echo')
     (runner.temp / "results").rmdir()
     step = "Environments of pytest and of the vLLM under test"
-    done = runner.run(GATE, "measure", step, REQUIREMENTS="requirements/energy.txt", PIN="requirements/vllm.txt", PYTHON_VERSION="3.12")
+    done = runner.run(
+        GATE,
+        "measure",
+        step,
+        REQUIREMENTS="requirements/energy.txt",
+        PIN="requirements/vllm.txt",
+        PYTHON_VERSION="3.12",
+    )
     assert done.returncode == 0, done.stderr
-    assert f"pip install --python {runner.temp}/vllm --requirements requirements/vllm.txt" in done.stdout
-    assert f"pip install --python {runner.temp}/energy --requirements requirements/energy.txt" in done.stdout
+    assert (
+        f"pip install --python {runner.temp}/vllm --requirements requirements/vllm.txt"
+        in done.stdout
+    )
+    assert (
+        f"pip install --python {runner.temp}/energy --requirements requirements/energy.txt"
+        in done.stdout
+    )
 
 
-@pytest.mark.parametrize(("permission", "allowed"), [("admin", True), ("write", True), ("read", False), ("none", False), ("", False)])
-def test_only_people_with_write_access_start_an_update(runner: Runner, permission: str, allowed: bool) -> None:
-    runner.program("gh", f'[ "$2" = repos/{OURS}/collaborators/somebody/permission ] && echo "{permission}"')
+@pytest.mark.parametrize(
+    ("permission", "allowed"),
+    [("admin", True), ("write", True), ("read", False), ("none", False), ("", False)],
+)
+def test_only_people_with_write_access_start_an_update(
+    runner: Runner, permission: str, allowed: bool
+) -> None:
+    runner.program(
+        "gh", f'[ "$2" = repos/{OURS}/collaborators/somebody/permission ] && echo "{permission}"'
+    )
     step = "Only people with write access, and only for a branch"
     done = runner.run(BASELINE, "authorize", step, ACTOR="somebody", REF_TYPE="branch")
     assert (done.returncode == 0) is allowed
@@ -447,11 +642,15 @@ def test_only_people_with_write_access_start_an_update(runner: Runner, permissio
 def test_no_update_starts_where_the_question_for_access_fails(runner: Runner) -> None:
     runner.program("gh", "exit 1")
     step = "Only people with write access, and only for a branch"
-    assert runner.run(BASELINE, "authorize", step, ACTOR="somebody", REF_TYPE="branch").returncode != 0
+    assert (
+        runner.run(BASELINE, "authorize", step, ACTOR="somebody", REF_TYPE="branch").returncode != 0
+    )
 
 
 def git(*words: str | Path, cwd: Path) -> str:
-    return subprocess.run(["git", *map(str, words)], cwd=cwd, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *map(str, words)], cwd=cwd, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture
@@ -464,7 +663,17 @@ def repository(runner: Runner) -> Path:
     stored.parent.mkdir(parents=True)
     stored.write_text("old")
     git("add", ".", cwd=runner.folder)
-    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "old", cwd=runner.folder)
+    git(
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b",
+        "commit",
+        "--quiet",
+        "--message",
+        "old",
+        cwd=runner.folder,
+    )
     git("remote", "add", "origin", origin, cwd=runner.folder)
     runner.program("gh", f'echo "$@" >> {runner.folder.parent}/gh')
     sent = runner.temp / "baselines" / "gpu"
@@ -478,7 +687,13 @@ def repository(runner: Runner) -> Path:
 
 def propose(runner: Runner) -> subprocess.CompletedProcess[str]:
     reason = "a newer driver $(touch injected)"
-    env = {"ACTOR": "somebody", "BASELINES": "baselines", "BASE": "main", "GPU": "h100", "REASON": reason}
+    env = {
+        "ACTOR": "somebody",
+        "BASELINES": "baselines",
+        "BASE": "main",
+        "GPU": "h100",
+        "REASON": reason,
+    }
     return runner.run(BASELINE, "propose", "Open the pull request", **env)
 
 
@@ -508,4 +723,6 @@ def test_baselines_that_did_not_change_are_not_proposed(runner: Runner, reposito
     assert done.returncode == 1
     assert "nothing to propose" in done.stdout
     assert git("branch", "--list", cwd=repository) == ""
-    assert "pr create" not in ((runner.folder.parent / "gh").read_text() if (runner.folder.parent / "gh").exists() else "")
+    assert "pr create" not in (
+        (runner.folder.parent / "gh").read_text() if (runner.folder.parent / "gh").exists() else ""
+    )

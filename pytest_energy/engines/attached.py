@@ -16,7 +16,14 @@ def address_of(url: str) -> tuple[str, int]:
         ValueError: it is no such address.
     """
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+    if (
+        parts.scheme != "http"
+        or not parts.hostname
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+    ):
         raise ValueError("it is not http://host:port")  # without the URL, which may hold a password
     return parts.hostname, parts.port or 80
 
@@ -51,7 +58,9 @@ def processes_of(port: int) -> frozenset[int]:
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError, IndexError, ValueError):
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(entry.name)] = int(
+                (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            )
             if any(_target(file) in inodes for file in (entry / "fd").iterdir()):
                 found.add(int(entry.name))
     while more := {pid for pid, parent in parents.items() if parent in found} - found:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytest_energy import redact, untrusted
+from pytest_energy.cell.workload import Plan, Workload
 from pytest_energy.errors import EngineError
-from pytest_energy.recording import FAR, Client, check_series
-from pytest_energy.workload import Plan, Workload
+from pytest_energy.recording.recording import FAR, Client, check_series
+from pytest_energy.safety import redact, untrusted
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 _LOG_TAIL_BYTES = 4_000
@@ -104,7 +104,13 @@ class OfflineEngine:
         "resting": {"tokens", "asleep"}, "error": {"message"},
     }  # fmt: skip
 
-    def __init__(self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float) -> None:
+    def __init__(
+        self,
+        python: str,
+        engine_args: Mapping[str, Any],
+        load_timeout_s: float,
+        progress_timeout_s: float,
+    ) -> None:
         self._python, self._engine_args = python, dict(engine_args)
         self._load_timeout_s, self._progress_timeout_s = load_timeout_s, progress_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,16 +119,24 @@ class OfflineEngine:
         self._log: Any = None
         self._run = 0
         self._vital: dict[int, str] = {}
-        self._tokenized: dict[str, list[tuple[int, int | None]]] = {}  # what the worker keeps, by name
+        self._tokenized: dict[
+            str, list[tuple[int, int | None]]
+        ] = {}  # what the worker keeps, by name
         self._last_step_ns = 0
         self.ready: EngineReady | None = None
-        self.client: Client | None = None  # of the load that was last taken off; an engine without clients has none
+        self.client: Client | None = (
+            None  # of the load that was last taken off; an engine without clients has none
+        )
 
     def __enter__(self) -> "OfflineEngine":
         try:
             self.start()
             self.ready = self._load()
-            self._vital = {pid: title for pid in session_members(self.session_id) if (title := command_of(pid)).startswith(_VLLM_TITLE)}
+            self._vital = {
+                pid: title
+                for pid in session_members(self.session_id)
+                if (title := command_of(pid)).startswith(_VLLM_TITLE)
+            }
         except BaseException:
             self._close(grace_s=0.0)
             raise
@@ -167,14 +181,17 @@ class OfflineEngine:
             os.close(commands_write)
             self._log.close()
             raise EngineError(
-                "start", f"cannot run {self._python}: {error.strerror}.\nGive the path of a Python interpreter: --energy-python PATH"
+                "start",
+                f"cannot run {self._python}: {error.strerror}.\nGive the path of a Python interpreter: --energy-python PATH",
             ) from None
         finally:
             os.close(events_write)
             os.close(commands_read)
         os.set_blocking(commands_write, False)
         self._commands = commands_write
-        threading.Thread(target=self._read_events, args=(os.fdopen(events_read, "rb"),), daemon=True).start()
+        threading.Thread(
+            target=self._read_events, args=(os.fdopen(events_read, "rb"),), daemon=True
+        ).start()
         self._send("start", command="import")
 
     def _worker_command(self, events_fd: int, commands_fd: int) -> list[str]:
@@ -189,7 +206,10 @@ class OfflineEngine:
                     if not isinstance(event, dict) or not self.fields[event["event"]] <= set(event):
                         raise ValueError
                 except (ValueError, KeyError, TypeError, RecursionError):
-                    event = {"event": "error", "message": f"unreadable message from the worker: {line[:80]!r}"}
+                    event = {
+                        "event": "error",
+                        "message": f"unreadable message from the worker: {line[:80]!r}",
+                    }
                 if not self._hand_over(event):
                     return
         self._hand_over(None)
@@ -209,9 +229,13 @@ class OfflineEngine:
         rest = memoryview((json.dumps(command) + "\n").encode())
         deadline = time.monotonic() + self._progress_timeout_s
         while rest:
-            _, writable, _ = select.select([], [self._commands], [], max(0.0, deadline - time.monotonic()))
+            _, writable, _ = select.select(
+                [], [self._commands], [], max(0.0, deadline - time.monotonic())
+            )
             if not writable:
-                raise self._error(stage, f"the worker takes no command for {self._progress_timeout_s:.0f} s")
+                raise self._error(
+                    stage, f"the worker takes no command for {self._progress_timeout_s:.0f} s"
+                )
             try:
                 rest = rest[os.write(self._commands, rest) :]
             except OSError:
@@ -237,14 +261,21 @@ class OfflineEngine:
         deadline, dead = time.monotonic() + timeout_s, ""
         while True:
             try:
-                return self._events.get(timeout=max(0.0, min(_WATCH_S, deadline - time.monotonic())))
+                return self._events.get(
+                    timeout=max(0.0, min(_WATCH_S, deadline - time.monotonic()))
+                )
             except queue.Empty:
                 if dead:  # and had its worker anything to say of it, it has had the time
-                    raise self._error(stage, f"the engine's process {dead} is dead, and its vLLM waits for it in vain") from None
+                    raise self._error(
+                        stage,
+                        f"the engine's process {dead} is dead, and its vLLM waits for it in vain",
+                    ) from None
                 if time.monotonic() >= deadline:
                     raise self._error(stage, f"no {waiting_for} for {timeout_s:.0f} s") from None
                 alive = session_members(self.session_id)
-                dead = ", ".join(f"{title} (pid {pid})" for pid, title in self._vital.items() if pid not in alive)
+                dead = ", ".join(
+                    f"{title} (pid {pid})" for pid, title in self._vital.items() if pid not in alive
+                )
 
     def _died(self, stage: str) -> EngineError:
         assert self._process is not None
@@ -264,8 +295,12 @@ class OfflineEngine:
         size = os.fstat(self._log.fileno()).st_size
         log = os.pread(self._log.fileno(), _LOG_SEARCHED_BYTES, max(0, size - _LOG_SEARCHED_BYTES))
         tail = "\n".join(log[-_LOG_TAIL_BYTES:].decode(errors="replace").splitlines()[-25:])
-        message, tail = (redact.secrets(untrusted.printable(text)) for text in (message, tail))  # both go into reports
-        return EngineError(stage, message, tail, out_of_memory=bool(_MEMORY_SHORT.search(log + message.encode())))
+        message, tail = (
+            redact.secrets(untrusted.printable(text)) for text in (message, tail)
+        )  # both go into reports
+        return EngineError(
+            stage, message, tail, out_of_memory=bool(_MEMORY_SHORT.search(log + message.encode()))
+        )
 
     def _load(self) -> EngineReady:
         return self._load_with(self._load_timeout_s, engine_args=self._engine_args)
@@ -280,9 +315,15 @@ class OfflineEngine:
             raise self._error("load", f"the worker's report is incomplete: {error!r}") from None
 
     def _ready(self, event: Mapping[str, Any], load_s: float) -> EngineReady:
-        facts = untrusted.parse(json.dumps(event).encode())  # all of it is kept, so it must be what a recording may hold
+        facts = untrusted.parse(
+            json.dumps(event).encode()
+        )  # all of it is kept, so it must be what a recording may hold
         made_up = facts.get("made_up") or {}
-        for name, value in (("versions", facts["versions"]), ("settings", facts["settings"]), ("made_up", made_up)):
+        for name, value in (
+            ("versions", facts["versions"]),
+            ("settings", facts["settings"]),
+            ("made_up", made_up),
+        ):
             if not isinstance(value, dict):
                 raise ValueError(f"{name} is no object")
         return EngineReady(
@@ -291,7 +332,9 @@ class OfflineEngine:
             gpu_uuids=untrusted.names(facts["gpu_uuids"], "gpu_uuids"),
             platform=str(facts["platform"]),
             kv_cache_tokens=untrusted.integer(facts["kv_cache_tokens"], "kv_cache_tokens", 0, FAR),
-            vocabulary_size=untrusted.integer(facts["vocabulary_size"], "vocabulary_size", self._min_vocabulary, 10**9),
+            vocabulary_size=untrusted.integer(
+                facts["vocabulary_size"], "vocabulary_size", self._min_vocabulary, 10**9
+            ),
             load_s=load_s,
             made_up=made_up,
         )
@@ -305,8 +348,13 @@ class OfflineEngine:
         assert self.ready is not None
         if workload.prompts_file is None:
             return workload.plan(batch_size)
-        plan, drawn = workload.plan(batch_size, self._tokenize(workload, batch_size)), workload.drawn(batch_size)
-        longest, (tokens_in, out) = max(enumerate(plan.lengths), key=lambda numbered: sum(numbered[1]))
+        plan, drawn = (
+            workload.plan(batch_size, self._tokenize(workload, batch_size)),
+            workload.drawn(batch_size),
+        )
+        longest, (tokens_in, out) = max(
+            enumerate(plan.lengths), key=lambda numbered: sum(numbered[1])
+        )
         limit = self.ready.settings.get("max_model_len")
         if type(limit) is int and tokens_in + out > limit:
             file, line = workload.prompts_file.name, drawn[longest].line
@@ -322,13 +370,20 @@ class OfflineEngine:
         name = _prompts_name(workload, batch_size)
         if name not in self._tokenized:
             conversations = [
-                {"line": c.line, "messages": [{"role": role, "content": text} for role, text in c.messages], "reply": c.reply}
+                {
+                    "line": c.line,
+                    "messages": [{"role": role, "content": text} for role, text in c.messages],
+                    "reply": c.reply,
+                }
                 for c in workload.drawn(batch_size)
             ]
             self._send("tokenize", command="tokenize", name=name, conversations=conversations)
             event = self._receive("tokenize", self._progress_timeout_s, "answer")
             try:
-                lengths = [(int(tokens), None if reply is None else int(reply)) for tokens, reply in event["lengths"]]
+                lengths = [
+                    (int(tokens), None if reply is None else int(reply))
+                    for tokens, reply in event["lengths"]
+                ]
             except (KeyError, TypeError, ValueError):
                 lengths = []
             if len(lengths) != len(conversations) or not all(tokens > 0 for tokens, _ in lengths):
@@ -369,16 +424,22 @@ class OfflineEngine:
         return bool(event["event"] == name and event["run"] == self._run)
 
     def _steps(self, event: Mapping[str, Any]) -> Steps:
-        series: dict[str, Any] = {name: event.get(name) for name in ("time_ns", "tokens", "finished")}
+        series: dict[str, Any] = {
+            name: event.get(name) for name in ("time_ns", "tokens", "finished")
+        }
         try:
             for name, values in series.items():
                 if not isinstance(values, list) or not all(type(value) is int for value in values):
                     raise ValueError(f"{name} is no list of integers")
                 check_series(name, values, "steps")
-            if len(set(map(len, series.values()))) > 1 or (series["time_ns"] and series["time_ns"][0] < self._last_step_ns):
+            if len(set(map(len, series.values()))) > 1 or (
+                series["time_ns"] and series["time_ns"][0] < self._last_step_ns
+            ):
                 raise ValueError("they are not in order")
         except ValueError as error:
-            raise self._error("run", f"the worker's report of its steps is malformed: {error}") from None
+            raise self._error(
+                "run", f"the worker's report of its steps is malformed: {error}"
+            ) from None
         self._last_step_ns = series["time_ns"][-1] if series["time_ns"] else self._last_step_ns
         return Steps(**{name: tuple(values) for name, values in series.items()})
 
@@ -390,7 +451,11 @@ class OfflineEngine:
             event = self._receive("stop", self._progress_timeout_s, "answer")
             if self._is_of_this_run(event, "steps"):
                 more = self._steps(event)
-                rest = Steps(rest.time_ns + more.time_ns, rest.tokens + more.tokens, rest.finished + more.finished)
+                rest = Steps(
+                    rest.time_ns + more.time_ns,
+                    rest.tokens + more.tokens,
+                    rest.finished + more.finished,
+                )
             elif self._is_of_this_run(event, "stopped"):
                 self.client = self._client(event)
                 if type(event["time_ns"]) is not int or not 0 <= event["time_ns"] < FAR:
@@ -407,11 +472,15 @@ class OfflineEngine:
         while True:
             event = self._receive("rest", self._progress_timeout_s, "answer")
             if event["event"] == "resting":
-                if type(event["tokens"]) is not int or not (event["asleep"] is None or isinstance(event["asleep"], bool)):
+                if type(event["tokens"]) is not int or not (
+                    event["asleep"] is None or isinstance(event["asleep"], bool)
+                ):
                     raise self._error("rest", "the worker's report of its rest is malformed")
                 return Rest(event["tokens"], event["asleep"])
             if event["event"] == "steps":
-                raise self._error("rest", "the engine went on generating after its load was taken off")
+                raise self._error(
+                    "rest", "the engine went on generating after its load was taken off"
+                )
 
     def cpu_s(self) -> float:
         """CPU time of all its processes so far, s (user and system; of those that ended only what their parents collected)."""
@@ -458,7 +527,13 @@ def session_members(session_id: int) -> list[int]:
 def command_of(pid: int) -> str:
     """A process' command line, from /proc, or the title that it gave itself; empty where it has just ended."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return (
+            Path(f"/proc/{pid}/cmdline")
+            .read_bytes()
+            .replace(b"\0", b" ")
+            .decode(errors="replace")
+            .strip()
+        )
     return ""
 
 

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytest_energy import untrusted
-from pytest_energy.cell import model_config
+from pytest_energy.cell.model import model_config
+from pytest_energy.cell.workload import Plan, Workload
 from pytest_energy.engines import attached, synthetic_tokenizer
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
 from pytest_energy.errors import EngineError, UsageError
-from pytest_energy.recording import Client, client_from_json
-from pytest_energy.workload import Plan, Workload
+from pytest_energy.recording.recording import Client, client_from_json
+from pytest_energy.safety import untrusted
 
 _PACKAGES = Path(__file__).parents[2]
 _YEAR_9999_S = 2.5e11
@@ -42,9 +42,18 @@ class ServerEngine(OfflineEngine):
         EngineError: with the stage and the end of the server's log.
     """
 
-    fields: ClassVar[dict[str, set[str]]] = {**OfflineEngine.fields, "stopped": {"run", "time_ns", "client"}}
+    fields: ClassVar[dict[str, set[str]]] = {
+        **OfflineEngine.fields,
+        "stopped": {"run", "time_ns", "client"},
+    }
 
-    def __init__(self, python: str, engine_args: Mapping[str, Any], load_timeout_s: float, progress_timeout_s: float) -> None:
+    def __init__(
+        self,
+        python: str,
+        engine_args: Mapping[str, Any],
+        load_timeout_s: float,
+        progress_timeout_s: float,
+    ) -> None:
         super().__init__(python, engine_args, load_timeout_s, progress_timeout_s)
         self._files: tempfile.TemporaryDirectory[str] | None = None
         self._port = 0
@@ -67,7 +76,12 @@ class ServerEngine(OfflineEngine):
         if tokenizer is not None:
             arguments["tokenizer"] = tokenizer
         self._port = free_port()
-        frontend = {"host": "127.0.0.1", "port": self._port, "served_model_name": self.served_model, "disable_uvicorn_access_log": True}
+        frontend = {
+            "host": "127.0.0.1",
+            "port": self._port,
+            "served_model_name": self.served_model,
+            "disable_uvicorn_access_log": True,
+        }
         ready = self._load_with(
             self._load_timeout_s + _WORKER_GRACE_S,
             python=self._python,
@@ -77,15 +91,24 @@ class ServerEngine(OfflineEngine):
             timeout_s=self._load_timeout_s,
             files=tokenizer,
         )
-        return replace(ready, settings={**ready.settings, "tokenizer": "synthetic" if tokenizer else "the model's"})
+        return replace(
+            ready,
+            settings={**ready.settings, "tokenizer": "synthetic" if tokenizer else "the model's"},
+        )
 
     def _synthetic_tokenizer(self, arguments: Mapping[str, Any]) -> str | None:
         """A folder with a tokenizer where the weights are made up, too, and the model's folder has none."""
         folder = Path(str(arguments["model"]))
-        made_up = arguments.get("load_format") == "dummy" and folder.is_dir() and not synthetic_tokenizer.has_tokenizer(folder)
+        made_up = (
+            arguments.get("load_format") == "dummy"
+            and folder.is_dir()
+            and not synthetic_tokenizer.has_tokenizer(folder)
+        )
         if not made_up or "tokenizer" in arguments:
             return None
-        self._files = tempfile.TemporaryDirectory(prefix="pytest-energy-", ignore_cleanup_errors=True)
+        self._files = tempfile.TemporaryDirectory(
+            prefix="pytest-energy-", ignore_cleanup_errors=True
+        )
         try:
             synthetic_tokenizer.write(Path(self._files.name), model_config(folder)[0])
         except UsageError as error:
@@ -122,7 +145,9 @@ class ServerEngine(OfflineEngine):
         try:
             return client_from_json(event["client"])
         except (KeyError, TypeError, ValueError) as error:
-            raise self._error("stop", f"the worker's report of its clients is malformed: {error!r}") from None
+            raise self._error(
+                "stop", f"the worker's report of its clients is malformed: {error!r}"
+            ) from None
 
     def _close(self, grace_s: float) -> None:
         try:
@@ -177,12 +202,17 @@ class AttachedEngine(ServerEngine):
     def _load(self) -> EngineReady:
         host, port = attached.address_of(self._url)
         ready = self._load_with(
-            self._load_timeout_s + _WORKER_GRACE_S, "attach", host=host, port=port, api_key=os.environ.get("PYTEST_ENERGY_API_KEY")
+            self._load_timeout_s + _WORKER_GRACE_S,
+            "attach",
+            host=host,
+            port=port,
+            api_key=os.environ.get("PYTEST_ENERGY_API_KEY"),
         )
         longest = ready.settings["max_model_len"]
         if type(longest) is int and longest < self._request_tokens:
             raise EngineError(
-                "load", f"the server takes {longest} tokens a request (max_model_len), the test asks for {self._request_tokens}"
+                "load",
+                f"the server takes {longest} tokens a request (max_model_len), the test asks for {self._request_tokens}",
             )
         on_gpus = self._compute_processes()
         self._processes = attached.processes_of(port)
@@ -201,7 +231,9 @@ class AttachedEngine(ServerEngine):
     def _ready(self, event: Mapping[str, Any], load_s: float) -> EngineReady:
         started = event.get("started")
         if started is not None:
-            start = datetime.datetime.fromtimestamp(untrusted.number(started, "started", 0, _YEAR_9999_S), datetime.UTC)
+            start = datetime.datetime.fromtimestamp(
+                untrusted.number(started, "started", 0, _YEAR_9999_S), datetime.UTC
+            )
             digest = hashlib.sha256(f"{self._url} {started}".encode()).hexdigest()
             self._launch_id = f"{start:%Y%m%dT%H%M%SZ}-{digest[:6]}"
         return super()._ready(event, load_s)
@@ -224,7 +256,13 @@ def command_line(settings: Mapping[str, Any]) -> list[str]:
         elif value is False:
             words.append("--no-" + name.replace("_", "-"))
         elif isinstance(value, list | tuple):
-            words += [option, *(json.dumps(entry) if isinstance(entry, dict | list) else str(entry) for entry in value)]
+            words += [
+                option,
+                *(
+                    json.dumps(entry) if isinstance(entry, dict | list) else str(entry)
+                    for entry in value
+                ),
+            ]
         elif value is not None:
             words += [option, json.dumps(value) if isinstance(value, dict) else str(value)]
     return words

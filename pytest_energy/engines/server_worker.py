@@ -55,15 +55,22 @@ UNREPORTED = (
     "dtype", "quantization", "max_num_seqs", "max_num_batched_tokens", "async_scheduling", "enforce_eager", "cudagraph_mode",
     "tensor_parallel_size", "pipeline_parallel_size", "tokenizer",
 )  # fmt: skip
-_STEP_NS = 5_000_000  # tokens that come within it count as one step; a decode step of a batch takes longer
+_STEP_NS = (
+    5_000_000  # tokens that come within it count as one step; a decode step of a batch takes longer
+)
 _FLUSH_S = 0.05
 _END_GRACE_S = 8.0
 _DEATH_GRACE_S = 1.0  # for a server to end after the first sign that it will
 _COUNT_GRACE_S = 3.0  # for the server's own count to follow the last token
 _BODY_BYTES = 500
-_NO_TEMPLATE = re.compile("default chat template is no longer allowed|chat_template is not set|must provide a chat template", re.I)
+_NO_TEMPLATE = re.compile(
+    "default chat template is no longer allowed|chat_template is not set|must provide a chat template",
+    re.I,
+)
 _ANSWER_BYTES = 16_000_000  # of a GET; vLLM's /metrics has some 100 kB
-_EVENT_BYTES = 1_000_000  # of one event of a stream, and of the launcher's one line; they have some 500 bytes
+_EVENT_BYTES = (
+    1_000_000  # of one event of a stream, and of the launcher's one line; they have some 500 bytes
+)
 _COUNTED = 2**53  # a counter of Prometheus is a float
 _OPENING = 4  # tokens in which every prompt differs from the others
 _CACHE_SIZES = ("num_gpu_blocks", "block_size")
@@ -98,7 +105,12 @@ class Server:
     """
 
     def __init__(
-        self, host: str, port: int, model: str, process: subprocess.Popen[bytes] | None = None, api_key: str | None = None
+        self,
+        host: str,
+        port: int,
+        model: str,
+        process: subprocess.Popen[bytes] | None = None,
+        api_key: str | None = None,
     ) -> None:
         self.host, self.port, self.model, self.process = host, port, model, process
         self.headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
@@ -106,7 +118,11 @@ class Server:
     @property
     def url(self) -> str:
         """Where its paths begin."""
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return (
+            f"http://[{self.host}]:{self.port}"
+            if ":" in self.host
+            else f"http://{self.host}:{self.port}"
+        )
 
     def ended(self, wait_s: float = 0.0) -> str | None:
         """How the server ended; None while it runs, or where that cannot be seen."""
@@ -117,7 +133,11 @@ class Server:
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.02)
-        return f"the server was ended by {signal.Signals(-status).name}" if status < 0 else f"the server exited with status {status}"
+        return (
+            f"the server was ended by {signal.Signals(-status).name}"
+            if status < 0
+            else f"the server exited with status {status}"
+        )
 
     def get(self, path: str, timeout_s: float = 10.0) -> tuple[int, str]:
         """Status and body of a GET.
@@ -132,12 +152,16 @@ class Server:
             response = connection.getresponse()
             body = response.read(_ANSWER_BYTES + 1)
             if len(body) > _ANSWER_BYTES:
-                raise Failure(f"the server's answer to {path} is longer than {_ANSWER_BYTES / 1e6:g} MB: it is none of vLLM's")
+                raise Failure(
+                    f"the server's answer to {path} is longer than {_ANSWER_BYTES / 1e6:g} MB: it is none of vLLM's"
+                )
             return response.status, body.decode(errors="replace")
         finally:
             connection.close()
 
-    def post(self, path: str, content: Mapping[str, Any], timeout_s: float = 60.0) -> tuple[int, str]:
+    def post(
+        self, path: str, content: Mapping[str, Any], timeout_s: float = 60.0
+    ) -> tuple[int, str]:
         """Status and body of a POST.
 
         Raises:
@@ -145,7 +169,12 @@ class Server:
         """
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
-            connection.request("POST", path, json.dumps(content), {"Content-Type": "application/json", **self.headers})
+            connection.request(
+                "POST",
+                path,
+                json.dumps(content),
+                {"Content-Type": "application/json", **self.headers},
+            )
             response = connection.getresponse()
             return response.status, response.read().decode(errors="replace")
         finally:
@@ -159,9 +188,13 @@ class Server:
             Failure: it does not answer, or answers nothing that vLLM would.
         """
         try:
-            status, body = self.post("/tokenize", {"model": self.model, "add_special_tokens": False, **text})
+            status, body = self.post(
+                "/tokenize", {"model": self.model, "add_special_tokens": False, **text}
+            )
         except (OSError, http.client.HTTPException) as error:
-            raise Failure(self.ended(_DEATH_GRACE_S) or f"the server's /tokenize cannot be asked: {error!r}") from None
+            raise Failure(
+                self.ended(_DEATH_GRACE_S) or f"the server's /tokenize cannot be asked: {error!r}"
+            ) from None
         if status in (400, 422):
             raise Refused(body[:_BODY_BYTES].strip())
         if status != 200:
@@ -171,7 +204,9 @@ class Server:
         except (ValueError, KeyError, TypeError):
             count = None
         if type(count) is not int:
-            raise Failure(f"the server's /tokenize answers nothing that vLLM would: {body[:_BODY_BYTES]}")
+            raise Failure(
+                f"the server's /tokenize answers nothing that vLLM would: {body[:_BODY_BYTES]}"
+            )
         return count
 
     def counters(self) -> tuple[int, int | None]:
@@ -183,7 +218,9 @@ class Server:
         try:
             status, text = self.get("/metrics")
         except (OSError, http.client.HTTPException) as error:
-            raise Failure(self.ended(_DEATH_GRACE_S) or f"the server's /metrics cannot be read: {error!r}") from None
+            raise Failure(
+                self.ended(_DEATH_GRACE_S) or f"the server's /metrics cannot be read: {error!r}"
+            ) from None
         generated = counter(text, GENERATED) if status == 200 else None
         if generated is None:
             raise Failure(
@@ -237,7 +274,12 @@ def start_server(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
         os.close(facts_write)
     server = Server(HOST, int(command["port"]), command["model"], process)
     longer = "If it needs longer: --energy-load-timeout SECONDS"
-    facts = _facts(server, facts_read, deadline, f"the server did not load its model within {timeout_s:.0f} s.\n{longer}")
+    facts = _facts(
+        server,
+        facts_read,
+        deadline,
+        f"the server did not load its model within {timeout_s:.0f} s.\n{longer}",
+    )
     answer = "nothing"
     while answer != "200":
         if time.monotonic() > deadline:
@@ -303,29 +345,46 @@ def attach(command: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
         ) from None
     served, vllm = served_models(models), version_of(version) if status == 200 else UNKNOWN
     if served is None or vllm is None:
-        raise Failure(f"{server.url}/v1/models or /version answers nothing that vLLM would: {models[:_BODY_BYTES]}")
+        raise Failure(
+            f"{server.url}/v1/models or /version answers nothing that vLLM would: {models[:_BODY_BYTES]}"
+        )
     names = list(served)
     if len(names) != 1:
         told = ", ".join(names[:10])
-        raise Failure(f"the server at {server.url} serves {len(names)} models ({told}): which one was measured must be certain")
+        raise Failure(
+            f"the server at {server.url} serves {len(names)} models ({told}): which one was measured must be certain"
+        )
     server.model = names[0]
     server.counters()
     in_flight = sum(counter(metrics, name) or 0 for name in IN_FLIGHT)
     if in_flight:
-        raise Failure(f"the server is at work on {in_flight} requests of others.\nMeasure it when it serves no one else.")
+        raise Failure(
+            f"the server is at work on {in_flight} requests of others.\nMeasure it when it serves no one else."
+        )
     cache = cache_config(metrics)
-    blocks, block_size = (int(cache[name]) if re.fullmatch("[0-9]{1,12}", cache.get(name, "")) else 0 for name in _CACHE_SIZES)
-    started = re.search(r"^process_start_time_seconds ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)$", metrics, flags=re.M)
+    blocks, block_size = (
+        int(cache[name]) if re.fullmatch("[0-9]{1,12}", cache.get(name, "")) else 0
+        for name in _CACHE_SIZES
+    )
+    started = re.search(
+        r"^process_start_time_seconds ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)$",
+        metrics,
+        flags=re.M,
+    )
     return server, {
         "event": "ready",
         "versions": {"vllm": vllm},
         "settings": {
             **dict.fromkeys(UNREPORTED, UNKNOWN),
-            "served_model": Path(server.model).name if server.model.startswith("/") else server.model,  # a fingerprint holds no path
+            "served_model": Path(server.model).name
+            if server.model.startswith("/")
+            else server.model,  # a fingerprint holds no path
             "max_model_len": served[server.model],
             "block_size": block_size or UNKNOWN,
             "kv_cache_dtype": cache.get("cache_dtype", UNKNOWN),
-            "enable_prefix_caching": {"True": True, "False": False}.get(cache.get("enable_prefix_caching", ""), UNKNOWN),
+            "enable_prefix_caching": {"True": True, "False": False}.get(
+                cache.get("enable_prefix_caching", ""), UNKNOWN
+            ),
         },
         "kv_cache_tokens": blocks * block_size,
         "vocabulary_size": 0,
@@ -339,10 +398,21 @@ def served_models(answer: str) -> dict[str, Any] | None:
     """The models that /v1/models lists, adapters aside, each with its max_model_len; None where the answer is none of vLLM's."""
     try:
         listed = json.loads(answer)["data"]
-        served = {model["id"]: model.get("max_model_len", UNKNOWN) for model in listed if not model.get("parent")}
+        served = {
+            model["id"]: model.get("max_model_len", UNKNOWN)
+            for model in listed
+            if not model.get("parent")
+        }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return served if all(isinstance(name, str) and name and type(length) in (int, str) for name, length in served.items()) else None
+    return (
+        served
+        if all(
+            isinstance(name, str) and name and type(length) in (int, str)
+            for name, length in served.items()
+        )
+        else None
+    )
 
 
 def version_of(answer: str) -> str | None:
@@ -423,7 +493,9 @@ class Tally:
         return steps
 
 
-def tokenize(server: Server, conversations: Sequence[Mapping[str, Any]]) -> list[tuple[int, int | None]]:
+def tokenize(
+    server: Server, conversations: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, int | None]]:
     """Tokens of each prompt under the server's chat template, and of each reply (None where there is none).
 
     Raises:
@@ -461,10 +533,17 @@ class Requests:
         tokenized: conversations by name.
     """
 
-    def __init__(self, model: str, command: Mapping[str, Any], tokenized: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self,
+        model: str,
+        command: Mapping[str, Any],
+        tokenized: Mapping[str, Sequence[Mapping[str, Any]]],
+    ) -> None:
         self._first_wave, self._lengths = command["first_wave"], command["lengths"]
         self._sent = itertools.count()
-        self._unique = itertools.count(random.randrange(10**12))  # an earlier load's prompts may be cached, too
+        self._unique = itertools.count(
+            random.randrange(10**12)
+        )  # an earlier load's prompts may be cached, too
         # What a model's generation_config.json may set is set here, so that nothing interferes.
         request = {
             "model": model, "ignore_eos": True, "stream": True,
@@ -475,7 +554,10 @@ class Requests:
         self._texts: list[bytes] = []
         self._tails: list[bytes] = []
         if isinstance(command["prompts"], str):
-            self._texts = [json.dumps(conversation["messages"]).encode() for conversation in tokenized[command["prompts"]]]
+            self._texts = [
+                json.dumps(conversation["messages"]).encode()
+                for conversation in tokenized[command["prompts"]]
+            ]
             return
         prompts = command["prompts"]
         self._opening = sorted(set(prompts[0]))
@@ -494,23 +576,39 @@ class Requests:
             path, prompt = "/v1/chat/completions", self._text(number)
         else:
             path, prompt = "/v1/completions", self._ids(number, input_tokens)
-        return Request(path, b'%b,%b,"max_tokens":%d}' % (self._head, prompt, output_tokens), input_tokens, output_tokens)
+        return Request(
+            path,
+            b'%b,%b,"max_tokens":%d}' % (self._head, prompt, output_tokens),
+            input_tokens,
+            output_tokens,
+        )
 
     def _ids(self, number: int, input_tokens: int) -> bytes:
         unique, ids = next(self._unique), self._opening
-        opening = b",".join(b"%d" % ids[unique // len(ids) ** place % len(ids)] for place in range(min(_OPENING, input_tokens)))
+        opening = b",".join(
+            b"%d" % ids[unique // len(ids) ** place % len(ids)]
+            for place in range(min(_OPENING, input_tokens))
+        )
         return b'"prompt":[%b%b]' % (opening, self._tails[number % len(self._tails)])
 
     def _text(self, number: int) -> bytes:
         """A text is sent as it is; what a server caches goes by the salt, too."""
-        return b'"messages":%b,"cache_salt":"%d"' % (self._texts[number % len(self._texts)], next(self._unique))
+        return b'"messages":%b,"cache_salt":"%d"' % (
+            self._texts[number % len(self._texts)],
+            next(self._unique),
+        )
 
 
 class Load:
     """`batch_size` clients, each of which asks again as soon as it was answered, until `stop`."""
 
     def __init__(self, session: Any, requests: Requests, batch_size: int, tally: Tally) -> None:
-        self._session, self._requests, self._batch_size, self._tally = session, requests, batch_size, tally
+        self._session, self._requests, self._batch_size, self._tally = (
+            session,
+            requests,
+            batch_size,
+            tally,
+        )
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self.active = 0
@@ -547,7 +645,9 @@ class Load:
         async with self._session.post(request.path, data=request.body) as response:
             if response.status != 200:
                 text = (await response.content.read(_BODY_BYTES)).decode(errors="replace")
-                raise (Broken if response.status >= 500 else Failure)(_refusal(response.status, response.reason, text))
+                raise (Broken if response.status >= 500 else Failure)(
+                    _refusal(response.status, response.reason, text)
+                )
             async for data in response.content.iter_any():
                 now_ns = time.monotonic_ns()
                 *events, rest = _split(rest + data)
@@ -576,7 +676,9 @@ class Load:
         if not ended:
             raise Broken(f"a stream was cut: {done} of its {length} tokens came, then it ended")
         if not done == total == length:
-            raise Failure(f"a request ended {length - min(done, total)} tokens off its set length of {length} (finish_reason {reason!r})")
+            raise Failure(
+                f"a request ended {length - min(done, total)} tokens off its set length of {length} (finish_reason {reason!r})"
+            )
         _check_prompt(request, prompt_tokens)
 
 
@@ -604,7 +706,9 @@ def _parsed(event: bytes) -> dict[str, Any]:
     if not isinstance(chunk, dict):
         raise Failure(f"a stream holds something that is no JSON object: {event[:80]!r}")
     if "error" in chunk:
-        raise Broken(f"the server failed in the middle of a stream: {json.dumps(chunk['error'])[:_BODY_BYTES]}")
+        raise Broken(
+            f"the server failed in the middle of a stream: {json.dumps(chunk['error'])[:_BODY_BYTES]}"
+        )
     return chunk
 
 
@@ -639,10 +743,17 @@ def _generated(chunk: Mapping[str, Any], before: int, length: int) -> int:
 def _refusal(status: int, reason: str | None, body: str) -> str:
     remedy = _REMEDIES.get(status, "")
     what = "failed on" if status >= 500 else "refused"
-    return f"the server {what} a request: {status} {reason or ''}: {body.strip()}" + (f"\n{remedy}" if remedy else "")
+    return f"the server {what} a request: {status} {reason or ''}: {body.strip()}" + (
+        f"\n{remedy}" if remedy else ""
+    )
 
 
-async def drive(server: Server, channel: Channel, command: Mapping[str, Any], tokenized: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+async def drive(
+    server: Server,
+    channel: Channel,
+    command: Mapping[str, Any],
+    tokenized: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
     """Keep the load on the server until the next command comes, and stream the steps.
 
     Raises:
@@ -657,7 +768,9 @@ async def drive(server: Server, channel: Channel, command: Mapping[str, Any], to
     connector = aiohttp.TCPConnector(limit=0)
     headers = {"Content-Type": "application/json", **server.headers}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
-    async with aiohttp.ClientSession(server.url, connector=connector, headers=headers, timeout=timeout) as session:
+    async with aiohttp.ClientSession(
+        server.url, connector=connector, headers=headers, timeout=timeout
+    ) as session:
         load = Load(session, requests, batch_size, tally)
         cpu_s, started_s = time.process_time(), time.monotonic()
         load.start()
@@ -693,7 +806,9 @@ async def drive(server: Server, channel: Channel, command: Mapping[str, Any], to
             "cpu_cores": round(cpu_s / seconds, 4),
             "streamed_tokens": tally.total,
             "server_tokens": now_generated - generated,
-            "preemptions": None if preempted is None or now_preempted is None else now_preempted - preempted,
+            "preemptions": None
+            if preempted is None or now_preempted is None
+            else now_preempted - preempted,
         },
     )
 
@@ -715,7 +830,9 @@ async def _watch(load: Load, server: Server) -> None:
     await asyncio.sleep(_FLUSH_S)
     failure = load.failure
     if isinstance(failure, aiohttp.ClientError | OSError):
-        failure = Broken(f"a connection to the server failed, with {load.active} others in flight: {type(failure).__name__}: {failure}")
+        failure = Broken(
+            f"a connection to the server failed, with {load.active} others in flight: {type(failure).__name__}: {failure}"
+        )
     how = server.ended(wait_s=_DEATH_GRACE_S if isinstance(failure, Broken) else 0.0)
     if how is not None:
         raise Failure(f"{how} while requests were in flight")
@@ -773,14 +890,21 @@ def serve(channel: _Channel) -> int:
         channel.send(event="error", stage=stage, message=str(failure))
         return 3
     except BaseException as error:
-        channel.send(event="error", stage=stage, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        channel.send(
+            event="error",
+            stage=stage,
+            message=f"{type(error).__name__}: {error}",
+            traceback=traceback.format_exc(),
+        )
         return 3
 
 
 def main() -> None:
     """Started by pytest_energy.engines.server.ServerEngine."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection per client; the usual soft limit is 1024
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (most, most)
+    )  # a connection per client; the usual soft limit is 1024
     status = serve(_Channel(int(sys.argv[1]), int(sys.argv[2])))
     sys.stdout.flush()
     sys.stderr.flush()

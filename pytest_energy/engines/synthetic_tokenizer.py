@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_energy.cell import vocabulary_size
+from pytest_energy.cell.model import vocabulary_size
 
 _FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
 _LETTERS = "etaoinshrdlucmfwypvbgkqjxz"
@@ -33,7 +33,12 @@ def write(folder: Path, model_config: Mapping[str, Any]) -> None:
     size = vocabulary_size(model_config)
     if size is None:
         raise KeyError("vocab_size")
-    byte_level: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    byte_level: dict[str, Any] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     model: dict[str, Any] = {
         "type": "BPE",
         "dropout": None,
@@ -56,8 +61,12 @@ def write(folder: Path, model_config: Mapping[str, Any]) -> None:
         "decoder": byte_level,
         "model": model,
     }
-    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**9}))
+    (folder / "tokenizer.json").write_text(
+        json.dumps(content, ensure_ascii=False), encoding="utf-8"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**9})
+    )
 
 
 def tokens(size: int) -> list[str]:

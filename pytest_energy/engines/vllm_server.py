@@ -35,7 +35,10 @@ def tell_when_loaded(facts_fd, describe, refused):
         except refused as refusal:
             facts = {"event": "error", "message": str(refusal)}
         except Exception as error:
-            facts = {"event": "error", "message": f"this vLLM's settings cannot be read: {type(error).__name__}: {error}"}
+            facts = {
+                "event": "error",
+                "message": f"this vLLM's settings cannot be read: {type(error).__name__}: {error}",
+            }
         tell(facts_fd, **facts)
 
     AsyncLLM.__init__ = initialise_and_tell
@@ -70,5 +73,9 @@ if __name__ == "__main__":  # not in the engine's processes, which import this f
     from vllm_worker import Refused, describe
 
     # Modules beside this file must not shadow those of the measured environment.
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))]
+    sys.path[:] = [
+        entry
+        for entry in sys.path
+        if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))
+    ]
     main(describe, Refused)

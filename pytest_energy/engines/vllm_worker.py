@@ -127,12 +127,17 @@ def load(engine_args):
     """The engine, with LLMEngine's own defaults for whatever the suite does not set."""
     from vllm import EngineArgs, LLMEngine
 
-    refuse_replicas(engine_args.get("data_parallel_size"))  # LLMEngine would wait for the other replicas
+    refuse_replicas(
+        engine_args.get("data_parallel_size")
+    )  # LLMEngine would wait for the other replicas
     engine_args = {"disable_log_stats": True, **engine_args}  # as vllm.LLM does
     if engine_args.get("load_format") == "random":
         refuse_quantised_config(engine_args["model"])
         sys.path.append(INSIDE)  # vLLM's workers inherit it, forked or spawned
-        engine_args |= {"load_format": "dummy", "worker_extension_cls": "pytest_energy_weights.SeeWeights"}
+        engine_args |= {
+            "load_format": "dummy",
+            "worker_extension_cls": "pytest_energy_weights.SeeWeights",
+        }
     return LLMEngine.from_engine_args(EngineArgs(**engine_args))
 
 
@@ -180,15 +185,22 @@ def describe(engine, load_format=None):
     from vllm.platforms import current_platform
 
     config = engine.vllm_config
-    refuse_replicas(getattr(config.parallel_config, "data_parallel_size", 1), getattr(config.parallel_config, "nnodes", 1))
-    refuse_dummies_that_vanish(load_format or str(config.load_config.load_format), config.model_config.quantization)
+    refuse_replicas(
+        getattr(config.parallel_config, "data_parallel_size", 1),
+        getattr(config.parallel_config, "nnodes", 1),
+    )
+    refuse_dummies_that_vanish(
+        load_format or str(config.load_config.load_format), config.model_config.quantization
+    )
     cache, scheduler, parallel, model = (
         config.cache_config, config.scheduler_config, config.parallel_config, config.model_config,
     )  # fmt: skip
     compilation = config.compilation_config
     gpu_uuids = []
     if current_platform.is_cuda():
-        gpu_uuids = [current_platform.get_device_uuid(index) for index in range(parallel.world_size)]
+        gpu_uuids = [
+            current_platform.get_device_uuid(index) for index in range(parallel.world_size)
+        ]
     packages = {}
     for name in REPORTED_PACKAGES:
         try:
@@ -211,7 +223,9 @@ def describe(engine, load_format=None):
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
             "async_scheduling": bool(scheduler.async_scheduling),
             "enforce_eager": bool(model.enforce_eager),
-            "cudagraph_mode": getattr(compilation.cudagraph_mode, "name", str(compilation.cudagraph_mode)),
+            "cudagraph_mode": getattr(
+                compilation.cudagraph_mode, "name", str(compilation.cudagraph_mode)
+            ),
             "enable_prefix_caching": bool(cache.enable_prefix_caching),
             "kv_cache_dtype": str(cache.cache_dtype),
             "block_size": cache.block_size,
@@ -232,14 +246,22 @@ def tokenize(engine, conversations):
     prompts, replies = [], []
     for conversation in conversations:
         try:
-            rendered = tokenizer.apply_chat_template(conversation["messages"], add_generation_prompt=True, tokenize=False)
+            rendered = tokenizer.apply_chat_template(
+                conversation["messages"], add_generation_prompt=True, tokenize=False
+            )
         except Exception as error:
             if getattr(tokenizer, "chat_template", "") is None:
                 raise Refused(NO_TEMPLATE) from error
             raise Refused(REFUSED.format(line=conversation["line"], error=error)) from error
-        prompts.append(tokenizer.encode(rendered, add_special_tokens=False) if isinstance(rendered, str) else list(rendered))
+        prompts.append(
+            tokenizer.encode(rendered, add_special_tokens=False)
+            if isinstance(rendered, str)
+            else list(rendered)
+        )
         reply = conversation["reply"]
-        replies.append(None if reply is None else len(tokenizer.encode(reply, add_special_tokens=False)))
+        replies.append(
+            None if reply is None else len(tokenizer.encode(reply, add_special_tokens=False))
+        )
     return prompts, replies
 
 
@@ -261,22 +283,38 @@ def look_at(engine, load_format):
         raise degenerate("the logits are not finite")
     even = -math.log(engine.vllm_config.model_config.get_vocab_size())
     spread = max(values) - even
-    seen = {"load_format": load_format, "likeliest_above_even_nats": round(spread, 7), "logprobs": len(values)}
+    seen = {
+        "load_format": load_format,
+        "likeliest_above_even_nats": round(spread, 7),
+        "logprobs": len(values),
+    }
     if len(set(values)) == 1:
         raise degenerate("all logits are equal, as of activations that are zero")
     # Without the tokens that were sampled: those differ by chance.
     same_end, other_context, other_end = (
-        {token: value for token, (value, rank) in outcome.items() if rank <= LIKELIEST} for outcome in outcomes
+        {token: value for token, (value, rank) in outcome.items() if rank <= LIKELIEST}
+        for outcome in outcomes
     )
     if same_end == other_end:
         raise degenerate("the outcome does not depend on the last token")
     if load_format == "dummy":
         return seen
     if spread < LEAST_SPREAD_NATS or max(values) > -1e-6:
-        raise degenerate(f"the likeliest token's log probability lies {spread:.2g} above that of an even distribution")
-    if all(abs(value - other_context.get(token, -math.inf)) < 0.01 for token, value in same_end.items()):
-        raise degenerate("the outcome does not depend on the tokens before the last one: attention carries nothing")
-    return {**seen, **look_inside([json.loads(text) for text in engine.collective_rpc("pytest_energy_see_weights")])}
+        raise degenerate(
+            f"the likeliest token's log probability lies {spread:.2g} above that of an even distribution"
+        )
+    if all(
+        abs(value - other_context.get(token, -math.inf)) < 0.01 for token, value in same_end.items()
+    ):
+        raise degenerate(
+            "the outcome does not depend on the tokens before the last one: attention carries nothing"
+        )
+    return {
+        **seen,
+        **look_inside(
+            [json.loads(text) for text in engine.collective_rpc("pytest_energy_see_weights")]
+        ),
+    }
 
 
 def look_inside(workers):
@@ -290,17 +328,25 @@ def look_inside(workers):
     norms = [value for worker in workers for value in worker["norms"] or ()]
     zeros = [worker["zeros"] for worker in workers if worker["zeros"] is not None]
     seen = {
-        "weight_deviation": [round(min(deviations), 4), round(max(deviations), 4)] if deviations else None,
+        "weight_deviation": [round(min(deviations), 4), round(max(deviations), 4)]
+        if deviations
+        else None,
         "norms": [min(norms), max(norms)] if norms else None,
         "zero_weights": max(zeros, default=None),
         "mlps": len(mlps),
-        "mlp_activation_deviation": [round(f(mlp["inner"] for mlp in mlps), 3) for f in (min, max)] if mlps else None,
+        "mlp_activation_deviation": [round(f(mlp["inner"] for mlp in mlps), 3) for f in (min, max)]
+        if mlps
+        else None,
         "rounded_to_zero_in_fp8": max((mlp["rounded_to_zero"] for mlp in mlps), default=None),
     }
     if deviations and not 0.01 < min(deviations) <= max(deviations) < 0.04:
-        raise degenerate(f"the weights' deviations lie between {min(deviations):.2g} and {max(deviations):.2g} instead of about 0.02")
+        raise degenerate(
+            f"the weights' deviations lie between {min(deviations):.2g} and {max(deviations):.2g} instead of about 0.02"
+        )
     if norms and not 0.5 < min(norms) <= max(norms) < 2:
-        raise degenerate(f"the norms' weights lie between {min(norms):.2g} and {max(norms):.2g} instead of at 1")
+        raise degenerate(
+            f"the norms' weights lie between {min(norms):.2g} and {max(norms):.2g} instead of at 1"
+        )
     if max(zeros, default=0.0) > MAX_ZERO_WEIGHTS:
         raise degenerate(f"{max(zeros):.0%} of the quantised weights are zero")
     for mlp in mlps:
@@ -329,7 +375,9 @@ def first_tokens(engine):
 
     model, draw = engine.vllm_config.model_config, random.Random(0)
     vocabulary_size, length = model.get_vocab_size(), max(2, min(32, model.max_model_len - 2))
-    context, other = ([draw.randrange(vocabulary_size) for _ in range(length - 1)] for _ in range(2))
+    context, other = (
+        [draw.randrange(vocabulary_size) for _ in range(length - 1)] for _ in range(2)
+    )
     end, other_end = draw.sample(range(vocabulary_size), 2)
     params = SamplingParams(
         temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=LIKELIEST, output_kind=RequestOutputKind.FINAL_ONLY,
@@ -341,7 +389,10 @@ def first_tokens(engine):
         for output in engine.step():
             if output.finished:
                 logprobs = output.outputs[0].logprobs
-                found[output.request_id] = {int(token): (float(entry.logprob), int(entry.rank)) for token, entry in logprobs[0].items()}
+                found[output.request_id] = {
+                    int(token): (float(entry.logprob), int(entry.rank))
+                    for token, entry in logprobs[0].items()
+                }
     return [found[f"look-{number}"] for number in range(3)]
 
 
@@ -349,7 +400,13 @@ class ClosedLoop:
     """Requests kept in flight at a constant number: whatever finishes is replaced at once."""
 
     def __init__(self, engine, run, first_wave, lengths, prompts):
-        self._engine, self._run, self._first_wave, self._lengths, self._prompts = engine, run, first_wave, lengths, prompts
+        self._engine, self._run, self._first_wave, self._lengths, self._prompts = (
+            engine,
+            run,
+            first_wave,
+            lengths,
+            prompts,
+        )
         self._params, self._remaining, self._count = {}, {}, 0
         for _ in first_wave:
             self._add()
@@ -388,7 +445,9 @@ class ClosedLoop:
             self._remaining[output.request_id] = remaining = remaining - tokens
             if output.finished:
                 if remaining:
-                    raise RuntimeError(f"request {output.request_id} ended {remaining} tokens off its set length")
+                    raise RuntimeError(
+                        f"request {output.request_id} ended {remaining} tokens off its set length"
+                    )
                 del self._remaining[output.request_id]
                 finished += 1
                 self._add()
@@ -425,7 +484,9 @@ def run(engine, channel, command, tokenized):
     """Keep the load on the engine until the next command comes. Returns the tokens generated."""
     if asleep(engine):
         engine.wake_up(tags=["scheduling"])
-    prompts = tokenized[command["prompts"]] if isinstance(command["prompts"], str) else command["prompts"]
+    prompts = (
+        tokenized[command["prompts"]] if isinstance(command["prompts"], str) else command["prompts"]
+    )
     loop = ClosedLoop(engine, command["run"], command["first_wave"], command["lengths"], prompts)
     stopped_ns, tokens = drive(loop, channel, command["run"], lambda _: channel.has_command())
     loop.abort()
@@ -458,12 +519,21 @@ def serve(channel):
             elif name == "load":
                 stage, load_format = "load", command["engine_args"].get("load_format")
                 engine = load(command["engine_args"])
-                channel.send(event="ready", **describe(engine, load_format), made_up=look_at(engine, load_format))
+                channel.send(
+                    event="ready",
+                    **describe(engine, load_format),
+                    made_up=look_at(engine, load_format),
+                )
             elif name == "tokenize":
                 stage = "tokenize"
                 prompts, replies = tokenize(engine, command["conversations"])
                 tokenized[command["name"]] = prompts
-                channel.send(event="tokenized", lengths=[[len(prompt), reply] for prompt, reply in zip(prompts, replies, strict=True)])
+                channel.send(
+                    event="tokenized",
+                    lengths=[
+                        [len(prompt), reply] for prompt, reply in zip(prompts, replies, strict=True)
+                    ],
+                )
             elif name == "run":
                 stage = "run"
                 generated += run(engine, channel, command, tokenized)
@@ -476,13 +546,22 @@ def serve(channel):
         channel.send(event="error", stage=stage, message=str(refusal))
         return 3
     except BaseException as error:
-        channel.send(event="error", stage=stage, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        channel.send(
+            event="error",
+            stage=stage,
+            message=f"{type(error).__name__}: {error}",
+            traceback=traceback.format_exc(),
+        )
         return 3
 
 
 if __name__ == "__main__":
     # Modules beside this file must not shadow those of the measured environment.
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))]
+    sys.path[:] = [
+        entry
+        for entry in sys.path
+        if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))
+    ]
     status = serve(Channel(int(sys.argv[1]), int(sys.argv[2])))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_energy import __version__, locks
+from pytest_energy import __version__
 from pytest_energy.errors import UsageError
 from pytest_energy.health import engine, judging, reading
 from pytest_energy.health.facts import Lock
@@ -44,13 +44,19 @@ class Examination:
         return int(self.level is Level.FAULT)
 
 
-def examine(interpreter: str, named_gpus: Sequence[str], say: Callable[[str], None]) -> Examination:
+def examine(
+    interpreter: str,
+    named_gpus: Sequence[str],
+    say: Callable[[str], None],
+    lock_of: Callable[[str], Lock],
+) -> Examination:
     """Check driver, GPUs, host and engine.
 
     Args:
         interpreter: whose vLLM is imported.
         named_gpus: UUIDs, beginnings of them, or indices as nvidia-smi shows them; empty for those that CUDA_VISIBLE_DEVICES shows.
         say: told what takes a while.
+        lock_of: tells the lock of a GPU, by its UUID.
 
     Raises:
         UsageError: one of `named_gpus` is no GPU that the driver lists.
@@ -67,11 +73,11 @@ def examine(interpreter: str, named_gpus: Sequence[str], say: Callable[[str], No
             findings.append(chosen)
     findings.insert(0, judging.driver(driver))
     if gpus:
-        say(f"watching the energy counter of {len(gpus)} GPU{'s' * (len(gpus) > 1)} for two seconds")
+        say(
+            f"watching the energy counter of {len(gpus)} GPU{'s' * (len(gpus) > 1)} for two seconds"
+        )
     for gpu, watch in zip(gpus, reading.watch_counters(gpus, _WATCH_S), strict=True):
-        held, holder = locks.look(gpu.uuid)
-        lock = Lock(held, str(holder or ""))
-        findings += judging.gpu(reading.read_gpu(gpu), watch, lock)
+        findings += judging.gpu(reading.read_gpu(gpu), watch, lock_of(gpu.uuid))
     findings += judging.host(reading.read_host(_rapl_unavailable()))
     findings.append(judging.clock(reading.read_clocks()))
     say(f"importing vLLM with {interpreter} (up to {engine.TIMEOUT_S:.0f} s)")
@@ -95,13 +101,17 @@ def _chosen(listed: Sequence[Listed], named: Sequence[str]) -> tuple[tuple[Liste
         unknown = [word for word, gpu in found.items() if gpu is None]
         if unknown:
             there = "".join(f"\n  {gpu.index}  {gpu.uuid}  {gpu.name}" for gpu in listed) or " none"
-            raise UsageError(f"--gpu {unknown[0]}: the driver lists no such GPU, or several.\nIt lists:{there}")
+            raise UsageError(
+                f"--gpu {unknown[0]}: the driver lists no such GPU, or several.\nIt lists:{there}"
+            )
         gpus = tuple(dict.fromkeys(gpu for gpu in found.values() if gpu is not None))
         return gpus, judging.selection(len(listed), len(gpus), ())
     variable = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = nvml.visible(listed, variable, os.environ.get("CUDA_DEVICE_ORDER"))
     words = [word.strip() for word in (variable or "").split(",") if word.strip()]
-    unknown = [word for word in words if not word.startswith("MIG-") and nvml.find(listed, word) is None]
+    unknown = [
+        word for word in words if not word.startswith("MIG-") and nvml.find(listed, word) is None
+    ]
     return gpus, judging.selection(len(listed), len(gpus), unknown)
 
 
@@ -120,7 +130,9 @@ def to_json(examination: Examination) -> str:
         "pytest_energy": __version__,
         "level": examination.level.value,
         "exit_status": examination.exit_status,
-        "gpus": [{"index": gpu.index, "uuid": gpu.uuid, "name": gpu.name} for gpu in examination.gpus],
+        "gpus": [
+            {"index": gpu.index, "uuid": gpu.uuid, "name": gpu.name} for gpu in examination.gpus
+        ],
         "interpreter": examination.interpreter,
         "findings": [
             {
@@ -144,7 +156,10 @@ def to_text(examination: Examination) -> str:
         "driver": "NVIDIA driver",
         "host": "host",
         "engine": f"engine under {examination.interpreter}",
-        **{gpu.uuid: f"GPU {gpu.index}: {gpu.name or 'of unknown model'}, {gpu.uuid}" for gpu in examination.gpus},
+        **{
+            gpu.uuid: f"GPU {gpu.index}: {gpu.name or 'of unknown model'}, {gpu.uuid}"
+            for gpu in examination.gpus
+        },
     }
     lines: list[str] = []
     subject = None
@@ -167,7 +182,9 @@ def _lines_of(finding: Finding) -> list[str]:
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:
     plain = "".join(character if character.isprintable() else "?" for character in text)
-    return textwrap.wrap(plain, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False) or [first.rstrip()]
+    return textwrap.wrap(
+        plain, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
+    ) or [first.rstrip()]
 
 
 def conclusion(examination: Examination) -> str:

@@ -38,11 +38,17 @@ def read_engine(interpreter: str, timeout_s: float = TIMEOUT_S) -> EngineFacts:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            return EngineFacts(interpreter, stage="start", error=getattr(error, "strerror", None) or str(error))
+            return EngineFacts(
+                interpreter, stage="start", error=getattr(error, "strerror", None) or str(error)
+            )
         try:
             status = process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            return EngineFacts(interpreter, stage="timeout", error=f"importing vLLM took more than {timeout_s:.0f} s")
+            return EngineFacts(
+                interpreter,
+                stage="timeout",
+                error=f"importing vLLM took more than {timeout_s:.0f} s",
+            )
         finally:
             end_session(process.pid)
             process.wait()
@@ -54,11 +60,17 @@ def read_engine(interpreter: str, timeout_s: float = TIMEOUT_S) -> EngineFacts:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             found = json.loads(told.removeprefix(_MARK))
             return EngineFacts(
-                interpreter, str(found["vllm"]), str(found["torch"]), str(found["python"]), import_s=round(float(found["import_s"]), 1)
+                interpreter,
+                str(found["vllm"]),
+                str(found["torch"]),
+                str(found["python"]),
+                import_s=round(float(found["import_s"]), 1),
             )
     how = f"ended by {_signal(-status)}" if status < 0 else f"exit status {status}"
     return EngineFacts(
-        interpreter, stage="import", error=lines[-1][:300] if lines and status > 0 else f"the interpreter said nothing ({how})"
+        interpreter,
+        stage="import",
+        error=lines[-1][:300] if lines and status > 0 else f"the interpreter said nothing ({how})",
     )
 
 

@@ -26,13 +26,24 @@ class Guard:
 
     def faults_before(self) -> list[str]:
         """What makes it pointless to measure, as a recording keeps it."""
-        return [fault for facts in self._before.values() for fault in judging.faults(judging.changes(facts, facts))]
+        return [
+            fault
+            for facts in self._before.values()
+            for fault in judging.faults(judging.changes(facts, facts))
+        ]
 
     def faults(self) -> list[str]:
         """What was found before, and what has changed until now, as a recording keeps it."""
         suspended = judging.suspension(self._suspended_s, reading.suspended_s())
         return judging.faults(
-            [*suspended, *(f for uuid, facts in self._before.items() for f in judging.changes(facts, _again(uuid, facts)))]
+            [
+                *suspended,
+                *(
+                    f
+                    for uuid, facts in self._before.items()
+                    for f in judging.changes(facts, _again(uuid, facts))
+                ),
+            ]
         )
 
 

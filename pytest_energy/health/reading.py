@@ -11,7 +11,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_energy.health.facts import ClockFacts, CounterWatch, DriverFacts, GpuFacts, HostFacts, Process
+from pytest_energy.health.facts import (
+    ClockFacts,
+    CounterWatch,
+    DriverFacts,
+    GpuFacts,
+    HostFacts,
+    Process,
+)
 from pytest_energy.meters.nvml import Listed, text
 
 _READ_EVERY_S = 0.002
@@ -32,12 +39,18 @@ def _nvml() -> Any:
 _ASKS: Mapping[str, Callable[[Any], Any]] = {
     "persistence": lambda gpu: bool(_nvml().nvmlDeviceGetPersistenceMode(gpu)),
     "power_limit_w": lambda gpu: _nvml().nvmlDeviceGetPowerManagementLimit(gpu) / 1000,
-    "default_power_limit_w": lambda gpu: _nvml().nvmlDeviceGetPowerManagementDefaultLimit(gpu) / 1000,
+    "default_power_limit_w": lambda gpu: (
+        _nvml().nvmlDeviceGetPowerManagementDefaultLimit(gpu) / 1000
+    ),
     "enforced_power_limit_w": lambda gpu: _nvml().nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
     "sm_clock_mhz": lambda gpu: int(_nvml().nvmlDeviceGetClockInfo(gpu, _nvml().NVML_CLOCK_SM)),
-    "max_sm_clock_mhz": lambda gpu: int(_nvml().nvmlDeviceGetMaxClockInfo(gpu, _nvml().NVML_CLOCK_SM)),
+    "max_sm_clock_mhz": lambda gpu: int(
+        _nvml().nvmlDeviceGetMaxClockInfo(gpu, _nvml().NVML_CLOCK_SM)
+    ),
     "clock_reasons": lambda gpu: int(_nvml().nvmlDeviceGetCurrentClocksEventReasons(gpu)),
-    "temperature_c": lambda gpu: int(_nvml().nvmlDeviceGetTemperature(gpu, _nvml().NVML_TEMPERATURE_GPU)),
+    "temperature_c": lambda gpu: int(
+        _nvml().nvmlDeviceGetTemperature(gpu, _nvml().NVML_TEMPERATURE_GPU)
+    ),
     "utilization_percent": lambda gpu: int(_nvml().nvmlDeviceGetUtilizationRates(gpu).gpu),
     "memory_used_mib": lambda gpu: int(_memory_used(gpu)) >> 20,
     "mig": lambda gpu: bool(_nvml().nvmlDeviceGetMigMode(gpu)[0]),
@@ -45,12 +58,16 @@ _ASKS: Mapping[str, Callable[[Any], Any]] = {
     "ecc": lambda gpu: bool(_nvml().nvmlDeviceGetEccMode(gpu)[0]),
     "ecc_pending": lambda gpu: bool(_nvml().nvmlDeviceGetEccMode(gpu)[1]),
     "ecc_uncorrected": lambda gpu: int(
-        _nvml().nvmlDeviceGetTotalEccErrors(gpu, _nvml().NVML_MEMORY_ERROR_TYPE_UNCORRECTED, _nvml().NVML_VOLATILE_ECC)
+        _nvml().nvmlDeviceGetTotalEccErrors(
+            gpu, _nvml().NVML_MEMORY_ERROR_TYPE_UNCORRECTED, _nvml().NVML_VOLATILE_ECC
+        )
     ),
     "rows_pending": lambda gpu: bool(_nvml().nvmlDeviceGetRemappedRows(gpu)[2]),
     "rows_failed": lambda gpu: bool(_nvml().nvmlDeviceGetRemappedRows(gpu)[3]),
     "compute_mode": lambda gpu: int(_nvml().nvmlDeviceGetComputeMode(gpu)),
-    "processes": lambda gpu: tuple(map(_process, _nvml().nvmlDeviceGetComputeRunningProcesses(gpu))),
+    "processes": lambda gpu: tuple(
+        map(_process, _nvml().nvmlDeviceGetComputeRunningProcesses(gpu))
+    ),
 }
 
 
@@ -84,15 +101,24 @@ def read_gpu(gpu: Listed, wanted: Collection[str] = _ASKS.keys()) -> GpuFacts:
         _nvml().nvmlInit()
         handle = _nvml().nvmlDeviceGetHandleByUUID(gpu.uuid)
     except Exception as error:
-        return GpuFacts(gpu.index, gpu.uuid, gpu.name, lost=_said(error), unknown=not _is(error, *_LOST))
+        return GpuFacts(
+            gpu.index, gpu.uuid, gpu.name, lost=_said(error), unknown=not _is(error, *_LOST)
+        )
     for name in wanted:
         try:
             known[name] = _ASKS[name](handle)
-        except Exception as error:  # whatever a driver or nvidia-ml-py may raise: the other facts are worth having
+        except (
+            Exception
+        ) as error:  # whatever a driver or nvidia-ml-py may raise: the other facts are worth having
             if _is(error, *_LOST):
                 lost = _said(error)
                 break
-            if not _is(error, "NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_VGPU_ECC_NOT_SUPPORTED"):
+            if not _is(
+                error,
+                "NVML_ERROR_NOT_SUPPORTED",
+                "NVML_ERROR_FUNCTION_NOT_FOUND",
+                "NVML_ERROR_VGPU_ECC_NOT_SUPPORTED",
+            ):
                 unreadable[name] = _said(error)
     return GpuFacts(gpu.index, gpu.uuid, gpu.name, lost=lost, unreadable=unreadable, **known)
 
@@ -100,7 +126,9 @@ def read_gpu(gpu: Listed, wanted: Collection[str] = _ASKS.keys()) -> GpuFacts:
 def _is(error: Exception, *names: str) -> bool:
     if isinstance(error, ImportError):
         return False
-    return getattr(error, "value", None) in {getattr(_nvml(), name, None) for name in names} - {None}
+    return getattr(error, "value", None) in {getattr(_nvml(), name, None) for name in names} - {
+        None
+    }
 
 
 def _said(error: Exception) -> str:
@@ -112,14 +140,21 @@ def _memory_used(handle: Any) -> int:
     try:
         return int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).used)
     except nvml.NVMLError as error:
-        if not _is(error, "NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_ARGUMENT_VERSION_MISMATCH"):
+        if not _is(
+            error,
+            "NVML_ERROR_NOT_SUPPORTED",
+            "NVML_ERROR_FUNCTION_NOT_FOUND",
+            "NVML_ERROR_ARGUMENT_VERSION_MISMATCH",
+        ):
             raise
         return int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
 def _process(process: Any) -> Process:
     used = process.usedGpuMemory
-    return Process(int(process.pid), _name_of(int(process.pid)), None if used is None else int(used) >> 20)
+    return Process(
+        int(process.pid), _name_of(int(process.pid)), None if used is None else int(used) >> 20
+    )
 
 
 def _name_of(pid: int) -> str | None:
@@ -171,12 +206,16 @@ class _Watched:
     def found(self) -> CounterWatch:
         times = [time_s for time_s, _ in self.updates]
         seconds = times[-1] - times[0] if times else 0.0
-        inside = [power for time_s, power in self.powers if times and times[0] <= time_s <= times[-1]]
+        inside = [
+            power for time_s, power in self.powers if times and times[0] <= time_s <= times[-1]
+        ]
         return CounterWatch(
             updates=len(times),
             seconds=seconds,
             energy_j=(self.updates[-1][1] - self.updates[0][1]) / 1000 if times else 0.0,
-            period_s=statistics.median(b - a for a, b in itertools.pairwise(times)) if len(times) > 1 else None,
+            period_s=statistics.median(b - a for a, b in itertools.pairwise(times))
+            if len(times) > 1
+            else None,
             power_w=statistics.fmean(inside) if inside else None,
             backwards=self.backwards,
             error=self.error,
@@ -210,7 +249,7 @@ def read_host(rapl_unavailable: str) -> HostFacts:
     Args:
         rapl_unavailable: why the meter cannot read CPU energy; empty where it can.
     """
-    from pytest_energy.environment import host
+    from pytest_energy.recording.fingerprint import host
 
     described, folder = host(), tempfile.gettempdir()
     try:
@@ -252,7 +291,9 @@ def _cgroups() -> list[str]:
     if line is None:
         return []
     inner = Path("/sys/fs/cgroup") / line[3:].lstrip("/")
-    return [str(folder) for folder in (inner, *inner.parents) if folder.is_relative_to("/sys/fs/cgroup")]
+    return [
+        str(folder) for folder in (inner, *inner.parents) if folder.is_relative_to("/sys/fs/cgroup")
+    ]
 
 
 def _usable_cores() -> float:
@@ -272,7 +313,14 @@ def _memory_available_mib() -> int | None:
         limit, used = _first(f"{folder}/memory.max"), _first(f"{folder}/memory.current")
         if limit and used and limit.isdecimal() and used.isdecimal() and int(limit) < _UNLIMITED:
             # The page cache counts as used and is given back when memory is short.
-            cached = next((int(line.split()[1]) for line in _lines(f"{folder}/memory.stat") if line.startswith("inactive_file ")), 0)
+            cached = next(
+                (
+                    int(line.split()[1])
+                    for line in _lines(f"{folder}/memory.stat")
+                    if line.startswith("inactive_file ")
+                ),
+                0,
+            )
             found.append(max(0, int(limit) - int(used) + cached) >> 20)
     return min(found, default=None)
 

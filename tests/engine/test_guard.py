@@ -1,5 +1,6 @@
 """What is looked at around each cell of a live run, on a simulated driver: what invalidates, what does not, and how little it costs."""
 
+import functools
 import os
 import signal
 import time
@@ -11,16 +12,17 @@ from typing import Any
 import pynvml
 import pytest
 
-from pytest_energy import live, measurement
-from pytest_energy.cell import Cell
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
 from pytest_energy.errors import EngineError
 from pytest_energy.health import guard, reading
 from pytest_energy.health.guard import Guard
-from pytest_energy.measurement import measure
-from pytest_energy.recording import CpuEnergy, GpuTrace, Recording
+from pytest_energy.launch import launch
+from pytest_energy.measure import measurement, stopping
+from pytest_energy.measure.measurement import measure
+from pytest_energy.recording.recording import CpuEnergy, GpuTrace, Recording
 from pytest_energy.settings import LaunchSettings
-from pytest_energy.workload import Workload
 from tests.driver import UUIDS, SimulatedDriver
 from tests.simulated import UPDATE_NS, SimulatedMeter, trace
 
@@ -43,7 +45,11 @@ CHANGES: dict[str, Change] = {
     "gpu_lost": lambda driver: setattr(driver, "fails", lost),
     "gpu_lost ": lambda driver: driver.gpus.clear(),
     "gpu_unreadable": lambda driver: setattr(
-        driver, "fails", lambda name, n: pynvml.NVML_ERROR_UNKNOWN if name == "nvmlDeviceGetPowerManagementLimit" else None
+        driver,
+        "fails",
+        lambda name, n: (
+            pynvml.NVML_ERROR_UNKNOWN if name == "nvmlDeviceGetPowerManagementLimit" else None
+        ),
     ),
 }
 
@@ -72,7 +78,9 @@ def test_a_call_that_fails_once_is_tried_again(driver: SimulatedDriver) -> None:
     for name in set(driver.calls) - {"nvmlInit"}:
         failed: list[str] = []
 
-        def once(called: str, number: int, name: str = name, failed: list[str] = failed) -> int | None:
+        def once(
+            called: str, number: int, name: str = name, failed: list[str] = failed
+        ) -> int | None:
             if called != name or failed:
                 return None
             failed.append(called)
@@ -85,11 +93,22 @@ def test_a_call_that_fails_once_is_tried_again(driver: SimulatedDriver) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND],
+    [
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+        pynvml.NVML_ERROR_UNKNOWN,
+        pynvml.NVML_ERROR_NO_PERMISSION,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    ],
 )
 def test_what_the_driver_never_tells_is_not_judged(driver: SimulatedDriver, error: int) -> None:
     for name in sorted(
-        set(driver.calls) | {"nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMigMode", "nvmlDeviceGetTotalEccErrors"}
+        set(driver.calls)
+        | {
+            "nvmlInit",
+            "nvmlDeviceGetHandleByUUID",
+            "nvmlDeviceGetMigMode",
+            "nvmlDeviceGetTotalEccErrors",
+        }
     ):
         driver.fails = lambda called, number, name=name: error if called == name else None  # type: ignore[misc]
         looking = Guard(UUIDS)
@@ -129,14 +148,18 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, driver: SimulatedDriver) -> Simulate
         return replace(ready(self, event, load_s), gpu_uuids=UUIDS[:1])
 
     monkeypatch.setattr(OfflineEngine, "_ready", there)
-    monkeypatch.setattr(live, "_HOT_TAIL_S", 0.1)
-    monkeypatch.setattr(live, "MIN_S", 1.0)
+    monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
+    monkeypatch.setattr(stopping, "MIN_S", 1.0)
     monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
     return driver
 
 
 def record(
-    cell: Cell, python: str, during: Callable[[], Any], output_tokens: int = 80, meter: Callable[[], SimulatedMeter] = SimulatedMeter
+    cell: Cell,
+    python: str,
+    during: Callable[[], Any],
+    output_tokens: int = 80,
+    meter: Callable[[], SimulatedMeter] = SimulatedMeter,
 ) -> Recording:
     def progress(text: str) -> None:
         if "measuring" in text:
@@ -144,7 +167,13 @@ def record(
 
     cell = replace(cell, workload=Workload(input_tokens=64, output_tokens=output_tokens))
     settings = LaunchSettings(python, {}, 20, 20)
-    ((_, recorded),) = live.record_launch([cell], settings, lambda uuids, is_ours: meter(), progress, lambda cell, gpu: 1.0)
+    ((_, recorded),) = launch.record_launch(
+        [cell],
+        settings,
+        lambda uuids, is_ours: meter(),
+        progress,
+        lambda cell, gpu: functools.partial(stopping.is_enough, 1.0),
+    )
     return recorded
 
 
@@ -154,7 +183,9 @@ def test_a_sound_launch_has_no_fault(cell: Cell, python: str, on_gpu: SimulatedD
     assert measure(recorded).valid
 
 
-def test_nothing_is_asked_while_it_measures(cell: Cell, python: str, on_gpu: SimulatedDriver) -> None:
+def test_nothing_is_asked_while_it_measures(
+    cell: Cell, python: str, on_gpu: SimulatedDriver
+) -> None:
     asked = SimpleNamespace(before=0, last=0)
 
     def note() -> None:
@@ -177,7 +208,9 @@ def test_a_change_in_the_middle_makes_the_measurement_invalid_and_stays_in_the_r
     assert not measured.valid
 
 
-def test_a_cell_that_cannot_be_valid_is_cut_short(cell: Cell, python: str, on_gpu: SimulatedDriver) -> None:
+def test_a_cell_that_cannot_be_valid_is_cut_short(
+    cell: Cell, python: str, on_gpu: SimulatedDriver
+) -> None:
     """Its GPU time would be wasted: it ends long before the warm-up does."""
     on_gpu.gpus[UUIDS[0]].mig = (1, 1)
     cut = record(cell, python, lambda: None, output_tokens=5000)
@@ -191,7 +224,9 @@ class LateMeter(SimulatedMeter):
     def read(self) -> tuple[tuple[GpuTrace, ...], CpuEnergy]:
         """The trace as it was then."""
         end = self._stopped_ns or time.monotonic_ns() - 500_000_000
-        return (trace(self._start_ns, max(end, self._start_ns + 2 * UPDATE_NS), self._power_w),), CpuEnergy()
+        return (
+            trace(self._start_ns, max(end, self._start_ns + 2 * UPDATE_NS), self._power_w),
+        ), CpuEnergy()
 
 
 def test_a_long_cycle_is_not_waited_for_once_the_energy_of_those_before_is_counted(
@@ -201,14 +236,19 @@ def test_a_long_cycle_is_not_waited_for_once_the_energy_of_those_before_is_count
     monkeypatch.setenv("STEP_S", "0.01")
     recorded = record(cell, python, lambda: None, output_tokens=300, meter=LateMeter)
     assert measure(recorded).valid
-    assert len(measure(recorded).turns[0].cycles.time_s) == live.MIN_CYCLES
+    assert len(measure(recorded).turns[0].cycles.time_s) == stopping.MIN_CYCLES
     assert sum(recorded.tokens.tokens) < 5.45 * cell.batch_size * 300
 
 
-def test_an_engine_that_dies_with_its_gpu_says_so(cell: Cell, python: str, on_gpu: SimulatedDriver, sessions: list[int]) -> None:
+def test_an_engine_that_dies_with_its_gpu_says_so(
+    cell: Cell, python: str, on_gpu: SimulatedDriver, sessions: list[int]
+) -> None:
     def during() -> None:
         CHANGES["gpu_lost"](on_gpu)
         os.kill(sessions[0], signal.SIGKILL)
 
-    with pytest.raises(EngineError, match=rf"(?s)ended by SIGKILL \(gpu_lost: {UUIDS[0]}: the GPU does not answer any more"):
+    with pytest.raises(
+        EngineError,
+        match=rf"(?s)ended by SIGKILL \(gpu_lost: {UUIDS[0]}: the GPU does not answer any more",
+    ):
         record(cell, python, during)

@@ -45,9 +45,14 @@ def test_what_was_seen_of_made_up_weights_is_kept(python: str) -> None:
         ("deaf_to_the_end", "the outcome does not depend on the last token"),
     ],
 )
-def test_an_engine_that_computes_nothing_is_refused(python: str, weights: str, fault: str, what: str) -> None:
+def test_an_engine_that_computes_nothing_is_refused(
+    python: str, weights: str, fault: str, what: str
+) -> None:
     said = refusal(python, fault, load_format=weights)
-    assert f"do not do the work of real ones: {what}. Such an engine draws less power, so nothing was measured." in said
+    assert (
+        f"do not do the work of real ones: {what}. Such an engine draws less power, so nothing was measured."
+        in said
+    )
     assert "weights='auto'" in said
 
 
@@ -59,7 +64,10 @@ def test_an_engine_that_computes_nothing_is_refused(python: str, weights: str, f
         ("tiny_weights", "deviations lie between 0.0006 and 0.0006 instead of about 0.02"),
         ("no_norms", "the norms' weights lie between 0 and 1 instead of at 1"),
         ("zero_weights", "98% of the quantised weights are zero"),
-        ("vanishing", "of an MLP's activations 100% round to zero in FP8, of its results 100% are zero"),
+        (
+            "vanishing",
+            "of an MLP's activations 100% round to zero in FP8, of its results 100% are zero",
+        ),
         ("infinite", "an MLP's activations are not finite"),
     ],
 )
@@ -87,13 +95,17 @@ def test_dummies_that_vanish_in_a_quantised_model_are_refused(python: str) -> No
 
 
 def test_weights_that_come_quantised_cannot_be_made_up(python: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 100, "quantization_config": {"quant_method": "fp8"}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"vocab_size": 100, "quantization_config": {"quant_method": "fp8"}})
+    )
     said = refusal(python, model=str(tmp_path), load_format="random")
     assert "config.json has a quantization_config" in said
     assert "engine_args={'quantization': 'fp8'}" in said
 
 
-def test_the_gpus_of_an_engine_are_told_in_rank_order(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpus_of_an_engine_are_told_in_rank_order(
+    python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FAKE_GPUS", "GPU-b,GPU-a,GPU-c")
     assert ready(python, tensor_parallel_size=2).gpu_uuids == ("GPU-b", "GPU-a")
     assert ready(python).gpu_uuids == ("GPU-b",)
@@ -101,11 +113,17 @@ def test_the_gpus_of_an_engine_are_told_in_rank_order(python: str, monkeypatch: 
 
 def test_replicas_whose_gpus_are_not_known_are_refused(python: str, tmp_path: Path) -> None:
     """Before the load where the suite asks for them, since vLLM would wait for the others; else as soon as it is known."""
-    for said in (refusal(python, "hang_on_load", data_parallel_size=2), refusal(python, "two_replicas")):
+    for said in (
+        refusal(python, "hang_on_load", data_parallel_size=2),
+        refusal(python, "two_replicas"),
+    ):
         assert "2 replicas (data_parallel_size)" in said
         assert "the energy of the others would be left out" in said
         assert "tensor_parallel_size" in said
     (tmp_path / "config.json").write_text('{"vocab_size": 100}')
     arguments = {"model": str(tmp_path), "load_format": "dummy", "fault": "two_replicas"}
-    with pytest.raises(EngineError, match="2 replicas \\(data_parallel_size\\)"), ServerEngine(python, arguments, 20, 20):
+    with (
+        pytest.raises(EngineError, match="2 replicas \\(data_parallel_size\\)"),
+        ServerEngine(python, arguments, 20, 20),
+    ):
         pass

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from pytest_energy.cell.prompts import Conversation, Prompts
+from pytest_energy.cell.workload import Lognormal, Workload
 from pytest_energy.engines.offline import OfflineEngine, Steps, session_members
 from pytest_energy.errors import EngineError
-from pytest_energy.prompts import Conversation, Prompts
-from pytest_energy.workload import Lognormal, Workload
 from tests.engine.conftest import left_of
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,12 @@ Open = Callable[..., OfflineEngine]
 
 @pytest.fixture
 def open_engine(python: str) -> Open:
-    def opened(fault: str | None = None, load_timeout_s: float = 20, progress_timeout_s: float = 20, **engine_args: Any) -> OfflineEngine:
+    def opened(
+        fault: str | None = None,
+        load_timeout_s: float = 20,
+        progress_timeout_s: float = 20,
+        **engine_args: Any,
+    ) -> OfflineEngine:
         arguments = {**engine_args, **({"fault": fault} if fault else {})}
         return OfflineEngine(python, arguments, load_timeout_s, progress_timeout_s)
 
@@ -43,7 +48,11 @@ def drive(engine: OfflineEngine, batch_size: int, tokens_wanted: int) -> Steps:
     steps.append(rest)
     times = tuple(t for s in steps for t in s.time_ns)
     assert stopped_ns >= times[-1]
-    return Steps(times, tuple(n for s in steps for n in s.tokens), tuple(n for s in steps for n in s.finished))
+    return Steps(
+        times,
+        tuple(n for s in steps for n in s.tokens),
+        tuple(n for s in steps for n in s.finished),
+    )
 
 
 def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
@@ -84,7 +93,9 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
         ("garbage_on_load", "load", "unreadable message"),
     ],
 )
-def test_failures(open_engine: Open, sessions: list[int], fault: str, stage: str, message: str) -> None:
+def test_failures(
+    open_engine: Open, sessions: list[int], fault: str, stage: str, message: str
+) -> None:
     hangs = message.endswith("for 1 s")
     engine = open_engine(fault, **({"load_timeout_s": 1, "progress_timeout_s": 1} if hangs else {}))
     with pytest.raises(EngineError, match=message) as caught, engine:
@@ -98,25 +109,40 @@ def test_a_child_in_another_group_ends_too(open_engine: Open) -> None:
     with open_engine("child") as engine:
         members = session_members(engine.session_id)
         assert len(members) == 2
-    assert [pid for pid in members if Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()] == []
+    assert [
+        pid
+        for pid in members
+        if Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    ] == []
 
 
 def test_an_interpreter_that_does_not_exist() -> None:
-    with pytest.raises(EngineError, match=r"cannot run /no/python.*\n.*--energy-python"), OfflineEngine("/no/python", {}, 5, 5):
+    with (
+        pytest.raises(EngineError, match=r"cannot run /no/python.*\n.*--energy-python"),
+        OfflineEngine("/no/python", {}, 5, 5),
+    ):
         pass
 
 
 def test_an_interpreter_without_vllm() -> None:
-    with pytest.raises(EngineError, match=r"has no vLLM.*\n.*--energy-python"), OfflineEngine(sys.executable, {}, 20, 5):
+    with (
+        pytest.raises(EngineError, match=r"has no vLLM.*\n.*--energy-python"),
+        OfflineEngine(sys.executable, {}, 20, 5),
+    ):
         pass
 
 
 def test_something_that_is_no_interpreter() -> None:
-    with pytest.raises(EngineError, match=r"exited with status|closed its pipe"), OfflineEngine("/bin/true", {}, 5, 5):
+    with (
+        pytest.raises(EngineError, match=r"exited with status|closed its pipe"),
+        OfflineEngine("/bin/true", {}, 5, 5),
+    ):
         pass
 
 
-def test_an_interrupt_while_the_engine_is_given_time_to_exit(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_the_engine_is_given_time_to_exit(
+    open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waited = subprocess.Popen.wait
 
     def interrupted(self: Any, timeout: float | None = None) -> int:
@@ -159,7 +185,9 @@ def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_t
     assert left == []
 
 
-def test_a_worker_that_is_told_to_exit_leaves_nothing_should_its_parent_be_killed_then(open_engine: Open) -> None:
+def test_a_worker_that_is_told_to_exit_leaves_nothing_should_its_parent_be_killed_then(
+    open_engine: Open,
+) -> None:
     with open_engine("child") as engine:
         session, process = engine.session_id, engine._process
         assert process is not None
@@ -195,17 +223,25 @@ LOADING = """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(("stage", "processes"), [(UNDER_LOAD, 2), (LOADING, 1)], ids=["under load", "loading"])
-def test_nothing_is_left_when_the_parent_ends(python: str, stage: str, processes: int, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("stage", "processes"), [(UNDER_LOAD, 2), (LOADING, 1)], ids=["under load", "loading"]
+)
+def test_nothing_is_left_when_the_parent_ends(
+    python: str, stage: str, processes: int, how: signal.Signals
+) -> None:
     code = """
     import signal
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
     from pytest_energy.engines.offline import OfflineEngine
-    from pytest_energy.workload import Workload
+    from pytest_energy.cell.workload import Workload
     """
     code += stage.format(python=python)
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        text=True,
     )
     assert parent.stdout is not None
     session = int(parent.stdout.readline())
@@ -220,7 +256,12 @@ PROMPTS = Prompts(
     "prompts.jsonl",
     "0123456789abcdef",
     tuple(
-        Conversation(n, (("user", " ".join(["word"] * n)),), "one two three" if n % 2 else None, None if n % 2 else 40)
+        Conversation(
+            n,
+            (("user", " ".join(["word"] * n)),),
+            "one two three" if n % 2 else None,
+            None if n % 2 else 40,
+        )
         for n in range(1, 13)
     ),
 )
@@ -230,10 +271,17 @@ OF_PROMPTS = Workload(output_tokens=None, seed=3, prompts_file=PROMPTS)
 def drive_passes(engine: OfflineEngine, workload: Workload, batch_size: int, passes: int) -> Steps:
     engine.start_load(workload, batch_size)
     steps = [engine.take_steps()]
-    while sum(sum(s.finished) for s in steps) < batch_size + passes * workload.requests_per_pass(batch_size):
+    while sum(sum(s.finished) for s in steps) < batch_size + passes * workload.requests_per_pass(
+        batch_size
+    ):
         steps.append(engine.take_steps())
     engine.stop_load()
-    return Steps(*(tuple(n for s in steps for n in getattr(s, name)) for name in ("time_ns", "tokens", "finished")))
+    return Steps(
+        *(
+            tuple(n for s in steps for n in getattr(s, name))
+            for name in ("time_ns", "tokens", "finished")
+        )
+    )
 
 
 def test_requests_of_varying_lengths_come_in_the_order_of_the_plan(open_engine: Open) -> None:
@@ -262,14 +310,24 @@ def test_prompts_are_rendered_and_tokenized_once(open_engine: Open) -> None:
         steps = drive_passes(engine, OF_PROMPTS, 4, 2)
         assert set(steps.tokens) == {4}
         assert engine.prepare(OF_PROMPTS, 4) == plan
-        assert {out for _, out in engine.prepare(replace(OF_PROMPTS, output_tokens=7), 4).lengths} == {7}
+        assert {
+            out for _, out in engine.prepare(replace(OF_PROMPTS, output_tokens=7), 4).lengths
+        } == {7}
 
 
 @pytest.mark.parametrize(
     ("fault", "text", "message"),
     [
-        ("untemplated", "a", r"the model has no chat template(.|\n)*chat_template.jinja, or chat_template in tokenizer_config.json"),
-        ("picky", "I say no thing", r"template does not take the prompt of line 7: roles must alternate\nMend the line, or take it out"),
+        (
+            "untemplated",
+            "a",
+            r"the model has no chat template(.|\n)*chat_template.jinja, or chat_template in tokenizer_config.json",
+        ),
+        (
+            "picky",
+            "I say no thing",
+            r"template does not take the prompt of line 7: roles must alternate\nMend the line, or take it out",
+        ),
         (
             None,
             "word " * 90,
@@ -277,8 +335,15 @@ def test_prompts_are_rendered_and_tokenized_once(open_engine: Open) -> None:
         ),
     ],
 )
-def test_prompts_that_the_model_does_not_take(open_engine: Open, sessions: list[int], fault: str | None, text: str, message: str) -> None:
-    bad = replace(OF_PROMPTS, prompts_file=replace(PROMPTS, conversations=(Conversation(7, (("user", text),), None, 40),)))
+def test_prompts_that_the_model_does_not_take(
+    open_engine: Open, sessions: list[int], fault: str | None, text: str, message: str
+) -> None:
+    bad = replace(
+        OF_PROMPTS,
+        prompts_file=replace(
+            PROMPTS, conversations=(Conversation(7, (("user", text),), None, 40),)
+        ),
+    )
     with pytest.raises(EngineError, match=message) as caught, open_engine(fault) as engine:
         engine.start_load(bad, 4)
     assert caught.value.stage == "tokenize"

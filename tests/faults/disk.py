@@ -1,4 +1,4 @@
-"""A disk below pytest_energy.files that fails on demand: every operation that changes files passes here first."""
+"""A disk below pytest_energy.safety.files that fails on demand: every operation that changes files passes here first."""
 
 import os
 import tempfile
@@ -38,7 +38,10 @@ def _named(handle: int) -> Path:
 
 def watch(patch: pytest.MonkeyPatch, top: Path, before: Before) -> None:
     """Call `before(operation, path)` ahead of each operation on what is below `top`; what it raises is what the operation raises."""
-    real = {name: getattr(os, name) for name in ("mkdir", "open", "fsync", "chmod", "replace", "unlink", "fdopen")}
+    real = {
+        name: getattr(os, name)
+        for name in ("mkdir", "open", "fsync", "chmod", "replace", "unlink", "fdopen")
+    }
     mkstemp = tempfile.mkstemp
 
     def told(operation: str, path: Any) -> None:
@@ -83,7 +86,15 @@ def watch(patch: pytest.MonkeyPatch, top: Path, before: Before) -> None:
         told("unlink", path)
         real["unlink"](path, **kwargs)
 
-    mine = {"mkdir": mkdir, "open": opened, "fsync": fsync, "chmod": chmod, "replace": replace, "unlink": unlink, "fdopen": fdopen}
+    mine = {
+        "mkdir": mkdir,
+        "open": opened,
+        "fsync": fsync,
+        "chmod": chmod,
+        "replace": replace,
+        "unlink": unlink,
+        "fdopen": fdopen,
+    }
     for name, function in mine.items():
         patch.setattr(os, name, function)
     patch.setattr(tempfile, "mkstemp", made)

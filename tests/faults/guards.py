@@ -212,16 +212,26 @@ GUARDS: tuple[Guard, ...] = (
     ),
     # Around each cell.
     Guard(
-        "what was on the GPU before is a fault", "live.py", " if self.foreign else ()", " if False else ()", _row("another-process-before")
+        "what was on the GPU before is a fault",
+        "live.py",
+        " if self.foreign else ()",
+        " if False else ()",
+        _row("another-process-before"),
     ),
     Guard(
         "the GPU is looked at before a cell",
-        "live.py",
+        "launch/launch.py",
         "faults = (*foreign, *guard.faults_before())",
         "faults = foreign",
         f"{_CELL}::test_a_cell_that_cannot_be_valid_is_cut_short",
     ),
-    Guard("the GPU is looked at after a cell", "live.py", "(*faults, *guard.faults())", "(*faults,)", _row("power-limit-changed-run")),
+    Guard(
+        "the GPU is looked at after a cell",
+        "live.py",
+        "(*faults, *guard.faults())",
+        "(*faults,)",
+        _row("power-limit-changed-run"),
+    ),
     Guard(
         "a GPU that is lost is a fault",
         "health/judging.py",
@@ -229,7 +239,13 @@ GUARDS: tuple[Guard, ...] = (
         "    found: list[Finding] = []\n",
         f"{_CELL}::test_what_changes_during_a_cell[gpu_lost]",
     ),
-    Guard("MIG under load is a fault", "health/judging.py", "    if facts.mig:\n", "    if False:\n", _row("mig-turned-on-run")),
+    Guard(
+        "MIG under load is a fault",
+        "health/judging.py",
+        "    if facts.mig:\n",
+        "    if False:\n",
+        _row("mig-turned-on-run"),
+    ),
     Guard(
         "a power limit that changes is a fault",
         "health/judging.py",
@@ -254,87 +270,91 @@ GUARDS: tuple[Guard, ...] = (
     # The recording.
     Guard(
         "a measurement with a fault is invalid",
-        "measurement.py",
+        "measure/measurement.py",
         "return not self.faults and self.cycles is not None",
         "return self.cycles is not None",
         f"{_MEASURED}[foreign_process-<lambda>]",
     ),
     Guard(
         "a recording without a GPU is invalid",
-        "measurement.py",
+        "measure/measurement.py",
         "    if not recording.gpus:\n",
         "    if False:\n",
         f"{_MEASURED}[no_counter-<lambda>]",
     ),
     Guard(
         "a counter that stood still is a fault (recording)",
-        "measurement.py",
+        "measure/measurement.py",
         "        if gap_s > 1.0:\n",
         "        if False:\n",
         f"{_MEASURED}[counter_stuck-standing_still]",
     ),
     Guard(
         "a counter that ran backwards is a fault (recording)",
-        "measurement.py",
+        "measure/measurement.py",
         "        if (np.diff(energy_mj) < 0).any():\n",
         "        if False:\n",
         f"{_MEASURED}[counter_backwards-running_backwards]",
     ),
     Guard(
         "counter and power must agree",
-        "measurement.py",
+        "measure/measurement.py",
         "        elif not abs(counter_w - average_w.mean()) <= _AGREEMENT * average_w.mean():\n",
         "        elif False:\n",
         f"{_MEASURED}[counter_disagrees-<lambda>0]",
     ),
     Guard(
         "power must have been sampled",
-        "measurement.py",
+        "measure/measurement.py",
         "        if len(average_w) < _MIN_POWER_SAMPLES:\n",
         "        if not len(average_w):\n",
         "tests/unit/test_measurement.py::test_a_window_with_too_few_power_samples_is_invalid",
     ),
     Guard(
         "a GPU that idles is not the engine's",
-        "measurement.py",
+        "measure/measurement.py",
         "        if len(busy) and np.median(busy) < _BUSY_PERCENT:\n",
         "        if False:\n",
         f"{_MEASURED}[gpu_idle-<lambda>]",
     ),
     Guard(
-        "thermal and hardware slowdown is a fault", "measurement.py", "if int(reasons) & bit]", "if False]", _row("hardware-slowdown-run")
+        "thermal and hardware slowdown is a fault",
+        "measurement.py",
+        "if int(reasons) & bit]",
+        "if False]",
+        _row("hardware-slowdown-run"),
     ),
     Guard(
         "a batch that was not full is a fault",
-        "measurement.py",
+        "measure/measurement.py",
         "        if per_step < _FULL_BATCH * batch_size * _slot_share(turn.recording):\n",
         "        if False:\n",
         f"{_MEASURED}[batch_not_full-half_empty]",
     ),
     Guard(
         "a KV cache that is too small is a fault",
-        "measurement.py",
+        "measure/measurement.py",
         "    if 0 < first.kv_cache_tokens < kv_tokens:\n",
         "    if False:\n",
         f"{_MEASURED}[kv_cache_too_small-<lambda>]",
     ),
     Guard(
         "streams and server must count the same tokens",
-        "measurement.py",
+        "measure/measurement.py",
         "    if client.streamed_tokens != client.server_tokens:\n",
         "    if False:\n",
         _row("server-counts-other-tokens-run"),
     ),
     Guard(
         "a server's preemptions are a fault",
-        "measurement.py",
+        "measure/measurement.py",
         "    if client.preemptions:\n",
         "    if False:\n",
         f"{_CLIENTS}[seen2-batch_not_full: the server preempted requests 3 times]",
     ),
     Guard(
         "clients short of CPU are a fault",
-        "measurement.py",
+        "measure/measurement.py",
         "    if client.cpu_cores > _CLIENT_CORES:\n",
         "    if False:\n",
         f"{_CLIENTS}[seen4-client_busy: the clients used 0.95 of one CPU core]",
@@ -342,21 +362,21 @@ GUARDS: tuple[Guard, ...] = (
     # Verdicts.
     Guard(
         "an invalid launch makes the verdict invalid",
-        "gate.py",
+        "verdict/judge.py",
         "    if faults:\n        return Judgement(metric, Verdict.INVALID",
         "    if False:\n        return Judgement(metric, Verdict.INVALID",
         "tests/unit/test_gate.py::test_one_invalid_launch_spoils_the_verdict",
     ),
     Guard(
         "another power limit is not compared",
-        "gate.py",
+        "verdict/judge.py",
         "        if different:\n",
         "        if False:\n",
         "tests/unit/test_gate.py::test_another_power_limit_is_not_comparable",
     ),
     Guard(
         "another board is not compared",
-        "baselines.py",
+        "store/baselines.py",
         "(baseline.gpu_name, baseline.boards) == (gpu_name, uuids)",
         "baseline.gpu_name == gpu_name",
         f"{_STORE}::test_each_board_has_its_own_baseline",
@@ -371,56 +391,56 @@ GUARDS: tuple[Guard, ...] = (
     # Files.
     Guard(
         "a new file is synced before it replaces the old",
-        "files.py",
+        "safety/files.py",
         "            os.fsync(file.fileno())\n",
         "            pass\n",
         f"{_POWER}::test_a_baseline_is_the_old_one_or_the_new_one[replaced]",
     ),
     Guard(
         "a file is replaced in one step",
-        "files.py",
+        "safety/files.py",
         "        temporary.replace(path)\n",
         "        path.write_bytes(content[: len(content) // 2])\n        temporary.replace(path)\n",
         _row("disk-full-an-update-rename"),
     ),
     Guard(
         "the folder is synced after it",
-        "files.py",
+        "safety/files.py",
         "            os.fsync(folder)\n",
         "            pass\n",
         f"{_POWER}::test_a_baseline_is_the_old_one_or_the_new_one[replaced]",
     ),
     Guard(
         "a folder that cannot be synced is no failed update",
-        "files.py",
+        "safety/files.py",
         "    with contextlib.suppress(OSError):\n        folder = os.open",
         "    with contextlib.nullcontext():\n        folder = os.open",
         _row("disk-full-an-update-fsync-of-the-folder"),
     ),
     Guard(
         "an unfinished file is taken away",
-        "files.py",
+        "safety/files.py",
         "            temporary.unlink()\n",
         "            pass\n",
         _row("disk-full-an-update-write"),
     ),
     Guard(
         "one process at a time changes the store",
-        "files.py",
+        "safety/files.py",
         "                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "                pass\n",
         f"{_TWO}::test_two_updates_of_different_cells_are_both_kept",
     ),
     Guard(
         "the store is locked from reading to writing",
-        "baselines.py",
+        "store/baselines.py",
         "        with exclusively(self.folder):\n",
         "        if True:\n",
         f"{_TWO}::test_of_two_updates_of_one_cell_the_later_has_the_earlier_in_its_history",
     ),
     Guard(
         "an update reads the store anew",
-        "baselines.py",
+        "store/baselines.py",
         "        self._files.clear()\n",
         "",
         f"{_TWO}::test_an_update_sees_what_others_have_stored_since_the_file_was_read",
@@ -434,35 +454,35 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "the noise is locked from reading to writing",
-        "noise.py",
+        "store/noise.py",
         "        with exclusively(self._folder):\n",
         "        if True:\n",
         f"{_TWO}::test_noise_that_two_runs_add_is_all_there",
     ),
     Guard(
         "baselines of another schema are refused",
-        "baselines.py",
+        "store/baselines.py",
         "    if type(version) is not int or version != SCHEMA_VERSION:\n",
         "    if False:\n",
         f"{_STORE}::test_a_damaged_file_is_named_and_kept[<lambda>6]",
     ),
     Guard(
         "baselines without positive figures are refused",
-        "measurement.py",
+        "measure/measurement.py",
         "FIGURES = 1e-9, 1e12",
         "FIGURES = -1e12, 1e12",
         f"{_STORE}::test_a_damaged_file_is_named_and_kept[<lambda>11]",
     ),
     Guard(
         "noise of another schema is refused",
-        "noise.py",
+        "store/noise.py",
         "        if type(version) is not int or version != SCHEMA_VERSION:\n",
         "        if False:\n",
         f"{_NOISE}::test_a_damaged_file_is_named_and_kept[<lambda>6]",
     ),
     Guard(
         "recordings of another schema are refused",
-        "recording.py",
+        "recording/recording.py",
         "    if type(version) is not int or version not in _READ_VERSIONS:\n",
         "    if False:\n",
         "tests/unit/test_recording.py::test_every_damage_is_told_with_the_files_name",
@@ -477,35 +497,35 @@ GUARDS: tuple[Guard, ...] = (
     # What becomes a baseline.
     Guard(
         "an invalid launch becomes no baseline",
-        "baselines.py",
+        "store/baselines.py",
         "        if invalid:\n",
         "        if False:\n",
         f"{_STORE}::test_refused_updates_write_nothing[<lambda>-throttled: hot]",
     ),
     Guard(
         "fewer than three launches become none",
-        "baselines.py",
+        "store/baselines.py",
         "        if len(launches) < MIN_LAUNCHES:\n            raise BaselineError(",
         "        if False:\n            raise BaselineError(",
         f"{_STORE}::test_refused_updates_write_nothing[<lambda>-at least 3 launches, this is 2]",
     ),
     Guard(
         "launches that differ become none",
-        "baselines.py",
+        "store/baselines.py",
         "        if differing:\n",
         "        if False:\n",
         f"{_STORE}::test_refused_updates_write_nothing[<lambda>-differ in gpu_uuids]",
     ),
     Guard(
         "losses that add up need a reason",
-        "baselines.py",
+        "store/baselines.py",
         "        if losses and reason is None:\n",
         "        if False:\n",
         f"{_STORE}::test_small_steps_that_add_up_need_a_reason",
     ),
     Guard(
         "an invalid launch is no noise",
-        "noise.py",
+        "store/noise.py",
         "        if invalid:\n",
         "        if False:\n",
         f"{_NOISE}::test_invalid_measurements_are_refused",
@@ -520,21 +540,21 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "an engine on a GPU that another run has is not measured",
-        "locks.py",
+        "launch/gpu_locks.py",
         "            if not self._try(uuid, measuring):\n",
         "            if False:\n",
         f"{_HOST}::test_an_engine_on_a_gpu_that_another_run_has_is_not_measured",
     ),
     Guard(
         "a lock file is not opened through a link",
-        "locks.py",
+        "launch/gpu_locks.py",
         "    flags = mode | os.O_NOFOLLOW | os.O_CLOEXEC",
         "    flags = mode | os.O_CLOEXEC",
         f"{_LOCKS}::test_nothing_is_written_through_a_link",
     ),
     Guard(
         "a lock file that was deleted is not taken for one",
-        "locks.py",
+        "launch/gpu_locks.py",
         " or not os.fstat(file).st_nlink:",
         ":",
         f"{_LOCKS}::test_a_lock_file_that_is_deleted_is_made_anew",
@@ -542,49 +562,49 @@ GUARDS: tuple[Guard, ...] = (
     # pytest.
     Guard(
         "a test that does not check is checked",
-        "plugin.py",
+        "plugin/__init__.py",
         "                gated.check()\n",
         "                pass\n",
         "tests/plugin/test_plugin.py::test_a_body_that_never_checks_is_checked_and_a_body_that_fails_fails_for_its_own_reason",
     ),
     Guard(
         "pytest-benchmark's options skip no energy test",
-        "plugin.py",
+        "plugin/__init__.py",
         "        benchmark_bridge.undo_skips([item for item in gated if item in selected])\n",
         "",
         _row("benchmark-only-worker-killed-in-the-run"),
     ),
     Guard(
         "one cell is gated by one test",
-        "plugin.py",
+        "plugin/__init__.py",
         "            if other is not item:\n",
         "            if False:\n",
         "tests/plugin/test_bad_input.py::test_two_tests_with_the_same_cell",
     ),
     Guard(
         "workers that share GPUs measure nothing",
-        "plugin.py",
+        "plugin/__init__.py",
         "        if worker is None or ",
         "        if True or ",
         _row("n-2-workers-share-gpus"),
     ),
     Guard(
         "updates are refused under xdist",
-        "options.py",
+        "plugin/options.py",
         "            (update or noise) and workers,\n",
         "            False,\n",
         _row("n-2-energy-update-a-sound-engine"),
     ),
     Guard(
         "a replay keeps its recordings apart from what is measured",
-        "options.py",
+        "plugin/options.py",
         '            replay and value("energy_record"),\n',
         "            False,\n",
         "tests/plugin/test_bad_input.py::test_options[arguments0-give one of them]",
     ),
     Guard(
         "a server on another machine is refused",
-        "options.py",
+        "plugin/options.py",
         "        if is_local(host):\n",
         "        if True:\n",
         "tests/plugin/test_server.py::test_what_cannot_be_asked_of_a_running_server"
@@ -601,19 +621,33 @@ def edited(guard: Guard, top: Path) -> str:
     """
     text = (top / "pytest_energy" / guard.file).read_text()
     if text.count(guard.old) != 1:
-        raise ValueError(f"{guard.what}: its text stands {text.count(guard.old)} times in {guard.file}")
+        raise ValueError(
+            f"{guard.what}: its text stands {text.count(guard.old)} times in {guard.file}"
+        )
     return text.replace(guard.old, guard.new)
 
 
 def run_tests(top: Path, *tests: str) -> tuple[int, str]:
     """pytest's exit status for these tests of the copy at `top`, and its output; what they leave running is ended."""
     mark = f"GUARDS_RUN={uuid.uuid4()}"
-    environment = {**os.environ, "PYTHONPATH": str(top), "PYTHONDONTWRITEBYTECODE": "1", "GUARDS_RUN": mark.partition("=")[2]}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(top),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GUARDS_RUN": mark.partition("=")[2],
+    }
     environment.pop("PYTEST_CURRENT_TEST", None)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--basetemp={top.parent / f'tmp-{top.name}'}",
                "--timeout", str(_LIMIT_S), *tests]  # fmt: skip
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, cwd=top, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=top,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
             status = process.wait(timeout=_LIMIT_S * (1 + len(tests)))
         except subprocess.TimeoutExpired:
@@ -660,7 +694,9 @@ def row(guard: Guard) -> str:
 
 def table() -> str:
     """Markdown."""
-    return "\n".join([f"| {' | '.join(_HEADING)} |", "|---" * len(_HEADING) + "|", *map(row, GUARDS)])
+    return "\n".join(
+        [f"| {' | '.join(_HEADING)} |", "|---" * len(_HEADING) + "|", *map(row, GUARDS)]
+    )
 
 
 def main() -> int:
@@ -668,21 +704,35 @@ def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     guards = [guard for guard in GUARDS if wanted in guard.what]
     started, wrong = time.monotonic(), 0
-    with tempfile.TemporaryDirectory(prefix="guards-") as folder, ThreadPoolExecutor(_AT_ONCE) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="guards-") as folder,
+        ThreadPoolExecutor(_AT_ONCE) as pool,
+    ):
         top = Path(folder)
-        status, output = run_tests(_copy(top / "whole"), *dict.fromkeys(guard.test for guard in guards))
+        status, output = run_tests(
+            _copy(top / "whole"), *dict.fromkeys(guard.test for guard in guards)
+        )
         if status:
-            print(output[-5000:], "\nWith all guards in place the tests must pass.", file=sys.stderr)
+            print(
+                output[-5000:], "\nWith all guards in place the tests must pass.", file=sys.stderr
+            )
             return 1
         folders = [top / f"without-{number}" for number in range(len(guards))]
         for guard, (status, output) in zip(guards, pool.map(without, guards, folders), strict=True):
             failed = status == _FAILED and re.search(r"\d+ (failed|error)|Timeout", output)
             wrong += not failed
-            print(f"{'fails as it should' if failed else f'STATUS {status}'}: {guard.what}", file=sys.stderr, flush=True)
+            print(
+                f"{'fails as it should' if failed else f'STATUS {status}'}: {guard.what}",
+                file=sys.stderr,
+                flush=True,
+            )
             if not failed:
                 print(output[-2000:], file=sys.stderr)
     print(table())
-    print(f"{len(guards)} guards, {wrong} that no test holds, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print(
+        f"{len(guards)} guards, {wrong} that no test holds, {time.monotonic() - started:.0f} s",
+        file=sys.stderr,
+    )
     return 1 if wrong else 0
 
 

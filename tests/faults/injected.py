@@ -17,9 +17,10 @@ from typing import Any
 import pynvml
 import pytest
 
-from pytest_energy import live, locks, measurement
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
 from pytest_energy.health import reading
+from pytest_energy.launch import gpu_locks, launch
+from pytest_energy.measure import measurement, stopping
 from pytest_energy.meters import zeus_meter
 from tests.driver import UUIDS, SimulatedDriver
 from tests.faults import disk
@@ -27,14 +28,19 @@ from tests.faults.setting import POWER_W
 
 MIDDLE = 6  # messages of an engine's steps, one every 50 ms, after which a fault in the middle of a run comes
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a runner may have been started with it ignored
 
 
 class Stage:
     """What the run has reached, told by files."""
 
     def __init__(self) -> None:
-        self._folder, self._pause = Path(os.environ["CAMPAIGN_SIGNS"]), os.environ.get("CAMPAIGN_PAUSE")
+        self._folder, self._pause = (
+            Path(os.environ["CAMPAIGN_SIGNS"]),
+            os.environ.get("CAMPAIGN_PAUSE"),
+        )
 
     def reach(self, name: str) -> None:
         if not (self._folder / name).exists():
@@ -58,20 +64,21 @@ class Ground:
 
     def _shorten(self) -> None:
         set_attribute = self.patch.setattr
-        set_attribute(live, "_HOT_TAIL_S", 0.1)
-        set_attribute(live, "MIN_S", 1.0)
-        set_attribute(live, "MAX_S", 2.0)
-        set_attribute(live, "_LEAVE_S", 0.5)
+        set_attribute(launch, "_HOT_TAIL_S", 0.1)
+        set_attribute(stopping, "MIN_S", 1.0)
+        set_attribute(stopping, "MAX_S", 2.0)
+        set_attribute(launch, "_LEAVE_S", 0.5)
         set_attribute(measurement, "_AVERAGED_NS", 100_000_000)
         set_attribute(zeus_meter, "_SAMPLE_EVERY_S", 0.1)
         set_attribute(zeus_meter, "_REST_AFTER_UPDATE_S", 0.02)
         set_attribute(zeus_meter, "_STUCK_AFTER_S", 0.5)
-        set_attribute(locks, "FOLDER", Path(os.environ["CAMPAIGN_SIGNS"]) / "locks")
+        set_attribute(gpu_locks, "FOLDER", Path(os.environ["CAMPAIGN_SIGNS"]) / "locks")
 
     def _engine(self) -> None:
         """Engines say that they are on the GPU that they were given, and their stages are told."""
         ready, load, steps, stop, close = (
-            getattr(OfflineEngine, name) for name in ("_ready", "_load", "take_steps", "stop_load", "_close")
+            getattr(OfflineEngine, name)
+            for name in ("_ready", "_load", "take_steps", "stop_load", "_close")
         )
 
         def _ready(engine: OfflineEngine, event: Any, load_s: float) -> EngineReady:
@@ -133,7 +140,9 @@ def half_counted(ground: Ground) -> None:
 
 
 def lost(ground: Ground) -> None:
-    ground.in_the_middle = lambda: ground.nvml(pynvml.NVML_ERROR_GPU_IS_LOST, lambda name, number: True)
+    ground.in_the_middle = lambda: ground.nvml(
+        pynvml.NVML_ERROR_GPU_IS_LOST, lambda name, number: True
+    )
 
 
 def lost_at_load(ground: Ground) -> None:
@@ -194,14 +203,16 @@ def nvml_from(ground: Ground, first: str) -> None:
 
 def engine(ground: Ground, launch: str, fault: str) -> None:
     """The engine of that launch, counted from 1, has a fault."""
-    new = live.new_engine
+    new = launch.new_engine
     made = []
 
     def faulty(cell: Any, settings: Any, **engine_args: Any) -> OfflineEngine:
         made.append(cell)
-        return new(cell, settings, **engine_args, **({"fault": fault} if len(made) == int(launch) else {}))
+        return new(
+            cell, settings, **engine_args, **({"fault": fault} if len(made) == int(launch) else {})
+        )
 
-    ground.patch.setattr(live, "new_engine", faulty)
+    ground.patch.setattr(launch, "new_engine", faulty)
 
 
 def clock(ground: Ground, seconds: str) -> None:
@@ -217,11 +228,15 @@ def clock(ground: Ground, seconds: str) -> None:
 
 def suspended(ground: Ground) -> None:
     asleep = reading.suspended_s()
-    ground.in_the_middle = lambda: ground.patch.setattr(reading, "suspended_s", lambda: asleep + 7.5)
+    ground.in_the_middle = lambda: ground.patch.setattr(
+        reading, "suspended_s", lambda: asleep + 7.5
+    )
 
 
 def disk_fails(ground: Ground, error: str, at: str) -> None:
-    disk.watch(ground.patch, Path.cwd(), disk.fail(getattr(errno, error), at, for_good=error == "EROFS"))
+    disk.watch(
+        ground.patch, Path.cwd(), disk.fail(getattr(errno, error), at, for_good=error == "EROFS")
+    )
 
 
 def no_room_for_logs(ground: Ground) -> None:

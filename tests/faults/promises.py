@@ -21,7 +21,10 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "A failed measurement is never replaced by a recording: replay happens only when asked for by name.",
-        ("tests/engine/test_zeus_meter.py::test_no_gpu", "tests/plugin/test_bad_input.py::test_no_gpu_at_all"),
+        (
+            "tests/engine/test_zeus_meter.py::test_no_gpu",
+            "tests/plugin/test_bad_input.py::test_no_gpu_at_all",
+        ),
     ),
     (
         "Energy that could not be read is never counted as 0 J or guessed.",
@@ -86,7 +89,10 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "A recording that was written is never taken back.",
-        (_row("sigint-second-launch-recordings-are-kept"), _row("sigterm-second-launch-recordings-are-kept")),
+        (
+            _row("sigint-second-launch-recordings-are-kept"),
+            _row("sigterm-second-launch-recordings-are-kept"),
+        ),
     ),
     (
         "A loss never creeps in by small steps without a reason that somebody wrote down.",
@@ -115,7 +121,10 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
         "A server that somebody else started is never stopped.",
         ("tests/plugin/test_server.py::test_a_running_server_is_measured_left_alone_and_replayed",),
     ),
-    ("The wall clock decides nothing.", (_row("wall-clock-set-an-hour-ahead-run"), _row("wall-clock-set-an-hour-back-run"))),
+    (
+        "The wall clock decides nothing.",
+        (_row("wall-clock-set-an-hour-ahead-run"), _row("wall-clock-set-an-hour-back-run")),
+    ),
 )
 
 

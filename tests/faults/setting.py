@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pytest_energy.baselines import Store
-from pytest_energy.markers import Marked
-from pytest_energy.measurement import Measurement, measure
-from pytest_energy.noise import NoiseStore
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.store.baselines import Store
+from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 from tests.driver import UUIDS
 
@@ -42,7 +42,14 @@ def make(folder: Path, marker: dict[str, object] = MARKER) -> None:
     for size in marked.batch_sizes:
         cell = marked.cell(size, folder, engine=engine)
 
-        def launch(name: str, uuid: str, size: int = size, power_w: float = POWER_W, rate: float = 1.0, cell: object = cell) -> Measurement:
+        def launch(
+            name: str,
+            uuid: str,
+            size: int = size,
+            power_w: float = POWER_W,
+            rate: float = 1.0,
+            cell: object = cell,
+        ) -> Measurement:
             made = simulated.recording(
                 cell,
                 name,
@@ -55,4 +62,14 @@ def make(folder: Path, marker: dict[str, object] = MARKER) -> None:
 
         for uuid in UUIDS:
             store.update([launch(f"old-{number}", uuid) for number in range(3)], {})
-        noise.add([launch(f"noise-{n}", UUIDS[0], power_w=POWER_W + 0.4 * (-1) ** n, rate=1 + 0.001 * (n % 4)) for n in range(12)])
+        noise.add(
+            [
+                launch(
+                    f"noise-{n}",
+                    UUIDS[0],
+                    power_w=POWER_W + 0.4 * (-1) ** n,
+                    rate=1 + 0.001 * (n % 4),
+                )
+                for n in range(12)
+            ]
+        )

@@ -13,7 +13,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> dict[Row, Outcome]:
     """Of the selected rows; they run a few at once."""
-    parameters = [item.callspec.params for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
+    parameters = [
+        item.callspec.params
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+    ]
     return campaign.run_all(tuple(each["row"] for each in parameters if "row" in each))
 
 
@@ -28,8 +32,16 @@ def test_rows_have_names_of_their_own() -> None:
 
 
 def test_the_page_shows_these_rows_and_what_is_expected_of_them() -> None:
-    shown = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in PAGE.read_text().splitlines() if " → " in line]
-    rows = {(cells[0], cells[1]): cells for cells in shown if len(cells) == len(campaign.HEADING) and cells != campaign.HEADING}
+    shown = [
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in PAGE.read_text().splitlines()
+        if " → " in line
+    ]
+    rows = {
+        (cells[0], cells[1]): cells
+        for cells in shown
+        if len(cells) == len(campaign.HEADING) and cells != campaign.HEADING
+    }
     assert list(rows) == [(row.fault, row.stage) for row in ROWS]
     for row in ROWS:
         _, _, verdict, status, left, hashes, others = rows[row.fault, row.stage]

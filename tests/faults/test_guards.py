@@ -28,9 +28,25 @@ def test_a_guard_that_moved_is_told(tmp_path: Path) -> None:
 
 
 def test_the_tests_that_guards_and_promises_name_are_there() -> None:
-    named = list(dict.fromkeys([guard.test for guard in GUARDS] + [test for _, tests in promises.PROMISES for test in tests]))
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *named]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    named = list(
+        dict.fromkeys(
+            [guard.test for guard in GUARDS]
+            + [test for _, tests in promises.PROMISES for test in tests]
+        )
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *named,
+    ]
+    run = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
 
 

@@ -11,7 +11,12 @@ from pytest_energy.meters import nvml
 from pytest_energy.meters.zeus_meter import ZeusMeter, compute_processes
 from tests.driver import UUIDS, SimulatedDriver
 
-ERRORS = (pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_TIMEOUT)
+ERRORS = (
+    pynvml.NVML_ERROR_UNKNOWN,
+    pynvml.NVML_ERROR_GPU_IS_LOST,
+    pynvml.NVML_ERROR_NO_PERMISSION,
+    pynvml.NVML_ERROR_TIMEOUT,
+)
 
 
 def before_a_load() -> None:
@@ -27,13 +32,17 @@ def before_a_load() -> None:
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("for_good", [True, False], ids=["for good", "once"])
-def test_any_call_before_a_load_may_fail(monkeypatch: pytest.MonkeyPatch, error: int, for_good: bool) -> None:
+def test_any_call_before_a_load_may_fail(
+    monkeypatch: pytest.MonkeyPatch, error: int, for_good: bool
+) -> None:
     driver = SimulatedDriver(monkeypatch)
     before_a_load()
     count = len(driver.calls)
     assert count > 40
     for first in range(1, count + 1):
         driver.calls.clear()
-        driver.fails = lambda name, number, first=first: error if number == first or (for_good and number > first) else None  # type: ignore[misc]
+        driver.fails = lambda name, number, first=first: (
+            error if number == first or (for_good and number > first) else None
+        )  # type: ignore[misc]
         before_a_load()
         assert len(driver.calls) >= first

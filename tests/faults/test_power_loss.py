@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_energy import recording
-from pytest_energy.baselines import Baseline, Store
-from pytest_energy.cell import Cell
-from pytest_energy.markers import Marked
-from pytest_energy.measurement import measure
+from pytest_energy.cell.cell import Cell
+from pytest_energy.measure.measurement import measure
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.recording import recording
+from pytest_energy.store.baselines import Baseline, Store
 from tests import simulated
 from tests.driver import UUIDS
 from tests.faults import disk, setting
@@ -69,7 +69,9 @@ class Platter:
                         yield {**entries, name: part}
 
 
-def states_of(monkeypatch: pytest.MonkeyPatch, path: Path, change: Callable[[], object]) -> tuple[list[Disk], list[Disk]]:
+def states_of(
+    monkeypatch: pytest.MonkeyPatch, path: Path, change: Callable[[], object]
+) -> tuple[list[Disk], list[Disk]]:
     """All that the folder of `path` may hold if power fails at any moment of `change`, and once it has returned."""
     folder = path.parent
     platter = Platter({path.name: path.read_bytes()} if path.exists() else {})
@@ -78,7 +80,11 @@ def states_of(monkeypatch: pytest.MonkeyPatch, path: Path, change: Callable[[], 
 
     def before(operation: str, at: Path) -> None:
         nonlocal temporary
-        made = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name.startswith(".")}
+        made = {
+            p.name: p.read_bytes()
+            for p in folder.iterdir()
+            if p.is_file() and p.name.startswith(".")
+        }
         if made and not temporary:
             (temporary,) = made
             platter.create(temporary)
@@ -114,19 +120,30 @@ def found(project: Path, key: object, content: bytes | None, path: Path) -> Base
     return Store(project / "baselines").find(key, GPU_NAME, UUIDS[:1])  # type: ignore[arg-type]
 
 
-def updated(project: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Disk], list[Disk], bytes | None, bytes, Path]:
+def updated(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Disk], list[Disk], bytes | None, bytes, Path]:
     path = project / "baselines" / "simulated-gpu" / "tiny.json"
     old = path.read_bytes() if path.exists() else None
     cell = Marked.from_arguments((), setting.MARKER).cell(2, project)
     launches = [
-        measure(simulated.recording(cell, f"new-{n}", 90.0, 400.0, cycles=40.5, environment={"gpu_uuids": [UUIDS[0]]})) for n in range(3)
+        measure(
+            simulated.recording(
+                cell, f"new-{n}", 90.0, 400.0, cycles=40.5, environment={"gpu_uuids": [UUIDS[0]]}
+            )
+        )
+        for n in range(3)
     ]
-    states, settled = states_of(monkeypatch, path, lambda: Store(project / "baselines").update(launches, {}))
+    states, settled = states_of(
+        monkeypatch, path, lambda: Store(project / "baselines").update(launches, {})
+    )
     return states, settled, old, path.read_bytes(), path
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["replaced", "created"])
-def test_a_baseline_is_the_old_one_or_the_new_one(project: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+def test_a_baseline_is_the_old_one_or_the_new_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
     path = project / "baselines" / "simulated-gpu" / "tiny.json"
     if first:
         path.unlink()
@@ -158,9 +175,13 @@ def test_the_model_of_the_disk_finds_what_the_order_of_operations_guards_against
     assert {state["tiny.json"] for state in platter.states()} == {b"old", b"", b"n", b"new"}
 
 
-def test_a_recording_is_there_whole_or_not_at_all(tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_is_there_whole_or_not_at_all(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json.gz"
-    states, settled = states_of(monkeypatch, path, lambda: recording.write(simulated.recording(cell), path))
+    states, settled = states_of(
+        monkeypatch, path, lambda: recording.write(simulated.recording(cell), path)
+    )
     assert {state.get(path.name) for state in states} == {None, path.read_bytes()}
     assert settled == [{path.name: path.read_bytes()}]
     for state in states:

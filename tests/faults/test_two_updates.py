@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_energy import files
-from pytest_energy.baselines import Store
-from pytest_energy.markers import Marked
-from pytest_energy.measurement import measure
-from pytest_energy.noise import NoiseStore
+from pytest_energy.measure.measurement import measure
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.safety import files
+from pytest_energy.store.baselines import Store
+from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 from tests.conftest import ROOT
 from tests.driver import UUIDS
@@ -22,9 +22,9 @@ from tests.simulated import GPU_NAME
 CODE = """
 import sys, time
 from pathlib import Path
-from pytest_energy import baselines, noise
-from pytest_energy.markers import Marked
-from pytest_energy.measurement import measure
+from pytest_energy.store import baselines, noise
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.measure.measurement import measure
 from tests import simulated
 from tests.faults import setting
 from tests.driver import UUIDS
@@ -81,33 +81,53 @@ def folder(tmp_path: Path) -> Path:
 
 def test_two_updates_of_different_cells_are_both_kept(folder: Path) -> None:
     both(folder, "update", (2, 4))
-    entries = [entry for entry in Store(folder / "baselines").entries() if entry.boards == (UUIDS[0],)]
+    entries = [
+        entry for entry in Store(folder / "baselines").entries() if entry.boards == (UUIDS[0],)
+    ]
     assert sorted(entry.environment["vllm"] for entry in entries) == ["one", "two"]
     assert [len(entry.history) for entry in entries] == [1, 1]
 
 
 def test_of_two_updates_of_one_cell_the_later_has_the_earlier_in_its_history(folder: Path) -> None:
     both(folder, "update", (2, 2))
-    (entry,) = [entry for entry in Store(folder / "baselines").entries() if entry.boards == (UUIDS[0],) and entry.key["batch_size"] == 2]
+    (entry,) = [
+        entry
+        for entry in Store(folder / "baselines").entries()
+        if entry.boards == (UUIDS[0],) and entry.key["batch_size"] == 2
+    ]
     assert sorted([entry.environment["vllm"], entry.history[-1]["vllm"]]) == ["one", "two"]
     assert entry.history[0]["vllm"] == "0.0.1"
 
 
 def test_noise_that_two_runs_add_is_all_there(folder: Path) -> None:
-    before = json.loads(NoiseStore(folder / "baselines").path({"model": "tiny"}, GPU_NAME).read_text())
+    before = json.loads(
+        NoiseStore(folder / "baselines").path({"model": "tiny"}, GPU_NAME).read_text()
+    )
     both(folder, "noise", (2, 2))
-    after = json.loads(NoiseStore(folder / "baselines").path({"model": "tiny"}, GPU_NAME).read_text())
-    counts = [{cell["key"]["batch_size"]: len(cell["launches"]) for cell in content["cells"]} for content in (before, after)]
+    after = json.loads(
+        NoiseStore(folder / "baselines").path({"model": "tiny"}, GPU_NAME).read_text()
+    )
+    counts = [
+        {cell["key"]["batch_size"]: len(cell["launches"]) for cell in content["cells"]}
+        for content in (before, after)
+    ]
     assert counts[1][2] == counts[0][2] + 6
     assert counts[1][4] == counts[0][4]
 
 
 def test_an_update_sees_what_others_have_stored_since_the_file_was_read(folder: Path) -> None:
     store = Store(folder / "baselines")
-    (key, *_) = [entry.key for entry in store.entries() if entry.key["batch_size"] == 2]  # read, and remembered
+    (key, *_) = [
+        entry.key for entry in store.entries() if entry.key["batch_size"] == 2
+    ]  # read, and remembered
     both(folder, "update", (2, 4))
     cell = Marked.from_arguments((), {**setting.MARKER, "batch_sizes": [2, 4]}).cell(2, folder)
-    made = [simulated.recording(cell, f"x{n}", 100.0, 400.0, cycles=80.5, environment={"gpu_uuids": [UUIDS[0]]}) for n in range(3)]
+    made = [
+        simulated.recording(
+            cell, f"x{n}", 100.0, 400.0, cycles=80.5, environment={"gpu_uuids": [UUIDS[0]]}
+        )
+        for n in range(3)
+    ]
     store.update([measure(recorded) for recorded in made], {})
     found = Store(folder / "baselines").find(key, GPU_NAME, UUIDS[:1])
     assert found is not None
@@ -118,7 +138,9 @@ def test_a_store_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(files, "_WAIT_S", 0.1)
     with (
         files.exclusively(tmp_path),
-        pytest.raises(TimeoutError, match=r"another process has been changing files in .*\nWait for it to end"),
+        pytest.raises(
+            TimeoutError, match=r"another process has been changing files in .*\nWait for it to end"
+        ),
         files.exclusively(tmp_path),
     ):
         pass

@@ -30,7 +30,9 @@ with atheris.instrument_imports(include=["pytest_energy"]):
 from tests.hostile import made
 from tests.hostile.mutate import mutated
 
-_TIMEOUT_S = 60  # by the clock on the wall; on a busy machine an input of 14 ms of CPU once took 16 s
+_TIMEOUT_S = (
+    60  # by the clock on the wall; on a busy machine an input of 14 ms of CPU once took 16 s
+)
 _MEMORY_MB = 2048
 
 
@@ -55,7 +57,11 @@ class Target:
             self._keep(name, content, error)
 
     def _keep(self, name: str, content: bytes, error: Exception) -> None:
-        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "pytest_energy" in frame.filename]
+        ours = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "pytest_energy" in frame.filename
+        ]
         place = f"{Path(ours[-1].filename).stem}-{ours[-1].lineno}" if ours else "harness"
         path = self._findings / f"{name}-{type(error).__name__}-{place}"
         if not path.exists():
@@ -79,7 +85,9 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     place = generator.randrange(len(lines))
     head, brace, rest = lines[place].partition(b"{")
     try:
-        lines[place] = head + mutated(json.loads(brace + rest), generator, generator.choice((1, 1, 2)))
+        lines[place] = head + mutated(
+            json.loads(brace + rest), generator, generator.choice((1, 1, 2))
+        )
     except (ValueError, RecursionError):
         return bytes(kind + atheris.Mutate(content, max(1, max_size - 1)))[:max_size]
     return (kind + b"\n".join(lines))[:max_size]
@@ -87,7 +95,9 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 
 def main() -> None:
     """Fuzz for the time asked for; the last lines of output are libFuzzer's and our summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=int, default=3600)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -97,10 +107,23 @@ def main() -> None:
     for number, name in enumerate(made.NAMES):
         (corpus / f"seed-{name}").write_bytes(bytes([number]) + made.seed(name))
     warnings.simplefilter("error")
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    ) as folder:
         target = Target(Path(folder), findings)
-        limits = [f"-max_total_time={options.seconds}", f"-timeout={_TIMEOUT_S}", f"-rss_limit_mb={_MEMORY_MB}", "-max_len=200000"]
-        fixed: list[Any] = [*limits, "-print_final_stats=1", "-verbosity=1", f"-artifact_prefix={findings}/", str(corpus)]
+        limits = [
+            f"-max_total_time={options.seconds}",
+            f"-timeout={_TIMEOUT_S}",
+            f"-rss_limit_mb={_MEMORY_MB}",
+            "-max_len=200000",
+        ]
+        fixed: list[Any] = [
+            *limits,
+            "-print_final_stats=1",
+            "-verbosity=1",
+            f"-artifact_prefix={findings}/",
+            str(corpus),
+        ]
 
         started = time.monotonic()
 
@@ -109,7 +132,10 @@ def main() -> None:
             if target.executions % 20_000 == 0:
                 used = resource.getrusage(resource.RUSAGE_SELF)
                 told = f"{target.executions} executions, {time.monotonic() - started:.0f} s, {used.ru_utime + used.ru_stime:.0f} CPU s"
-                print(f"{told}, at most {used.ru_maxrss / 1e3:.0f} MB, {target.found} findings", flush=True)
+                print(
+                    f"{told}, at most {used.ru_maxrss / 1e3:.0f} MB, {target.found} findings",
+                    flush=True,
+                )
 
         atheris.Setup([sys.argv[0], *fixed], run_one, custom_mutator=mutate)
         atheris.Fuzz()

@@ -32,7 +32,11 @@ def _changed(content: Any, generator: random.Random) -> Any:
     """One place changed; on the way down large lists are no likelier than small ones."""
     if not isinstance(content, dict | list) or not content or generator.random() < 0.05:
         return _replacement(content, generator)
-    place = generator.choice(list(content)) if isinstance(content, dict) else generator.randrange(len(content))
+    place = (
+        generator.choice(list(content))
+        if isinstance(content, dict)
+        else generator.randrange(len(content))
+    )
     kind = generator.random()
     if kind < 0.72:
         content[place] = _changed(content[place], generator)
@@ -41,7 +45,11 @@ def _changed(content: Any, generator: random.Random) -> Any:
     elif kind < 0.88 and isinstance(content, dict):
         content[generator.choice(("", "x", "__class__", "\x00", place + " "))] = content[place]
     elif kind < 0.94:
-        other = generator.choice(list(content)) if isinstance(content, dict) else generator.randrange(len(content))
+        other = (
+            generator.choice(list(content))
+            if isinstance(content, dict)
+            else generator.randrange(len(content))
+        )
         content[place], content[other] = content[other], content[place]
     elif isinstance(content, list):
         content.insert(place, copy.deepcopy(generator.choice(content)))
@@ -52,9 +60,19 @@ def _changed(content: Any, generator: random.Random) -> Any:
 
 def _replacement(content: Any, generator: random.Random) -> Any:
     if type(content) in (int, float) and generator.random() < 0.5:
-        return generator.choice((-content, content * 10**9, content + 1, content // 2, content * 1e-12, 0))
+        return generator.choice(
+            (-content, content * 10**9, content + 1, content // 2, content * 1e-12, 0)
+        )
     if isinstance(content, list) and content and generator.random() < 0.5:
-        return generator.choice((content[:1], content[: len(content) // 2], content * 2, content[::-1], [content[0]] * len(content)))
+        return generator.choice(
+            (
+                content[:1],
+                content[: len(content) // 2],
+                content * 2,
+                content[::-1],
+                [content[0]] * len(content),
+            )
+        )
     return copy.deepcopy(generator.choice(_VALUES))
 
 
@@ -89,7 +107,9 @@ def packed(text: bytes, generator: random.Random) -> bytes:
         return gzip.compress(b"", mtime=0) * 3 + whole
     if kind == 4:
         place = generator.randrange(len(whole))
-        return whole[:place] + bytes([whole[place] ^ 1 << generator.randrange(8)]) + whole[place + 1 :]
+        return (
+            whole[:place] + bytes([whole[place] ^ 1 << generator.randrange(8)]) + whole[place + 1 :]
+        )
     if kind == 5:
         return text
     return whole

@@ -17,20 +17,31 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_energy import gate, measurement, recording, report
-from pytest_energy.baselines import Baseline, Store
-from pytest_energy.cell import Model
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import server_worker, synthetic_tokenizer
 from pytest_energy.engines.server import AttachedEngine, ServerEngine
-from pytest_energy.environment import fingerprint
-from pytest_energy.errors import BaselineError, EngineError, NoiseError, RecordingError, ResultsError, UsageError
-from pytest_energy.gate import Metric, Rule
-from pytest_energy.measurement import Measurement
-from pytest_energy.noise import NoiseStore
-from pytest_energy.recording import Recording
-from pytest_energy.reports import collect, markdown, publish, results, summary, tables, trace
-from pytest_energy.reports.groups import groups
-from pytest_energy.workload import Workload
+from pytest_energy.errors import (
+    BaselineError,
+    EngineError,
+    NoiseError,
+    RecordingError,
+    ResultsError,
+    UsageError,
+)
+from pytest_energy.measure import measurement
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.metric import Metric
+from pytest_energy.recording import recording
+from pytest_energy.recording.fingerprint import fingerprint
+from pytest_energy.recording.recording import Recording
+from pytest_energy.report import collect, markdown, publish, results, rows, summary, tables, trace
+from pytest_energy.report.groups import groups
+from pytest_energy.store import noise
+from pytest_energy.store.baselines import Baseline, Store
+from pytest_energy.store.noise import NoiseStore
+from pytest_energy.verdict import judge
+from pytest_energy.verdict.rule import Rule
 from tests.hostile import seeds
 
 _DRAWN = 200  # of so many results one is drawn, for pictures take seconds
@@ -67,7 +78,12 @@ class Readers:
         try:
             recorded = recording.read(path)
         except RecordingError as error:
-            return tells(error, path, "Fetch it anew, or leave it out.", "Replay it with the pytest-energy that wrote it")
+            return tells(
+                error,
+                path,
+                "Fetch it anew, or leave it out.",
+                "Replay it with the pytest-energy that wrote it",
+            )
         recording.write(recorded, path)
         assert recording.read(path) == recorded
         try:
@@ -84,16 +100,28 @@ class Readers:
             key = recorded.key
             copies = [dataclasses.replace(recorded, launch_id=f"copy-{i}") for i in range(3)]
             launches = [measurement.measure(copy) for copy in copies]
-            ours = [measurement.measure(dataclasses.replace(mine, key=key, environment=recorded.environment)) for mine in self._ours]
+            ours = [
+                measurement.measure(
+                    dataclasses.replace(mine, key=key, environment=recorded.environment)
+                )
+                for mine in self._ours
+            ]
             stores = self.folder / "stores"
             baseline = self._stored(launches, stores)
             rules = (Rule(paired=True),) if recorded.beside else (None, Rule(4, 5))
             for metric, rule in itertools.product(Metric, rules):
                 if recorded.beside and baseline is not None:
-                    gate.variation(metric, launches, launches)
-                for new, old in ((launches, baseline), (launches, None), (launches[:1] + ours[:2], baseline), (ours, baseline)):
+                    judge.variation(metric, launches, launches)
+                for new, old in (
+                    (launches, baseline),
+                    (launches, None),
+                    (launches[:1] + ours[:2], baseline),
+                    (ours, baseline),
+                ):
                     self._report(new, old, metric, rule)
-            entries = collect.compared([self.folder / "recordings"], NoiseStore(self.folder / "none"))
+            entries = collect.compared(
+                [self.folder / "recordings"], NoiseStore(self.folder / "none")
+            )
             self._pages(results.Results(1, (results.Run("", "", "recordings", "", None),), entries))
 
     def _stored(self, launches: Sequence[Measurement], folder: Path) -> Baseline | None:
@@ -111,16 +139,26 @@ class Readers:
         Store(folder).near_misses({**launches[0].key, "batch_size": 1}, "another")
         return stored
 
-    def _report(self, new: Sequence[Measurement], old: Baseline | None, metric: Metric, rule: Rule | None = None) -> None:
-        judged = gate.judge(metric, new, old, (), max_power_w=500, max_ttft_ms=50, max_itl_ms=50, rule=rule)
+    def _report(
+        self,
+        new: Sequence[Measurement],
+        old: Baseline | None,
+        metric: Metric,
+        rule: Rule | None = None,
+    ) -> None:
+        judged = judge.judge(
+            metric, new, old, (), max_power_w=500, max_ttft_ms=50, max_itl_ms=50, rule=rule
+        )
         name: Any = SimpleNamespace(name="cell bs=8")
-        row = report.row(name, judged)
-        said = report.explanation("cell bs=8", judged, "pytest", replayed=True)
-        report.failure(judged, said)
-        lines = [*report.table([row]), *report.noise_lines([row]), *report.latency_lines([row])]
+        row = rows.row(name, judged)
+        said = rows.explanation("cell bs=8", judged, "pytest", replayed=True)
+        rows.failure(judged, said)
+        lines = [*rows.table([row]), *rows.noise_lines([row]), *rows.latency_lines([row])]
         assert len(str(lines)) < 100_000
         json.dumps([row.as_dict(), row.properties()], allow_nan=False)
-        entry = collect.judged(judged, new[0].key, "cell bs=8", {m: gate.ASSUMED_NOISE[m] for m in Metric}, said)
+        entry = collect.judged(
+            judged, new[0].key, "cell bs=8", {m: noise.ASSUMED_NOISE[m] for m in Metric}, said
+        )
         assert results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) == entry
 
     def read_baseline(self, content: bytes) -> None:
@@ -135,8 +173,10 @@ class Readers:
             self._report(ours, entry, metric)
         states = collect.history(Store(path.parents[1]), NoiseStore(self.folder / "none"))
         if states:
-            self._pages(results.Results(1, (results.Run("", "", "baselines", "", None),), (), states))
-        report.unused(entries)
+            self._pages(
+                results.Results(1, (results.Run("", "", "baselines", "", None),), (), states)
+            )
+        rows.unused(entries)
 
     def read_noise(self, content: bytes) -> None:
         """A runner's noise."""
@@ -150,9 +190,11 @@ class Readers:
         for metric in Metric:
             key, gpu_name = ours[0].key, "NVIDIA H200"
             name: Any = SimpleNamespace(name="cell bs=64")
-            report.noise_table([(name, metric, store.noise(key, gpu_name, metric))], 8)
+            rows.noise_table([(name, metric, store.noise(key, gpu_name, metric))], 8)
             floors = {m: store.floor(key, gpu_name, m) for m in Metric}
-            baseline = Baseline.of([dataclasses.replace(ours[0], launch_id=str(i)) for i in range(3)])
+            baseline = Baseline.of(
+                [dataclasses.replace(ours[0], launch_id=str(i)) for i in range(3)]
+            )
             self._report(ours * 2, baseline, metric, Rule(4, 5, floors))
         store.add(ours)
         NoiseStore(path.parents[2]).check()
@@ -190,8 +232,14 @@ class Readers:
 
     def read_events(self, content: bytes) -> None:
         """What a worker writes to its pipe."""
-        for engine in (ServerEngine("python", {}, 5.0, 5.0), AttachedEngine("http://localhost:1", [], 10, 10, dict, 5.0)):
-            with tempfile.TemporaryFile(dir=self.folder) as log, tempfile.TemporaryFile(dir=self.folder) as pipe:
+        for engine in (
+            ServerEngine("python", {}, 5.0, 5.0),
+            AttachedEngine("http://localhost:1", [], 10, 10, dict, 5.0),
+        ):
+            with (
+                tempfile.TemporaryFile(dir=self.folder) as log,
+                tempfile.TemporaryFile(dir=self.folder) as pipe,
+            ):
                 pipe.write(content)
                 pipe.seek(0)
                 self._converse(engine, log, pipe)
@@ -203,7 +251,9 @@ class Readers:
         engine._read_events(pipe)
         try:
             ready = engine._load_with(5.0)
-            json.dumps(fingerprint(ready.versions, ready.settings, {}, {"gpu_name": "x"}, ready.made_up))
+            json.dumps(
+                fingerprint(ready.versions, ready.settings, {}, {"gpu_name": "x"}, ready.made_up)
+            )
             engine.ready = dataclasses.replace(ready, vocabulary_size=ready.vocabulary_size or 10)
             engine.start_load(Workload(4, 4), 2)
             steps = engine.take_steps()
@@ -211,12 +261,19 @@ class Readers:
             rest, stopped_ns = engine.stop_load()
             recorded = dataclasses.replace(
                 self._ours[2],
-                tokens=recording.TokenCounter(*(getattr(steps, n) + getattr(rest, n) for n in ("time_ns", "tokens", "finished"))),
+                tokens=recording.TokenCounter(
+                    *(
+                        getattr(steps, n) + getattr(rest, n)
+                        for n in ("time_ns", "tokens", "finished")
+                    )
+                ),
                 load_stopped_ns=stopped_ns,
                 client=engine.client,
             )
             measurement.measure(recorded)
-            assert recording.from_json(json.loads(json.dumps(recording.to_json(recorded)))) == recorded
+            assert (
+                recording.from_json(json.loads(json.dumps(recording.to_json(recorded)))) == recorded
+            )
             engine.rest()
         except EngineError as error:
             tells(error, "engine failed during", "")
@@ -244,7 +301,10 @@ class Readers:
         told = {"/health": "", "/metrics": metrics, "/v1/models": models, "/version": version}
         original = server_worker.Server.get
         try:
-            server_worker.Server.get = lambda _, path, timeout_s=1.0: (200, bytes(told[path] or b"").decode(errors="replace"))  # type: ignore
+            server_worker.Server.get = lambda _, path, timeout_s=1.0: (
+                200,
+                bytes(told[path] or b"").decode(errors="replace"),
+            )  # type: ignore
             _, facts = server_worker.attach({"host": "127.0.0.1", "port": 1, "api_key": None})
         except server_worker.Failure:
             return

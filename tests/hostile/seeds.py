@@ -24,18 +24,35 @@ def _trimmed(content: dict[str, Any]) -> dict[str, Any]:
     tokens = content["tokens"]
     every = max(1, len(tokens["tokens"]) // _STEPS)
     groups = [slice(i, i + every) for i in range(0, len(tokens["tokens"]), every)]
-    return {**content, "tokens": {name: [sum(values[group]) for group in groups] for name, values in tokens.items()}}
+    return {
+        **content,
+        "tokens": {
+            name: [sum(values[group]) for group in groups] for name, values in tokens.items()
+        },
+    }
 
 
 def recordings() -> list[dict[str, Any]]:
     """As JSON values: one of an engine that had the GPU to itself, one turn of two, one of a server (its clients are made up)."""
-    alone, turn = (_trimmed(_json(sorted((ROOT / "recordings").glob(pattern))[0])) for pattern in _RECORDINGS)
+    alone, turn = (
+        _trimmed(_json(sorted((ROOT / "recordings").glob(pattern))[0])) for pattern in _RECORDINGS
+    )
     total = sum(alone["tokens"]["tokens"])
     latencies = {
         name: {"value_us": [low, 2 * low], "count": [90, 10]}
-        for name, low in (("first_token", 20_000), ("inter_token", 8_000), ("end_to_end", 2_000_000))
+        for name, low in (
+            ("first_token", 20_000),
+            ("inter_token", 8_000),
+            ("end_to_end", 2_000_000),
+        )
     }
-    client = {**latencies, "cpu_cores": 0.3, "streamed_tokens": total, "server_tokens": total, "preemptions": 0}
+    client = {
+        **latencies,
+        "cpu_cores": 0.3,
+        "streamed_tokens": total,
+        "server_tokens": total,
+        "preemptions": 0,
+    }
     server = {**alone, "key": {**alone["key"], "engine": "server"}, "client": client}
     return [alone, turn, server]
 
@@ -44,14 +61,28 @@ def baseline() -> Any:
     """A store's file, two cells of it, the second with a history and a reason."""
     content = _json(ROOT / "baselines/nvidia-h200/llama-3.1-8b.json")
     first, second = list(content["cells"].items())[:2]
-    earlier = {"date": "2026-01-01T00:00:00+00:00", "vllm": "0.19.0", **second[1]["summary"], "update_reason": "wanted"}
-    return {**content, "cells": {first[0]: first[1], second[0]: {**second[1], "history": [earlier], "update_reason": "wanted, too"}}}
+    earlier = {
+        "date": "2026-01-01T00:00:00+00:00",
+        "vllm": "0.19.0",
+        **second[1]["summary"],
+        "update_reason": "wanted",
+    }
+    return {
+        **content,
+        "cells": {
+            first[0]: first[1],
+            second[0]: {**second[1], "history": [earlier], "update_reason": "wanted, too"},
+        },
+    }
 
 
 def noise() -> Any:
     """A runner's noise."""
     content = _json(ROOT / "baselines/nvidia-h200/noise/llama-3.1-8b.json")
-    return {**content, "cells": [{**cell, "launches": cell["launches"][:8]} for cell in content["cells"][:2]]}
+    return {
+        **content,
+        "cells": [{**cell, "launches": cell["launches"][:8]} for cell in content["cells"][:2]],
+    }
 
 
 def results() -> list[Any]:
@@ -61,7 +92,10 @@ def results() -> list[Any]:
 
 def config() -> Any:
     """A model's config.json."""
-    return {**_json(ROOT / "suites/models/llama-3.1-8b/config.json"), "text_config": {"vocab_size": 1000}}
+    return {
+        **_json(ROOT / "suites/models/llama-3.1-8b/config.json"),
+        "text_config": {"vocab_size": 1000},
+    }
 
 
 def events() -> list[Any]:
@@ -71,7 +105,13 @@ def events() -> list[Any]:
         "event": "ready", "versions": {"vllm": "0.0.1", "packages": {"torch": "2"}}, "settings": settings, "kv_cache_tokens": 16_000,
         "vocabulary_size": 100, "platform": "cuda", "gpu_uuids": ["GPU-1"], "started": 1.7e9,
     }  # fmt: skip
-    steps = {"event": "steps", "run": 1, "time_ns": [1000, 2000], "tokens": [8, 8], "finished": [0, 1]}
+    steps = {
+        "event": "steps",
+        "run": 1,
+        "time_ns": [1000, 2000],
+        "tokens": [8, 8],
+        "finished": [0, 1],
+    }
     stopped = {"event": "stopped", "run": 1, "time_ns": 5000, "client": recordings()[2]["client"]}
     resting = {"event": "resting", "tokens": 16, "asleep": None}
     failed = {"event": "error", "stage": "run", "message": "RuntimeError: EngineCore died"}
@@ -80,12 +120,23 @@ def events() -> list[Any]:
 
 def chunks() -> list[Any]:
     """The chunks of one stream of a server, three tokens."""
-    usage = [{"prompt_tokens": 4, "total_tokens": 4 + done, "completion_tokens": done} for done in (1, 2, 3, 3)]
-    choices = [[{"index": 0, "text": " t", "finish_reason": reason}] for reason in (None, None, "length")] + [[]]
-    return [{"id": "cmpl-0", "choices": chosen, "usage": used} for chosen, used in zip(choices, usage, strict=True)]
+    usage = [
+        {"prompt_tokens": 4, "total_tokens": 4 + done, "completion_tokens": done}
+        for done in (1, 2, 3, 3)
+    ]
+    choices = [
+        [{"index": 0, "text": " t", "finish_reason": reason}] for reason in (None, None, "length")
+    ] + [[]]
+    return [
+        {"id": "cmpl-0", "choices": chosen, "usage": used}
+        for chosen, used in zip(choices, usage, strict=True)
+    ]
 
 
-MODELS = {"object": "list", "data": [{"id": "tiny", "max_model_len": 96}, {"id": "adapter", "parent": "tiny"}]}
+MODELS = {
+    "object": "list",
+    "data": [{"id": "tiny", "max_model_len": 96}, {"id": "adapter", "parent": "tiny"}],
+}
 METRICS = """\
 # TYPE vllm:generation_tokens_total counter
 vllm:generation_tokens_total{model_name="m"} 1.25e+06

@@ -21,12 +21,12 @@ _LIMIT_CPU_S = 20
 _CHILD = """
 import resource, sys, time
 from pathlib import Path
-from pytest_energy.baselines import Store
-from pytest_energy.cell import Model
+from pytest_energy.store.baselines import Store
+from pytest_energy.cell.model import Model
 from pytest_energy.errors import EnergyError
-from pytest_energy.noise import NoiseStore
-from pytest_energy.recording import read_launches
-from pytest_energy.reports import results
+from pytest_energy.store.noise import NoiseStore
+from pytest_energy.recording.recording import read_launches
+from pytest_energy.report import results
 
 kind, limit_mb = sys.argv[1], int(sys.argv[2])
 readers = {
@@ -125,7 +125,9 @@ def test_recordings_that_unpack_without_end(tmp_path: Path) -> None:
     for bomb, content in PACKED.items():
         (tmp_path / bomb).mkdir()
         (tmp_path / bomb / "x.json.gz").write_bytes(content())
-    told = dict(zip(PACKED, refusals("recording", *(tmp_path / bomb for bomb in PACKED)), strict=True))
+    told = dict(
+        zip(PACKED, refusals("recording", *(tmp_path / bomb for bomb in PACKED)), strict=True)
+    )
     for bomb, line in told.items():
         assert str(tmp_path / bomb / "x.json.gz") in line
         assert "Fetch it anew, or leave it out." in line
@@ -142,5 +144,8 @@ def test_results_with_nothing_but_errors(tmp_path: Path) -> None:
 
 def test_the_limit_is_far_from_what_ships() -> None:
     """The largest recording of a real launch is four hundred times smaller than the limit."""
-    largest = max(len(zlib.decompress(path.read_bytes(), wbits=31)) for path in (ROOT / "recordings").rglob("*.json.gz"))
+    largest = max(
+        len(zlib.decompress(path.read_bytes(), wbits=31))
+        for path in (ROOT / "recordings").rglob("*.json.gz")
+    )
     assert largest < 20_000_000 / 100

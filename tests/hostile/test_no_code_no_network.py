@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import live
-from pytest_energy.cell import Cell, Model
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
 from pytest_energy.engines.offline import OfflineEngine
-from pytest_energy.markers import Marked
+from pytest_energy.launch import launch
+from pytest_energy.plugin.marker import Marked
 from pytest_energy.settings import LaunchSettings
 from tests.conftest import ROOT
 from tests.engine.conftest import interpreter
@@ -34,8 +35,8 @@ _ALLOWED = {
     ("health/engine.py", "subprocess"),
     ("engines/inside/pytest_energy_weights.py", "torch"), ("engines/inside/pytest_energy_weights.py", "vllm"),
     ("engines/vllm_worker.py", "torch"), ("engines/vllm_worker.py", "vllm"), ("engines/vllm_server.py", "vllm"),
-    ("engines/attached.py", "urllib.parse"), ("redact.py", "urllib.parse"),
-    ("reports/pictures.py", "fromstring"), ("re", "compile"),
+    ("engines/attached.py", "urllib.parse"), ("safety/redact.py", "urllib.parse"),
+    ("report/pictures.py", "fromstring"), ("re", "compile"),
 }  # fmt: skip
 _GUARDED = {"aiohttp", "http.client", "subprocess", "socket"}
 
@@ -49,8 +50,18 @@ def uses(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
-            of_re = isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) and node.func.value.id == "re"
+            name = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else node.func.id
+                if isinstance(node.func, ast.Name)
+                else ""
+            )
+            of_re = (
+                isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "re"
+            )
             if name in _FORBIDDEN_CALLS and not of_re:
                 found.add(name)
             if any(keyword.arg == "shell" for keyword in node.keywords):
@@ -62,13 +73,23 @@ def test_nothing_in_the_package_can_unpickle_evaluate_or_fetch() -> None:
     forbidden = _FORBIDDEN_MODULES | _FORBIDDEN_CALLS | _GUARDED | {"shell", "urllib.request"}
     for path in PACKAGE.rglob("*.py"):
         place = path.relative_to(PACKAGE).as_posix()
-        found = {name for name in uses(path) if name in forbidden or name.split(".")[0] in _FORBIDDEN_MODULES}
-        assert {name for name in found if not any(where == place and name.startswith(what) for where, what in _ALLOWED)} == set(), place
+        found = {
+            name
+            for name in uses(path)
+            if name in forbidden or name.split(".")[0] in _FORBIDDEN_MODULES
+        }
+        assert {
+            name
+            for name in found
+            if not any(where == place and name.startswith(what) for where, what in _ALLOWED)
+        } == set(), place
 
 
 def test_the_scan_sees_what_it_looks_for(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
-    path.write_text("import pickle, re\nfrom urllib import request\nre.compile('x')\neval('1')\nsubprocess.run('x', shell=True)\n")
+    path.write_text(
+        "import pickle, re\nfrom urllib import request\nre.compile('x')\neval('1')\nsubprocess.run('x', shell=True)\n"
+    )
     assert {"pickle", "urllib.request", "eval", "shell"} <= uses(path)
     assert "compile" not in uses(path)
 
@@ -85,14 +106,14 @@ def watch(event, arguments):
 
 import importlib, zlib, tempfile
 # What numpy, scipy, matplotlib and pydantic do while they are imported is not about our files.
-for name in ("pytest_energy.session", "pytest_energy.reports.page", "pytest_energy.reports.tables", "pytest_benchmark.plugin", "pandas",
-             "scipy.stats", "matplotlib.backends.backend_svg", "pytest_energy.cli"):
+for name in ("pytest_energy.session", "pytest_energy.report.page", "pytest_energy.report.tables", "pytest_benchmark.plugin", "pandas",
+             "scipy.stats", "matplotlib.backends.backend_svg", "pytest_energy.commands.cli"):
     importlib.import_module(name)
 sys.addaudithook(watch)
 if sys.argv[1] == "pytest":
     status = pytest.main(sys.argv[2:])
 else:
-    from pytest_energy.cli import main
+    from pytest_energy.commands.cli import main
     status = main(sys.argv[1:])
 # marshal: Python's own byte code of modules that are imported late.
 print("STATUS", int(status), "SEEN", [event for event in seen if event[0] != "marshal.loads"])
@@ -109,10 +130,21 @@ def watched(project: Project, *arguments: str) -> str:
     return child.stdout + child.stderr
 
 
-def test_replaying_and_reporting_open_no_socket_start_no_process_and_unpickle_nothing(project: Project) -> None:
+def test_replaying_and_reporting_open_no_socket_start_no_process_and_unpickle_nothing(
+    project: Project,
+) -> None:
     project.store()
     project.record("same")
-    out = watched(project, "pytest", "--energy-replay", "same", "--energy-report", "report", "-p", "no:cacheprovider")
+    out = watched(
+        project,
+        "pytest",
+        "--energy-replay",
+        "same",
+        "--energy-report",
+        "report",
+        "-p",
+        "no:cacheprovider",
+    )
     assert "STATUS 0 SEEN []" in out, out[-3000:]
     out = watched(project, "report", "old", "same", "-o", "report-2", "--csv")
     assert "STATUS 0 SEEN []" in out, out[-3000:]
@@ -140,16 +172,23 @@ def test_a_models_own_code_runs_only_where_the_suite_says_so(
     tmp_path: Path, commands: list[dict[str, Any]], engine: str, asked: bool
 ) -> None:
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "config.json").write_text('{"vocab_size": 2048, "auto_map": {"AutoModel": "evil.Model"}}')
-    marked = Marked.from_arguments((), {**MARKER, "engine_args": {"trust_remote_code": True} if asked else {}})
+    (tmp_path / "tiny" / "config.json").write_text(
+        '{"vocab_size": 2048, "auto_map": {"AutoModel": "evil.Model"}}'
+    )
+    marked = Marked.from_arguments(
+        (), {**MARKER, "engine_args": {"trust_remote_code": True} if asked else {}}
+    )
     cell: Cell = marked.cell(8, tmp_path, engine=engine)
     assert isinstance(cell.model, Model)
-    with live.new_engine(cell, LaunchSettings(interpreter(tmp_path), {}, 30.0, 30.0)):
+    with launch.new_engine(cell, LaunchSettings(interpreter(tmp_path), {}, 30.0, 30.0)):
         pass
     (load,) = [command for command in commands if command["command"] == "load"]
     assert ("trust" in json.dumps(load)) is asked
     if asked:
-        assert load.get("engine_args", {}).get("trust_remote_code") is True or "--trust-remote-code" in load["arguments"]
+        assert (
+            load.get("engine_args", {}).get("trust_remote_code") is True
+            or "--trust-remote-code" in load["arguments"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -160,12 +199,18 @@ def test_a_models_own_code_runs_only_where_the_suite_says_so(
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("option", ["--energy-engine-arg", "--energy-reference-engine-arg", "ini"])
-def test_the_command_line_cannot_let_a_models_code_run(project: Project, option: str, argument: str) -> None:
+def test_the_command_line_cannot_let_a_models_code_run(
+    project: Project, option: str, argument: str
+) -> None:
     if option == "ini":
         project.pytester.makeini(f"[pytest]\nenergy_engine_args =\n    {argument}\n")
     result = project.run(*([option, argument] if option != "ini" else []))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*trust_remote_code runs code that comes with a model, and only the suite may ask for that*"])
+    result.stderr.fnmatch_lines(
+        [
+            "*trust_remote_code runs code that comes with a model, and only the suite may ask for that*"
+        ]
+    )
     result.stderr.fnmatch_lines(['*engine_args={"trust_remote_code": True}*'])
 
 

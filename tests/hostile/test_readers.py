@@ -20,7 +20,11 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> Readers:
 
 
 @pytest.mark.parametrize("name", made.NAMES)
-@settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=_EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(seed=st.integers(0, 2**32))
 def test_valid_content_with_places_changed(readers: Readers, name: str, seed: int) -> None:
     readers.by_name[name](made.hostile(name, random.Random(seed)))
@@ -28,14 +32,20 @@ def test_valid_content_with_places_changed(readers: Readers, name: str, seed: in
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 
 
 @pytest.mark.parametrize("name", made.NAMES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=200) | _JSON.map(lambda value: str(value).encode(errors="replace")))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    content=st.binary(max_size=200) | _JSON.map(lambda value: str(value).encode(errors="replace"))
+)
 def test_anything_else(readers: Readers, name: str, content: bytes) -> None:
     readers.by_name[name](content)
 
@@ -44,8 +54,12 @@ def test_the_seeds_are_read_and_judged(readers: Readers, monkeypatch: pytest.Mon
     """Else the tests above would test the refusals alone."""
     reached: list[str] = []
     report, pages = readers._report, readers._pages
-    monkeypatch.setattr(readers, "_report", lambda *arguments: (reached.append("judged"), report(*arguments)))
-    monkeypatch.setattr(readers, "_pages", lambda reported: (reached.append("reported"), pages(reported)))
+    monkeypatch.setattr(
+        readers, "_report", lambda *arguments: (reached.append("judged"), report(*arguments))
+    )
+    monkeypatch.setattr(
+        readers, "_pages", lambda reported: (reached.append("reported"), pages(reported))
+    )
     for number, times in ((0, 44), (1, 22), (2, 44)):
         reached.clear()
         readers.by_name["recording"](made.packed_seed(number))
@@ -58,19 +72,24 @@ def test_the_seeds_are_read_and_judged(readers: Readers, monkeypatch: pytest.Mon
 
 
 _GUARDS = {
-    "pytest_energy.untrusted._check": ("recording", lambda *_: None),
-    "pytest_energy.untrusted.key": ("recording", lambda value: value),
-    "pytest_energy.untrusted.environment": ("recording", lambda value: value),
-    "pytest_energy.untrusted.name": ("baseline", lambda value, what: value),
-    "pytest_energy.untrusted.number": ("baseline", lambda value, *_: value),
-    "pytest_energy.engines.server_worker.served_models": ("answers", lambda answer: json.loads(answer)["data"]),
+    "pytest_energy.safety.untrusted._check": ("recording", lambda *_: None),
+    "pytest_energy.safety.untrusted.key": ("recording", lambda value: value),
+    "pytest_energy.safety.untrusted.environment": ("recording", lambda value: value),
+    "pytest_energy.safety.untrusted.name": ("baseline", lambda value, what: value),
+    "pytest_energy.safety.untrusted.number": ("baseline", lambda value, *_: value),
+    "pytest_energy.engines.server_worker.served_models": (
+        "answers",
+        lambda answer: json.loads(answer)["data"],
+    ),
     "pytest_energy.engines.server_worker._choice": ("stream", lambda chunk: chunk["choices"][0]),
     "pytest_energy.engines.offline.check_series": ("events", lambda *_: None),
 }
 
 
 @pytest.mark.parametrize("guard", _GUARDS)
-def test_without_a_guard_there_is_a_failure(readers: Readers, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
+def test_without_a_guard_there_is_a_failure(
+    readers: Readers, monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
     """So the tests above would see it go."""
     name, instead = _GUARDS[guard]
     monkeypatch.setattr(guard, instead)

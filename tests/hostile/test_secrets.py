@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import environment, recording, redact
-from pytest_energy.cell import Cell, Model
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.errors import EngineError, UsageError
-from pytest_energy.markers import Marked
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.recording import fingerprint, recording
+from pytest_energy.safety import redact
 from tests.engine.conftest import FAKE_PACKAGES
 from tests.plugin.project import MARKER, TESTS, Project
 from tests.plugin.test_server import CONFTEST
@@ -42,7 +44,13 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """The home directory of a user with secrets in the environment."""
     folder = tmp_path_factory.mktemp("home") / USER
     folder.mkdir()
-    for name, value in {**SECRETS, "HOME": str(folder), "USER": USER, "LOGNAME": USER, "USERNAME": USER}.items():
+    for name, value in {
+        **SECRETS,
+        "HOME": str(folder),
+        "USER": USER,
+        "LOGNAME": USER,
+        "USERNAME": USER,
+    }.items():
         monkeypatch.setenv(name, value)
     return folder
 
@@ -59,13 +67,26 @@ def contents(project: Project) -> dict[str, str]:
     """Every file that was written, unpacked."""
     texts = {}
     for path in project.path.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts and path.name not in {"stdout", "stderr"}:
+        if (
+            path.is_file()
+            and "__pycache__" not in path.parts
+            and path.name not in {"stdout", "stderr"}
+        ):
             content = path.read_bytes()
-            texts[str(path.relative_to(project.path))] = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+            texts[str(path.relative_to(project.path))] = (
+                gzip.decompress(content) if path.suffix == ".gz" else content
+            ).decode()
     return texts
 
 
-WRITTEN = ("--junitxml", "junit.xml", "--benchmark-json", "benchmark.json", "--energy-report", "report")
+WRITTEN = (
+    "--junitxml",
+    "junit.xml",
+    "--benchmark-json",
+    "benchmark.json",
+    "--energy-report",
+    "report",
+)
 
 
 @pytest.mark.parametrize("engine", ["offline", "server"])
@@ -75,7 +96,15 @@ def test_a_live_run_writes_none_of_them(project: Project, home: Path, engine: st
     project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
     project.pytester.makeconftest(CONFTEST)
     live = project.pytester.runpytest_subprocess(
-        "-p", "no:cacheprovider", "--energy-python", python, "--energy-launches", "1", "--energy-record", "kept", *WRITTEN
+        "-p",
+        "no:cacheprovider",
+        "--energy-python",
+        python,
+        "--energy-launches",
+        "1",
+        "--energy-record",
+        "kept",
+        *WRITTEN,
     )
     live.assert_outcomes(failed=2)
     live.stdout.fnmatch_lines(["NO BASELINE: *", "*~/venv/bin/python*"])
@@ -83,13 +112,29 @@ def test_a_live_run_writes_none_of_them(project: Project, home: Path, engine: st
     recorded = recording.read(file)
     assert recorded.environment["vllm"] == "0.0.1"
     for number in range(3):
-        recording.write(replace(recorded, launch_id=f"launch-{number}"), project.path / "three" / str(number) / "x.json.gz")
-    stored = project.pytester.runpytest_subprocess("-p", "no:cacheprovider", "--energy-replay", "three", "--energy-update", *WRITTEN)
+        recording.write(
+            replace(recorded, launch_id=f"launch-{number}"),
+            project.path / "three" / str(number) / "x.json.gz",
+        )
+    stored = project.pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "--energy-replay", "three", "--energy-update", *WRITTEN
+    )
     stored.assert_outcomes(passed=2)
     written = contents(project)
-    assert {"junit.xml", "benchmark.json", "report/results.json", "report/report.html", "report/report.md"} <= set(written)
+    assert {
+        "junit.xml",
+        "benchmark.json",
+        "report/results.json",
+        "report/report.html",
+        "report/report.md",
+    } <= set(written)
     assert "baselines/simulated-gpu/tiny.json" in written
-    leaks = {name: mark for name, text in written.items() for mark in (MARK, str(home), USER) if mark in text and "conftest" not in name}
+    leaks = {
+        name: mark
+        for name, text in written.items()
+        for mark in (MARK, str(home), USER)
+        if mark in text and "conftest" not in name
+    }
     assert leaks == {}
     for result in (live, stored):
         assert MARK not in result.stdout.str() + result.stderr.str()
@@ -99,19 +144,34 @@ def test_a_worker_that_prints_its_environment_tells_no_secret(project: Project, 
     python = interpreter(home, before="env; echo 'connecting to redis://cache:c4n4ry@host'")
     project.pytester.makeconftest(CONFTEST)
     result = project.pytester.runpytest_subprocess(
-        "-p", "no:cacheprovider", "--energy-python", python, "--energy-engine-arg", "fault=crash_on_load", "-k", "bs8", *WRITTEN
+        "-p",
+        "no:cacheprovider",
+        "--energy-python",
+        python,
+        "--energy-engine-arg",
+        "fault=crash_on_load",
+        "-k",
+        "bs8",
+        *WRITTEN,
     )
     result.assert_outcomes(failed=2, deselected=2)
     result.stdout.fnmatch_lines(["*the weights are missing*"])
     everything = {**contents(project), "terminal": result.stdout.str() + result.stderr.str()}
-    leaks = {(name, value) for name, text in everything.items() for value in (*PRINTED, f"{MARK}@host") if value in text}
+    leaks = {
+        (name, value)
+        for name, text in everything.items()
+        for value in (*PRINTED, f"{MARK}@host")
+        if value in text
+    }
     assert leaks == set()
 
 
 @pytest.mark.parametrize(
     "url", [f"http://user:{MARK}@localhost:8000", f"http://:{MARK}@localhost:8000", f"http://localhost:8000/?token={MARK}", f"http://[{MARK}"]
 )  # fmt: skip
-def test_an_address_with_a_password_is_refused_without_repeating_it(project: Project, url: str) -> None:
+def test_an_address_with_a_password_is_refused_without_repeating_it(
+    project: Project, url: str
+) -> None:
     result = project.run("--energy-url", url)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*it must be http://host:port, without a path, user or password*"])
@@ -131,7 +191,9 @@ NESTED = {"kv_connector_extra_config": {"password": MARK}}
         ({"download_dir": f"s3://id:{MARK}@bucket"}, "download_dir"),
     ],
 )
-def test_a_secret_among_engine_settings_is_refused_by_its_name(project: Project, arguments: dict[str, Any], name: str) -> None:
+def test_a_secret_among_engine_settings_is_refused_by_its_name(
+    project: Project, arguments: dict[str, Any], name: str
+) -> None:
     message = f"{name} looks like a secret, and engine settings are kept in recordings, baselines and reports"
     with pytest.raises(UsageError, match=message) as raised:
         Marked.from_arguments((), {**MARKER, "engine_args": arguments})
@@ -139,7 +201,9 @@ def test_a_secret_among_engine_settings_is_refused_by_its_name(project: Project,
     ((key, value),) = arguments.items()
     result = project.run("--energy-engine-arg", f"{key}={json.dumps(value)}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*--energy-engine-arg: {message}*", "*by its environment variable, such as HF_TOKEN*"])
+    result.stderr.fnmatch_lines(
+        [f"*--energy-engine-arg: {message}*", "*by its environment variable, such as HF_TOKEN*"]
+    )
     assert MARK not in result.stdout.str() + result.stderr.str()
 
 
@@ -162,15 +226,24 @@ def test_settings_that_only_sound_like_one_are_taken(name: str) -> None:
 
 
 def test_settings_that_could_not_be_read_again_are_refused() -> None:
-    with pytest.raises(UsageError, match="a recording with it could not be read again: it holds a text that must not be shown"):
+    with pytest.raises(
+        UsageError,
+        match="a recording with it could not be read again: it holds a text that must not be shown",
+    ):
         Marked.from_arguments((), {**MARKER, "engine_args": {"chat_template": "\x1b[2J"}})
 
 
 def test_paths_are_kept_by_their_last_part(cell: Cell) -> None:
-    kept = environment.fingerprint({}, {"model": "/home/alice/llama", "n": 1}, {"tokenizer": "~/tok", "dtype": "auto"}, {}, {})
+    kept = fingerprint.fingerprint(
+        {}, {"model": "/home/alice/llama", "n": 1}, {"tokenizer": "~/tok", "dtype": "auto"}, {}, {}
+    )
     assert kept["engine_settings"] == {"model": "llama", "n": 1}
     assert kept["engine_args_under_test"] == {"tokenizer": "tok", "dtype": "auto"}
-    named = Cell(Model("/models/x", "x"), 8, engine_args=(("speculative_config", {"model": "/home/alice/draft"}),))
+    named = Cell(
+        Model("/models/x", "x"),
+        8,
+        engine_args=(("speculative_config", {"model": "/home/alice/draft"}),),
+    )
     assert named.key["engine_args"]["speculative_config"] == {"model": "draft"}
     assert named.launch_args["speculative_config"] == {"model": "/home/alice/draft"}
     assert str(Path.home()) not in json.dumps(cell.key)
@@ -178,10 +251,24 @@ def test_paths_are_kept_by_their_last_part(cell: Cell) -> None:
 
 def test_the_fingerprint_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an engine reports beyond it is left out."""
-    versions = {"vllm": "1", "packages": {"torch": "2"}, "environ": {"HF_TOKEN": MARK}, "host": MARK}
-    kept = environment.fingerprint(versions, {}, {}, {"gpu_name": "x"}, {})
+    versions = {
+        "vllm": "1",
+        "packages": {"torch": "2"},
+        "environ": {"HF_TOKEN": MARK},
+        "host": MARK,
+    }
+    kept = fingerprint.fingerprint(versions, {}, {}, {"gpu_name": "x"}, {})
     assert MARK not in json.dumps(kept)
-    assert set(kept) == {"date", "pytest_energy", "vllm", "packages", "engine_settings", "engine_args_under_test", "gpu_name", "host"}
+    assert set(kept) == {
+        "date",
+        "pytest_energy",
+        "vllm",
+        "packages",
+        "engine_settings",
+        "engine_args_under_test",
+        "gpu_name",
+        "host",
+    }
     assert set(kept["host"]) <= {"cpu_model", "cpu_count", "kernel", "load_1min", "cpu_governor"}
 
 
@@ -193,6 +280,9 @@ def test_the_home_directory_is_shown_as_a_tilde_that_works_as_an_option(home: Pa
 
 def test_an_error_of_the_engine_holds_no_secret(home: Path) -> None:
     python = interpreter(home, before='echo "token $HF_TOKEN $AWS_SECRET_ACCESS_KEY"; exit 3')
-    with pytest.raises(EngineError, match=r"token \*\*\* \*\*\*") as raised, OfflineEngine(str(python), {}, 10.0, 10.0):
+    with (
+        pytest.raises(EngineError, match=r"token \*\*\* \*\*\*") as raised,
+        OfflineEngine(str(python), {}, 10.0, 10.0),
+    ):
         pass
     assert MARK not in str(raised.value)

@@ -17,14 +17,16 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import measurement, recording, statistics
-from pytest_energy.baselines import Store
-from pytest_energy.cell import Model
+from pytest_energy.cell.model import Model
 from pytest_energy.engines import server_worker
 from pytest_energy.engines.attached import address_of
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.errors import BaselineError, EngineError, NoiseError, RecordingError, UsageError
-from pytest_energy.noise import NoiseStore
+from pytest_energy.measure import measurement, spread
+from pytest_energy.recording import recording
+from pytest_energy.store.baselines import Store
+from pytest_energy.store.noise import NoiseStore
+from pytest_energy.verdict import comparison
 from tests.hostile import seeds
 
 RECORDING, BASELINE, NOISE = seeds.recordings()[0], seeds.baseline(), seeds.noise()
@@ -36,7 +38,11 @@ def changed(content: Any, where: str, value: Any) -> Any:
     *way, last = [int(name) if name.isdigit() else name for name in where.split("/")]
     inner = content
     for name in way:
-        inner = list(inner.values())[name] if isinstance(inner, dict) and isinstance(name, int) else inner[name]
+        inner = (
+            list(inner.values())[name]
+            if isinstance(inner, dict) and isinstance(name, int)
+            else inner[name]
+        )
     inner[last] = value
     return content
 
@@ -113,13 +119,22 @@ def test_cycles_without_time_have_no_power() -> None:
     steps = len(RECORDING["tokens"]["tokens"])
     start, *_ = RECORDING["tokens"]["time_ns"]
     content = changed(RECORDING, "tokens/time_ns", [start + 10**10, *[0] * (steps - 1)])
-    assert "implausible: the tokens of whole cycles came at one time" in measurement.measure(recording.from_json(content)).faults
+    assert (
+        "implausible: the tokens of whole cycles came at one time"
+        in measurement.measure(recording.from_json(content)).faults
+    )
 
 
 def test_cycles_without_energy_are_no_zero() -> None:
     counter = RECORDING["gpus"][0]["counter"]["energy_mj"]
-    content = changed(RECORDING, "gpus/0/counter/energy_mj", [counter[0], *[0] * (len(counter) - 1)])
-    (fault,) = [f for f in measurement.measure(recording.from_json(content)).faults if f.startswith("implausible")]
+    content = changed(
+        RECORDING, "gpus/0/counter/energy_mj", [counter[0], *[0] * (len(counter) - 1)]
+    )
+    (fault,) = [
+        f
+        for f in measurement.measure(recording.from_json(content)).faults
+        if f.startswith("implausible")
+    ]
     assert fault == "implausible: a cycle with 0 to 0 J/token"
 
 
@@ -132,10 +147,10 @@ def test_bit_63_of_the_throttle_reasons_hides_no_other(bits: int, thermal: bool)
 
 
 def test_ratios_beyond_any_use_are_finite() -> None:
-    ratio = statistics.compare([1e-9, 1e12], [1e12, 1e-9], statistics.ASSUMED_JOULES_PER_TOKEN)
+    ratio = comparison.compare([1e-9, 1e12], [1e12, 1e-9], spread.ASSUMED_JOULES_PER_TOKEN)
     assert ratio.high < float("inf")
-    assert statistics.exp(1e9) * statistics.exp(0) < float("inf")
-    assert statistics.expm1(1e9) < float("inf")
+    assert spread.exp(1e9) * spread.exp(0) < float("inf")
+    assert spread.expm1(1e9) < float("inf")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +161,11 @@ def test_ratios_beyond_any_use_are_finite() -> None:
         ("cells/0/launches/0/static_power_w", "120", "static_power_w of launch .* is no number"),
         ("cells/1/history/0/launches", 0, "launches in its history is no whole number"),
         ("cells/1/history/0/power_w", -1, "power_w in its history is no number"),
-        ("cells/1/history/0/date", "2026" * 26, "date in its history is longer than 100 characters"),
+        (
+            "cells/1/history/0/date",
+            "2026" * 26,
+            "date in its history is longer than 100 characters",
+        ),
         ("cells/1/history/0/vllm", "0" * 101, "vllm in its history is longer than 100 characters"),
         ("cells/1/update_reason", 1, "an update_reason is no text"),
         ("cells/0/key/batch_size", 1e3, "its key names no cell"),
@@ -181,11 +200,17 @@ def test_noise(tmp_path: Path, where: str, value: Any, message: str) -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, "\xff", "[]", "", '{"a":' * 10_000])
 def test_configs_that_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UsageError, match=r"config.json cannot be read as a model configuration: .*\n.*name another folder"):
+    with pytest.raises(
+        UsageError,
+        match=r"config.json cannot be read as a model configuration: .*\n.*name another folder",
+    ):
         Model.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("config", [{"text_config": [1]}, {"vocab_size": 10**12}, {"vocab_size": -1}, {"vocab_size": "5"}, {}])
+@pytest.mark.parametrize(
+    "config",
+    [{"text_config": [1]}, {"vocab_size": 10**12}, {"vocab_size": -1}, {"vocab_size": "5"}, {}],
+)
 def test_vocabularies_that_cannot_be(tmp_path: Path, config: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert Model.from_folder(tmp_path).vocabulary_size is None
@@ -211,23 +236,63 @@ READY, STEPS = seeds.events()[:2]
     ("event", "step", "message"),
     [
         (b"[" * 100_000, OfflineEngine.take_steps, "unreadable message from the worker"),
-        (json.dumps({**READY, "kv_cache_tokens": float("inf")}).encode(), OfflineEngine._load, "is not finite"),
-        (json.dumps({**READY, "versions": "vllm"}).encode(), OfflineEngine._load, "versions is no object"),
-        (json.dumps({**READY, "gpu_uuids": "GPU"}).encode(), OfflineEngine._load, "gpu_uuids is no list"),
-        (json.dumps({**READY, "vocabulary_size": 0}).encode(), OfflineEngine._load, "vocabulary_size is no whole number"),
-        (json.dumps({**STEPS, "time_ns": [], "tokens": [], "finished": []}).encode(), OfflineEngine.take_steps, "steps holds none"),
-        (json.dumps({**STEPS, "time_ns": [2, 1]}).encode(), OfflineEngine.take_steps, "steps.time_ns is not in order"),
-        (json.dumps({**STEPS, "tokens": [10**20, 1]}).encode(), OfflineEngine.take_steps, "steps.tokens holds a value"),
-        (b'{"event":"error","message":"\\ud800 \\u001b[31mred"}', OfflineEngine.take_steps, "\ufffd red"),
-        (b'{"event":"stopped","run":1,"time_ns":"now"}', OfflineEngine.stop_load, "report of its last step is malformed"),
+        (
+            json.dumps({**READY, "kv_cache_tokens": float("inf")}).encode(),
+            OfflineEngine._load,
+            "is not finite",
+        ),
+        (
+            json.dumps({**READY, "versions": "vllm"}).encode(),
+            OfflineEngine._load,
+            "versions is no object",
+        ),
+        (
+            json.dumps({**READY, "gpu_uuids": "GPU"}).encode(),
+            OfflineEngine._load,
+            "gpu_uuids is no list",
+        ),
+        (
+            json.dumps({**READY, "vocabulary_size": 0}).encode(),
+            OfflineEngine._load,
+            "vocabulary_size is no whole number",
+        ),
+        (
+            json.dumps({**STEPS, "time_ns": [], "tokens": [], "finished": []}).encode(),
+            OfflineEngine.take_steps,
+            "steps holds none",
+        ),
+        (
+            json.dumps({**STEPS, "time_ns": [2, 1]}).encode(),
+            OfflineEngine.take_steps,
+            "steps.time_ns is not in order",
+        ),
+        (
+            json.dumps({**STEPS, "tokens": [10**20, 1]}).encode(),
+            OfflineEngine.take_steps,
+            "steps.tokens holds a value",
+        ),
+        (
+            b'{"event":"error","message":"\\ud800 \\u001b[31mred"}',
+            OfflineEngine.take_steps,
+            "\ufffd red",
+        ),
+        (
+            b'{"event":"stopped","run":1,"time_ns":"now"}',
+            OfflineEngine.stop_load,
+            "report of its last step is malformed",
+        ),
     ],
 )
-def test_events_of_a_worker(event: bytes, step: Callable[[OfflineEngine], Any], message: str) -> None:
+def test_events_of_a_worker(
+    event: bytes, step: Callable[[OfflineEngine], Any], message: str
+) -> None:
     with told(event) as engine, pytest.raises(EngineError, match=message):
         step(engine)
 
 
-def test_a_worker_that_tells_more_than_is_read_waits_and_its_reader_ends_with_the_engine(tmp_path: Path) -> None:
+def test_a_worker_that_tells_more_than_is_read_waits_and_its_reader_ends_with_the_engine(
+    tmp_path: Path,
+) -> None:
     script = tmp_path / "python"
     flood = 'while True: os.write(int(sys.argv[3]), b\'{"event":"steps","run":9}\\n\' * 1000)'
     script.write_text(f"#!{sys.executable}\nimport os, sys\n{flood}\n")
@@ -247,23 +312,50 @@ def test_a_worker_that_tells_more_than_is_read_waits_and_its_reader_ends_with_th
 
 @pytest.mark.parametrize(
     ("metrics", "value"),
-    [("x 1e999", None), ("x 1.2.3", None), ("x 1e17", None), ("x NaN", None), ('x{a="b"} 2.0\nx{a="c"} 3', 5), ("x" * 100_000, None)],
+    [
+        ("x 1e999", None),
+        ("x 1.2.3", None),
+        ("x 1e17", None),
+        ("x NaN", None),
+        ('x{a="b"} 2.0\nx{a="c"} 3', 5),
+        ("x" * 100_000, None),
+    ],
 )
 def test_counts_of_a_server(metrics: str, value: int | None) -> None:
     assert server_worker.counter(metrics, "x") == value
 
 
-@pytest.mark.parametrize("answer", ['{"data":["x"]}', '{"data":5}', "[]", '{"data":[{"id":5}]}', "[" * 100_000, '{"data":[{"id":""}]}'])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"data":["x"]}',
+        '{"data":5}',
+        "[]",
+        '{"data":[{"id":5}]}',
+        "[" * 100_000,
+        '{"data":[{"id":""}]}',
+    ],
+)
 def test_models_of_a_server_that_are_none(answer: str) -> None:
     assert server_worker.served_models(answer) is None
 
 
 def test_cache_settings_take_no_time() -> None:
     assert server_worker.cache_config("vllm:cache_config_info{" + "a" * 9_000 + "} 1") == {}
-    assert server_worker.cache_config('vllm:cache_config_info{block_size="16"} 1') == {"block_size": "16"}
+    assert server_worker.cache_config('vllm:cache_config_info{block_size="16"} 1') == {
+        "block_size": "16"
+    }
 
 
-@pytest.mark.parametrize("url", ["http://:secret@host", "http://user:secret@host", "http://host/?token=secret", "http://host/#secret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:secret@host",
+        "http://user:secret@host",
+        "http://host/?token=secret",
+        "http://host/#secret",
+    ],
+)
 def test_an_address_with_a_secret_is_none_and_not_repeated(url: str) -> None:
     with pytest.raises(ValueError, match=r"^it is not http://host:port$"):
         address_of(url)

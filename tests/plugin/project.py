@@ -5,11 +5,17 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import recording
-from pytest_energy.markers import Marked
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.recording import recording
 from tests import simulated
 
-MARKER = {"model": "tiny", "weights": "dummy", "batch_sizes": [2, 8], "input_tokens": 64, "output_tokens": 250}
+MARKER = {
+    "model": "tiny",
+    "weights": "dummy",
+    "batch_sizes": [2, 8],
+    "input_tokens": 64,
+    "output_tokens": 250,
+}
 TESTS = f"""
     import pytest
     pytestmark = pytest.mark.energy(**{MARKER!r})
@@ -31,12 +37,18 @@ class Project:
         (self.path / "tiny" / "config.json").write_text('{"vocab_size": 2048}')
         pytester.makepyfile(test_tiny=TESTS)
 
-    def record(self, label: str, launches: int = 3, marker: dict[str, Any] | None = None, **kwargs: Any) -> Path:
+    def record(
+        self, label: str, launches: int = 3, marker: dict[str, Any] | None = None, **kwargs: Any
+    ) -> Path:
         marked = Marked.from_arguments((), marker or MARKER)
         for size in marked.batch_sizes:
             for launch in range(launches):
                 made = simulated.recording(
-                    marked.cell(size, self.path), launch_id=f"{label}-{launch}", cycles=12.5, tokens_per_s=1000.0 + launch, **kwargs
+                    marked.cell(size, self.path),
+                    launch_id=f"{label}-{launch}",
+                    cycles=12.5,
+                    tokens_per_s=1000.0 + launch,
+                    **kwargs,
                 )
                 recording.write(made, self.path / label / made.launch_id / f"{size}.json.gz")
         return self.path / label
@@ -51,7 +63,11 @@ class Project:
         for size in marked.batch_sizes:
             for launch in range(12):
                 made = simulated.recording(
-                    marked.cell(size, self.path), f"noise-{launch}", 500.0 + 2 * (-1) ** launch, 1000.0 + launch % 4, cycles=12.5
+                    marked.cell(size, self.path),
+                    f"noise-{launch}",
+                    500.0 + 2 * (-1) ** launch,
+                    1000.0 + launch % 4,
+                    cycles=12.5,
                 )
                 recording.write(made, self.path / "noise" / made.launch_id / f"{size}.json.gz")
         assert self.run("--energy-replay", "noise", "--energy-noise").ret == 0

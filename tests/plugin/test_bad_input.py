@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import recording
+from pytest_energy.recording import recording
 from tests.plugin.project import MARKER, TESTS, Project
 
 
@@ -15,7 +15,9 @@ def everything(result: pytest.RunResult) -> str:
     return result.stdout.str() + result.stderr.str()
 
 
-def refused(project: Project, arguments: list[str], *messages: str, ret: int = 1) -> pytest.RunResult:
+def refused(
+    project: Project, arguments: list[str], *messages: str, ret: int = 1
+) -> pytest.RunResult:
     """Run, expect the exit status and the messages, and that no file was touched."""
     before = project.files()
     result = project.run(*arguments)
@@ -36,48 +38,92 @@ def refused(project: Project, arguments: list[str], *messages: str, ret: int = 1
         ("batch_sizes", [1.5], "a batch size is 1.5"),
         ("batch_sizes", ["8"], "a batch size is '8'"),
         ("batch_sizes", "8", "batch_sizes is '8': it must be a list"),
-        ("batch_size", 8, "the energy marker has no argument 'batch_size'. It takes: model, batch_sizes"),
+        (
+            "batch_size",
+            8,
+            "the energy marker has no argument 'batch_size'. It takes: model, batch_sizes",
+        ),
         ("tolerance", "3%", "tolerance is '3%': it must be a positive number"),
     ],
 )
 def test_markers(project: Project, argument: str, value: Any, message: str) -> None:
-    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr({**MARKER, argument: value})))
+    project.pytester.makepyfile(
+        test_tiny=TESTS.replace(repr(MARKER), repr({**MARKER, argument: value}))
+    )
     refused(project, [], message, "test_tiny.py::test_energy", ret=pytest.ExitCode.INTERRUPTED)
 
 
 def test_no_marker(project: Project) -> None:
     project.pytester.makepyfile(test_tiny="def test_energy(energy): pass")
-    refused(project, [], "nothing says model and batch_sizes", "pytest.mark.energy(model=", ret=pytest.ExitCode.INTERRUPTED)
+    refused(
+        project,
+        [],
+        "nothing says model and batch_sizes",
+        "pytest.mark.energy(model=",
+        ret=pytest.ExitCode.INTERRUPTED,
+    )
 
 
 def test_a_model_folder_without_a_config(project: Project) -> None:
     (project.path / "tiny" / "config.json").unlink()
-    refused(project, [], "has no config.json", "Copy the model's config.json there", ret=pytest.ExitCode.USAGE_ERROR)
+    refused(
+        project,
+        [],
+        "has no config.json",
+        "Copy the model's config.json there",
+        ret=pytest.ExitCode.USAGE_ERROR,
+    )
 
 
 def test_a_model_folder_that_does_not_exist(project: Project) -> None:
     project.pytester.makepyfile(test_tiny=TESTS.replace("'tiny'", "'./none'"))
-    refused(project, [], "model './none': no such folder", "Hugging Face id", ret=pytest.ExitCode.USAGE_ERROR)
+    refused(
+        project,
+        [],
+        "model './none': no such folder",
+        "Hugging Face id",
+        ret=pytest.ExitCode.USAGE_ERROR,
+    )
 
 
 def test_two_tests_with_the_same_cell(project: Project) -> None:
     project.pytester.makepyfile(test_tiny=TESTS, test_other=TESTS)
-    refused(project, [], "test_other.py::test_energy[bs2]", "test_tiny.py::test_energy[bs2]", "gate the same cell", ret=4)
+    refused(
+        project,
+        [],
+        "test_other.py::test_energy[bs2]",
+        "test_tiny.py::test_energy[bs2]",
+        "gate the same cell",
+        ret=4,
+    )
 
 
 def test_an_interpreter_that_does_not_exist(project: Project) -> None:
-    refused(project, ["--energy-python", "/no/python"], "INVALID: tiny bs=2", "cannot run /no/python", "--energy-python PATH")
+    refused(
+        project,
+        ["--energy-python", "/no/python"],
+        "INVALID: tiny bs=2",
+        "cannot run /no/python",
+        "--energy-python PATH",
+    )
 
 
 def test_an_interpreter_without_vllm(project: Project) -> None:
-    refused(project, ["--energy-python", sys.executable], "has no vLLM", "--energy-python /venv/bin/python")
+    refused(
+        project,
+        ["--energy-python", sys.executable],
+        "has no vLLM",
+        "--energy-python /venv/bin/python",
+    )
 
 
 def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine loads, on something that is no GPU."""
     packages = Path(__file__).parents[1] / "engine" / "fake_packages"
     monkeypatch.setenv("PYTHONPATH", str(packages))
-    refused(project, [], "INVALID: tiny bs=8", "the engine runs on no NVIDIA GPU", "--energy-replay DIR")
+    refused(
+        project, [], "INVALID: tiny bs=8", "the engine runs on no NVIDIA GPU", "--energy-replay DIR"
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +131,10 @@ def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (lambda text: text[:1000], "it is truncated or not JSON"),
         (lambda text: "no JSON", "it is truncated or not JSON"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 7'), "has schema version 7, this pytest-energy reads 1"),
+        (
+            lambda text: text.replace('"schema_version": 1', '"schema_version": 7'),
+            "has schema version 7, this pytest-energy reads 1",
+        ),
     ],
 )
 @pytest.mark.parametrize("update", [[], ["--energy-update"]])
@@ -93,46 +142,83 @@ def test_damaged_baselines(project: Project, damage: Any, message: str, update: 
     project.store()
     path = project.path / "baselines/simulated-gpu/tiny.json"
     path.write_text(damage(path.read_text()))
-    result = refused(project, ["--energy-replay", "old", *update], message, "simulated-gpu/tiny.json")
+    result = refused(
+        project, ["--energy-replay", "old", *update], message, "simulated-gpu/tiny.json"
+    )
     result.assert_outcomes(failed=4)
 
 
 def test_a_recording_of_another_gpu_model(project: Project) -> None:
     project.store()
     project.record("h200", environment={"gpu_name": "NVIDIA H200"})
-    refused(project, ["--energy-replay", "h200"], "NOT COMPARABLE: tiny bs=2", "measured on another GPU model, simulated GPU")
+    refused(
+        project,
+        ["--energy-replay", "h200"],
+        "NOT COMPARABLE: tiny bs=2",
+        "measured on another GPU model, simulated GPU",
+    )
 
 
 def test_a_recording_under_another_power_limit(project: Project) -> None:
     project.store()
     project.record("capped", environment={"power_limit_w": 400.0})
-    refused(project, ["--energy-replay", "capped"], "NOT COMPARABLE", "the power limit is 400.0 W, the baseline's was 700.0 W")
+    refused(
+        project,
+        ["--energy-replay", "capped"],
+        "NOT COMPARABLE",
+        "the power limit is 400.0 W, the baseline's was 700.0 W",
+    )
 
 
 def test_recordings_of_two_gpu_models_together(project: Project) -> None:
     project.record("a")
     project.record("b", environment={"gpu_name": "NVIDIA H200"})
-    refused(project, ["--energy-replay", "a", "b"], "differ in gpu_name (NVIDIA H200, simulated GPU)", "Replay them apart")
+    refused(
+        project,
+        ["--energy-replay", "a", "b"],
+        "differ in gpu_name (NVIDIA H200, simulated GPU)",
+        "Replay them apart",
+    )
 
 
 def test_recordings_of_two_engines_together(project: Project) -> None:
     project.record("a")
     project.record("b", environment={"engine_args_under_test": {"enforce_eager": True}})
-    refused(project, ["--energy-replay", "a", "b"], "differ in engine_args_under_test", "no launches of one engine")
+    refused(
+        project,
+        ["--energy-replay", "a", "b"],
+        "differ in engine_args_under_test",
+        "no launches of one engine",
+    )
 
 
 def test_no_baseline(project: Project) -> None:
     project.record("old")
-    refused(project, ["--energy-replay", "old"], "NO BASELINE: tiny bs=2", "'test_tiny.py::test_energy[bs2]' --energy-update")
+    refused(
+        project,
+        ["--energy-replay", "old"],
+        "NO BASELINE: tiny bs=2",
+        "'test_tiny.py::test_energy[bs2]' --energy-update",
+    )
 
 
 def test_no_recording_of_the_cell(project: Project) -> None:
     project.record("other", marker={**MARKER, "weights": "auto"})
-    refused(project, ["--energy-replay", "other"], "no recording of tiny bs=2 in", "differs in engine_args.load_format: auto → dummy")
+    refused(
+        project,
+        ["--energy-replay", "other"],
+        "no recording of tiny bs=2 in",
+        "differs in engine_args.load_format: auto → dummy",
+    )
 
 
 def test_no_recordings(project: Project) -> None:
-    refused(project, ["--energy-replay", "none"], "none does not exist", "a folder that --energy-record wrote")
+    refused(
+        project,
+        ["--energy-replay", "none"],
+        "none does not exist",
+        "a folder that --energy-record wrote",
+    )
     (project.path / "empty").mkdir()
     refused(project, ["--energy-replay", "empty"], "empty holds no recordings")
 
@@ -153,7 +239,10 @@ def test_a_damaged_recording(project: Project) -> None:
         (["--energy-engine-arg", "a=1", "--energy-engine-arg", "a=2"], "a is given twice"),
         (["--energy-launches", "0"], "--energy-launches 0: it must be a positive whole number"),
         (["--energy-launches", "2.5"], "positive whole number"),
-        (["--energy-load-timeout", "soon"], "--energy-load-timeout soon: it must be a positive number"),
+        (
+            ["--energy-load-timeout", "soon"],
+            "--energy-load-timeout soon: it must be a positive number",
+        ),
     ],
 )
 def test_options(project: Project, arguments: list[str], message: str) -> None:
@@ -168,4 +257,10 @@ def test_a_counter_that_disagrees_with_power_is_no_measurement(project: Project)
         samples = content["gpus"][0]["samples"]
         samples["average_power_mw"] = [power * 11 // 10 for power in samples["average_power_mw"]]
         recording.write(recording.from_json(json.loads(json.dumps(content))), file)
-    refused(project, ["--energy-replay", "odd"], "INVALID: tiny bs=2", "counter_disagrees", "more than 3% apart")
+    refused(
+        project,
+        ["--energy-replay", "odd"],
+        "INVALID: tiny bs=2",
+        "counter_disagrees",
+        "more than 3% apart",
+    )

@@ -15,17 +15,26 @@ WITHOUT_CHANGE = {"joules_per_token", "power_w", "tokens_per_s", "metric", "verd
 
 def properties(path: Path) -> dict[str, dict[str, str]]:
     cases = ElementTree.parse(path).findall(".//testcase")
-    return {str(c.get("name")): {str(p.get("name")): str(p.get("value")) for p in c.findall(".//property")} for c in cases}
+    return {
+        str(c.get("name")): {
+            str(p.get("name")): str(p.get("value")) for p in c.findall(".//property")
+        }
+        for c in cases
+    }
 
 
 @pytest.mark.parametrize("workers", [[], ["-p", "xdist", "-n", "2"]])
-def test_junit_has_figures_change_and_verdict_of_each_test(project: Project, workers: list[str]) -> None:
+def test_junit_has_figures_change_and_verdict_of_each_test(
+    project: Project, workers: list[str]
+) -> None:
     project.store()
     project.record("dear", power_w=560.0)
     run = project.pytester.runpytest_subprocess if workers else project.pytester.runpytest
     run("--energy-replay", "dear", "--junitxml", "junit.xml", "-p", "no:cacheprovider", *workers)
     found = properties(project.path / "junit.xml")
-    assert set(found) == {f"test_{name}[bs{size}]" for name in ("energy", "throughput") for size in (2, 8)}
+    assert set(found) == {
+        f"test_{name}[bs{size}]" for name in ("energy", "throughput") for size in (2, 8)
+    }
     for name, values in found.items():
         assert set(values) - {"smallest_change_caught"} == WITHOUT_CHANGE | {"change"}
         assert float(values["joules_per_token"]) == pytest.approx(0.559441)
@@ -51,7 +60,13 @@ def test_pytest_benchmark_compares_our_json(project: Project) -> None:
     project.store()
     project.record("slow", marker=MARKER, power_w=500.0, environment={"vllm": "0.0.2"})
     files = [saved(project, label) for label in ("old", "slow")]
-    command = [str(Path(sys.executable).parent / "pytest-benchmark"), "compare", *files, "--columns=mean,rounds", "--csv=out.csv"]
+    command = [
+        str(Path(sys.executable).parent / "pytest-benchmark"),
+        "compare",
+        *files,
+        "--columns=mean,rounds",
+        "--csv=out.csv",
+    ]
     done = subprocess.run(command, cwd=project.path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("test_energy[bs2] (old)", "test_energy[bs8] (slow)", "test_throughput[bs8] (old)"):
@@ -62,7 +77,9 @@ def test_pytest_benchmark_compares_our_json(project: Project) -> None:
     assert len(rows) == 9
 
 
-def test_pytest_benchmark_compares_with_a_saved_run_and_draws_its_histogram(project: Project) -> None:
+def test_pytest_benchmark_compares_with_a_saved_run_and_draws_its_histogram(
+    project: Project,
+) -> None:
     project.store()
     project.run("--energy-replay", "old", "--benchmark-save=first", "--benchmark-storage=store")
     # In a process of its own: what draws the histogram replaces importlib's finders.

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import live, locks
-from pytest_energy.locks import look
+from pytest_energy.launch import gpu_locks, launch
+from pytest_energy.launch.gpu_locks import look
 from tests import simulated
 from tests.conftest import ROOT
 from tests.driver import UUIDS, SimulatedDriver
@@ -22,9 +22,9 @@ from tests.unit.test_locks import RUN, says
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(locks, "FOLDER", tmp_path_factory.mktemp("host") / "locks")
-    monkeypatch.setattr(locks, "_POLL_S", 0.05)
-    return locks.FOLDER
+    monkeypatch.setattr(gpu_locks, "FOLDER", tmp_path_factory.mktemp("host") / "locks")
+    monkeypatch.setattr(gpu_locks, "_POLL_S", 0.05)
+    return gpu_locks.FOLDER
 
 
 @pytest.fixture
@@ -37,7 +37,9 @@ def other(driver: SimulatedDriver, folder: Path) -> Iterator[subprocess.Popen[st
     """Another run, which holds the second GPU."""
     command = [sys.executable, "-c", RUN, str(folder), "60", UUIDS[1]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as run:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as run:
         assert says(run) == "held"
         yield run
         run.kill()
@@ -48,14 +50,16 @@ def launched(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bo
     """Replaces engines by simulated ones on the first GPU; of each launch, which GPUs are locked while it loads and once it is loaded."""
     seen: list[tuple[bool, ...]] = []
 
-    def record_launch(cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None], precision: Any) -> Any:
+    def record_launch(
+        cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None], precision: Any
+    ) -> Any:
         loading = tuple(look(uuid)[0] for uuid in UUIDS)
         open_meter(UUIDS[:1], lambda pid: True)
         seen.append(loading + tuple(look(uuid)[0] for uuid in UUIDS))
         for cell in cells:
             yield cell, simulated.recording(cell, launch_id=f"live-{len(seen)}", cycles=12.5)
 
-    monkeypatch.setattr("pytest_energy.live.record_launch", record_launch)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", record_launch)
     project.pytester.makeconftest(f"""
         import sys
         sys.path.insert(0, {str(ROOT)!r})
@@ -73,7 +77,7 @@ def test_a_run_holds_all_gpus_that_it_may_land_on_and_then_those_that_it_is_on(
     """Until its last launch has ended; further launches of the same engine leave the other GPUs alone."""
     project.pytester.makepyfile(
         test_what_follows=f"""
-        from pytest_energy.locks import look
+        from pytest_energy.launch.gpu_locks import look
 
         def test_gpus_are_free():
             assert not any(look(uuid)[0] for uuid in {UUIDS!r})
@@ -81,13 +85,21 @@ def test_a_run_holds_all_gpus_that_it_may_land_on_and_then_those_that_it_is_on(
     )
     files = ("test_tiny.py", "test_what_follows.py")
     project.run(*files, "--energy-update", "--energy-launches", "3").assert_outcomes(passed=5)
-    assert launched == [(True, True, True, False), (True, False, True, False), (True, False, True, False)]
+    assert launched == [
+        (True, True, True, False),
+        (True, False, True, False),
+        (True, False, True, False),
+    ]
     assert [look(uuid)[0] for uuid in UUIDS] == [False, False]
 
 
-def test_a_run_that_ends_early_frees_what_it_holds(project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]]) -> None:
+def test_a_run_that_ends_early_frees_what_it_holds(
+    project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]]
+) -> None:
     """Where the process goes on, as in an editor. The second file's cells need a launch of their own, which is never made."""
-    project.pytester.makepyfile(test_wide=TESTS.replace(repr(MARKER), repr({**MARKER, "batch_sizes": [4]})))
+    project.pytester.makepyfile(
+        test_wide=TESTS.replace(repr(MARKER), repr({**MARKER, "batch_sizes": [4]}))
+    )
     result = project.run("test_tiny.py", "test_wide.py", "-x")
     result.assert_outcomes(failed=1)
     assert launched
@@ -95,7 +107,11 @@ def test_a_run_that_ends_early_frees_what_it_holds(project: Project, driver: Sim
 
 
 def test_only_visible_gpus_are_locked(
-    project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]], other: Any, monkeypatch: pytest.MonkeyPatch
+    project: Project,
+    driver: SimulatedDriver,
+    launched: list[tuple[bool, ...]],
+    other: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The other run has the second GPU; nobody waits."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
@@ -107,7 +123,10 @@ def test_only_visible_gpus_are_locked(
 
 
 def test_waiting_says_for_whom_and_ends_when_they_end(
-    project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]], other: subprocess.Popen[str]
+    project: Project,
+    driver: SimulatedDriver,
+    launched: list[tuple[bool, ...]],
+    other: subprocess.Popen[str],
 ) -> None:
     project.store()
     killer = threading.Timer(0.7, other.kill)
@@ -115,12 +134,17 @@ def test_waiting_says_for_whom_and_ends_when_they_end(
     result = project.run()
     killer.join()
     result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines([f"energy * s  GPU-bbbbbbbb: waiting for pid {other.pid} (a model since ??:??)"])
+    result.stdout.fnmatch_lines(
+        [f"energy * s  GPU-bbbbbbbb: waiting for pid {other.pid} (a model since ??:??)"]
+    )
     assert launched[0] == (True, True, True, False)
 
 
 def test_a_run_that_waits_in_vain_measures_nothing_and_says_who_it_was(
-    project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]], other: subprocess.Popen[str]
+    project: Project,
+    driver: SimulatedDriver,
+    launched: list[tuple[bool, ...]],
+    other: subprocess.Popen[str],
 ) -> None:
     project.store()
     before = project.files()
@@ -139,19 +163,27 @@ def test_a_run_that_waits_in_vain_measures_nothing_and_says_who_it_was(
 
 
 def test_an_engine_on_a_gpu_that_another_run_has_is_not_measured(
-    project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]], other: Any, monkeypatch: pytest.MonkeyPatch
+    project: Project,
+    driver: SimulatedDriver,
+    launched: list[tuple[bool, ...]],
+    other: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """CUDA_VISIBLE_DEVICES meant another GPU than it seemed to."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    made = live.record_launch
+    made = launch.record_launch
 
     def elsewhere(cells: Any, settings: Any, open_meter: Any, progress: Any, precision: Any) -> Any:
-        return made(cells, settings, lambda uuids, is_ours: open_meter(UUIDS, is_ours), progress, precision)
+        return made(
+            cells, settings, lambda uuids, is_ours: open_meter(UUIDS, is_ours), progress, precision
+        )
 
-    monkeypatch.setattr("pytest_energy.live.record_launch", elsewhere)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", elsewhere)
     result = project.run()
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines([f"*the engine is on {UUIDS[1]}, on which another run measures: pid * (a model since *"])
+    result.stdout.fnmatch_lines(
+        [f"*the engine is on {UUIDS[1]}, on which another run measures: pid * (a model since *"]
+    )
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "soon"])
@@ -174,7 +206,9 @@ def test_replays_and_runs_without_a_driver_need_no_lock(
     assert not folder.exists()
 
 
-def test_what_a_killed_run_left_on_the_gpu_is_given_time_to_end(driver: SimulatedDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_run_left_on_the_gpu_is_given_time_to_end(
+    driver: SimulatedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver.gpus[UUIDS[0]].pids = [4711]
     driver.gpus[UUIDS[1]].pids = [1]
     told: list[str] = []
@@ -183,11 +217,11 @@ def test_what_a_killed_run_left_on_the_gpu_is_given_time_to_end(driver: Simulate
         told.append(text)
         driver.gpus[UUIDS[0]].pids.clear()
 
-    live.let_leave(UUIDS[:1], progress)
+    launch.let_leave(UUIDS[:1], progress)
     assert told == ["waiting for what a run that was killed has left on the GPU to end"]
-    live.let_leave([], progress)
-    monkeypatch.setattr(live, "_LEAVE_S", 0.1)
-    live.let_leave(UUIDS[1:], progress)  # it never ends: the launch will tell it
+    launch.let_leave([], progress)
+    monkeypatch.setattr(launch, "_LEAVE_S", 0.1)
+    launch.let_leave(UUIDS[1:], progress)  # it never ends: the launch will tell it
     assert len(told) == 2
 
 
@@ -195,7 +229,8 @@ XDIST = """
     import os, sys
     sys.path.insert(0, {root!r})
     import pathlib
-    from pytest_energy import live, locks
+    from pytest_energy.launch import launch as live
+    from pytest_energy.launch import gpu_locks as locks
     from pytest_energy.meters import nvml
     from tests import simulated
 
@@ -228,8 +263,12 @@ def test_under_xdist_workers_measure_on_gpus_of_their_own_or_not_at_all(
     project: Project, folder: Path, hand_out: bool, parents: str | None
 ) -> None:
     project.store()
-    project.pytester.makeconftest(XDIST.format(root=str(ROOT), folder=str(folder), uuids=UUIDS, hand_out=hand_out))
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    project.pytester.makeconftest(
+        XDIST.format(root=str(ROOT), folder=str(folder), uuids=UUIDS, hand_out=hand_out)
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"
+    }
     environment |= {} if parents is None else {"CUDA_VISIBLE_DEVICES": parents}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2", "-p", "no:cacheprovider"],
@@ -239,5 +278,8 @@ def test_under_xdist_workers_measure_on_gpus_of_their_own_or_not_at_all(
         assert "4 passed" in run.stdout, run.stdout
     else:
         assert "4 failed" in run.stdout, run.stdout
-        assert "live measurements do not work under pytest-xdist where workers share GPUs" in run.stdout
+        assert (
+            "live measurements do not work under pytest-xdist where workers share GPUs"
+            in run.stdout
+        )
         assert not folder.exists()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_energy.errors import EngineError
-from pytest_energy.recording import Beside
-from pytest_energy.turns import NoFit, SideError
+from pytest_energy.launch.interleaved import NoFit, SideError
+from pytest_energy.recording.recording import Beside
 from tests import simulated
 from tests.plugin.project import Project
 
@@ -32,7 +32,14 @@ class Engines:
         self.asleep = True
         self.turn_w = 0.0
 
-    def record_launch(self, cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None], precision: Any) -> Iterator[Any]:
+    def record_launch(
+        self,
+        cells: Any,
+        settings: Any,
+        open_meter: Any,
+        progress: Callable[[str], None],
+        precision: Any,
+    ) -> Iterator[Any]:
         self.launched.append((settings.python, [cell.batch_size for cell in cells]))
         launch = sum(python == settings.python for python, _ in self.launched)
         progress("tiny: loading (python)")
@@ -53,21 +60,28 @@ class Engines:
                 ),
             )
 
-    def record_pair(self, cells: Any, outer: Any, inner: Any, open_meter: Any, progress: Any, noise: Any) -> Iterator[Any]:
+    def record_pair(
+        self, cells: Any, outer: Any, inner: Any, open_meter: Any, progress: Any, noise: Any
+    ) -> Iterator[Any]:
         """Three turns per cell; those of one launch differ by `turn_w`."""
         self.pairs.append((outer.name, inner.name))
         progress(outer.name)("tiny: loading (python)")
         if not self.fit:
-            raise NoFit("the new engine's KV cache holds 160 of the 2560 tokens that tiny bs=8 needs\nand a log")
+            raise NoFit(
+                "the new engine's KV cache holds 160 of the 2560 tokens that tiny bs=8 needs\nand a log"
+            )
         for side in (outer, inner):
             if (side.settings.python, len(self.pairs)) in self.fails:
-                raise SideError(side.name, EngineError("load", "CUDA error: an illegal memory access"))
+                raise SideError(
+                    side.name, EngineError("load", "CUDA error: an illegal memory access")
+                )
         for cell in cells:
             for number, (side, turn) in enumerate(((outer, 0), (inner, 0), (outer, 1))):
                 made = simulated.recording(
                     cell,
                     launch_id=f"{len(self.pairs):02d}-{side.name}",
-                    power_w=self.power_w(side.settings.python, len(self.pairs)) + (-1) ** turn * self.turn_w,
+                    power_w=self.power_w(side.settings.python, len(self.pairs))
+                    + (-1) ** turn * self.turn_w,
                     cycles=12.5,
                     environment={"vllm": "1.0" if side.settings.python == OLD else "2.0"},
                     start_s=1000 * (1 + number),
@@ -80,7 +94,7 @@ class Engines:
 @pytest.fixture
 def engines(project: Project, monkeypatch: pytest.MonkeyPatch) -> Engines:
     made = Engines()
-    monkeypatch.setattr("pytest_energy.live.record_launch", made.record_launch)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", made.record_launch)
     monkeypatch.setattr("pytest_energy.session.record_pair", made.record_pair)
     return made
 
@@ -89,7 +103,9 @@ def order(engines: Engines) -> str:
     return " ".join("old" if python == OLD else "new" for python, _ in engines.launched)
 
 
-def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(project: Project, engines: Engines) -> None:
+def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(
+    project: Project, engines: Engines
+) -> None:
     project.measure_noise()
     before = project.files()
     result = project.run(*IN_TURNS)
@@ -108,10 +124,14 @@ def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(project
     )
 
 
-def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(project: Project, engines: Engines) -> None:
+def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(
+    project: Project, engines: Engines
+) -> None:
     project.measure_noise()
     engines.power_w = lambda python, launch: 560.0 if python == NEW else 500.0
-    result = project.run(*IN_TURNS, "--energy-engine-arg", "enforce_eager=true", "-k", "test_energy")
+    result = project.run(
+        *IN_TURNS, "--energy-engine-arg", "enforce_eager=true", "-k", "test_energy"
+    )
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
@@ -126,7 +146,9 @@ def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(project: Projec
 def test_what_drifts_from_pair_to_pair_cancels(project: Project, engines: Engines) -> None:
     """The machine gets hotter by 10 % over the run: a comparison of means would drown in it."""
     project.measure_noise()
-    engines.power_w = lambda python, launch: (500.0 if python == OLD else 525.0) * (1 + 0.05 * launch)
+    engines.power_w = lambda python, launch: (
+        (500.0 if python == OLD else 525.0) * (1 + 0.05 * launch)
+    )
     result = project.run(*IN_TURNS, "-k", "test_energy and bs2")
     result.stdout.fnmatch_lines(["tiny bs=2 * +5.0% ±* regressed"])
     assert len(engines.launched) == 6
@@ -142,18 +164,28 @@ def test_only_undecided_cells_take_more_pairs(project: Project, engines: Engines
 
 
 @pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "new")])
-def test_a_failure_names_its_side(project: Project, engines: Engines, python: str, side: str) -> None:
+def test_a_failure_names_its_side(
+    project: Project, engines: Engines, python: str, side: str
+) -> None:
     engines.fails = {(python, 2)}
     result = project.run(*IN_TURNS)
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines([f"*the {side} engine ({python}): engine failed during load: CUDA error: out of memory"])
+    result.stdout.fnmatch_lines(
+        [f"*the {side} engine ({python}): engine failed during load: CUDA error: out of memory"]
+    )
 
 
-def test_an_invalid_reference_is_no_measure(project: Project, engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_reference_is_no_measure(
+    project: Project, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = simulated.recording
 
     def spoiled(cell: Any, **kwargs: Any) -> Any:
-        return made(cell, **kwargs, faults=("throttled: hot",) if kwargs["environment"]["vllm"] == "1.0" else ())
+        return made(
+            cell,
+            **kwargs,
+            faults=("throttled: hot",) if kwargs["environment"]["vllm"] == "1.0" else (),
+        )
 
     monkeypatch.setattr(simulated, "recording", spoiled)
     result = project.run(*IN_TURNS)
@@ -161,14 +193,25 @@ def test_an_invalid_reference_is_no_measure(project: Project, engines: Engines, 
     result.stdout.fnmatch_lines(["*reference, launch 01: throttled: hot"])
 
 
-def test_one_interpreter_with_other_settings_is_another_side(project: Project, engines: Engines) -> None:
+def test_one_interpreter_with_other_settings_is_another_side(
+    project: Project, engines: Engines
+) -> None:
     project.measure_noise()
     result = project.run(
-        "--energy-python", NEW, "--energy-reference-engine-arg", "block_size=32", "-k", "test_energy", "--energy-turns", "launches"
+        "--energy-python",
+        NEW,
+        "--energy-reference-engine-arg",
+        "block_size=32",
+        "-k",
+        "test_energy",
+        "--energy-turns",
+        "launches",
     )
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
-        [f"energy: live, up to 5 pairs of launches (launch by launch): {NEW} in turns with {NEW} with block_size=32*"]
+        [
+            f"energy: live, up to 5 pairs of launches (launch by launch): {NEW} in turns with {NEW} with block_size=32*"
+        ]
     )
 
 
@@ -186,11 +229,18 @@ def test_recordings_of_both_sides_replay_in_pairs(project: Project, engines: Eng
     engines.power_w = lambda python, launch: (560.0 if python == NEW else 500.0) + 20 * launch
     live = project.run(*IN_TURNS, "--energy-record", "kept")
     assert sorted(path.name for path in Path("kept").iterdir()) == ["new", "reference"]
-    replayed = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
-    assert "energy: replay of kept/new in turns with kept/reference, baselines in baselines" in replayed.outlines
+    replayed = project.run(
+        "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
+    )
+    assert (
+        "energy: replay of kept/new in turns with kept/reference, baselines in baselines"
+        in replayed.outlines
+    )
 
     def figures(result: pytest.RunResult) -> list[str]:
-        return [line for line in result.outlines if line.startswith("tiny bs=") and "regressed" in line]
+        return [
+            line for line in result.outlines if line.startswith("tiny bs=") and "regressed" in line
+        ]
 
     assert figures(replayed) == figures(live)
     assert len(figures(live)) == 2
@@ -204,7 +254,9 @@ def test_too_few_pairs_and_unequal_sides_give_no_verdict(project: Project) -> No
     few.stdout.fnmatch_lines(["*2 of the 3 pairs of launches that a verdict needs"])
     unequal = project.run("--energy-replay", "three", "--energy-reference-replay", "two")
     unequal.assert_outcomes(failed=4)
-    unequal.stdout.fnmatch_lines(["*3 launches of tiny bs=2 against 2 of the reference make no pairs.*"])
+    unequal.stdout.fnmatch_lines(
+        ["*3 launches of tiny bs=2 against 2 of the reference make no pairs.*"]
+    )
 
 
 def test_another_board_is_no_reference(project: Project) -> None:
@@ -212,28 +264,46 @@ def test_another_board_is_no_reference(project: Project) -> None:
     project.record("there", environment={"gpu_uuids": ["GPU-11111111"]})
     result = project.run("--energy-replay", "here", "--energy-reference-replay", "there")
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["NOT COMPARABLE: *", "*the reference ran on another board, GPU-11111111, this one on GPU-00000000-*"])
+    result.stdout.fnmatch_lines(
+        [
+            "NOT COMPARABLE: *",
+            "*the reference ran on another board, GPU-11111111, this one on GPU-00000000-*",
+        ]
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--energy-reference-replay", "x"], "*live on both sides*or replayed on both*"),
-        (["--energy-replay", "x", "--energy-reference-python", OLD], "*live on both sides*or replayed on both*"),
+        (
+            ["--energy-replay", "x", "--energy-reference-python", OLD],
+            "*live on both sides*or replayed on both*",
+        ),
         ([*IN_TURNS, "--energy-launches", "2"], "*three pairs of launches at least"),
-        ([*TOGETHER, "--energy-turns", "both"], "*--energy-turns both: it must be auto, cycles or launches"),
-        ([*TOGETHER, "--energy-turns", "cycles", "--energy-update"], "*launches that had the GPU to themselves*"),
+        (
+            [*TOGETHER, "--energy-turns", "both"],
+            "*--energy-turns both: it must be auto, cycles or launches",
+        ),
+        (
+            [*TOGETHER, "--energy-turns", "cycles", "--energy-update"],
+            "*launches that had the GPU to themselves*",
+        ),
         ([*IN_TURNS, "--energy-noise"], "*leave the reference out"),
         (["--energy-reference-engine-arg", "what"], "*is not NAME=VALUE*"),
     ],
 )
-def test_options_that_do_not_go_together(project: Project, options: list[str], message: str) -> None:
+def test_options_that_do_not_go_together(
+    project: Project, options: list[str], message: str
+) -> None:
     result = project.run(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
 
 
-def test_engines_that_fit_together_take_turns_cycle_by_cycle(project: Project, engines: Engines) -> None:
+def test_engines_that_fit_together_take_turns_cycle_by_cycle(
+    project: Project, engines: Engines
+) -> None:
     project.measure_noise()
     engines.turn_w = 2.5
     before = project.files()
@@ -267,7 +337,9 @@ def test_engines_that_do_not_fit_together_alternate(project: Project, engines: E
     assert len(engines.pairs) == 1
     assert order(engines) == "old new new old old new"
     result.stdout.fnmatch_lines(
-        ["energy * launches alternate: the two engines do not fit on the GPU together (the new engine's KV cache holds 160 of *)"]
+        [
+            "energy * launches alternate: the two engines do not fit on the GPU together (the new engine's KV cache holds 160 of *)"
+        ]
     )
 
 
@@ -276,23 +348,38 @@ def test_asked_for_cycles_engines_that_do_not_fit_fail(project: Project, engines
     result = project.run(*TOGETHER, "--energy-turns", "cycles")
     result.assert_outcomes(failed=4)
     assert engines.launched == []
-    result.stdout.fnmatch_lines(["*the two engines do not fit on the GPU together: the new engine's KV cache*", "*--energy-turns launches"])
+    result.stdout.fnmatch_lines(
+        [
+            "*the two engines do not fit on the GPU together: the new engine's KV cache*",
+            "*--energy-turns launches",
+        ]
+    )
 
 
 @pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "new")])
-def test_a_failure_of_one_of_two_resident_engines_names_it(project: Project, engines: Engines, python: str, side: str) -> None:
+def test_a_failure_of_one_of_two_resident_engines_names_it(
+    project: Project, engines: Engines, python: str, side: str
+) -> None:
     engines.fails = {(python, 2)}
     result = project.run(*TOGETHER)
     result.assert_outcomes(failed=4)
     assert len(engines.pairs) == 2
-    result.stdout.fnmatch_lines([f"*the {side} engine ({python}): engine failed during load: CUDA error: an illegal memory access"])
+    result.stdout.fnmatch_lines(
+        [
+            f"*the {side} engine ({python}): engine failed during load: CUDA error: an illegal memory access"
+        ]
+    )
 
 
-def test_an_engine_that_did_not_rest_makes_the_measurement_invalid(project: Project, engines: Engines) -> None:
+def test_an_engine_that_did_not_rest_makes_the_measurement_invalid(
+    project: Project, engines: Engines
+) -> None:
     engines.asleep = False
     result = project.run(*TOGETHER, "-k", "bs2")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["INVALID: tiny bs=2*", "*not_at_rest: its scheduler was not paused"])
+    result.stdout.fnmatch_lines(
+        ["INVALID: tiny bs=2*", "*not_at_rest: its scheduler was not paused"]
+    )
 
 
 def test_an_update_lets_launches_alternate(project: Project, engines: Engines) -> None:
@@ -302,17 +389,23 @@ def test_an_update_lets_launches_alternate(project: Project, engines: Engines) -
     assert order(engines) == "old new new old old new"
 
 
-def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(project: Project, engines: Engines) -> None:
+def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(
+    project: Project, engines: Engines
+) -> None:
     project.measure_noise()
     engines.power_w = lambda python, launch: (560.0 if python == NEW else 500.0) + 20 * launch
     live = project.run(*TOGETHER, "--energy-record", "kept")
-    names = sorted(path.name.rpartition("-")[2] for path in Path("kept/reference/01-reference").iterdir())
+    names = sorted(
+        path.name.rpartition("-")[2] for path in Path("kept/reference/01-reference").iterdir()
+    )
     assert names == ["turn0.json.gz", "turn0.json.gz", "turn1.json.gz", "turn1.json.gz"]
 
     def lines(result: pytest.RunResult) -> list[str]:
         return [line for line in result.outlines if line.startswith("tiny bs=")]
 
-    replayed = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
+    replayed = project.run(
+        "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
+    )
     assert lines(replayed) == lines(live)
     assert sum("regressed" in line for line in lines(live)) == 2
     alone = project.run("--energy-replay", "kept/new")
@@ -327,11 +420,15 @@ def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(project: Projec
     before = project.files()
     update = project.run("--energy-replay", "kept/new", "--energy-update")
     update.assert_outcomes(failed=4)
-    update.stdout.fnmatch_lines(["the baseline of tiny bs=2 was not updated: *another engine resident*"])
+    update.stdout.fnmatch_lines(
+        ["the baseline of tiny bs=2 was not updated: *another engine resident*"]
+    )
     project.record("apart")
     mixed = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "apart")
     mixed.assert_outcomes(failed=4)
-    mixed.stdout.fnmatch_lines(["*one side was measured beside a resident engine, the other without: they are no pairs"])
+    mixed.stdout.fnmatch_lines(
+        ["*one side was measured beside a resident engine, the other without: they are no pairs"]
+    )
     after = project.files()
     assert {name: after[name] for name in before} == before
 
@@ -341,6 +438,8 @@ def test_a_turn_that_is_missing_is_no_launch(project: Project, engines: Engines)
     project.run(*TOGETHER, "--energy-record", "kept")
     for file in Path("kept/reference/01-reference").glob("*turn0*"):
         file.unlink()
-    result = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference")
+    result = project.run(
+        "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
+    )
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(["*01-reference*turn 0 is missing*"])

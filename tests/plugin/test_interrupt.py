@@ -43,12 +43,25 @@ def children(pid: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 2), (signal.SIGTERM, -15), (signal.SIGKILL, -9)])
-def test_an_interrupted_measurement_leaves_nothing(project: Project, how: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize(
+    ("how", "status"), [(signal.SIGINT, 2), (signal.SIGTERM, -15), (signal.SIGKILL, -9)]
+)
+def test_an_interrupted_measurement_leaves_nothing(
+    project: Project, how: signal.Signals, status: int
+) -> None:
     project.pytester.makeconftest(CONFTEST)
     before = project.files()
     run = subprocess.Popen(
-        [sys.executable, "-c", RUN, "-p", "no:cacheprovider", "--energy-update", "--energy-record", "kept"],
+        [
+            sys.executable,
+            "-c",
+            RUN,
+            "-p",
+            "no:cacheprovider",
+            "--energy-update",
+            "--energy-record",
+            "kept",
+        ],
         cwd=project.path,
         env={**os.environ, "PYTHONPATH": f"{FAKE_PACKAGES}:{ROOT}"},
         stdout=subprocess.PIPE,

@@ -20,7 +20,9 @@ def live(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Replaces the engine and meter by simulation; holds the batch sizes of each launch."""
     launched: list[list[int]] = []
 
-    def record_launch(cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None], precision: Any) -> Any:
+    def record_launch(
+        cells: Any, settings: Any, open_meter: Any, progress: Callable[[str], None], precision: Any
+    ) -> Any:
         launched.append([cell.batch_size for cell in cells])
         progress("tiny: loading (python)")
         for cell in cells:
@@ -28,7 +30,7 @@ def live(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
             assert cell.launch_args["max_num_seqs"] == 8
             yield cell, simulated.recording(cell, launch_id=f"live-{len(launched)}", cycles=12.5)
 
-    monkeypatch.setattr("pytest_energy.live.record_launch", record_launch)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", record_launch)
     return launched
 
 
@@ -53,10 +55,14 @@ def test_create_change_and_history(project: Project) -> None:
     project.record("old")
     created = project.run("--energy-replay", "old", "--energy-update")
     created.assert_outcomes(passed=4)
-    created.stdout.fnmatch_lines(["energy: *baselines UPDATED in baselines", "tiny bs=2 * created", "tiny bs=8 * created"])
+    created.stdout.fnmatch_lines(
+        ["energy: *baselines UPDATED in baselines", "tiny bs=2 * created", "tiny bs=8 * created"]
+    )
     project.record("new", power_w=450.0)
     changed = project.run("--energy-replay", "new", "--energy-update")
-    changed.stdout.fnmatch_lines(["tiny bs=2 *J/token * 0.4995 *-10.0% ±* changed", "tiny bs=2 *tokens/s *+0.0% ±* changed"])
+    changed.stdout.fnmatch_lines(
+        ["tiny bs=2 *J/token * 0.4995 *-10.0% ±* changed", "tiny bs=2 *tokens/s *+0.0% ±* changed"]
+    )
     stored = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())
     assert [len(cell["history"]) for cell in stored["cells"].values()] == [1, 1]
 
@@ -67,7 +73,9 @@ def test_updates_only_the_selected_tests(project: Project) -> None:
     project.record("new", power_w=450.0)
     project.run("--energy-replay", "new", "--energy-update", "-k", "bs2")
     after = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())["cells"]
-    assert [name for name in after if after[name] != before[name]] == ["offline in=64 out=250 bs=0002 GPU-00000000"]
+    assert [name for name in after if after[name] != before[name]] == [
+        "offline in=64 out=250 bs=0002 GPU-00000000"
+    ]
 
 
 def test_nothing_is_written_unasked(project: Project) -> None:
@@ -80,7 +88,9 @@ def test_nothing_is_written_unasked(project: Project) -> None:
     assert project.files() == before
 
 
-def test_recordings_from_elsewhere_do_not_move_the_store(project: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_recordings_from_elsewhere_do_not_move_the_store(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     project.pytester.makeini("[pytest]")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "pytest.ini").write_text("[pytest]\n")
@@ -92,9 +102,12 @@ def test_recordings_from_elsewhere_do_not_move_the_store(project: Project, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("launches", "kwargs", "reason"), [(2, {}, "at least 3 launches"), (3, {"faults": ("throttled: hot",)}, "throttled: hot")]
+    ("launches", "kwargs", "reason"),
+    [(2, {}, "at least 3 launches"), (3, {"faults": ("throttled: hot",)}, "throttled: hot")],
 )
-def test_refused_updates_fail_and_change_nothing(project: Project, launches: int, kwargs: dict[str, Any], reason: str) -> None:
+def test_refused_updates_fail_and_change_nothing(
+    project: Project, launches: int, kwargs: dict[str, Any], reason: str
+) -> None:
     project.store()
     project.record("new", launches=launches, power_w=450.0, **kwargs)
     before = project.files()
@@ -112,7 +125,10 @@ def test_the_failure_stands_in_the_test_with_its_figures(project: Project) -> No
     assert result.ret == 1
     cases = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
     failed = {case.get("name"): case.find("failure") for case in cases}
-    assert {name for name, failure in failed.items() if failure is not None} == {"test_energy[bs2]", "test_energy[bs8]"}
+    assert {name for name, failure in failed.items() if failure is not None} == {
+        "test_energy[bs2]",
+        "test_energy[bs8]",
+    }
     failure = failed["test_energy[bs8]"]
     assert failure is not None
     assert "+12.0 %" in (failure.text or "")
@@ -127,7 +143,9 @@ def test_the_failure_stands_in_the_test_with_its_figures(project: Project) -> No
     }
 
 
-def test_a_body_that_never_checks_is_checked_and_a_body_that_fails_fails_for_its_own_reason(project: Project) -> None:
+def test_a_body_that_never_checks_is_checked_and_a_body_that_fails_fails_for_its_own_reason(
+    project: Project,
+) -> None:
     project.store()
     project.record("dear", power_w=560.0)
     project.pytester.makepyfile(
@@ -154,7 +172,9 @@ def test_a_test_may_refine_its_modules_marker(project: Project) -> None:
     project.store()
     project.record("dear", power_w=560.0)
     project.pytester.makepyfile(
-        test_tiny=TESTS.replace("    def test_energy", "    @pytest.mark.energy(tolerance=0.2)\n    def test_energy")
+        test_tiny=TESTS.replace(
+            "    def test_energy", "    @pytest.mark.energy(tolerance=0.2)\n    def test_energy"
+        )
     )
     project.run("--energy-replay", "dear").assert_outcomes(passed=4)
 
@@ -164,16 +184,24 @@ def test_one_launch_serves_all_cells_of_all_tests(project: Project, live: list[l
     result.assert_outcomes(passed=4)
     assert live == [[2, 8]] * 5
     result.stdout.fnmatch_lines(
-        ["energy: live, 5 launches of *", "energy * s  launch 1 of 5: tiny: loading*", "energy * s  launch 5 of 5: tiny bs=8: measuring"]
+        [
+            "energy: live, 5 launches of *",
+            "energy * s  launch 1 of 5: tiny: loading*",
+            "energy * s  launch 5 of 5: tiny bs=8: measuring",
+        ]
     )
 
 
-def test_a_selection_measures_only_itself_on_the_same_engine(project: Project, live: list[list[int]]) -> None:
+def test_a_selection_measures_only_itself_on_the_same_engine(
+    project: Project, live: list[list[int]]
+) -> None:
     project.run("-k", "bs2")
     assert live == [[2]]
 
 
-def test_recordings_of_a_live_run_replay_to_the_same_table(project: Project, live: list[list[int]]) -> None:
+def test_recordings_of_a_live_run_replay_to_the_same_table(
+    project: Project, live: list[list[int]]
+) -> None:
     project.store()
 
     def table(result: pytest.RunResult) -> list[str]:
@@ -188,11 +216,15 @@ def test_recordings_of_a_live_run_replay_to_the_same_table(project: Project, liv
         return [line.rpartition("  ")[0] for line in lines]
 
     # A replay has no launches to come, so it would have caught less.
-    assert without_what_it_sees(table(project.run("--energy-replay", "kept"))) == without_what_it_sees(table(measured))
+    assert without_what_it_sees(
+        table(project.run("--energy-replay", "kept"))
+    ) == without_what_it_sees(table(measured))
     assert len(list((project.path / "kept").rglob("*.json.gz"))) == 2
 
 
-def test_launches_are_spent_on_what_is_undecided(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launches_are_spent_on_what_is_undecided(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An unchanged cell is decided by one launch, one that got dearer by two, and the undecided one takes the budget."""
     launched: list[list[int]] = []
     power_w = {2: 500.0, 8: 560.0, 4: 512.0}
@@ -200,9 +232,17 @@ def test_launches_are_spent_on_what_is_undecided(project: Project, monkeypatch: 
     def record_launch(cells: Any, *_: Any) -> Any:
         launched.append([cell.batch_size for cell in cells])
         for cell in cells:
-            yield cell, simulated.recording(cell, launch_id=f"live-{len(launched)}", cycles=12.5, power_w=power_w[cell.batch_size])
+            yield (
+                cell,
+                simulated.recording(
+                    cell,
+                    launch_id=f"live-{len(launched)}",
+                    cycles=12.5,
+                    power_w=power_w[cell.batch_size],
+                ),
+            )
 
-    monkeypatch.setattr("pytest_energy.live.record_launch", record_launch)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", record_launch)
     marker = {**MARKER, "batch_sizes": [2, 4, 8]}
     project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
     project.record("old", marker=marker)
@@ -211,7 +251,12 @@ def test_launches_are_spent_on_what_is_undecided(project: Project, monkeypatch: 
     result = project.run("-k", "test_energy")
     assert launched == [[2, 4, 8], [4, 8], [4], [4], [4]]
     result.stdout.fnmatch_lines(
-        ["energy: live, up to 5 launches of *", "tiny bs=2 * pass *", "tiny bs=4 * inconclusive", "tiny bs=8 * regressed"]
+        [
+            "energy: live, up to 5 launches of *",
+            "tiny bs=2 * pass *",
+            "tiny bs=4 * inconclusive",
+            "tiny bs=8 * regressed",
+        ]
     )
     result.stdout.fnmatch_lines(["*next: or compare both engines in turns on this GPU*"])
 
@@ -220,11 +265,24 @@ def test_what_stays_undecided_may_warn_instead_of_failing(project: Project) -> N
     project.store()
     project.record("vague", launches=1, power_w=512.0)
     assert project.run("-k", "test_energy", "--energy-replay", "vague").ret == 1
-    result = project.run("-k", "test_energy", "--energy-replay", "vague", "--energy-inconclusive", "warn", "-W", "error")
+    result = project.run(
+        "-k",
+        "test_energy",
+        "--energy-replay",
+        "vague",
+        "--energy-inconclusive",
+        "warn",
+        "-W",
+        "error",
+    )
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["tiny bs=2 * inconclusive", "warning: INCONCLUSIVE: tiny bs=2*", "  next: *"])
+    result.stdout.fnmatch_lines(
+        ["tiny bs=2 * inconclusive", "warning: INCONCLUSIVE: tiny bs=2*", "  next: *"]
+    )
     dear = project.record("dear", power_w=600.0)
-    project.run("-k", "test_energy", "--energy-replay", dear, "--energy-inconclusive", "warn").assert_outcomes(failed=2)
+    project.run(
+        "-k", "test_energy", "--energy-replay", dear, "--energy-inconclusive", "warn"
+    ).assert_outcomes(failed=2)
 
 
 def test_a_baseline_of_another_board_is_no_baseline(project: Project) -> None:
@@ -232,7 +290,13 @@ def test_a_baseline_of_another_board_is_no_baseline(project: Project) -> None:
     project.record("elsewhere", environment={"gpu_uuids": ["GPU-11111111"]})
     result = project.run("--energy-replay", "elsewhere")
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["NOT COMPARABLE: tiny bs=2*", "*measured on another board, GPU-00000000-*", "*next: * --energy-update*"])
+    result.stdout.fnmatch_lines(
+        [
+            "NOT COMPARABLE: tiny bs=2*",
+            "*measured on another board, GPU-00000000-*",
+            "*next: * --energy-update*",
+        ]
+    )
     assert project.run("--energy-replay", "elsewhere", "--energy-update").ret == 0
     for label in ("old", "elsewhere"):
         assert project.run("--energy-replay", label).ret == 0
@@ -262,10 +326,14 @@ def test_noise_is_measured_added_up_and_judged_by(project: Project, live: list[l
     )
 
 
-def test_an_update_of_too_few_launches_is_refused_before_it_costs_any(project: Project, live: list[list[int]]) -> None:
+def test_an_update_of_too_few_launches_is_refused_before_it_costs_any(
+    project: Project, live: list[list[int]]
+) -> None:
     result = project.run("--energy-update", "--energy-launches", "2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--energy-update needs three launches at least, nothing was measured"])
+    result.stderr.fnmatch_lines(
+        ["*--energy-update needs three launches at least, nothing was measured"]
+    )
     assert live == []
 
 
@@ -278,13 +346,17 @@ def test_an_update_of_too_few_launches_is_refused_before_it_costs_any(project: P
         (["--energy-inconclusive", "maybe"], "*must be fail or warn"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(project: Project, options: list[str], message: str) -> None:
+def test_options_that_do_not_go_together_are_refused(
+    project: Project, options: list[str], message: str
+) -> None:
     result = project.run(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
 
 
-def test_a_damaged_noise_file_is_named_and_costs_no_launch(project: Project, live: list[list[int]]) -> None:
+def test_a_damaged_noise_file_is_named_and_costs_no_launch(
+    project: Project, live: list[list[int]]
+) -> None:
     project.measure_noise()
     path = project.path / "baselines/simulated-gpu/noise/tiny.json"
     path.write_text("{")
@@ -301,13 +373,24 @@ def test_an_invalid_launch_adds_no_noise(project: Project) -> None:
     before = project.files()
     result = project.run("--energy-noise", "--energy-replay", "bad")
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["the noise of tiny bs=2 was not stored: launch bad-0 is invalid: throttled: hot"])
+    result.stdout.fnmatch_lines(
+        ["the noise of tiny bs=2 was not stored: launch bad-0 is invalid: throttled: hot"]
+    )
     assert project.files() == before
 
 
 def test_the_command_line_tool_measures_noise(project: Project) -> None:
     project.record("launches")
-    command = [sys.executable, "-m", "pytest_energy.cli", "noise", "--energy-replay", "launches", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest_energy.commands.cli",
+        "noise",
+        "--energy-replay",
+        "launches",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(command, cwd=project.path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tiny bs=8" in done.stdout
@@ -320,9 +403,19 @@ def test_creeping_losses_need_a_reason(project: Project) -> None:
     before = project.files()
     refused = project.run("--energy-replay", "dearer", "--energy-update")
     refused.assert_outcomes(failed=4)
-    refused.stdout.fnmatch_lines(["*it would accept a loss: J/token +4.0% against the best entry*", "*--energy-update-reason*"])
+    refused.stdout.fnmatch_lines(
+        [
+            "*it would accept a loss: J/token +4.0% against the best entry*",
+            "*--energy-update-reason*",
+        ]
+    )
     assert project.files() == before
-    assert project.run("--energy-replay", "dearer", "--energy-update", "--energy-update-reason", "new kernels").ret == 0
+    assert (
+        project.run(
+            "--energy-replay", "dearer", "--energy-update", "--energy-update-reason", "new kernels"
+        ).ret
+        == 0
+    )
     assert b'"update_reason": "new kernels"' in project.files()["baselines/simulated-gpu/tiny.json"]
 
 
@@ -339,7 +432,9 @@ def test_a_full_disk_is_told_and_engines_are_not_launched_again_and_again(
     assert len(live) == 1
 
 
-def test_an_update_that_failed_is_not_tried_again_behind_its_message(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_that_failed_is_not_tried_again_behind_its_message(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The disk has room again by the time the cell's other metric asks."""
     project.record("old")
     sync, failed = os.fsync, list[int]()
@@ -353,24 +448,38 @@ def test_an_update_that_failed_is_not_tried_again_behind_its_message(project: Pr
     monkeypatch.setattr(os, "fsync", full_once)
     result = project.run("--energy-replay", "old", "--energy-update")
     result.assert_outcomes(passed=2, failed=2)
-    assert result.stdout.str().count("the baseline of tiny bs=2 was not updated: [Errno 28] No space left on device") >= 2
+    assert (
+        result.stdout.str().count(
+            "the baseline of tiny bs=2 was not updated: [Errno 28] No space left on device"
+        )
+        >= 2
+    )
     (path,) = (project.path / "baselines").rglob("*.json")
-    assert [entry["key"]["batch_size"] for entry in json.loads(path.read_text())["cells"].values()] == [8]
+    assert [
+        entry["key"]["batch_size"] for entry in json.loads(path.read_text())["cells"].values()
+    ] == [8]
 
 
-def test_ctrl_c_while_measuring_writes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_measuring_writes_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("pytest_energy.live.record_launch", interrupted)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", interrupted)
     before = project.files()
     options = ("-p", "no:cacheprovider", "--energy-update", "--energy-record", "kept")
-    assert project.pytester.runpytest_inprocess(*options, no_reraise_ctrlc=True).ret == pytest.ExitCode.INTERRUPTED
+    assert (
+        project.pytester.runpytest_inprocess(*options, no_reraise_ctrlc=True).ret
+        == pytest.ExitCode.INTERRUPTED
+    )
     assert project.files() == before
 
 
-def test_an_unforeseen_error_is_shown_once_and_no_test_is_green(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_is_shown_once_and_no_test_is_green(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     launches = []
 
     def broken(*_: Any) -> Any:
@@ -378,18 +487,24 @@ def test_an_unforeseen_error_is_shown_once_and_no_test_is_green(project: Project
         raise ZeroDivisionError("what?")
         yield
 
-    monkeypatch.setattr("pytest_energy.live.record_launch", broken)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", broken)
     project.run().assert_outcomes(failed=4)
     assert len(launches) == 1
 
 
-def test_ini_settings_and_the_command_line_over_them(project: Project, live: list[list[int]]) -> None:
+def test_ini_settings_and_the_command_line_over_them(
+    project: Project, live: list[list[int]]
+) -> None:
     project.pytester.makeini(
         "[pytest]\nenergy_baselines = store\nenergy_launches = 4\nenergy_python = venv/bin/python\n"
         "energy_engine_args =\n  enforce_eager=true\n  block_size=16"
     )
     result = project.run("--energy-update", "--energy-engine-arg", "block_size=32")
-    result.stdout.fnmatch_lines(["energy: live, 4 launches of */venv/bin/python with enforce_eager=True, block_size=32, *store"])
+    result.stdout.fnmatch_lines(
+        [
+            "energy: live, 4 launches of */venv/bin/python with enforce_eager=True, block_size=32, *store"
+        ]
+    )
     assert (project.path / "store/simulated-gpu/tiny.json").is_file()
     assert len(live) == 4
     project.run("--energy-launches", "1")
@@ -402,16 +517,23 @@ def test_unused_baselines_are_told_when_all_tests_ran(project: Project) -> None:
     everything = project.run("--energy-replay", "old")
     everything.stdout.fnmatch_lines(["unused baseline: simulated GPU, tiny, batch size 2 *"])
     for selection in (["-k", "test_energy"], ["test_tiny.py::test_energy"], ["test_tiny.py"]):
-        assert "unused baseline" not in project.run("--energy-replay", "old", *selection).stdout.str()
+        assert (
+            "unused baseline" not in project.run("--energy-replay", "old", *selection).stdout.str()
+        )
 
 
-@pytest.mark.parametrize("option", ["--benchmark-skip", "--benchmark-only", "--benchmark-disable", "-pno:benchmark"])
+@pytest.mark.parametrize(
+    "option", ["--benchmark-skip", "--benchmark-only", "--benchmark-disable", "-pno:benchmark"]
+)
 def test_no_option_of_pytest_benchmark_turns_a_test_green_or_skips_it(
     project: Project, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark looks at it
     monkeypatch.setenv(
-        "PYTEST_PLUGINS", "pytest_energy.plugin" if option == "-pno:benchmark" else "pytest_energy.plugin,pytest_benchmark.plugin"
+        "PYTEST_PLUGINS",
+        "pytest_energy.plugin"
+        if option == "-pno:benchmark"
+        else "pytest_energy.plugin,pytest_benchmark.plugin",
     )
     project.store()
     project.record("dear", power_w=560.0)
@@ -422,8 +544,16 @@ def test_pytest_benchmark_shows_seconds_per_cycle_and_the_energy(project: Projec
     project.store()
     result = project.run("--energy-replay", "old", "--benchmark-json", "bench.json")
     result.stdout.fnmatch_lines(["*benchmark 'energy': 4 tests*"])
-    entries = {entry["name"]: entry for entry in json.loads((project.path / "bench.json").read_text())["benchmarks"]}
-    assert set(entries) == {"test_energy[bs2]", "test_energy[bs8]", "test_throughput[bs2]", "test_throughput[bs8]"}
+    entries = {
+        entry["name"]: entry
+        for entry in json.loads((project.path / "bench.json").read_text())["benchmarks"]
+    }
+    assert set(entries) == {
+        "test_energy[bs2]",
+        "test_energy[bs8]",
+        "test_throughput[bs2]",
+        "test_throughput[bs8]",
+    }
     entry = entries["test_energy[bs8]"]
     assert entry["stats"]["mean"] == pytest.approx(8 * 250 / 1001, rel=0.01)
     assert entry["extra_info"]["joules_per_token"] == pytest.approx(0.4995, rel=0.001)
@@ -433,7 +563,9 @@ def test_pytest_benchmark_shows_seconds_per_cycle_and_the_energy(project: Projec
 def test_replay_works_under_xdist(project: Project) -> None:
     project.store()
     project.record("dear", power_w=560.0)
-    result = project.pytester.runpytest_subprocess("-p", "xdist", "-n", "2", "--energy-replay", "dear", "-p", "no:cacheprovider")
+    result = project.pytester.runpytest_subprocess(
+        "-p", "xdist", "-n", "2", "--energy-replay", "dear", "-p", "no:cacheprovider"
+    )
     assert result.ret == 1
     result.assert_outcomes(failed=2, passed=2)
     result.stdout.fnmatch_lines(["tiny bs=2 * regressed"])
@@ -468,11 +600,20 @@ import pytest_energy.plugin
 print(1000 * (time.perf_counter() - start))
 """
     # The best of them: on a busy machine the others hold the time that was given to someone else.
-    times = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(8)]
+    times = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for _ in range(8)
+    ]
     assert min(times) <= 50
 
 
-def test_a_run_without_energy_tests_loads_nothing_heavy(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_energy_tests_loads_nothing_heavy(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTEST_PLUGINS", "pytest_energy.plugin")
     pytester.makepyfile(
         """
@@ -488,9 +629,13 @@ def test_a_run_without_energy_tests_loads_nothing_heavy(pytester: pytest.Pyteste
     result.assert_outcomes(passed=1)
 
 
-def test_the_plugin_works_by_name_without_being_installed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plugin_works_by_name_without_being_installed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.store()
     monkeypatch.delenv("PYTEST_PLUGINS")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    result = project.pytester.runpytest_subprocess("-p", "pytest_energy.plugin", "--energy-replay", "old")
+    result = project.pytester.runpytest_subprocess(
+        "-p", "pytest_energy.plugin", "--energy-replay", "old"
+    )
     result.assert_outcomes(passed=4)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_energy import recording
-from pytest_energy.reports import results
+from pytest_energy.recording import recording
+from pytest_energy.report import results
 from tests.conftest import ROOT
 
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
@@ -22,18 +22,35 @@ Suite = Callable[..., Result]
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> Suite:
-    def run(*arguments: str | Path, baselines: Path = ROOT / "baselines", tests: str = "suites") -> Result:
-        return pytester.runpytest(ROOT / tests, "--rootdir", ROOT, "--energy-baselines", baselines, "-p", "no:cacheprovider", *arguments)
+    def run(
+        *arguments: str | Path, baselines: Path = ROOT / "baselines", tests: str = "suites"
+    ) -> Result:
+        return pytester.runpytest(
+            ROOT / tests,
+            "--rootdir",
+            ROOT,
+            "--energy-baselines",
+            baselines,
+            "-p",
+            "no:cacheprovider",
+            *arguments,
+        )
 
     return run
 
 
-VERDICT = re.compile(r" (pass|improved|regressed|inconclusive|no baseline|not comparable|invalid|created)( +[+-][\d.]+%)?$")
+VERDICT = re.compile(
+    r" (pass|improved|regressed|inconclusive|no baseline|not comparable|invalid|created)( +[+-][\d.]+%)?$"
+)
 
 
 def verdicts(result: Result, metric: str = "J/token") -> dict[str, str]:
     """Verdict by cell, from the summary table."""
-    lines = [line for line in result.outlines if re.match(r"llama-3.1-8b (server )?bs=", line) and f" {metric} " in line]
+    lines = [
+        line
+        for line in result.outlines
+        if re.match(r"llama-3.1-8b (server )?bs=", line) and f" {metric} " in line
+    ]
     found = {line.split(f" {metric} ")[0].split()[-1]: VERDICT.search(line) for line in lines}
     return {cell: match[1] if match else "?" for cell, match in found.items()}
 
@@ -45,8 +62,13 @@ def scaled_copy(label: str | Path, factor: float, target: Path) -> Path:
         gpus = tuple(
             replace(
                 gpu,
-                counter=replace(gpu.counter, energy_mj=tuple(round(e * factor) for e in gpu.counter.energy_mj)),
-                samples=replace(gpu.samples, average_power_mw=tuple(round(p * factor) for p in gpu.samples.average_power_mw)),
+                counter=replace(
+                    gpu.counter, energy_mj=tuple(round(e * factor) for e in gpu.counter.energy_mj)
+                ),
+                samples=replace(
+                    gpu.samples,
+                    average_power_mw=tuple(round(p * factor) for p in gpu.samples.average_power_mw),
+                ),
             )
             for gpu in recorded.gpus
         )
@@ -60,35 +82,64 @@ def test_an_upgrade_that_costs_nothing_passes_where_three_launches_can_tell(suit
     result = suite("--energy-replay", RECORDINGS / "vllm-0.25.1", "--energy-inconclusive", "warn")
     assert time.monotonic() - started < 5
     assert result.ret == 0
-    assert verdicts(result) == {"bs=1": "pass", "bs=8": "pass", "bs=64": "inconclusive", "bs=256": "pass"}
+    assert verdicts(result) == {
+        "bs=1": "pass",
+        "bs=8": "pass",
+        "bs=64": "inconclusive",
+        "bs=256": "pass",
+    }
     assert set(verdicts(result, "tokens/s").values()) == {"pass"}
     strict = suite("--energy-replay", RECORDINGS / "vllm-0.25.1")
     assert strict.ret == 1
-    strict.stdout.fnmatch_lines(["*with 3 launches a rise as large as the tolerance of 3.0% cannot be excluded"])
+    strict.stdout.fnmatch_lines(
+        ["*with 3 launches a rise as large as the tolerance of 3.0% cannot be excluded"]
+    )
 
 
 @pytest.mark.parametrize("board", ["board-bae4faf4", "board-2bf3339b"])
-def test_on_every_board_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do(suite: Suite, tmp_path: Path, board: str) -> None:
+def test_on_every_board_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do(
+    suite: Suite, tmp_path: Path, board: str
+) -> None:
     shutil.copytree(ROOT / "baselines", tmp_path / "store")
     folder, cells = RECORDINGS / board, ("-k", "bs8 or bs64")
-    assert suite(*cells, "--energy-replay", folder / "vllm-0.25.1", "--energy-update", baselines=tmp_path / "store").ret == 0
+    assert (
+        suite(
+            *cells,
+            "--energy-replay",
+            folder / "vllm-0.25.1",
+            "--energy-update",
+            baselines=tmp_path / "store",
+        ).ret
+        == 0
+    )
     for label in sorted(path.name for path in folder.iterdir() if path.name != "vllm-0.25.1"):
         expected = "pass" if label == "vllm-0.25.1-gate" else "regressed"
         result = suite(*cells, "--energy-replay", folder / label, baselines=tmp_path / "store")
-        recorded = {f"bs={recording.read(file).key['batch_size']}" for file in recording.find(folder / label)}
+        recorded = {
+            f"bs={recording.read(file).key['batch_size']}"
+            for file in recording.find(folder / label)
+        }
         for metric in ("J/token", "tokens/s"):
-            assert {cell: v for cell, v in verdicts(result, metric).items() if cell in recorded} == dict.fromkeys(recorded, expected)
+            assert {
+                cell: v for cell, v in verdicts(result, metric).items() if cell in recorded
+            } == dict.fromkeys(recorded, expected)
 
 
 def test_the_same_engine_on_another_board_is_not_compared(suite: Suite) -> None:
     """It took 9 to 12 % more energy per token at batch size 8: more than any tolerance."""
-    result = suite("-k", "bs8 or bs64", "--energy-replay", RECORDINGS / "board-8bb286c2" / "vllm-0.25.1")
+    result = suite(
+        "-k", "bs8 or bs64", "--energy-replay", RECORDINGS / "board-8bb286c2" / "vllm-0.25.1"
+    )
     assert result.ret == 1
     assert verdicts(result) == {"bs=8": "not comparable", "bs=64": "not comparable"}
 
 
-@pytest.mark.parametrize(("label", "name"), [("vllm-0.25.1", "vllm-0.25.1-eager"), ("vllm-0.20.2", "vllm-0.20.2")])
-def test_six_percent_more_energy_is_regressed_in_every_cell_whatever_its_name(suite: Suite, tmp_path: Path, label: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("label", "name"), [("vllm-0.25.1", "vllm-0.25.1-eager"), ("vllm-0.20.2", "vllm-0.20.2")]
+)
+def test_six_percent_more_energy_is_regressed_in_every_cell_whatever_its_name(
+    suite: Suite, tmp_path: Path, label: str, name: str
+) -> None:
     copy = scaled_copy(label, 1.06, tmp_path / name)
     result = suite("-k", "test_energy", "--energy-replay", copy)
     assert result.ret == 1
@@ -128,8 +179,12 @@ def test_the_baselines_own_launches_pass(suite: Suite) -> None:
     result.stdout.fnmatch_lines(["llama-3.1-8b bs=256 *J/token *0.07359* 0.07359 *0.0%* pass *"])
 
 
-def test_the_shipped_baseline_is_what_the_shipped_recordings_give(suite: Suite, tmp_path: Path) -> None:
-    result = suite("--energy-replay", RECORDINGS / "vllm-0.20.2", "--energy-update", baselines=tmp_path)
+def test_the_shipped_baseline_is_what_the_shipped_recordings_give(
+    suite: Suite, tmp_path: Path
+) -> None:
+    result = suite(
+        "--energy-replay", RECORDINGS / "vllm-0.20.2", "--energy-update", baselines=tmp_path
+    )
     assert result.ret == 0
     name = "nvidia-h200/llama-3.1-8b.json"
     assert (tmp_path / name).read_bytes() == (ROOT / "baselines" / name).read_bytes()
@@ -141,17 +196,38 @@ def test_the_other_way_round_the_changes_are_mirrored(suite: Suite, tmp_path: Pa
     result.stdout.fnmatch_lines(["llama-3.1-8b bs=256 *J/token *+2.5% *"])
 
 
-def test_several_folders_count_together_and_a_launch_given_twice_once(suite: Suite, tmp_path: Path) -> None:
+def test_several_folders_count_together_and_a_launch_given_twice_once(
+    suite: Suite, tmp_path: Path
+) -> None:
     launches = sorted((RECORDINGS / "vllm-0.25.1").iterdir())
-    twice = suite("-k", "test_energy", "--energy-replay", launches[0], launches[0], "--energy-update", baselines=tmp_path)
+    twice = suite(
+        "-k",
+        "test_energy",
+        "--energy-replay",
+        launches[0],
+        launches[0],
+        "--energy-update",
+        baselines=tmp_path,
+    )
     assert twice.ret == 1
     twice.stdout.fnmatch_lines(["*at least 3 launches, this is 1*"])
     assert list(tmp_path.iterdir()) == []
-    assert suite("-k", "test_energy", "--energy-replay", *launches, "--energy-update", baselines=tmp_path).ret == 0
+    assert (
+        suite(
+            "-k", "test_energy", "--energy-replay", *launches, "--energy-update", baselines=tmp_path
+        ).ret
+        == 0
+    )
 
 
-def test_the_shipped_noise_is_what_the_shipped_recordings_give(suite: Suite, tmp_path: Path) -> None:
-    unchanged = [p for p in RECORDINGS.rglob("vllm-*") if p.is_dir() and p.name in ("vllm-0.20.2", "vllm-0.25.1", "vllm-0.25.1-gate")]
+def test_the_shipped_noise_is_what_the_shipped_recordings_give(
+    suite: Suite, tmp_path: Path
+) -> None:
+    unchanged = [
+        p
+        for p in RECORDINGS.rglob("vllm-*")
+        if p.is_dir() and p.name in ("vllm-0.20.2", "vllm-0.25.1", "vllm-0.25.1-gate")
+    ]
     assert suite("--energy-noise", "--energy-replay", *unchanged, baselines=tmp_path).ret == 0
     name = "nvidia-h200/noise/llama-3.1-8b.json"
     assert (tmp_path / name).read_bytes() == (ROOT / "baselines" / name).read_bytes()
@@ -159,8 +235,17 @@ def test_the_shipped_noise_is_what_the_shipped_recordings_give(suite: Suite, tmp
 
 def test_replay_writes_nothing(suite: Suite) -> None:
     def digest() -> dict[Path, str]:
-        files = [p for name in ("baselines", "recordings", "suites") for p in (ROOT / name).rglob("*") if p.is_file()]
-        return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files if "__pycache__" not in p.parts}
+        files = [
+            p
+            for name in ("baselines", "recordings", "suites")
+            for p in (ROOT / name).rglob("*")
+            if p.is_file()
+        ]
+        return {
+            p: hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in files
+            if "__pycache__" not in p.parts
+        }
 
     before = digest()
     suite("--energy-replay", RECORDINGS / "vllm-0.25.1")
@@ -168,7 +253,12 @@ def test_replay_writes_nothing(suite: Suite) -> None:
 
 
 def in_turns(folder: Path, new: Path | None = None) -> tuple[str | Path, ...]:
-    return ("--energy-replay", new or folder / "new", "--energy-reference-replay", folder / "reference")
+    return (
+        "--energy-replay",
+        new or folder / "new",
+        "--energy-reference-replay",
+        folder / "reference",
+    )
 
 
 def test_in_turns_an_unchanged_engine_raises_no_alarm(suite: Suite) -> None:
@@ -176,7 +266,11 @@ def test_in_turns_an_unchanged_engine_raises_no_alarm(suite: Suite) -> None:
     result = suite("-k", "bs8 or bs64", *in_turns(H100 / "vllm-0.25.1-against-itself"))
     assert result.ret == 0
     assert verdicts(result) == verdicts(result, "tokens/s") == {"bs=8": "pass", "bs=64": "pass"}
-    result.stdout.fnmatch_lines(["*the engine at rest generated 0 tokens and used 2.1% of a CPU core; loading the second engine *"])
+    result.stdout.fnmatch_lines(
+        [
+            "*the engine at rest generated 0 tokens and used 2.1% of a CPU core; loading the second engine *"
+        ]
+    )
 
 
 def test_in_turns_two_releases_cost_the_same_where_three_pairs_can_tell(suite: Suite) -> None:
@@ -184,7 +278,11 @@ def test_in_turns_two_releases_cost_the_same_where_three_pairs_can_tell(suite: S
     folder = H100 / "vllm-0.20.2-to-0.25.1"
     result = suite("-k", "bs8 or bs64", *in_turns(folder), "--energy-inconclusive", "warn")
     assert result.ret == 0
-    assert verdicts(result) == verdicts(result, "tokens/s") == {"bs=8": "pass", "bs=64": "inconclusive"}
+    assert (
+        verdicts(result)
+        == verdicts(result, "tokens/s")
+        == {"bs=8": "pass", "bs=64": "inconclusive"}
+    )
     result.stdout.fnmatch_lines(["*what changed: vllm: 0.20.2 → 0.25.1"])
     assert suite("-k", "bs8 or bs64", *in_turns(folder)).ret == 1
 
@@ -192,8 +290,14 @@ def test_in_turns_two_releases_cost_the_same_where_three_pairs_can_tell(suite: S
 def test_in_turns_an_engine_without_asynchronous_scheduling_is_regressed(suite: Suite) -> None:
     result = suite("-k", "bs8 or bs64", *in_turns(H100 / "vllm-0.25.1-no-async-in-turns"))
     assert result.ret == 1
-    assert verdicts(result) == verdicts(result, "tokens/s") == {"bs=8": "regressed", "bs=64": "regressed"}
-    result.stdout.fnmatch_lines(["*what changed: engine_args_under_test.async_scheduling: None → False*"])
+    assert (
+        verdicts(result)
+        == verdicts(result, "tokens/s")
+        == {"bs=8": "regressed", "bs=64": "regressed"}
+    )
+    result.stdout.fnmatch_lines(
+        ["*what changed: engine_args_under_test.async_scheduling: None → False*"]
+    )
 
 
 def test_in_turns_a_rise_of_four_percent_never_passes(suite: Suite, tmp_path: Path) -> None:
@@ -201,12 +305,20 @@ def test_in_turns_a_rise_of_four_percent_never_passes(suite: Suite, tmp_path: Pa
     dear = scaled_copy(folder / "new", 1.04, tmp_path / "dear")
     result = suite("-k", "test_energy and (bs8 or bs64)", *in_turns(folder, dear))
     assert verdicts(result) == {"bs=8": "regressed", "bs=64": "inconclusive"}
-    result.stdout.fnmatch_lines(["*with 3 pairs a rise as large as the tolerance of 3.0% cannot be excluded"])
+    result.stdout.fnmatch_lines(
+        ["*with 3 pairs a rise as large as the tolerance of 3.0% cannot be excluded"]
+    )
 
 
-def test_in_turns_a_rise_that_three_pairs_can_see_is_regressed(suite: Suite, tmp_path: Path) -> None:
+def test_in_turns_a_rise_that_three_pairs_can_see_is_regressed(
+    suite: Suite, tmp_path: Path
+) -> None:
     folder = H100 / "vllm-0.25.1-against-itself"
-    result = suite("-k", "test_energy and bs8", *in_turns(folder, scaled_copy(folder / "new", 1.2, tmp_path / "dear")))
+    result = suite(
+        "-k",
+        "test_energy and bs8",
+        *in_turns(folder, scaled_copy(folder / "new", 1.2, tmp_path / "dear")),
+    )
     assert verdicts(result) == {"bs=8": "regressed"}
 
 
@@ -222,24 +334,52 @@ def test_a_cpu_bound_engine_is_left_undecided(suite: Suite, tmp_path: Path, fact
 
 
 UNCHANGED = (
-    ("suites", "offline", ("vllm-0.25.1-against-itself", "vllm-0.20.2-to-0.25.1", "vllm-0.25.1-no-async-in-turns/reference")),
-    ("suites", "offline", ("vllm-0.25.1", *(f"board-{board}/vllm-0.25.1" for board in ("a30fa4a8", "90c8c798", "23100d1e")))),
-    ("suites", "server", ("vllm-0.25.1-server", "board-a30fa4a8/vllm-0.25.1-server", "board-3bbffe5c/vllm-0.25.1-server")),
+    (
+        "suites",
+        "offline",
+        (
+            "vllm-0.25.1-against-itself",
+            "vllm-0.20.2-to-0.25.1",
+            "vllm-0.25.1-no-async-in-turns/reference",
+        ),
+    ),
+    (
+        "suites",
+        "offline",
+        (
+            "vllm-0.25.1",
+            *(f"board-{board}/vllm-0.25.1" for board in ("a30fa4a8", "90c8c798", "23100d1e")),
+        ),
+    ),
+    (
+        "suites",
+        "server",
+        (
+            "vllm-0.25.1-server",
+            "board-a30fa4a8/vllm-0.25.1-server",
+            "board-3bbffe5c/vllm-0.25.1-server",
+        ),
+    ),
     ("suites/two_gpus", "offline", ("boards-9b28889d-04192763", "boards-90c8c798-23100d1e")),
     ("benchmarks/cpu_bound", "offline", ("vllm-0.25.1-against-itself-1b",)),
 )
 
 
-def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(suite: Suite, tmp_path: Path) -> None:
+def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(
+    suite: Suite, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     for tests, engine, labels in UNCHANGED:
         folders = [H100 / label for label in labels]
-        selected = ("-k", "bs8 or bs64") if "against-itself" in labels[0] and tests == "suites" else ()
+        selected = (
+            ("-k", "bs8 or bs64") if "against-itself" in labels[0] and tests == "suites" else ()
+        )
         options = ("--energy-noise", "--energy-engine", engine, "--energy-replay", *folders)
         assert suite(*selected, *options, baselines=store, tests=tests).ret == 0
     folder = ROOT / "baselines" / "nvidia-h100-80gb-hbm3" / "noise"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        path.name: path.read_bytes() for path in (store / "nvidia-h100-80gb-hbm3" / "noise").iterdir()
+        path.name: path.read_bytes()
+        for path in (store / "nvidia-h100-80gb-hbm3" / "noise").iterdir()
     }
 
 
@@ -248,7 +388,12 @@ def test_the_servers_baseline_of_the_h100(suite: Suite, tmp_path: Path) -> None:
     unchanged = suite("--energy-engine", "server", "--energy-replay", recorded)
     assert unchanged.ret == 0
     assert verdicts(unchanged) == dict.fromkeys(("bs=1", "bs=8", "bs=64", "bs=256"), "pass")
-    dearer = suite("--energy-engine", "server", "--energy-replay", scaled_copy(recorded, 1.06, tmp_path / "dearer"))
+    dearer = suite(
+        "--energy-engine",
+        "server",
+        "--energy-replay",
+        scaled_copy(recorded, 1.06, tmp_path / "dearer"),
+    )
     assert dearer.ret == 1
     assert verdicts(dearer) == dict.fromkeys(verdicts(unchanged), "regressed")
     other_board = suite("--energy-engine", "server", "--energy-replay", H100 / "vllm-0.25.1-server")
@@ -264,25 +409,41 @@ def on_two_gpus(suite: Suite, tmp_path: Path) -> Callable[[Path], dict[str, str]
     """Judges recordings by the suites of two GPUs; verdict on J/token by cell."""
 
     def judge(recorded: Path) -> dict[str, str]:
-        suite("--energy-replay", recorded, "--energy-report", tmp_path / "report", tests="suites/two_gpus")
+        suite(
+            "--energy-replay",
+            recorded,
+            "--energy-report",
+            tmp_path / "report",
+            tests="suites/two_gpus",
+        )
         entries = results.read(tmp_path / "report" / "results.json").entries
-        return {e.cell.name.removeprefix("llama-3.1-"): str(e.verdict) for e in entries if e.metric == "joules_per_token"}
+        return {
+            e.cell.name.removeprefix("llama-3.1-"): str(e.verdict)
+            for e in entries
+            if e.metric == "joules_per_token"
+        }
 
     return judge
 
 
-def test_the_baselines_of_two_gpus(on_two_gpus: Callable[[Path], dict[str, str]], tmp_path: Path) -> None:
+def test_the_baselines_of_two_gpus(
+    on_two_gpus: Callable[[Path], dict[str, str]], tmp_path: Path
+) -> None:
     recorded = H100 / "boards-90c8c798-23100d1e"
     cells = [f"{model} bs={size}" for model in ("70b fp8 tp=2", "8b tp=2") for size in (8, 64, 256)]
     assert on_two_gpus(recorded) == dict.fromkeys(cells, "pass")
     # The noise of two GPUs is not measured well enough to help yet, and the 8B's launches at batch size 64 differ by 2 %.
-    assert on_two_gpus(scaled_copy(recorded, 1.06, tmp_path / "dearer")) == dict.fromkeys(cells, "inconclusive")
+    assert on_two_gpus(scaled_copy(recorded, 1.06, tmp_path / "dearer")) == dict.fromkeys(
+        cells, "inconclusive"
+    )
     far_dearer = dict.fromkeys(cells, "regressed") | {"8b tp=2 bs=64": "inconclusive"}
     assert on_two_gpus(scaled_copy(recorded, 1.08, tmp_path / "far dearer")) == far_dearer
     assert on_two_gpus(H100 / "boards-9b28889d-04192763") == dict.fromkeys(cells, "not comparable")
 
 
-def test_the_shipped_baselines_of_the_h100_are_what_its_recordings_give(suite: Suite, tmp_path: Path) -> None:
+def test_the_shipped_baselines_of_the_h100_are_what_its_recordings_give(
+    suite: Suite, tmp_path: Path
+) -> None:
     for tests, engine, recorded in (
         ("suites", "server", "board-3bbffe5c/vllm-0.25.1-server"),
         ("suites/two_gpus", "offline", "boards-90c8c798-23100d1e"),

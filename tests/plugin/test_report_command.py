@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pytest_energy.cli import main
-from pytest_energy.reports import results
+from pytest_energy.commands.cli import main
+from pytest_energy.report import results
 from tests.conftest import ROOT
 from tests.plugin.project import MARKER, Project
 
@@ -31,12 +31,19 @@ def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -
     found = results.read(compared / "results.json")
     assert {entry.verdict for entry in found.entries} == {None}
     assert {entry.old.engine for entry in found.entries if entry.old} == {"vLLM 0.20.2"}
-    assert {entry.new.engine for entry in found.entries if entry.new} == {"vLLM 0.25.1", "vLLM 0.25.1 enforce_eager=True"}
+    assert {entry.new.engine for entry in found.entries if entry.new} == {
+        "vLLM 0.25.1",
+        "vLLM 0.25.1 enforce_eager=True",
+    }
     energy = {
-        (entry.new.engine, entry.cell.batch_size): entry for entry in found.entries if entry.new and entry.metric == "joules_per_token"
+        (entry.new.engine, entry.cell.batch_size): entry
+        for entry in found.entries
+        if entry.new and entry.metric == "joules_per_token"
     }
     eager = energy["vLLM 0.25.1 enforce_eager=True", 8]
-    assert eager.what == "llama-3.1-8b bs=8, J/token 0.4653 is +35.5 % against the reference's 0.3433"
+    assert (
+        eager.what == "llama-3.1-8b bs=8, J/token 0.4653 is +35.5 % against the reference's 0.3433"
+    )
     assert len(energy) == 6
     text = (compared / "report.md").read_text()
     assert text.startswith("## ℹ️ 4 cells compared, not judged\n")
@@ -47,18 +54,27 @@ def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -
 def test_a_lone_recording_is_shown_without_a_comparison(tmp_path: Path) -> None:
     assert run("report", RECORDINGS / "board-8bb286c2", "-o", tmp_path) == 0
     found = results.read(tmp_path / "results.json")
-    assert {(entry.cell.batch_size, entry.old, entry.ratio) for entry in found.entries} == {(8, None, None), (64, None, None)}
+    assert {(entry.cell.batch_size, entry.old, entry.ratio) for entry in found.entries} == {
+        (8, None, None),
+        (64, None, None),
+    }
     assert (tmp_path / "pictures" / "against-batch-size-light.svg").is_file()
 
 
 def test_boards_are_not_compared(tmp_path: Path) -> None:
     """The same engine took 9 to 12 % more energy on another board."""
-    assert run("report", RECORDINGS / "vllm-0.25.1", RECORDINGS / "board-8bb286c2", "-o", tmp_path) == 0
+    assert (
+        run("report", RECORDINGS / "vllm-0.25.1", RECORDINGS / "board-8bb286c2", "-o", tmp_path)
+        == 0
+    )
     assert all(entry.old is None for entry in results.read(tmp_path / "results.json").entries)
 
 
 def test_tables_hold_the_launches(compared: Path) -> None:
-    launches, comparisons = pd.read_csv(compared / "launches.csv"), pd.read_csv(compared / "comparisons.csv")
+    launches, comparisons = (
+        pd.read_csv(compared / "launches.csv"),
+        pd.read_csv(compared / "comparisons.csv"),
+    )
     assert len(comparisons) == 12
     eight = launches[(launches.batch_size == 8) & (launches.engine == "vLLM 0.20.2")]
     assert eight.joules_per_token.round(4).tolist() == [0.3430, 0.3428, 0.3441]
@@ -67,7 +83,10 @@ def test_tables_hold_the_launches(compared: Path) -> None:
 
 
 def test_reports_of_several_runs_make_one(compared: Path, tmp_path: Path) -> None:
-    assert run("report", compared / "results.json", compared / "results.json", "-o", tmp_path / "both") == 0
+    assert (
+        run("report", compared / "results.json", compared / "results.json", "-o", tmp_path / "both")
+        == 0
+    )
     one, both = (results.read(folder / "results.json") for folder in (compared, tmp_path / "both"))
     assert len(both.runs) == 2
     assert len(both.entries) == 2 * len(one.entries)
@@ -80,9 +99,15 @@ def test_a_report_of_a_results_file_is_the_one_of_the_run(compared: Path, tmp_pa
 
 
 def test_the_intervals_are_those_of_the_summary_table(compared: Path) -> None:
-    entry = next(e for e in results.read(compared / "results.json").entries if e.new and "eager" in e.new.engine)
+    entry = next(
+        e
+        for e in results.read(compared / "results.json").entries
+        if e.new and "eager" in e.new.engine
+    )
     assert entry.ratio is not None
-    assert [round(100 * (x - 1), 1) for x in (entry.ratio.low, entry.ratio.value, entry.ratio.high)] == [33.0, 35.5, 38.1]
+    assert [
+        round(100 * (x - 1), 1) for x in (entry.ratio.low, entry.ratio.value, entry.ratio.high)
+    ] == [33.0, 35.5, 38.1]
 
 
 def test_invalid_launches_are_left_out_and_named(project: Project) -> None:
@@ -91,7 +116,10 @@ def test_invalid_launches_are_left_out_and_named(project: Project) -> None:
     project.record("hot", launches=1, environment={"vllm": "0.0.2"}, faults=["throttled: hot"])
     project.record("none", launches=1, environment={"vllm": "0.0.3"}, faults=["throttled: hot"])
     assert run("report", "good", "half", "hot", "none", "-o", "report") == 0
-    found = {entry.new.vllm if entry.new else "": entry for entry in results.read(Path("report/results.json")).entries}
+    found = {
+        entry.new.vllm if entry.new else "": entry
+        for entry in results.read(Path("report/results.json")).entries
+    }
     assert found["0.0.2"].reasons == ("left out: launch hot-0: throttled: hot",)
     assert found["0.0.2"].new is not None
     assert len(found["0.0.2"].new.launches) == 3
@@ -139,13 +167,18 @@ def test_what_cannot_be_reported_is_refused_with_nothing_written(
     assert not Path("report").exists()
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 0}, {"model": ""}, {"workload": {}}, {"batch_size": "8"}])
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 0}, {"model": ""}, {"workload": {}}, {"batch_size": "8"}]
+)
 def test_a_recording_that_names_no_cell_is_refused(
-    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+    project: Project,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
 ) -> None:
     import dataclasses
 
-    from pytest_energy import recording
+    from pytest_energy.recording import recording
 
     project.record("odd", launches=1, marker={**MARKER, "batch_sizes": [8]})
     (file,) = recording.find(Path("odd"))
@@ -155,7 +188,9 @@ def test_a_recording_that_names_no_cell_is_refused(
     assert "its key names no cell" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_told(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     project.record("some")
     Path("file").write_text("")
     assert run("report", "some", "-o", "file") == 1

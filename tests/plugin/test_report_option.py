@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_energy.reports import results
+from pytest_energy.report import results
 from tests import simulated
 from tests.plugin.project import MARKER, Project
 
@@ -32,7 +32,9 @@ def test_a_replay_writes_its_report_and_nothing_else(project: Project) -> None:
     before = project.files()
     result = project.run("--energy-replay", "dear", "--energy-report", "out/report")
     result.assert_outcomes(failed=2, passed=2)
-    result.stdout.fnmatch_lines(["energy report: out/report/results.json, out/report/report.md, out/report/report.html"])
+    result.stdout.fnmatch_lines(
+        ["energy report: out/report/results.json, out/report/report.md, out/report/report.html"]
+    )
     new = {name for name in project.files() if name not in before}
     assert {name.partition("/")[0] for name in new} == {"out"}
     assert {name: content for name, content in project.files().items() if name in before} == before
@@ -41,8 +43,17 @@ def test_a_replay_writes_its_report_and_nothing_else(project: Project) -> None:
     assert found.runs[0].exit_status == 1
     assert found.runs[0].settings == "replay of dear, baselines in baselines"
     entry = found.entries[1]
-    assert (entry.test, entry.file, entry.line) == ("test_tiny.py::test_energy[bs8]", "test_tiny.py", 4)
-    assert (entry.verdict, entry.green, entry.cell.batch_size, entry.metric) == ("regressed", False, 8, "joules_per_token")
+    assert (entry.test, entry.file, entry.line) == (
+        "test_tiny.py::test_energy[bs8]",
+        "test_tiny.py",
+        4,
+    )
+    assert (entry.verdict, entry.green, entry.cell.batch_size, entry.metric) == (
+        "regressed",
+        False,
+        8,
+        "joules_per_token",
+    )
     assert entry.new is not None
     assert entry.old is not None
     assert entry.ratio is not None
@@ -54,17 +65,23 @@ def test_a_replay_writes_its_report_and_nothing_else(project: Project) -> None:
     assert entry.new.static_power_w == pytest.approx(120, rel=0.01)
     pictures = {path.name for path in (project.path / "out/report/pictures").iterdir()}
     assert pictures == {
-        f"{name}-{theme}.svg" for name in ("against-batch-size", "power-throughput", "launch") for theme in ("light", "dark")
+        f"{name}-{theme}.svg"
+        for name in ("against-batch-size", "power-throughput", "launch")
+        for theme in ("light", "dark")
     }
 
 
 def test_the_report_says_what_the_terminal_says(project: Project) -> None:
     project.store()
     project.record("dear", power_w=560.0)
-    result = project.run("--energy-replay", "dear", "--energy-report", "report", "-k", "test_energy and bs8")
+    result = project.run(
+        "--energy-replay", "dear", "--energy-report", "report", "-k", "test_energy and bs8"
+    )
     page = (project.path / "report/report.md").read_text()
     headline, how_sure, split, changed, following = next(
-        result.outlines[i : i + 5] for i, line in enumerate(result.outlines) if line.startswith("REGRESSED: ")
+        result.outlines[i : i + 5]
+        for i, line in enumerate(result.outlines)
+        if line.startswith("REGRESSED: ")
     )
     assert f"### {headline}" in page
     for line in (how_sure.removeprefix("  how sure: "), split.strip(), changed.strip()):
@@ -72,7 +89,9 @@ def test_the_report_says_what_the_terminal_says(project: Project) -> None:
     assert following.split("pytest ")[1].split("   ")[0] in page
 
 
-def test_nothing_is_written_without_it(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_is_written_without_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     project.store()
@@ -94,23 +113,37 @@ def test_on_github_the_job_summary_is_added_to_and_regressions_are_annotated(
     project.store()
     project.record("dear", power_w=560.0)
     result = project.run("--energy-replay", "dear", "--energy-report", "report")
-    assert (tmp_path / "summary.md").read_text() == f"# another step\n{(project.path / 'report/report.md').read_text()}\n"
+    assert (
+        tmp_path / "summary.md"
+    ).read_text() == f"# another step\n{(project.path / 'report/report.md').read_text()}\n"
     annotations = [line for line in result.outlines if line.startswith("::error")]
     assert len(annotations) == 2
     place = f"file={project.path.name}/test_tiny.py,line=4,title=tiny bs=2 regressed"
-    assert annotations[0].startswith(f"::error {place}::REGRESSED: tiny bs=2, J/token 0.5594 is +12.0 %25 against the baseline's 0.4995%0A")
-    assert project.run("--energy-replay", "old", "--energy-report", "report").stdout.str().count("::error") == 0
+    assert annotations[0].startswith(
+        f"::error {place}::REGRESSED: tiny bs=2, J/token 0.5594 is +12.0 %25 against the baseline's 0.4995%0A"
+    )
+    assert (
+        project.run("--energy-replay", "old", "--energy-report", "report")
+        .stdout.str()
+        .count("::error")
+        == 0
+    )
 
 
-def test_a_live_run_draws_the_trace_from_the_recordings_it_keeps(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_run_draws_the_trace_from_the_recordings_it_keeps(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def record_launch(cells, *_):  # type: ignore[no-untyped-def]
         for cell in cells:
             yield cell, simulated.recording(cell, launch_id="live", cycles=12.5)
 
-    monkeypatch.setattr("pytest_energy.live.record_launch", record_launch)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", record_launch)
     project.store()
     assert project.run("--energy-report", "without", "--energy-launches", "1").ret == 0
-    assert "it is drawn from recordings, which a live run keeps with --energy-record" in (project.path / "without/report.html").read_text()
+    assert (
+        "it is drawn from recordings, which a live run keeps with --energy-record"
+        in (project.path / "without/report.html").read_text()
+    )
     project.run("--energy-report", "with", "--energy-launches", "1", "--energy-record", "kept")
     assert (project.path / "with/pictures/launch-light.svg").is_file()
     run = written(project, "with").runs[0]
@@ -120,12 +153,23 @@ def test_a_live_run_draws_the_trace_from_the_recordings_it_keeps(project: Projec
     )
 
 
-def test_under_xdist_the_report_is_the_same(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_xdist_the_report_is_the_same(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
     project.store()
     project.record("dear", power_w=560.0)
     result = project.pytester.runpytest_subprocess(
-        "-p", "xdist", "-n", "2", "--energy-replay", "dear", "--energy-report", "spread", "-p", "no:cacheprovider"
+        "-p",
+        "xdist",
+        "-n",
+        "2",
+        "--energy-replay",
+        "dear",
+        "--energy-report",
+        "spread",
+        "-p",
+        "no:cacheprovider",
     )
     assert result.ret == 1
     project.run("--energy-replay", "dear", "--energy-report", "alone")
@@ -139,7 +183,12 @@ def test_updates_improvements_and_failures_are_reported(project: Project) -> Non
     project.record("old")
     project.run("--energy-replay", "old", "--energy-update", "--energy-report", "report")
     assert [entry.verdict for entry in written(project).entries] == ["created"] * 4
-    project.run("--energy-replay", project.record("bad", faults=["throttled: hot"]), "--energy-report", "report")
+    project.run(
+        "--energy-replay",
+        project.record("bad", faults=["throttled: hot"]),
+        "--energy-report",
+        "report",
+    )
     found = written(project)
     assert [(entry.verdict, entry.new) for entry in found.entries] == [("invalid", None)] * 4
     assert found.entries[0].reasons[0] == "launch bad-0: throttled: hot"
@@ -160,14 +209,21 @@ def test_the_history_of_the_baselines_is_drawn(project: Project) -> None:
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
-def test_a_missing_package_is_told_before_anything_is_measured(project: Project, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_a_missing_package_is_told_before_anything_is_measured(
+    project: Project, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
     launched = []
-    monkeypatch.setattr("pytest_energy.live.record_launch", lambda *_: launched.append(1))
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", lambda *_: launched.append(1))
     monkeypatch.setitem(sys.modules, package, None)
     before = project.files()
     result = project.run("--energy-report", "report")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*a report needs {package}, which is not installed.", "*pip install 'pytest-energy?report?'"])
+    result.stderr.fnmatch_lines(
+        [
+            f"*a report needs {package}, which is not installed.",
+            "*pip install 'pytest-energy?report?'",
+        ]
+    )
     assert launched == []
     assert project.files() == before
 
@@ -176,18 +232,24 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(project:
     (project.path / "file").write_text("")
     result = project.run("--energy-replay", "old", "--energy-report", "file/report")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*the report cannot go to *file/report: *file is no folder.", "Give another folder*"])
+    result.stderr.fnmatch_lines(
+        ["*the report cannot go to *file/report: *file is no folder.", "Give another folder*"]
+    )
 
 
 @pytest.mark.parametrize("options", [[], ["-p", "no:terminal"]])
-def test_a_full_disk_loses_the_report_and_no_verdict(project: Project, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+def test_a_full_disk_loses_the_report_and_no_verdict(
+    project: Project, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
     project.store()
 
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("pytest_energy.reports.publish.write_atomically", full)
-    result = project.pytester.runpytest("--energy-replay", "old", "--energy-report", "report", *options, "--junitxml", "junit.xml")
+    monkeypatch.setattr("pytest_energy.report.publish.write_atomically", full)
+    result = project.pytester.runpytest(
+        "--energy-replay", "old", "--energy-report", "report", *options, "--junitxml", "junit.xml"
+    )
     assert result.ret == 1
     assert "the energy report was not written: " in result.stdout.str() + result.stderr.str()
     assert "No space left on device" in result.stdout.str() + result.stderr.str()
@@ -196,7 +258,9 @@ def test_a_full_disk_loses_the_report_and_no_verdict(project: Project, monkeypat
         result.assert_outcomes(passed=4)
 
 
-def test_a_job_summary_that_cannot_be_written_is_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_summary_that_cannot_be_written_is_told(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path))
     project.store()
     result = project.run("--energy-replay", "old", "--energy-report", "report")
@@ -215,7 +279,10 @@ def test_an_interrupted_run_says_so(project: Project) -> None:
         """
     )
     arguments = ("-p", "no:cacheprovider", "--energy-replay", "old", "--energy-report", "report")
-    assert project.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True).ret == pytest.ExitCode.INTERRUPTED
+    assert (
+        project.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True).ret
+        == pytest.ExitCode.INTERRUPTED
+    )
     assert "not all tests were judged" in (project.path / "report/report.md").read_text()
 
 
@@ -251,7 +318,9 @@ def test_results_json_is_plain_json_of_the_schema(project: Project) -> None:
 
 def test_a_run_with_a_report_asked_for_starts_light(project: Project) -> None:
     """The check at the start loads none of the packages that it looks for."""
-    project.pytester.makepyfile(test_tiny="def test(): import sys; assert not {'matplotlib', 'pandas', 'jinja2'} & set(sys.modules)")
+    project.pytester.makepyfile(
+        test_tiny="def test(): import sys; assert not {'matplotlib', 'pandas', 'jinja2'} & set(sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--energy-report", "report"],
         cwd=project.path,

@@ -7,9 +7,10 @@ from fnmatch import fnmatch
 
 import pytest
 
-from pytest_energy import measurement, recording
 from pytest_energy.engines.server import free_port
-from pytest_energy.markers import Marked
+from pytest_energy.measure import measurement
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.recording import recording
 from tests import simulated
 from tests.conftest import ROOT
 from tests.engine.conftest import interpreter
@@ -19,11 +20,11 @@ from tests.plugin.project import MARKER, TESTS, Project
 CONFTEST = f"""
     import sys
     sys.path.insert(0, {str(ROOT)!r})
-    import pytest_energy.live
+    import pytest_energy.measure.stopping
     from tests.simulated import SimulatedMeter
 
-    pytest_energy.live.MIN_S = 1.0
-    pytest_energy.measurement._AVERAGED_NS = 100_000_000
+    pytest_energy.measure.stopping.MIN_S = 1.0
+    pytest_energy.measure.measurement._AVERAGED_NS = 100_000_000
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):
         return SimulatedMeter()
@@ -68,12 +69,20 @@ def test_a_server_is_recorded_and_replayed(project: Project, served: list[str]) 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("die", "engine failed during run: the server was ended by SIGKILL while requests were in flight"),
-        ("refuse_429", "engine failed during run: the server refused a request: 429 Too Many Requests"),
+        (
+            "die",
+            "engine failed during run: the server was ended by SIGKILL while requests were in flight",
+        ),
+        (
+            "refuse_429",
+            "engine failed during run: the server refused a request: 429 Too Many Requests",
+        ),
         ("miscount", "tokens_disagree: the streams brought"),
     ],
 )
-def test_a_server_that_fails_fails_the_test_and_nothing_is_written(project: Project, served: list[str], fault: str, message: str) -> None:
+def test_a_server_that_fails_fails_the_test_and_nothing_is_written(
+    project: Project, served: list[str], fault: str, message: str
+) -> None:
     before = project.files()
     result = run(project, *served, "--energy-engine-arg", f"fault={fault}")
     result.assert_outcomes(failed=2)
@@ -108,7 +117,9 @@ def test_the_command_line_wins_over_the_marker_and_the_marker_over_the_ini_file(
         result.stdout.fnmatch_lines(["*differs in engine: offline → server*"])
 
 
-@pytest.mark.parametrize(("arguments", "ini"), [(["--energy-engine", "online"], ""), ([], "energy_engine = online")])
+@pytest.mark.parametrize(
+    ("arguments", "ini"), [(["--energy-engine", "online"], ""), ([], "energy_engine = online")]
+)
 def test_an_engine_that_there_is_not(project: Project, arguments: list[str], ini: str) -> None:
     project.pytester.makeini(f"[pytest]\n{ini}")
     result = project.run(*arguments)
@@ -135,7 +146,12 @@ def test_a_running_server_is_measured_left_alone_and_replayed(
     project: Project, served: list[str], running: tuple[subprocess.Popen[bytes], str]
 ) -> None:
     process, url = running
-    project.pytester.makepyfile(test_tiny=(project.path / "test_tiny.py").read_text().replace("64", "4").replace("100", "50"))
+    project.pytester.makepyfile(
+        test_tiny=(project.path / "test_tiny.py")
+        .read_text()
+        .replace("64", "4")
+        .replace("100", "50")
+    )
     live = run(project, "--energy-url", url, "--energy-record", "kept")
     assert process.poll() is None
     live.assert_outcomes(failed=2)
@@ -154,32 +170,72 @@ def test_a_running_server_is_measured_left_alone_and_replayed(
     assert recorded.environment["vllm"] == "0.0.1"
     assert recorded.environment["engine_settings"]["max_num_seqs"] == "unknown"
     replayed = run(project, "--energy-replay", "kept", "--energy-engine", "attached")
-    shown = [[line for line in result.outlines if line.startswith("tiny attached bs=8")] for result in (live, replayed)]
+    shown = [
+        [line for line in result.outlines if line.startswith("tiny attached bs=8")]
+        for result in (live, replayed)
+    ]
     assert shown[0] == shown[1] != []
-    refused = run(project, "--energy-replay", "kept", "--energy-engine", "attached", "--energy-update")
+    refused = run(
+        project, "--energy-replay", "kept", "--energy-engine", "attached", "--energy-update"
+    )
     refused.stdout.fnmatch_lines(["*was not updated: *at least 3 launches*"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--energy-url", "http://192.0.2.1:8000"], "192.0.2.1 is another machine*GPUs cannot be read from here*"),
-        (["--energy-url", "http://192.0.2.1:8000"], "Run pytest on the machine that has them, with --energy-url http://localhost:8000"),
-        (["--energy-url", "localhost:8000"], "*--energy-url localhost:8000: it must be http://host:port*"),
+        (
+            ["--energy-url", "http://192.0.2.1:8000"],
+            "192.0.2.1 is another machine*GPUs cannot be read from here*",
+        ),
+        (
+            ["--energy-url", "http://192.0.2.1:8000"],
+            "Run pytest on the machine that has them, with --energy-url http://localhost:8000",
+        ),
+        (
+            ["--energy-url", "localhost:8000"],
+            "*--energy-url localhost:8000: it must be http://host:port*",
+        ),
         (["--energy-url", "http://localhost:x"], "*it must be http://host:port*"),
-        (["--energy-url", "http://localhost:1", "--energy-update"], "*a baseline needs three launches*"),
-        (["--energy-url", "http://localhost:1", "--energy-noise"], "*is one launch, however often it is measured*"),
-        (["--energy-url", "http://localhost:1", "--energy-launches", "3"], "*Restart it for each launch*--energy-replay A B C"),
-        (["--energy-url", "http://localhost:1", "--energy-engine", "offline"], "*--energy-engine offline starts an engine*"),
-        (["--energy-url", "http://localhost:1", "--energy-engine-arg", "a=1"], "*--energy-engine-arg sets up an engine*"),
-        (["--energy-url", "http://localhost:1", "--energy-python", "python"], "*--energy-python starts an engine*"),
-        (["--energy-url", "http://localhost:1", "--energy-reference-python", "python"], "*leave --energy-url out*"),
-        (["--energy-url", "http://localhost:1", "--energy-replay", "x"], "*measures nothing: give one of them*"),
+        (
+            ["--energy-url", "http://localhost:1", "--energy-update"],
+            "*a baseline needs three launches*",
+        ),
+        (
+            ["--energy-url", "http://localhost:1", "--energy-noise"],
+            "*is one launch, however often it is measured*",
+        ),
+        (
+            ["--energy-url", "http://localhost:1", "--energy-launches", "3"],
+            "*Restart it for each launch*--energy-replay A B C",
+        ),
+        (
+            ["--energy-url", "http://localhost:1", "--energy-engine", "offline"],
+            "*--energy-engine offline starts an engine*",
+        ),
+        (
+            ["--energy-url", "http://localhost:1", "--energy-engine-arg", "a=1"],
+            "*--energy-engine-arg sets up an engine*",
+        ),
+        (
+            ["--energy-url", "http://localhost:1", "--energy-python", "python"],
+            "*--energy-python starts an engine*",
+        ),
+        (
+            ["--energy-url", "http://localhost:1", "--energy-reference-python", "python"],
+            "*leave --energy-url out*",
+        ),
+        (
+            ["--energy-url", "http://localhost:1", "--energy-replay", "x"],
+            "*measures nothing: give one of them*",
+        ),
         (["--energy-gpu", "GPU-1"], "*give its --energy-url, too*"),
         (["--energy-engine", "attached"], "*give --energy-replay, or its --energy-url*"),
     ],
 )
-def test_what_cannot_be_asked_of_a_running_server(project: Project, arguments: list[str], message: str) -> None:
+def test_what_cannot_be_asked_of_a_running_server(
+    project: Project, arguments: list[str], message: str
+) -> None:
     result = project.run(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert fnmatch(result.stderr.str(), f"*{message}*")
@@ -188,40 +244,61 @@ def test_what_cannot_be_asked_of_a_running_server(project: Project, arguments: l
 def test_a_running_server_is_not_measured_under_two_names(project: Project) -> None:
     (project.path / "other").mkdir()
     (project.path / "other" / "config.json").write_text("{}")
-    project.pytester.makepyfile(test_other=TESTS.replace(repr(MARKER), repr({**MARKER, "model": "other"})))
+    project.pytester.makepyfile(
+        test_other=TESTS.replace(repr(MARKER), repr({**MARKER, "model": "other"}))
+    )
     result = project.run("--energy-url", "http://localhost:1")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*serves one model, and the selected tests name 2: other, tiny.", "*-k NAME*"])
+    result.stderr.fnmatch_lines(
+        ["*serves one model, and the selected tests name 2: other, tiny.", "*-k NAME*"]
+    )
 
 
 def test_no_server_at_the_address(project: Project, served: list[str]) -> None:
     before = project.files()
     result = run(project, "--energy-url", f"http://localhost:{free_port()}")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["INVALID: tiny attached bs=8*", "*nothing answers at http://localhost:*", "*Start the server*"])
+    result.stdout.fnmatch_lines(
+        [
+            "INVALID: tiny attached bs=8*",
+            "*nothing answers at http://localhost:*",
+            "*Start the server*",
+        ]
+    )
     assert {name for name in project.files() if name not in {"stdout", "stderr"}} == set(before)
 
 
 @pytest.mark.parametrize(("limit_ms", "passed"), [(0.1, 0), (1000, 1)])
-def test_a_latency_limit_fails_the_test_of_energy_alone(project: Project, limit_ms: float, passed: int) -> None:
+def test_a_latency_limit_fails_the_test_of_energy_alone(
+    project: Project, limit_ms: float, passed: int
+) -> None:
     marker = {**MARKER, "engine": "server", "batch_sizes": [8]}
     marked = Marked.from_arguments((), marker)
     for launch in range(3):
         made = replace(
-            simulated.recording(marked.cell(8, project.path, engine="server"), f"old-{launch}", cycles=12.5), client=simulated.client(9)
+            simulated.recording(
+                marked.cell(8, project.path, engine="server"), f"old-{launch}", cycles=12.5
+            ),
+            client=simulated.client(9),
         )
         recording.write(made, project.path / "old" / made.launch_id / "8.json.gz")
     project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
     assert project.run("--energy-replay", "old", "--energy-update").ret == 0
-    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr({**marker, "max_itl_ms": limit_ms})))
+    project.pytester.makepyfile(
+        test_tiny=TESTS.replace(repr(MARKER), repr({**marker, "max_itl_ms": limit_ms}))
+    )
     result = project.run("--energy-replay", "old")
     result.assert_outcomes(passed=1 + passed, failed=1 - passed)
     if not passed:
-        result.stdout.fnmatch_lines(["REGRESSED: tiny server bs=8, J/token*", "*is over the limit of 0.1 ms (max_itl_ms)*"])
+        result.stdout.fnmatch_lines(
+            ["REGRESSED: tiny server bs=8, J/token*", "*is over the limit of 0.1 ms (max_itl_ms)*"]
+        )
 
 
 def test_a_latency_limit_of_an_engine_without_clients(project: Project) -> None:
-    project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr({**MARKER, "engine": "server", "max_itl_ms": 5})))
+    project.pytester.makepyfile(
+        test_tiny=TESTS.replace(repr(MARKER), repr({**MARKER, "engine": "server", "max_itl_ms": 5}))
+    )
     result = project.run("--energy-engine", "offline")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*max_itl_ms limits what a server's clients see*"])

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pytest_energy.reports import results
+from pytest_energy.report import results
 from tests.conftest import ROOT
 from tests.plugin.project import MARKER, TESTS, Project
 
@@ -25,7 +25,10 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     assert spread.run("--energy-replay", "even", "--energy-update").ret == 0
     even = spread.run("--energy-replay", "even")
     even.stdout.fnmatch_lines(
-        ["tiny tp=2 bs=8*pass*", "tiny tp=2 bs=8, energy by GPU: GPU-aaaaaaaa 50.0% (250 W), GPU-bbbbbbbb 50.0% (250 W)"]
+        [
+            "tiny tp=2 bs=8*pass*",
+            "tiny tp=2 bs=8, energy by GPU: GPU-aaaaaaaa 50.0% (250 W), GPU-bbbbbbbb 50.0% (250 W)",
+        ]
     )
     assert "IMBALANCE" not in even.stdout.str()
     # The same boards, named in another order: comparable, and told which of them takes more.
@@ -35,9 +38,17 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     uneven.stdout.fnmatch_lines(["tiny tp=2 bs=8*pass*", SHARES])
     found = results.read(spread.path / "report" / "results.json")
     launch = next(entry.new.launches[0] for entry in found.entries if entry.new)
-    assert launch.gpu_power_w == pytest.approx({"GPU-aaaaaaaa-1": 225, "GPU-bbbbbbbb-2": 275}, rel=1e-3)
-    assert "IMBALANCE: GPU-bbbbbbbb takes 22.2% more" in (spread.path / "report" / "report.md").read_text()
-    assert "IMBALANCE: GPU-bbbbbbbb takes 22.2% more" in (spread.path / "report" / "report.html").read_text()
+    assert launch.gpu_power_w == pytest.approx(
+        {"GPU-aaaaaaaa-1": 225, "GPU-bbbbbbbb-2": 275}, rel=1e-3
+    )
+    assert (
+        "IMBALANCE: GPU-bbbbbbbb takes 22.2% more"
+        in (spread.path / "report" / "report.md").read_text()
+    )
+    assert (
+        "IMBALANCE: GPU-bbbbbbbb takes 22.2% more"
+        in (spread.path / "report" / "report.html").read_text()
+    )
 
 
 def test_baselines_for_another_number_of_gpus_are_not_called_unused(project: Project) -> None:
@@ -52,7 +63,16 @@ def test_baselines_for_another_number_of_gpus_are_not_called_unused(project: Pro
 
 
 def collected(*arguments: str) -> set[str]:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return {line.partition("::")[0] for line in told.splitlines() if "::" in line}
 
@@ -67,6 +87,8 @@ def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
         "suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py",
     }
     assert collected("suites/two_gpus", "suites/four_gpus", "suites/eight_gpus") == several
-    assert collected("suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py") == {"suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py"}
+    assert collected("suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py") == {
+        "suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py"
+    }
     on_disk = {str(path.relative_to(ROOT)) for path in (ROOT / "suites").rglob("test_*.py")}
     assert on_disk == several | {"suites/test_llama_3_1_8b.py"}

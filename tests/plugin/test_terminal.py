@@ -18,21 +18,31 @@ def colours(result: pytest.RunResult) -> dict[str, str]:
     """SGR codes (1 bold, 31 red, 32 green, 33 yellow) by verdict, from the table's rows of J/token."""
     found = {}
     for line in result.outlines:
-        match = re.match(r"((?:\x1b\[\d+m)+)tiny bs=\d+ +J/token .* (pass|regressed|improved|inconclusive)\b", line)
+        match = re.match(
+            r"((?:\x1b\[\d+m)+)tiny bs=\d+ +J/token .* (pass|regressed|improved|inconclusive)\b",
+            line,
+        )
         if match:
             found[match[2]] = " ".join(re.findall(r"\[(\d+)m", match[1]))
     return found
 
 
-@pytest.mark.parametrize(("power_w", "verdict", "codes"), [(500, "pass", "32"), (560, "regressed", "31 1"), (440, "improved", "32 1")])
-def test_rows_are_coloured_by_verdict(project: Project, power_w: float, verdict: str, codes: str) -> None:
+@pytest.mark.parametrize(
+    ("power_w", "verdict", "codes"),
+    [(500, "pass", "32"), (560, "regressed", "31 1"), (440, "improved", "32 1")],
+)
+def test_rows_are_coloured_by_verdict(
+    project: Project, power_w: float, verdict: str, codes: str
+) -> None:
     project.store()
     project.record("new", power_w=power_w)
     assert colours(project.run("--energy-replay", "new", "--color=yes")) == {verdict: codes}
 
 
 @pytest.mark.parametrize("inconclusive", ["fail", "warn"])
-def test_what_is_undecided_is_yellow_whether_it_fails_or_not(project: Project, inconclusive: str) -> None:
+def test_what_is_undecided_is_yellow_whether_it_fails_or_not(
+    project: Project, inconclusive: str
+) -> None:
     project.store()
     project.record("vague", launches=1, power_w=512.0)
     arguments = ("--energy-replay", "vague", "--color=yes", "--energy-inconclusive", inconclusive)
@@ -43,8 +53,18 @@ def on_a_terminal(project: Project, **environment: str) -> str:
     """What a run writes to a terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--energy-replay", "dear"]
-    plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "PY_COLORS", "FORCE_COLOR")}
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=project.path, env={**plain, "TERM": "xterm", **environment}):
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NO_COLOR", "PY_COLORS", "FORCE_COLOR")
+    }
+    with subprocess.Popen(
+        command,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=project.path,
+        env={**plain, "TERM": "xterm", **environment},
+    ):
         os.close(theirs)
         written = b""
         with contextlib.suppress(OSError):  # how a terminal says that it was closed

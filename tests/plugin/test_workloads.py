@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import measurement, recording
+from pytest_energy.measure import measurement
+from pytest_energy.recording import recording
 from tests.engine.conftest import interpreter
 from tests.plugin.project import MARKER, TESTS, Project
 from tests.plugin.test_bad_input import refused
@@ -18,12 +19,25 @@ LOGNORMAL = {
     "input_tokens": {"lognormal": {"median": 40, "sigma": 0.6, "max": 200}},
     "output_tokens": {"lognormal": {"median": 60, "sigma": 0.8, "max": 300}},
 }
-OF_PROMPTS = {**{name: value for name, value in MARKER.items() if not name.endswith("_tokens")}, "batch_sizes": [8], "prompts": "p.jsonl"}
+OF_PROMPTS = {
+    **{name: value for name, value in MARKER.items() if not name.endswith("_tokens")},
+    "batch_sizes": [8],
+    "prompts": "p.jsonl",
+}
 
 
 def lines(count: int = 30) -> str:
-    made: list[dict[str, Any]] = [{"prompt": "word " * n, "output_tokens": 20 + n} for n in range(1, count)]
-    made.append({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello " * 25}]})
+    made: list[dict[str, Any]] = [
+        {"prompt": "word " * n, "output_tokens": 20 + n} for n in range(1, count)
+    ]
+    made.append(
+        {
+            "conversations": [
+                {"from": "human", "value": "Hi"},
+                {"from": "gpt", "value": "Hello " * 25},
+            ]
+        }
+    )
     return "\n".join(map(json.dumps, made))
 
 
@@ -51,11 +65,22 @@ def rows(result: pytest.RunResult) -> list[str]:
 
 @pytest.mark.parametrize("engine", ["offline", "server"])
 @pytest.mark.parametrize("marker", [LOGNORMAL, OF_PROMPTS], ids=["lognormal", "prompts"])
-def test_recorded_and_replayed(project: Project, tmp_path_factory: pytest.TempPathFactory, marker: dict[str, Any], engine: str) -> None:
+def test_recorded_and_replayed(
+    project: Project, tmp_path_factory: pytest.TempPathFactory, marker: dict[str, Any], engine: str
+) -> None:
     write_tests(project, marker)
     project.pytester.makeconftest(CONFTEST)
     python = interpreter(tmp_path_factory.mktemp("interpreter"))
-    options = ["--energy-python", python, "--energy-launches", "1", "--energy-record", "kept", "--energy-engine", engine]
+    options = [
+        "--energy-python",
+        python,
+        "--energy-launches",
+        "1",
+        "--energy-record",
+        "kept",
+        "--energy-engine",
+        engine,
+    ]
     live = run(project, *options)
     live.assert_outcomes(failed=2)
     name = "tiny bs=8" if engine == "offline" else "tiny server bs=8"
@@ -67,11 +92,20 @@ def test_recorded_and_replayed(project: Project, tmp_path_factory: pytest.TempPa
     measured = measurement.measure(recorded)
     assert measured.valid, measured.faults
     assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.02)
-    of_pass = {"input": sum(recorded.requests.input_tokens), "output": sum(recorded.requests.output_tokens)}
+    of_pass = {
+        "input": sum(recorded.requests.input_tokens),
+        "output": sum(recorded.requests.output_tokens),
+    }
     assert recorded.environment["request_tokens"] == of_pass
-    replayed = run(project, "--energy-replay", "kept", "--energy-engine", engine, "--energy-report", "report")
+    replayed = run(
+        project, "--energy-replay", "kept", "--energy-engine", engine, "--energy-report", "report"
+    )
     assert rows(replayed) == rows(live) != []
-    told = "lognormal (median 40, sigma 0.6, at most 200) tokens in" if marker is LOGNORMAL else "prompts "
+    told = (
+        "lognormal (median 40, sigma 0.6, at most 200) tokens in"
+        if marker is LOGNORMAL
+        else "prompts "
+    )
     assert told in (project.path / "report" / "report.html").read_text()
 
 
@@ -106,7 +140,9 @@ def test_another_content_of_the_file_is_another_cell(project: Project) -> None:
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["NO BASELINE: tiny bs=8*", f"*one differs in {told}*"])
     result = project.run("--energy-replay", "old")
-    result.stdout.fnmatch_lines(["*no recording of tiny bs=8*", f"*of the same model and batch size differs in {told}*"])
+    result.stdout.fnmatch_lines(
+        ["*no recording of tiny bs=8*", f"*of the same model and batch size differs in {told}*"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +154,9 @@ def test_another_content_of_the_file_is_another_cell(project: Project) -> None:
         ('{"prompt": "a"}', "p.jsonl, line 1: it has no reply and no output_tokens"),
     ],
 )
-def test_files_of_prompts_that_are_none(project: Project, content: str | None, message: str) -> None:
+def test_files_of_prompts_that_are_none(
+    project: Project, content: str | None, message: str
+) -> None:
     write_tests(project, OF_PROMPTS)
     if content is None:
         (project.path / "p.jsonl").unlink()
@@ -130,30 +168,55 @@ def test_files_of_prompts_that_are_none(project: Project, content: str | None, m
 def test_a_model_without_a_tokenizer(project: Project) -> None:
     (project.path / "tiny" / "tokenizer.json").unlink()
     write_tests(project, OF_PROMPTS)
-    refused(project, [], "has no tokenizer, so the prompts of p.jsonl have no length in tokens", ret=pytest.ExitCode.USAGE_ERROR)
+    refused(
+        project,
+        [],
+        "has no tokenizer, so the prompts of p.jsonl have no length in tokens",
+        ret=pytest.ExitCode.USAGE_ERROR,
+    )
 
 
 def test_a_distribution_that_is_none(project: Project) -> None:
     write_tests(project, {**LOGNORMAL, "output_tokens": {"lognormal": {"median": 60}}})
-    refused(project, [], "output_tokens is {'lognormal': {'median': 60}}: it must be", ret=pytest.ExitCode.INTERRUPTED)
+    refused(
+        project,
+        [],
+        "output_tokens is {'lognormal': {'median': 60}}: it must be",
+        ret=pytest.ExitCode.INTERRUPTED,
+    )
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("untemplated", "engine failed during tokenize: the model has no chat template"),
-        ("picky", "engine failed during tokenize: the model's chat template does not take the prompt of line 30"),
+        (
+            "picky",
+            "engine failed during tokenize: the model's chat template does not take the prompt of line 30",
+        ),
     ],
 )
 def test_prompts_that_the_engine_does_not_take(
     project: Project, tmp_path_factory: pytest.TempPathFactory, fault: str, message: str
 ) -> None:
-    (project.path / "p.jsonl").write_text(f'{lines().rpartition(chr(10))[0]}\n{{"prompt": "say no more", "output_tokens": 5}}')
+    (project.path / "p.jsonl").write_text(
+        f'{lines().rpartition(chr(10))[0]}\n{{"prompt": "say no more", "output_tokens": 5}}'
+    )
     write_tests(project, OF_PROMPTS)
     project.pytester.makeconftest(CONFTEST)
     python = interpreter(tmp_path_factory.mktemp("interpreter"))
     before = project.files()
-    result = run(project, "--energy-python", python, "--energy-launches", "1", "--energy-engine-arg", f"fault={fault}")
+    result = run(
+        project,
+        "--energy-python",
+        python,
+        "--energy-launches",
+        "1",
+        "--energy-engine-arg",
+        f"fault={fault}",
+    )
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["INVALID: tiny bs=8, J/token", f"*{message}*"])
-    assert {name for name in project.files() if Path(name).name not in {"stdout", "stderr"}} == set(before)
+    assert {name for name in project.files() if Path(name).name not in {"stdout", "stderr"}} == set(
+        before
+    )

@@ -6,25 +6,62 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pytest_energy.reports import results
-from pytest_energy.reports.results import Cell, Entry, Gpu, HistoryEntry, Launch, Results, Run, Side, interval
+from pytest_energy.report import results
+from pytest_energy.report.results import (
+    Cell,
+    Entry,
+    Gpu,
+    HistoryEntry,
+    Launch,
+    Results,
+    Run,
+    Side,
+    interval,
+)
 
 GPU = Gpu("simulated GPU", ("GPU-00000000-0000-0000-0000-000000000000",), 700.0)
-RUN = Run("2026-01-01T00:00:00+00:00", "0.1.0", "replay", "replay of recordings, baselines in baselines", 0)
+RUN = Run(
+    "2026-01-01T00:00:00+00:00",
+    "0.1.0",
+    "replay",
+    "replay of recordings, baselines in baselines",
+    0,
+)
 
 
 def cell(batch_size: int = 8, model: str = "tiny") -> Cell:
-    key = {"batch_size": batch_size, "engine": "offline", "engine_args": {"dtype": "bfloat16"}, "model": model}
+    key = {
+        "batch_size": batch_size,
+        "engine": "offline",
+        "engine_args": {"dtype": "bfloat16"},
+        "model": model,
+    }
     return Cell(f"{model} bs={batch_size}", model, "offline", batch_size, 512, 256, key)
 
 
-def side(jpt: float, rate: float, vllm: str = "1.0", launches: int = 3, static: float | None = 120.0, settings: Sequence[str] = ()) -> Side:
-    made = tuple(Launch(f"{vllm}-{i}", jpt * (1 + i / 1000), jpt * rate, rate, static) for i in range(launches))
+def side(
+    jpt: float,
+    rate: float,
+    vllm: str = "1.0",
+    launches: int = 3,
+    static: float | None = 120.0,
+    settings: Sequence[str] = (),
+) -> Side:
+    made = tuple(
+        Launch(f"{vllm}-{i}", jpt * (1 + i / 1000), jpt * rate, rate, static)
+        for i in range(launches)
+    )
     figures = [interval(x, 0.98 * x, 1.02 * x) for x in (jpt, jpt * rate, rate)]
     return Side(vllm, tuple(settings), "2026-01-01T00:00:00+00:00", made, *figures, static)
 
 
-def entry(batch_size: int = 8, ratio: float = 1.1, model: str = "tiny", metric: str = "joules_per_token", **changes: Any) -> Entry:
+def entry(
+    batch_size: int = 8,
+    ratio: float = 1.1,
+    model: str = "tiny",
+    metric: str = "joules_per_token",
+    **changes: Any,
+) -> Entry:
     old = side(0.5 / batch_size**0.6, 1000 * batch_size**0.7)
     new = side(old.joules_per_token.value * ratio, old.tokens_per_s.value / ratio, "2.0")
     made = Entry(
@@ -62,7 +99,9 @@ def of(*entries: Entry, history: Sequence[HistoryEntry] = ()) -> Results:
 
 
 factors = st.floats(1, 2) | st.floats(1, 1e90)
-figures = st.tuples(st.floats(1e-6, 1e6), factors, factors).map(lambda made: interval(made[0], made[0] / made[1], made[0] * made[2]))
+figures = st.tuples(st.floats(1e-6, 1e6), factors, factors).map(
+    lambda made: interval(made[0], made[0] / made[1], made[0] * made[2])
+)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 launches = st.builds(Launch, names, *[st.floats(1e-6, 1e6)] * 3, st.none() | st.floats(1, 1e3))
 sides = st.builds(
@@ -85,8 +124,10 @@ entries = st.builds(
     cell=cells,
     metric=st.sampled_from(["joules_per_token", "tokens_per_s"]),
     what=names,
-    gpu=st.none() | st.builds(Gpu, names, st.lists(names, max_size=2).map(tuple), st.none() | st.floats(1, 1e3)),
-    verdict=st.none() | st.sampled_from(["pass", "regressed", "inconclusive", "invalid", "no baseline"]),
+    gpu=st.none()
+    | st.builds(Gpu, names, st.lists(names, max_size=2).map(tuple), st.none() | st.floats(1, 1e3)),
+    verdict=st.none()
+    | st.sampled_from(["pass", "regressed", "inconclusive", "invalid", "no baseline"]),
     green=st.none() | st.booleans(),
     tolerance=st.none() | st.floats(0.001, 0.99),
     new=st.none() | sides,

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_energy.reports import charts, gallery, groups, markdown, publish, results, summary
-from pytest_energy.reports.pictures import DARK, LIGHT, SERIES, Picture
-from pytest_energy.reports.results import Entry, Results
+from pytest_energy.report import charts, gallery, groups, markdown, publish, results, summary
+from pytest_energy.report.pictures import DARK, LIGHT, SERIES, Picture
+from pytest_energy.report.results import Entry, Results
 from tests.reports import made
 
 SCRIPT = "</title></svg><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -54,9 +54,13 @@ def check(found: Results, folder: Path) -> tuple[str, str]:
     assert len(page.encode()) < 1_000_000
     assert len(markdown_text) < 65_536
     tags = Tags(page)
-    assert {"script", "iframe", "object", "embed", "link", "img", "image", "form", "base"} & set(tags.tags) == set()
+    assert {"script", "iframe", "object", "embed", "link", "img", "image", "form", "base"} & set(
+        tags.tags
+    ) == set()
     assert [name for name, _ in tags.attributes if name.startswith("on")] == []
-    references = [value for name, value in tags.attributes if name in ("href", "xlink:href", "src", "action")]
+    references = [
+        value for name, value in tags.attributes if name in ("href", "xlink:href", "src", "action")
+    ]
     assert all(value.startswith("#") for value in references)
     ids = [value for name, value in tags.attributes if name == "id"]
     assert len(ids) == len(set(ids)), "no id twice"
@@ -80,11 +84,15 @@ def layout_faults(found: Results) -> list[str]:
 
 
 def inconclusive(entry: Entry) -> Entry:
-    return replace(entry, verdict="inconclusive", what=entry.what.replace("REGRESSED", "INCONCLUSIVE"))
+    return replace(
+        entry, verdict="inconclusive", what=entry.what.replace("REGRESSED", "INCONCLUSIVE")
+    )
 
 
 def without_baseline(entry: Entry) -> Entry:
-    return replace(entry, verdict="no baseline", old=None, ratio=None, changed=None, why="", how_sure="")
+    return replace(
+        entry, verdict="no baseline", old=None, ratio=None, changed=None, why="", how_sure=""
+    )
 
 
 SIXTY = [1, *range(8, 481, 8)][:60]
@@ -92,20 +100,41 @@ RESULTS = {
     "one cell": made.of(made.entry()),
     "two metrics": made.of(made.entry(), made.entry(metric="tokens_per_s", ratio=0.9)),
     "sixty batch sizes": made.of(
-        *(made.entry(size, 1 + size / 5000, metric=m) for size in SIXTY for m in ("joules_per_token", "tokens_per_s"))
+        *(
+            made.entry(size, 1 + size / 5000, metric=m)
+            for size in SIXTY
+            for m in ("joules_per_token", "tokens_per_s")
+        )
     ),
     "sixty models": made.of(*(made.entry(model=f"model-{i}") for i in range(60))),
     "no baseline": made.of(*(without_baseline(made.entry(size)) for size in (1, 8))),
-    "everything inconclusive": made.of(*(inconclusive(made.entry(size, 1.01)) for size in (1, 8, 64))),
+    "everything inconclusive": made.of(
+        *(inconclusive(made.entry(size, 1.01)) for size in (1, 8, 64))
+    ),
     "invalid, nothing measured": made.of(
-        replace(made.entry(verdict="invalid", reasons=("engine hung",)), new=None, old=None, ratio=None, gpu=None)
+        replace(
+            made.entry(verdict="invalid", reasons=("engine hung",)),
+            new=None,
+            old=None,
+            ratio=None,
+            gpu=None,
+        )
     ),
     "nothing": made.of(),
     "no static power": made.of(made.entry(new=made.side(0.5, 900, "2.0", static=None))),
     "nothing moved": made.of(made.entry(ratio=1.0)),
-    "tiny and huge": made.of(made.entry(new=made.side(3e-9, 9e8, "2.0")), made.entry(1_000_000, new=made.side(4e8, 2e-5, "2.0"))),
-    "a thousand states": made.of(history=[made.state(i, size, 0.5 + 0.1 * (i % 7)) for size in (1, 8, 64) for i in range(1000)]),
-    "sixty histories": made.of(history=[made.state(i, size, 0.5 + i / 10) for size in SIXTY for i in range(3)]),
+    "tiny and huge": made.of(
+        made.entry(new=made.side(3e-9, 9e8, "2.0")),
+        made.entry(1_000_000, new=made.side(4e8, 2e-5, "2.0")),
+    ),
+    "a thousand states": made.of(
+        history=[
+            made.state(i, size, 0.5 + 0.1 * (i % 7)) for size in (1, 8, 64) for i in range(1000)
+        ]
+    ),
+    "sixty histories": made.of(
+        history=[made.state(i, size, 0.5 + i / 10) for size in SIXTY for i in range(3)]
+    ),
     "one state": made.of(history=[made.state(1)]),
 }
 
@@ -129,14 +158,18 @@ def test_odd_names_are_shown_and_do_nothing(name: str, tmp_path: Path) -> None:
     assert layout_faults(found) == []
     visible = re.sub("[^ -~\u4e00-\u9fff]+", "", name)  # without control characters and line ends
     assert visible in re.sub("[^ -~\u4e00-\u9fff]+", "", Tags(page).text)
-    assert re.search(r"(?<!`)@\w", re.sub("(`+) .*? \\1", "", markdown_text)) is None, "nobody is mentioned"
+    assert re.search(r"(?<!`)@\w", re.sub("(`+) .*? \\1", "", markdown_text)) is None, (
+        "nobody is mentioned"
+    )
     heading = next(line for line in markdown_text.splitlines() if line.startswith("### "))
     assert len(heading) >= len(visible)
 
 
 @given(st.lists(made.entries, min_size=1, max_size=2))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_a_file_may_hold_renders(tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]) -> None:
+def test_whatever_a_file_may_hold_renders(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]
+) -> None:
     check(made.of(*entries), tmp_path_factory.mktemp("report"))
 
 
@@ -144,13 +177,22 @@ def test_the_answer_stands_first() -> None:
     passing, failing = made.entry(1, 1.0, verdict="pass", green=True), made.entry(8)
     text = markdown.page(made.of(passing, failing))
     assert text.splitlines()[0] == "## ❌ 2 energy tests: 1 regressed"
-    assert text.index("regressed | tiny bs=8") < text.index("pass | tiny bs=1") < text.index("### REGRESSED: tiny bs=8")
+    assert (
+        text.index("regressed | tiny bs=8")
+        < text.index("pass | tiny bs=1")
+        < text.index("### REGRESSED: tiny bs=8")
+    )
     assert summary.headline(made.of(passing)) == summary.Headline("1 energy test: all pass", "good")
     assert summary.headline(made.of()).tone == "open"
 
 
-@pytest.mark.parametrize(("status", "note"), [(1, "failed for other reasons"), (2, "not all tests were judged"), (0, None)])
-def test_a_green_table_of_a_run_that_failed_says_so(status: int, note: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "note"),
+    [(1, "failed for other reasons"), (2, "not all tests were judged"), (0, None)],
+)
+def test_a_green_table_of_a_run_that_failed_says_so(
+    status: int, note: str | None, tmp_path: Path
+) -> None:
     passing = made.of(made.entry(ratio=1.0, verdict="pass", green=True))
     found = replace(passing, runs=(replace(made.RUN, exit_status=status),))
     markdown_text, page = check(found, tmp_path)
@@ -160,7 +202,9 @@ def test_a_green_table_of_a_run_that_failed_says_so(status: int, note: str | Non
 
 def test_a_warned_inconclusive_is_open_and_no_pass() -> None:
     warned = inconclusive(made.entry(ratio=1.01, green=True))
-    assert summary.headline(made.of(warned)) == summary.Headline("1 energy test: 1 inconclusive", "open")
+    assert summary.headline(made.of(warned)) == summary.Headline(
+        "1 energy test: 1 inconclusive", "open"
+    )
 
 
 def test_what_is_not_drawn_or_told_is_said(tmp_path: Path) -> None:
@@ -177,13 +221,22 @@ def test_several_runs_are_told_apart(tmp_path: Path) -> None:
     markdown_text, _ = check(both, tmp_path)
     assert "| run | verdict | cell | metric |" in markdown_text
     (group,) = groups.groups(both)
-    assert [series.label for series in group.series] == ["vLLM 1.0 (baseline)", "vLLM 2.0", "vLLM 2.0, run 2"]
+    assert [series.label for series in group.series] == [
+        "vLLM 1.0 (baseline)",
+        "vLLM 2.0",
+        "vLLM 2.0, run 2",
+    ]
 
 
-def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_told_apart(tmp_path: Path) -> None:
+def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_told_apart(
+    tmp_path: Path,
+) -> None:
     runs = []
     for i in range(12):
-        sides = {"old": made.side(0.2, 3000, f"1.{i}"), "new": made.side(0.21 + i / 1000, 2900, f"2.{i}")}
+        sides = {
+            "old": made.side(0.2, 3000, f"1.{i}"),
+            "new": made.side(0.21 + i / 1000, 2900, f"2.{i}"),
+        }
         runs.append(made.of(made.entry(8, 1.05 + i / 100, **sides), made.entry(64, 1.0, **sides)))
     found = results.together(runs)
     check(found, tmp_path)
@@ -209,20 +262,31 @@ def test_the_text_alternative_says_every_figure_with_its_interval() -> None:
                 assert side is not None
                 for figure, unit in ((side.power_w, "W"), (side.tokens_per_s, "tokens/s")):
                     assert charts.told(figure, unit) in picture.words
-    assert charts.told(results.interval(1469.24, 1437.1, 1502.0), "tokens/s") == "1,469 tokens/s (1,437 to 1,502)"
+    assert (
+        charts.told(results.interval(1469.24, 1437.1, 1502.0), "tokens/s")
+        == "1,469 tokens/s (1,437 to 1,502)"
+    )
 
 
 def test_every_point_is_drawn_with_its_interval() -> None:
     """As many error bars as figures: three panels and the change, two engines, two batch sizes."""
     picture = drawn(made.of(made.entry(1), made.entry(8)))[0]
-    bars = [len(bar.lines[2][0].get_segments()) for axes in picture.figure.axes for bar in axes.containers]
+    bars = [
+        len(bar.lines[2][0].get_segments())
+        for axes in picture.figure.axes
+        for bar in axes.containers
+    ]
     assert bars == [2] * 7
 
 
 def test_the_line_of_pace_goes_through_the_old_point_and_the_static_power() -> None:
     move = groups.groups(made.of(made.entry()))[0].moves[0]
     plane = drawn(made.of(made.entry()))[1]
-    (dotted,) = [line for line in plane.figure.axes[0].lines if line.get_linestyle() == ":" and len(line.get_xdata())]
+    (dotted,) = [
+        line
+        for line in plane.figure.axes[0].lines
+        if line.get_linestyle() == ":" and len(line.get_xdata())
+    ]
     (x0, x1), (y0, y1) = dotted.get_xdata(), dotted.get_ydata()
     slope = (y1 - y0) / (x1 - x0)
     assert y0 - slope * x0 == pytest.approx(120)
@@ -232,13 +296,19 @@ def test_the_line_of_pace_goes_through_the_old_point_and_the_static_power() -> N
 
 def test_the_plane_says_where_pace_and_work_cannot_be_told_apart() -> None:
     told = results.Split(0.0, 0.01, 0.05, "dynamic")
-    captions = [drawn(made.of(entry))[1].caption for entry in (made.entry(), made.entry(split=told), made.entry(ratio=1.001))]
+    captions = [
+        drawn(made.of(entry))[1].caption
+        for entry in (made.entry(), made.entry(split=told), made.entry(ratio=1.001))
+    ]
     assert ["cannot be told apart" in caption for caption in captions] == [True, False, False]
 
 
 def test_the_batch_sizes_that_moved_most_for_sure_are_drawn() -> None:
     unsure = results.interval(1.5, 0.9, 2.0)
-    entries = [made.entry(size, 1.01) for size in range(1, 8)] + [made.entry(100, 1.2), made.entry(101, ratio=1.0)]
+    entries = [made.entry(size, 1.01) for size in range(1, 8)] + [
+        made.entry(100, 1.2),
+        made.entry(101, ratio=1.0),
+    ]
     entries[-1] = replace(entries[-1], ratio=unsure)
     (group,) = groups.groups(made.of(*entries))
     assert 100 in charts.chosen(group.moves)
@@ -276,12 +346,17 @@ _DICHROMATS: Sequence[Sequence[Sequence[float]]] = (
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 @pytest.mark.parametrize("sees", _DICHROMATS)
-def test_the_first_three_series_differ_for_any_colour_vision(theme: dict[str, str], sees: Sequence[Sequence[float]]) -> None:
+def test_the_first_three_series_differ_for_any_colour_vision(
+    theme: dict[str, str], sees: Sequence[Sequence[float]]
+) -> None:
     """Further ones differ by their markers, too."""
 
     def seen(colour: str) -> list[float]:
         linear = [(int(colour[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]
-        return [max(0.0, sum(w * c for w, c in zip(row, linear, strict=True))) ** (1 / 2.2) for row in sees]
+        return [
+            max(0.0, sum(w * c for w, c in zip(row, linear, strict=True))) ** (1 / 2.2)
+            for row in sees
+        ]
 
     for i, j in ((0, 1), (0, 2), (1, 2)):
         one, other = seen(theme[f"series-{i}"]), seen(theme[f"series-{j}"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pytest_energy.errors import ResultsError
-from pytest_energy.reports import results
+from pytest_energy.report import results
 from tests.conftest import ROOT
 from tests.damage import UNREADABLE
 from tests.reports import made
@@ -20,19 +20,25 @@ from tests.reports import made
 
 @given(st.lists(made.entries, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, entries: list[results.Entry]) -> None:
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[results.Entry]
+) -> None:
     path = tmp_path_factory.mktemp("results") / "results.json"
     written = made.of(*entries, history=[made.state(1)])
     results.write(written, path)
     assert results.read(path) == written
-    assert [results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) for entry in entries] == entries
+    assert [
+        results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) for entry in entries
+    ] == entries
 
 
 @pytest.mark.parametrize("damage", UNREADABLE)
 def test_a_damaged_file_is_refused_and_named(tmp_path: Path, damage: Callable[[str], str]) -> None:
     path = tmp_path / "results.json"
     path.write_text(damage(results.to_json(made.of(made.entry()))))
-    with pytest.raises(ResultsError, match=r"results\.json is damaged or none: .*\n.*from the recordings"):
+    with pytest.raises(
+        ResultsError, match=r"results\.json is damaged or none: .*\n.*from the recordings"
+    ):
         results.read(path)
 
 
@@ -80,7 +86,9 @@ def test_another_schema_version_and_no_file_are_told_apart(tmp_path: Path) -> No
     path = tmp_path / "results.json"
     with pytest.raises(ResultsError, match="cannot be read: No such file"):
         results.read(path)
-    path.write_text(results.to_json(made.of()).replace('"schema_version": 1', '"schema_version": 2'))
+    path.write_text(
+        results.to_json(made.of()).replace('"schema_version": 1', '"schema_version": 2')
+    )
     with pytest.raises(ResultsError, match="another schema version, this pytest-energy reads 1"):
         results.read(path)
 
@@ -92,12 +100,17 @@ def test_a_figure_lies_in_its_interval() -> None:
 
 @given(st.floats(1e-9, 1e9), st.floats(0, 0.9))
 def test_rounding_leaves_the_figure_in_its_interval(value: float, half: float) -> None:
-    assert results.interval(value, value * (1 - half), value * (1 + half)).value == pytest.approx(value, rel=1e-8)
+    assert results.interval(value, value * (1 - half), value * (1 + half)).value == pytest.approx(
+        value, rel=1e-8
+    )
 
 
 def test_runs_are_put_together_in_order_and_share_their_history() -> None:
     history = [made.state(1), made.state(2)]
-    one, other = made.of(made.entry(1), history=history), made.of(made.entry(8), made.entry(64), history=history)
+    one, other = (
+        made.of(made.entry(1), history=history),
+        made.of(made.entry(8), made.entry(64), history=history),
+    )
     both = results.together([one, other])
     assert [entry.run for entry in both.entries] == [0, 1, 1]
     assert len(both.runs) == 2
@@ -112,7 +125,9 @@ def test_every_field_is_documented() -> None:
         if is_dataclass(kind) and isinstance(kind, type) and kind not in seen:
             seen.add(kind)
             for field in fields(kind):
-                assert f"`{field.name}`" in page or f"`{field.name}[]`" in page, f"{kind.__name__}.{field.name}"
+                assert f"`{field.name}`" in page or f"`{field.name}[]`" in page, (
+                    f"{kind.__name__}.{field.name}"
+                )
                 visit(get_type_hints(kind)[field.name])
         for argument in get_args(kind):
             visit(argument)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_energy import measurement, recording
-from pytest_energy.baselines import Store
-from pytest_energy.markers import Marked
-from pytest_energy.measurement import Measurement
-from pytest_energy.noise import NoiseStore
+from pytest_energy.measure import measurement
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.recording import recording
+from pytest_energy.store.baselines import Store
+from pytest_energy.store.noise import NoiseStore
 from tests.conftest import ROOT
 from tests.engine.conftest import interpreter
 from tests.hostile import seeds
@@ -69,13 +70,20 @@ def louder(measured: Measurement, number: int) -> Measurement:
     """Another launch, which took up to 1.2 % more energy in the same time."""
     assert measured.cycles is not None
     factor = 1 + number % 4 * 0.004
-    cycles = replace(measured.cycles, energy_j=tuple(factor * energy for energy in measured.cycles.energy_j))
+    cycles = replace(
+        measured.cycles, energy_j=tuple(factor * energy for energy in measured.cycles.energy_j)
+    )
     return replace(measured, launch_id=f"noise-{number}", cycles=cycles)
 
 
 def test_a_thousand_replayed_cells(project: Project) -> None:
     content = seeds.recordings()[0]
-    marker: dict[str, Any] = {"model": "llama", "weights": "dummy", "batch_sizes": [64], "tolerance": 0.3}
+    marker: dict[str, Any] = {
+        "model": "llama",
+        "weights": "dummy",
+        "batch_sizes": [64],
+        "tolerance": 0.3,
+    }
     (project.path / "llama").mkdir()
     (project.path / "llama" / "config.json").write_text("{}")
     project.pytester.makepyfile(
@@ -89,17 +97,35 @@ def test_a_thousand_replayed_cells(project: Project) -> None:
         """
     )
     project.pytester.makeconftest(_SAMPLING.replace("EVERY", str(_EVERY)))
-    keys = [Marked.from_arguments((), {**marker, "engine_args": {"number": n}}).cell(64, project.path).key for n in range(1000)]
+    keys = [
+        Marked.from_arguments((), {**marker, "engine_args": {"number": n}})
+        .cell(64, project.path)
+        .key
+        for n in range(1000)
+    ]
     for n, key in enumerate(keys):
-        recording.write(recording.from_json({**content, "key": key}), project.path / "kept" / f"{n}.json.gz")
-    launches = [measurement.measure(recording.from_json({**content, "key": keys[0], "launch_id": f"old-{n}"})) for n in range(3)]
+        recording.write(
+            recording.from_json({**content, "key": key}), project.path / "kept" / f"{n}.json.gz"
+        )
+    launches = [
+        measurement.measure(
+            recording.from_json({**content, "key": keys[0], "launch_id": f"old-{n}"})
+        )
+        for n in range(3)
+    ]
     path = Store(project.path / "baselines").update(launches, {}).path
     # A noise of some 0.4 %, so that a thousand comparisons pass: with an assumed one their gates could not fire.
     NoiseStore(project.path / "baselines").add([louder(launches[0], n) for n in range(24)])
     stored = json.loads(path.read_text())
     (entry,) = stored["cells"].values()
-    path.write_text(json.dumps({**stored, "cells": {str(n): {**entry, "key": key} for n, key in enumerate(keys)}}))
-    result = project.pytester.runpytest_subprocess("-p", "no:cacheprovider", "--energy-replay", "kept", "--energy-report", "report", "-q")
+    path.write_text(
+        json.dumps(
+            {**stored, "cells": {str(n): {**entry, "key": key} for n, key in enumerate(keys)}}
+        )
+    )
+    result = project.pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "--energy-replay", "kept", "--energy-report", "report", "-q"
+    )
     result.assert_outcomes(passed=1000)
     taken = samples(project)
     assert len(taken["cells"]) == 1000 // _EVERY
@@ -130,19 +156,27 @@ def test_live_cells(project: Project, tmp_path_factory: pytest.TempPathFactory) 
     simulation = f"""
     import sys
     sys.path.insert(0, {str(ROOT)!r})
-    import pytest_energy.live, pytest_energy.measurement
+    import pytest_energy.launch.launch, pytest_energy.measure.measurement, pytest_energy.measure.stopping
     import tests.simulated
 
     tests.simulated.UPDATE_NS = 5_000_000
-    pytest_energy.live.MIN_S = pytest_energy.live._HOT_TAIL_S = 0.0
-    pytest_energy.measurement._AVERAGED_NS = 0
+    pytest_energy.measure.stopping.MIN_S = pytest_energy.launch.launch._HOT_TAIL_S = 0.0
+    pytest_energy.measure.measurement._AVERAGED_NS = 0
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):
         return tests.simulated.SimulatedMeter()
     """
     project.pytester.makeconftest(simulation + _SAMPLING.replace("EVERY", str(every)))
     result = project.pytester.runpytest_subprocess(
-        "-p", "no:cacheprovider", "-p", "no:benchmark", "--energy-python", python, "--energy-launches", "1", "-q"
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        "--energy-python",
+        python,
+        "--energy-launches",
+        "1",
+        "-q",
     )
     result.assert_outcomes(passed=_LIVE_CELLS // 3 * 3)
     taken = samples(project)

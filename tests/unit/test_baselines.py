@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from pytest_energy.baselines import NearMiss, Store, Update
-from pytest_energy.cell import Cell
+from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import BaselineError
-from pytest_energy.measurement import Measurement, measure
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.store.baselines import NearMiss, Store, Update
 from tests.damage import UNREADABLE
 from tests.simulated import GPU_NAME, UUID, recording
 
 
-def launches(cell: Cell, names: Sequence[str] = ("a", "b", "c"), **kwargs: Any) -> list[Measurement]:
+def launches(
+    cell: Cell, names: Sequence[str] = ("a", "b", "c"), **kwargs: Any
+) -> list[Measurement]:
     return [measure(recording(cell, launch_id=name, cycles=12.5, **kwargs)) for name in names]
 
 
@@ -36,7 +38,9 @@ def test_create_then_change(cell: Cell, tmp_path: Path) -> None:
     created = update(tmp_path, launches(cell))
     assert created.created
     assert created.path.relative_to(tmp_path) == Path("simulated-gpu/tiny.json")
-    changed = update(tmp_path, launches(cell, ("d", "e", "f"), power_w=450.0, environment={"vllm": "0.0.2"}))
+    changed = update(
+        tmp_path, launches(cell, ("d", "e", "f"), power_w=450.0, environment={"vllm": "0.0.2"})
+    )
     assert not changed.created
     assert changed.change == pytest.approx(-0.1, abs=1e-4)
     found = Store(tmp_path).find(cell.key, GPU_NAME, [UUID])
@@ -69,7 +73,10 @@ def test_an_update_is_a_small_diff(cell: Cell, tmp_path: Path) -> None:
     update(tmp_path, launches(cell, power_w=501.0))
     after = only_file(tmp_path).read_text().splitlines()
     assert len(set(after) - set(before)) < 30
-    assert json.loads("\n".join(after))["cells"].keys() == json.loads("\n".join(before))["cells"].keys()
+    assert (
+        json.loads("\n".join(after))["cells"].keys()
+        == json.loads("\n".join(before))["cells"].keys()
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,21 +84,43 @@ def test_an_update_is_a_small_diff(cell: Cell, tmp_path: Path) -> None:
     [
         (lambda c: launches(c, ("a", "b")), "at least 3 launches, this is 2"),
         (lambda c: launches(c, ("a", "b", "b")), "this is 2"),
-        (lambda c: [*launches(c), measure(recording(c, launch_id="x", faults=["throttled: hot"]))], "throttled: hot"),
-        (lambda c: [*launches(c), *launches(c, ("x",), environment={"gpu_name": "other"})], "differ in gpu_name"),
-        (lambda c: [*launches(c), *launches(c, ("x",), environment={"vllm": "9"})], "differ in vllm"),
-        (lambda c: [*launches(c), *launches(c, ("x",), environment={"power_limit_w": 500})], "differ in power_limit_w"),
-        (lambda c: [*launches(c), *launches(c, ("x",), environment={"gpu_uuids": ["GPU-x"]})], "differ in gpu_uuids"),
+        (
+            lambda c: [
+                *launches(c),
+                measure(recording(c, launch_id="x", faults=["throttled: hot"])),
+            ],
+            "throttled: hot",
+        ),
+        (
+            lambda c: [*launches(c), *launches(c, ("x",), environment={"gpu_name": "other"})],
+            "differ in gpu_name",
+        ),
+        (
+            lambda c: [*launches(c), *launches(c, ("x",), environment={"vllm": "9"})],
+            "differ in vllm",
+        ),
+        (
+            lambda c: [*launches(c), *launches(c, ("x",), environment={"power_limit_w": 500})],
+            "differ in power_limit_w",
+        ),
+        (
+            lambda c: [*launches(c), *launches(c, ("x",), environment={"gpu_uuids": ["GPU-x"]})],
+            "differ in gpu_uuids",
+        ),
     ],
 )
-def test_refused_updates_write_nothing(cell: Cell, tmp_path: Path, measured: Any, reason: str) -> None:
+def test_refused_updates_write_nothing(
+    cell: Cell, tmp_path: Path, measured: Any, reason: str
+) -> None:
     with pytest.raises(BaselineError, match=reason):
         update(tmp_path, measured(cell))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
-def test_a_crash_during_an_update_leaves_the_old_file(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_crash_during_an_update_leaves_the_old_file(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     update(tmp_path, launches(cell))
     before = only_file(tmp_path).read_bytes()
 
@@ -109,7 +138,9 @@ def test_near_misses_tell_why(cell: Cell, tmp_path: Path) -> None:
     store = Store(tmp_path)
     more = replace(cell, engine_args=(("max_num_seqs", 16),))
     assert store.find(more.key, GPU_NAME, [UUID]) is None
-    assert store.near_misses(more.key, GPU_NAME) == [NearMiss("one differs in engine_args.max_num_seqs: 8 → 16", other_hardware=False)]
+    assert store.near_misses(more.key, GPU_NAME) == [
+        NearMiss("one differs in engine_args.max_num_seqs: 8 → 16", other_hardware=False)
+    ]
     assert store.near_misses(cell.key, "NVIDIA H200") == [
         NearMiss("one was measured on another GPU model, simulated GPU", other_hardware=True)
     ]
@@ -119,7 +150,9 @@ def test_each_board_has_its_own_baseline(cell: Cell, tmp_path: Path) -> None:
     for on, power_w in ((["GPU-b"], 560.0), (["GPU-a"], 500.0), (["GPU-d", "GPU-a"], 900.0)):
         update(tmp_path, launches(cell, power_w=power_w, environment={"gpu_uuids": on}))
     store = Store(tmp_path)
-    found = {board: store.find(cell.key, GPU_NAME, [board]) for board in ("GPU-a", "GPU-b", "GPU-c")}
+    found = {
+        board: store.find(cell.key, GPU_NAME, [board]) for board in ("GPU-a", "GPU-b", "GPU-c")
+    }
     assert [b and round(b.summary["power_w"]) for b in found.values()] == [500, 560, None]
     assert [miss.reason for miss in store.near_misses(cell.key, GPU_NAME)] == [
         "one was measured on another board, GPU-a",
@@ -131,17 +164,26 @@ def test_each_board_has_its_own_baseline(cell: Cell, tmp_path: Path) -> None:
 def test_small_steps_that_add_up_need_a_reason(cell: Cell, tmp_path: Path) -> None:
     def step(number: int, power_w: float, reason: str | None = None) -> Update:
         names = [f"{number}{letter}" for letter in "abc"]
-        return update(tmp_path, launches(cell, names, power_w=power_w, environment={"date": f"day {number}"}), reason)
+        return update(
+            tmp_path,
+            launches(cell, names, power_w=power_w, environment={"date": f"day {number}"}),
+            reason,
+        )
 
     step(1, 500.0)
     step(2, 510.0)
-    with pytest.raises(BaselineError, match=r"J/token \+4\.0% against the best entry \(0\.5, vLLM 0\.0\.1, day 1\)"):
+    with pytest.raises(
+        BaselineError, match=r"J/token \+4\.0% against the best entry \(0\.5, vLLM 0\.0\.1, day 1\)"
+    ):
         step(3, 520.0)
     found = Store(tmp_path).find(cell.key, GPU_NAME, [UUID])
     assert found is not None
     assert found.environment["date"] == "day 2"
     step(3, 520.0, "FP8 was wrong before")
-    assert json.loads(only_file(tmp_path).read_text())["cells"].popitem()[1]["update_reason"] == "FP8 was wrong before"
+    assert (
+        json.loads(only_file(tmp_path).read_text())["cells"].popitem()[1]["update_reason"]
+        == "FP8 was wrong before"
+    )
     step(4, 530.0)  # the accepted loss is the new level
     with pytest.raises(BaselineError, match=r"against the best entry .*, day 3"):
         step(5, 540.0)
@@ -184,7 +226,10 @@ def test_a_damaged_file_is_named_and_kept(cell: Cell, tmp_path: Path, damage: An
     spoiled = damage(path.read_text())
     assert spoiled != path.read_text()
     path.write_text(spoiled)
-    for use in (lambda s: s.find(cell.key, GPU_NAME, [UUID]), lambda s: s.update(launches(cell), TOLERANCE)):
+    for use in (
+        lambda s: s.find(cell.key, GPU_NAME, [UUID]),
+        lambda s: s.update(launches(cell), TOLERANCE),
+    ):
         with pytest.raises(BaselineError, match=r"tiny\.json"):
             use(Store(tmp_path))
     assert path.read_text() == spoiled

@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_energy import live, recording
-from pytest_energy.baselines import Baseline, Store
-from pytest_energy.cell import Cell, Model
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.workload import Lognormal, Plan, Workload
 from pytest_energy.errors import BaselineError, NoiseError, RecordingError
-from pytest_energy.gate import Metric
-from pytest_energy.measurement import Measurement, measure, whole_cycles
-from pytest_energy.noise import NoiseStore
-from pytest_energy.recording import Beside, Recording, TokenCounter
-from pytest_energy.statistics import launch_means, launch_rates, relative_standard_error
-from pytest_energy.workload import Lognormal, Plan, Workload
+from pytest_energy.measure import stopping
+from pytest_energy.measure.measurement import Measurement, measure, whole_cycles
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import launch_means, launch_rates, relative_standard_error
+from pytest_energy.recording import recording
+from pytest_energy.recording.recording import Beside, Recording, TokenCounter
+from pytest_energy.store.baselines import Baseline, Store
+from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 from tests.conftest import ROOT
 from tests.unit.test_measurement import scaled, with_samples
@@ -43,10 +45,16 @@ def make_cell(batch_size: int = 8, workload: Workload = VARYING) -> Cell:
     noise=st.floats(0, 0.05),
     seed=st.integers(0, 10**6),
 )
-def test_recovers_what_was_simulated(power_w: float, batch_size: int, sigmas: tuple[float, float], noise: float, seed: int) -> None:
+def test_recovers_what_was_simulated(
+    power_w: float, batch_size: int, sigmas: tuple[float, float], noise: float, seed: int
+) -> None:
     workload = Workload(Lognormal(60, sigmas[0], 400), Lognormal(100, sigmas[1], 600), seed)
     cell, rate = make_cell(batch_size, workload), 100.0 * batch_size**0.8
-    m = measure(simulated.recording(cell, power_w=power_w, tokens_per_s=rate, noise=noise, seed=seed, cycles=9.2))
+    m = measure(
+        simulated.recording(
+            cell, power_w=power_w, tokens_per_s=rate, noise=noise, seed=seed, cycles=9.2
+        )
+    )
     assert m.valid, m.faults
     of_pass = sum(out for _, out in simulated.plan(cell).lengths)
     seconds = simulated.seconds_of_a_pass(cell, rate)
@@ -57,9 +65,14 @@ def test_recovers_what_was_simulated(power_w: float, batch_size: int, sigmas: tu
 
 @SETTINGS
 @given(st.sampled_from([1, 3, 8, 64]), st.integers(0, 10**6), st.integers(3, 11))
-def test_blocks_tile_the_window_and_hold_equal_numbers_of_requests(batch_size: int, seed: int, blocks: int) -> None:
+def test_blocks_tile_the_window_and_hold_equal_numbers_of_requests(
+    batch_size: int, seed: int, blocks: int
+) -> None:
     cell = make_cell(batch_size, replace(VARYING, seed=seed))
-    recorded = replace(simulated.recording(cell, noise=0.02, cycles=blocks + 1.5), beside=Beside("other", 1.0, 0, True, 0.0))
+    recorded = replace(
+        simulated.recording(cell, noise=0.02, cycles=blocks + 1.5),
+        beside=Beside("other", 1.0, 0, True, 0.0),
+    )
     m = measure(recorded)
     assert m.cycles is not None
     assert len(m.cycles.time_s) == blocks == whole_cycles(recorded)[0]
@@ -71,14 +84,19 @@ def test_blocks_tile_the_window_and_hold_equal_numbers_of_requests(batch_size: i
         step = int(np.searchsorted(times, started_ns + round(seconds * 1e9) - 1000))
         # The step in which the last request of the warm-up, or of the block, finished.
         assert finished[step - 1] < batch_size + (number + 1) * of_pass <= finished[step]
-        assert total[step] - total[np.searchsorted(times, started_ns)] == sum(m.cycles.tokens[:number])
+        assert total[step] - total[np.searchsorted(times, started_ns)] == sum(
+            m.cycles.tokens[:number]
+        )
 
 
 @SETTINGS
 @given(st.sampled_from([1.04, 0.9, 2.0]), st.integers(0, 10**6))
 def test_scaled_energy_scales_the_estimate_alone(factor: float, seed: int) -> None:
     recorded = simulated.recording(make_cell(), noise=0.05, seed=seed)
-    one, other = measure(recorded), measure(replace(recorded, gpus=(scaled(recorded.gpus[0], factor),)))
+    one, other = (
+        measure(recorded),
+        measure(replace(recorded, gpus=(scaled(recorded.gpus[0], factor),))),
+    )
     assert math.isclose(other.joules_per_token, factor * one.joules_per_token, rel_tol=1e-6)
     assert other.tokens_per_s == one.tokens_per_s
 
@@ -87,7 +105,10 @@ def test_scaled_energy_scales_the_estimate_alone(factor: float, seed: int) -> No
 def test_launches_of_different_length_measure_the_same_work(batch_size: int) -> None:
     """However many blocks a launch was given: each holds a pass of the same requests, where free draws would hold what came."""
     cell = make_cell(batch_size)
-    measured = [measure(simulated.recording(cell, noise=0.01, seed=blocks, cycles=blocks + 0.5)) for blocks in range(5, 13)]
+    measured = [
+        measure(simulated.recording(cell, noise=0.01, seed=blocks, cycles=blocks + 0.5))
+        for blocks in range(5, 13)
+    ]
     values = [m.joules_per_token for m in measured]
     assert max(values) / min(values) < 1.006
     tokens = [count for m in measured if m.cycles for count in m.cycles.tokens]
@@ -111,14 +132,21 @@ def test_free_draws_would_scatter_far_more() -> None:
         launches = [
             measure(
                 simulated.recording(
-                    cell, tokens_per_s=4800, noise=0.01, seed=n, cycles=5.5 + n % 6, asked=drawn_freely(n) if free else None
+                    cell,
+                    tokens_per_s=4800,
+                    noise=0.01,
+                    seed=n,
+                    cycles=5.5 + n % 6,
+                    asked=drawn_freely(n) if free else None,
                 )
             )
             for n in range(60)
         ]
         return float(np.std(np.log([m.joules_per_token for m in launches]), ddof=1))
 
-    assert f"{100 * spread(free=False):.2f} % instead of {100 * spread(free=True):.2f} %" in STATISTICS
+    assert (
+        f"{100 * spread(free=False):.2f} % instead of {100 * spread(free=True):.2f} %" in STATISTICS
+    )
 
 
 def test_j_per_token_is_a_ratio_of_sums() -> None:
@@ -126,8 +154,12 @@ def test_j_per_token_is_a_ratio_of_sums() -> None:
     assert m.cycles is not None
     assert len(set(m.cycles.tokens)) > 1
     assert m.joules_per_token == sum(m.cycles.energy_j) / sum(m.cycles.tokens)
-    assert launch_means([m.cycles.joules_per_token], [m.cycles.weights])[0] == pytest.approx(m.joules_per_token, rel=1e-12)
-    assert launch_rates([m.cycles.tokens_per_s], [m.cycles.weights])[0] == pytest.approx(m.tokens_per_s, rel=1e-12)
+    assert launch_means([m.cycles.joules_per_token], [m.cycles.weights])[0] == pytest.approx(
+        m.joules_per_token, rel=1e-12
+    )
+    assert launch_rates([m.cycles.tokens_per_s], [m.cycles.weights])[0] == pytest.approx(
+        m.tokens_per_s, rel=1e-12
+    )
     assert m.power_w == pytest.approx(m.joules_per_token * m.tokens_per_s, rel=1e-12)
 
 
@@ -137,21 +169,27 @@ def test_the_error_of_the_ratio_is_what_it_says() -> None:
     tokens = generator.lognormal(8, 0.3, (4000, 12)).round()
     energy = 0.1 * tokens * (1 + 0.02 * generator.standard_normal(tokens.shape)) + 20
     ratios = energy.sum(axis=1) / tokens.sum(axis=1)
-    errors = [relative_standard_error(tuple(e / t), tuple(t)) for e, t in zip(energy, tokens, strict=True)]
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(ratios.std(ddof=1) / ratios.mean(), rel=0.1)
+    errors = [
+        relative_standard_error(tuple(e / t), tuple(t)) for e, t in zip(energy, tokens, strict=True)
+    ]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(
+        ratios.std(ddof=1) / ratios.mean(), rel=0.1
+    )
 
 
 @SETTINGS
 @given(st.lists(st.floats(0.05, 2.0), min_size=2, max_size=12), st.integers(1, 10**6))
 def test_of_equal_blocks_the_error_is_that_of_the_mean(values: list[float], tokens: int) -> None:
-    assert relative_standard_error(values, [tokens] * len(values)) == pytest.approx(relative_standard_error(values), abs=1e-9)
+    assert relative_standard_error(values, [tokens] * len(values)) == pytest.approx(
+        relative_standard_error(values), abs=1e-9
+    )
     assert relative_standard_error(values[:1], [tokens]) == math.inf
 
 
 def test_a_live_measurement_ends_when_its_blocks_tell_enough() -> None:
     def enough(blocks: float, precision: float, noise: float = 0.03) -> bool:
         recorded = simulated.recording(make_cell(), noise=noise, tokens_per_s=1600, cycles=blocks)
-        return live._is_enough(precision, recorded, int(blocks))
+        return stopping.is_enough(precision, recorded, int(blocks))
 
     assert not enough(4.5, 0.5)  # the first is warm-up, and four are needed
     assert enough(9.5, 0.5)
@@ -160,21 +198,33 @@ def test_a_live_measurement_ends_when_its_blocks_tell_enough() -> None:
 
 
 def half_empty(recorded: Recording) -> Recording:
-    return replace(recorded, tokens=replace(recorded.tokens, tokens=tuple(n // 2 for n in recorded.tokens.tokens)))
+    return replace(
+        recorded,
+        tokens=replace(recorded.tokens, tokens=tuple(n // 2 for n in recorded.tokens.tokens)),
+    )
 
 
 def first_steps(recorded: Recording) -> Recording:
     count = len(recorded.tokens.time_ns) // 2
     tokens = recorded.tokens
-    return replace(recorded, tokens=TokenCounter(tokens.time_ns[:count], tokens.tokens[:count], tokens.finished[:count]))
+    return replace(
+        recorded,
+        tokens=TokenCounter(tokens.time_ns[:count], tokens.tokens[:count], tokens.finished[:count]),
+    )
 
 
 @pytest.mark.parametrize(
     ("fault", "spoil"),
     [
         ("batch_not_full: 4.0 tokens a step at batch size 8", half_empty),
-        ("kv_cache_too_small: it holds 1000 tokens, the batch needs 2", lambda r: replace(r, kv_cache_tokens=1000)),
-        ("too_short: 2 whole blocks after warm-up, 0 of them before the steady state, 3 needed", first_steps),
+        (
+            "kv_cache_too_small: it holds 1000 tokens, the batch needs 2",
+            lambda r: replace(r, kv_cache_tokens=1000),
+        ),
+        (
+            "too_short: 2 whole blocks after warm-up, 0 of them before the steady state, 3 needed",
+            first_steps,
+        ),
         ("too_short: 0 whole blocks", lambda r: replace(r, tokens=TokenCounter((), (), ()))),
         ("throttled: ", lambda r: with_samples(r, throttle_reasons=0x40)),
     ],
@@ -189,7 +239,9 @@ def test_a_kv_cache_for_the_requests_that_meet_is_enough() -> None:
     """Not one for a batch of the longest."""
     recorded = simulated.recording(make_cell(64))
     assert recorded.requests is not None
-    longest = max(map(sum, zip(recorded.requests.input_tokens, recorded.requests.output_tokens, strict=True)))
+    longest = max(
+        map(sum, zip(recorded.requests.input_tokens, recorded.requests.output_tokens, strict=True))
+    )
     assert measure(replace(recorded, kv_cache_tokens=64 * longest * 3 // 4)).valid
 
 
@@ -199,7 +251,11 @@ def test_a_step_that_ends_several_requests_ends_the_block() -> None:
     tokens = recorded.tokens
     starts = range(0, len(tokens.time_ns) - 9, 10)
     merged = TokenCounter(
-        tokens.time_ns[9::10], *(tuple(sum(series[i : i + 10]) for i in starts) for series in (tokens.tokens, tokens.finished))
+        tokens.time_ns[9::10],
+        *(
+            tuple(sum(series[i : i + 10]) for i in starts)
+            for series in (tokens.tokens, tokens.finished)
+        ),
     )
     one, other = (
         measure(recorded),
@@ -212,7 +268,15 @@ def test_a_step_that_ends_several_requests_ends_the_block() -> None:
 
 
 def test_turns_of_blocks_make_one_measurement() -> None:
-    turns = [replace(simulated.recording(make_cell(), start_s=1000 * (1 + n), cycles=3.5, seed=n, noise=0.02), turn=n) for n in range(3)]
+    turns = [
+        replace(
+            simulated.recording(
+                make_cell(), start_s=1000 * (1 + n), cycles=3.5, seed=n, noise=0.02
+            ),
+            turn=n,
+        )
+        for n in range(3)
+    ]
     m = measure(*turns)
     assert m.valid, m.faults
     assert m.cycles is not None
@@ -231,15 +295,42 @@ def test_a_recording_keeps_the_lengths(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         ({"requests": None}, "requests holds not just input_tokens, output_tokens"),
-        ({"requests": {"input_tokens": [1], "output_tokens": [1]}}, "it holds the lengths of 1 requests, its key says 24"),
-        ({"requests": {"input_tokens": [1] * 24, "output_tokens": [1] * 23}}, "its series differ in length"),
-        ({"requests": {"input_tokens": [1] * 24, "output_tokens": [0] * 24}}, "requests.output_tokens holds a value that cannot be true"),
-        ({"requests": {"input_tokens": [1.5] * 24, "output_tokens": [1] * 24}}, "requests.input_tokens is not a list of integers"),
-        ({"key": {"workload": {"input_tokens": 1, "output_tokens": 1}}}, "it holds the lengths of 24 requests, its key says None"),
-        ({"key": {"workload": {"requests": "24"}}}, "its key names no cell: requests is no whole number"),
-        ({"key": {"workload": {"requests": 24, "input_tokens": 1}}}, "its key names no cell: output_tokens is no text"),
-        ({"key": {"batch_size": 10**6}}, "its batch size is 1000000, of which 24 requests are no pass"),
-        ({"key": {"workload": {"input_tokens": {}, "output_tokens": {}}}, "requests": None}, "input_tokens is no whole number"),
+        (
+            {"requests": {"input_tokens": [1], "output_tokens": [1]}},
+            "it holds the lengths of 1 requests, its key says 24",
+        ),
+        (
+            {"requests": {"input_tokens": [1] * 24, "output_tokens": [1] * 23}},
+            "its series differ in length",
+        ),
+        (
+            {"requests": {"input_tokens": [1] * 24, "output_tokens": [0] * 24}},
+            "requests.output_tokens holds a value that cannot be true",
+        ),
+        (
+            {"requests": {"input_tokens": [1.5] * 24, "output_tokens": [1] * 24}},
+            "requests.input_tokens is not a list of integers",
+        ),
+        (
+            {"key": {"workload": {"input_tokens": 1, "output_tokens": 1}}},
+            "it holds the lengths of 24 requests, its key says None",
+        ),
+        (
+            {"key": {"workload": {"requests": "24"}}},
+            "its key names no cell: requests is no whole number",
+        ),
+        (
+            {"key": {"workload": {"requests": 24, "input_tokens": 1}}},
+            "its key names no cell: output_tokens is no text",
+        ),
+        (
+            {"key": {"batch_size": 10**6}},
+            "its batch size is 1000000, of which 24 requests are no pass",
+        ),
+        (
+            {"key": {"workload": {"input_tokens": {}, "output_tokens": {}}}, "requests": None},
+            "input_tokens is no whole number",
+        ),
     ],
 )
 def test_damaged_lengths(damage: dict[str, Any], message: str) -> None:
@@ -250,17 +341,28 @@ def test_damaged_lengths(damage: dict[str, Any], message: str) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(-5, 50), st.integers(-5, 50), st.integers(-9, 9)), max_size=30))
+@given(
+    st.lists(st.tuples(st.integers(-5, 50), st.integers(-5, 50), st.integers(-9, 9)), max_size=30)
+)
 def test_nonsense_in_the_counters_is_no_measurement(steps: list[tuple[int, int, int]]) -> None:
     recorded = simulated.recording(make_cell())
     begin = recorded.tokens.time_ns[0]
-    series = list(zip(*((begin + t * 10**8, n * 40, f * 10 ** abs(f)) for t, n, f in steps), strict=True)) or [(), (), ()]
+    series = list(
+        zip(*((begin + t * 10**8, n * 40, f * 10 ** abs(f)) for t, n, f in steps), strict=True)
+    ) or [(), (), ()]
     m = measure(replace(recorded, tokens=TokenCounter(*series)))
     assert m.cycles is None or all(value > 0 for value in m.cycles.time_s)
 
 
 def launches(count: int = 3) -> list[Measurement]:
-    return [measure(simulated.recording(make_cell(), f"launch-{n}", tokens_per_s=1000 + n, noise=0.05, seed=n)) for n in range(count)]
+    return [
+        measure(
+            simulated.recording(
+                make_cell(), f"launch-{n}", tokens_per_s=1000 + n, noise=0.05, seed=n
+            )
+        )
+        for n in range(count)
+    ]
 
 
 def test_a_baseline_keeps_the_ratio_of_sums(tmp_path: Path) -> None:
@@ -268,7 +370,9 @@ def test_a_baseline_keeps_the_ratio_of_sums(tmp_path: Path) -> None:
     Store(tmp_path).update(measured, {})
     (read,) = Store(tmp_path).entries()
     for stored in (read, Baseline.of(measured)):
-        assert stored.joules_per_token == pytest.approx([m.joules_per_token for m in measured], rel=1e-5)
+        assert stored.joules_per_token == pytest.approx(
+            [m.joules_per_token for m in measured], rel=1e-5
+        )
         assert stored.tokens_per_s == pytest.approx([m.tokens_per_s for m in measured], rel=1e-5)
     (file,) = tmp_path.rglob("*.json")
     assert "offline in=lognormal out=lognormal bs=0008" in file.read_text()
@@ -285,7 +389,9 @@ def test_the_noise_is_of_the_ratio_of_sums(tmp_path: Path) -> None:
     NoiseStore(tmp_path).add(measured)
     noise = NoiseStore(tmp_path).noise(measured[0].key, simulated.GPU_NAME, Metric.JOULES_PER_TOKEN)
     assert noise.between is not None
-    assert noise.between.deviation == pytest.approx(np.log([m.joules_per_token for m in measured]).std(ddof=1), rel=1e-3)
+    assert noise.between.deviation == pytest.approx(
+        np.log([m.joules_per_token for m in measured]).std(ddof=1), rel=1e-3
+    )
     (file,) = tmp_path.rglob("*.json")
     file.write_text(file.read_text().replace('"tokens": [', '"tokens": [7, '))
     with pytest.raises(NoiseError, match="the series of launch launch-0 differ in length"):

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_energy.cell import Model, key_differences
+from pytest_energy.cell.key import key_differences
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.workload import Workload
 from pytest_energy.errors import UsageError
-from pytest_energy.markers import Marked
+from pytest_energy.plugin.marker import Marked
 from pytest_energy.settings import parse_engine_args
-from pytest_energy.workload import Workload
 
 
 @pytest.fixture
@@ -45,19 +46,27 @@ def test_models(folder: Path) -> None:
     local = Model.resolve("models/tiny", folder / "elsewhere", folder)
     assert (local.name, local.location) == ("tiny", str(folder / "models" / "tiny"))
     assert local.config_sha256
-    assert Model.resolve("meta-llama/Llama-3.1-8B", folder) == Model("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B")
+    assert Model.resolve("meta-llama/Llama-3.1-8B", folder) == Model(
+        "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"
+    )
 
 
 def test_the_server_is_another_cell_with_the_offline_engines_settings(folder: Path) -> None:
-    of_engine = {engine: marked().cell(8, folder, engine=engine) for engine in ("offline", "server")}
+    of_engine = {
+        engine: marked().cell(8, folder, engine=engine) for engine in ("offline", "server")
+    }
     offline, server = of_engine["offline"], of_engine["server"]
     assert (offline.name, server.name) == ("tiny bs=8", "tiny server bs=8")
     assert (offline.key["engine"], server.key["engine"]) == ("offline", "server")
     # LLMEngine's own default, which the offline engine is not told.
     assert server.launch_args["max_num_batched_tokens"] == 2048
     same = set(offline.launch_args) - {"skip_tokenizer_init"}
-    assert {name: server.launch_args[name] for name in same} == {name: offline.launch_args[name] for name in same}
-    small = Marked.from_arguments((), {"model": "models/tiny", "batch_sizes": [1], "input_tokens": 100, "output_tokens": 50})
+    assert {name: server.launch_args[name] for name in same} == {
+        name: offline.launch_args[name] for name in same
+    }
+    small = Marked.from_arguments(
+        (), {"model": "models/tiny", "batch_sizes": [1], "input_tokens": 100, "output_tokens": 50}
+    )
     assert small.cell(1, folder, engine="server").launch_args["max_num_batched_tokens"] == 150
     own = marked(engine_args={"max_num_batched_tokens": 8192}).cell(8, folder, engine="server")
     assert own.launch_args["max_num_batched_tokens"] == 8192
@@ -65,8 +74,13 @@ def test_the_server_is_another_cell_with_the_offline_engines_settings(folder: Pa
 
 def test_a_latency_limit_needs_a_server(folder: Path) -> None:
     limited = marked(max_itl_ms=50, max_ttft_ms=2000)
-    assert limited.cell(8, folder, engine="server").key == marked().cell(8, folder, engine="server").key
-    with pytest.raises(UsageError, match=r"max_ttft_ms limits what a server's clients see(.|\n)*engine='server'"):
+    assert (
+        limited.cell(8, folder, engine="server").key
+        == marked().cell(8, folder, engine="server").key
+    )
+    with pytest.raises(
+        UsageError, match=r"max_ttft_ms limits what a server's clients see(.|\n)*engine='server'"
+    ):
         limited.cell(8, folder, engine="offline")
 
 
@@ -128,7 +142,9 @@ def test_cells_of_one_marker_share_a_launch(folder: Path) -> None:
 
 
 def test_max_num_seqs_may_be_set(folder: Path) -> None:
-    assert marked(engine_args={"max_num_seqs": 256}).cell(1, folder).launch_args["max_num_seqs"] == 256
+    assert (
+        marked(engine_args={"max_num_seqs": 256}).cell(1, folder).launch_args["max_num_seqs"] == 256
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,8 +155,12 @@ def test_max_num_seqs_may_be_set(folder: Path) -> None:
         ({"engine_args": {"dtype": "float16"}}, "engine_args.dtype: None → float16"),
     ],
 )
-def test_whatever_is_measured_is_in_the_key(folder: Path, arguments: dict[str, Any], difference: str) -> None:
-    differences = key_differences(marked().cell(1, folder).key, marked(**arguments).cell(1, folder).key)
+def test_whatever_is_measured_is_in_the_key(
+    folder: Path, arguments: dict[str, Any], difference: str
+) -> None:
+    differences = key_differences(
+        marked().cell(1, folder).key, marked(**arguments).cell(1, folder).key
+    )
     assert difference in differences
 
 
@@ -171,7 +191,9 @@ def test_prompts(seed: int, vocabulary_size: int) -> None:
 
 
 def test_engine_args() -> None:
-    assert parse_engine_args(["enforce-eager=true", "a=False", "n=3", "dtype=float16", 'c={"x": 1}', "e="]) == {
+    assert parse_engine_args(
+        ["enforce-eager=true", "a=False", "n=3", "dtype=float16", 'c={"x": 1}', "e="]
+    ) == {
         "enforce_eager": True,
         "a": False,
         "n": 3,
@@ -181,7 +203,9 @@ def test_engine_args() -> None:
     }
 
 
-@pytest.mark.parametrize(("texts", "message"), [(["a"], "NAME=VALUE"), (["=1"], "NAME=VALUE"), (["a=1", "a=2"], "twice")])
+@pytest.mark.parametrize(
+    ("texts", "message"), [(["a"], "NAME=VALUE"), (["=1"], "NAME=VALUE"), (["a=1", "a=2"], "twice")]
+)
 def test_bad_engine_args(texts: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_engine_args(texts)

@@ -10,29 +10,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_energy import report, statistics
-from pytest_energy.baselines import Baseline, NearMiss, Store
-from pytest_energy.cell import Cell
-from pytest_energy.gate import ASSUMED_NOISE, DEFAULT_TOLERANCE, Judgement, Metric, Rule, Verdict, compare, judge, variation, what_changed
-from pytest_energy.measurement import Measurement, measure
-from pytest_energy.recording import Client, Distribution
-from pytest_energy.statistics import NoiseFloor
+from pytest_energy.cell.cell import Cell
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import NoiseFloor
+from pytest_energy.recording.recording import Client, Distribution
+from pytest_energy.report import rows
+from pytest_energy.store.baselines import Baseline, NearMiss, Store
+from pytest_energy.store.noise import ASSUMED_NOISE
+from pytest_energy.verdict import comparison
+from pytest_energy.verdict.judge import Judgement, compare, judge, variation, what_changed
+from pytest_energy.verdict.rule import DEFAULT_TOLERANCE, Rule, Verdict
 from tests.simulated import UUID, client, recording
 
 STATIC_W, DYNAMIC_J = 120.0, 0.38
 TOLERANCE = {metric.value: limit for metric, limit in DEFAULT_TOLERANCE.items()}
-NOISE = {Metric.JOULES_PER_TOKEN: NoiseFloor(0.01, 10, measured=True), Metric.TOKENS_PER_S: NoiseFloor(0.02, 10, measured=True)}
+NOISE = {
+    Metric.JOULES_PER_TOKEN: NoiseFloor(0.01, 10, measured=True),
+    Metric.TOKENS_PER_S: NoiseFloor(0.02, 10, measured=True),
+}
 MEASURED = Rule(noise=NOISE)
 
 
-def launches(cell: Cell, power_w: Sequence[float], tokens_per_s: Sequence[float], name: str = "new", **kwargs: Any) -> list[Measurement]:
+def launches(
+    cell: Cell,
+    power_w: Sequence[float],
+    tokens_per_s: Sequence[float],
+    name: str = "new",
+    **kwargs: Any,
+) -> list[Measurement]:
     return [
-        measure(recording(cell, launch_id=f"{name}-{i}", power_w=p, tokens_per_s=r, cycles=12.5, **kwargs))
+        measure(
+            recording(
+                cell, launch_id=f"{name}-{i}", power_w=p, tokens_per_s=r, cycles=12.5, **kwargs
+            )
+        )
         for i, (p, r) in enumerate(zip(power_w, tokens_per_s, strict=True))
     ]
 
 
-def at_pace(cell: Cell, tokens_per_s: float, dynamic_j: float = DYNAMIC_J, name: str = "new") -> list[Measurement]:
+def at_pace(
+    cell: Cell, tokens_per_s: float, dynamic_j: float = DYNAMIC_J, name: str = "new"
+) -> list[Measurement]:
     """Three launches of an engine whose power is static + dynamic × throughput."""
     power_w = STATIC_W + dynamic_j * tokens_per_s
     return launches(cell, [power_w, power_w * 1.002, power_w * 0.998], [tokens_per_s] * 3, name)
@@ -47,7 +66,9 @@ def baseline(cell: Cell, tmp_path: Path) -> Baseline:
     return found
 
 
-def verdict(cell: Cell, baseline: Baseline | None, energy: float = 1.0, rate: float = 1.0, **kwargs: Any) -> Judgement:
+def verdict(
+    cell: Cell, baseline: Baseline | None, energy: float = 1.0, rate: float = 1.0, **kwargs: Any
+) -> Judgement:
     """The verdict on three launches with J/token and tokens/s changed by these factors."""
     metric = kwargs.pop("metric", Metric.JOULES_PER_TOKEN)
     tokens_per_s = 1000.0 * rate
@@ -86,14 +107,24 @@ def test_tolerance_is_the_tests_own(cell: Cell, baseline: Baseline) -> None:
 
 
 def test_unequal_launches_are_inconclusive(cell: Cell, baseline: Baseline) -> None:
-    judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [440, 500, 560], [1000] * 3), baseline, rule=MEASURED)
+    judged = judge(
+        Metric.JOULES_PER_TOKEN,
+        launches(cell, [440, 500, 560], [1000] * 3),
+        baseline,
+        rule=MEASURED,
+    )
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "cannot be excluded" in judged.reasons[0]
     assert "differ far more than the runner's measured noise" in judged.reasons[1]
 
 
 def test_a_change_that_may_be_chance_is_inconclusive(cell: Cell, baseline: Baseline) -> None:
-    judged = judge(Metric.JOULES_PER_TOKEN, launches(cell, [480, 520, 580], [1000] * 3), baseline, rule=MEASURED)
+    judged = judge(
+        Metric.JOULES_PER_TOKEN,
+        launches(cell, [480, 520, 580], [1000] * 3),
+        baseline,
+        rule=MEASURED,
+    )
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "reaches the tolerance" in judged.reasons[0]
 
@@ -101,23 +132,40 @@ def test_a_change_that_may_be_chance_is_inconclusive(cell: Cell, baseline: Basel
 def test_one_launch_carries_less_than_three(cell: Cell, baseline: Baseline) -> None:
     dearer = launches(cell, [507.0] * 3, [1000.0] * 3)
     assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.PASS
-    assert judge(Metric.JOULES_PER_TOKEN, dearer[:1], baseline, rule=MEASURED).verdict is Verdict.INCONCLUSIVE
-    assert judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+    assert (
+        judge(Metric.JOULES_PER_TOKEN, dearer[:1], baseline, rule=MEASURED).verdict
+        is Verdict.INCONCLUSIVE
+    )
+    assert (
+        judge(
+            Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline, rule=MEASURED
+        ).verdict
+        is Verdict.REGRESSED
+    )
 
 
 def explain(cell: Cell, judged: Judgement, rerun: str, replayed: bool) -> str:
-    return report.failure(judged, report.explanation(cell.name, judged, rerun, replayed))
+    return rows.failure(judged, rows.explanation(cell.name, judged, rerun, replayed))
 
 
-def test_with_more_launches_to_come_one_is_never_a_regression(cell: Cell, baseline: Baseline) -> None:
+def test_with_more_launches_to_come_one_is_never_a_regression(
+    cell: Cell, baseline: Baseline
+) -> None:
     dearer = at_pace(cell, 1000, 0.9)
-    verdicts = [judge(Metric.JOULES_PER_TOKEN, dearer[:n], baseline, rule=replace(MEASURED, budget=5)).verdict for n in (1, 2)]
+    verdicts = [
+        judge(
+            Metric.JOULES_PER_TOKEN, dearer[:n], baseline, rule=replace(MEASURED, budget=5)
+        ).verdict
+        for n in (1, 2)
+    ]
     assert verdicts == [Verdict.INCONCLUSIVE, Verdict.REGRESSED]
 
 
 def test_an_assumed_noise_asks_for_more_before_an_alarm(cell: Cell, baseline: Baseline) -> None:
     dearer = at_pace(cell, 1000, 0.41)
-    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+    assert (
+        judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+    )
     judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=Rule(comparisons=32))
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "pytest-energy noise a.py" in explain(cell, judged, "pytest a.py", replayed=False)
@@ -126,8 +174,12 @@ def test_an_assumed_noise_asks_for_more_before_an_alarm(cell: Cell, baseline: Ba
 def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> None:
     """What is surely worse when judged alone may be chance among a thousand."""
     dearer = launches(cell, [519.0] * 3, [1000.0] * 3)
-    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
-    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=replace(MEASURED, comparisons=10_000))
+    assert (
+        judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+    )
+    judged = judge(
+        Metric.JOULES_PER_TOKEN, dearer, baseline, rule=replace(MEASURED, comparisons=10_000)
+    )
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "may be chance" in judged.reasons[0]
 
@@ -135,9 +187,11 @@ def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> Non
 @pytest.mark.parametrize("noise", [ASSUMED_NOISE, NOISE])
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("new", [1, 2, 3, 6])
-def test_for_every_number_of_launches_some_data_make_the_gate_fire(metric: Metric, new: int, noise: Any) -> None:
+def test_for_every_number_of_launches_some_data_make_the_gate_fire(
+    metric: Metric, new: int, noise: Any
+) -> None:
     worse = 100.0 if metric is Metric.JOULES_PER_TOKEN else 0.01
-    ratio = statistics.compare([worse] * new, [1.0] * 3, noise[metric])
+    ratio = comparison.compare([worse] * new, [1.0] * 3, noise[metric])
     at = Rule(comparisons=100).levels(new)
     assert compare(metric, ratio, DEFAULT_TOLERANCE[metric], at)[0] is Verdict.REGRESSED
 
@@ -147,11 +201,15 @@ def test_a_pass_says_what_would_have_been_caught(cell: Cell, baseline: Baseline)
     assert judged.smallest_caught is not None
     assert 0.03 < judged.smallest_caught < 0.07
     assert verdict(cell, baseline, energy=1 + judged.smallest_caught).verdict is Verdict.REGRESSED
-    assert report.table([report.row(cell, judged)])[1][0].endswith(f"  pass     {judged.smallest_caught:+.1%}")
+    assert rows.table([rows.row(cell, judged)])[1][0].endswith(
+        f"  pass     {judged.smallest_caught:+.1%}"
+    )
 
 
 def test_a_gate_that_cannot_fire_does_not_pass(cell: Cell, baseline: Baseline) -> None:
-    loud = replace(MEASURED, noise={**NOISE, Metric.TOKENS_PER_S: NoiseFloor(0.3, 4, measured=True)})
+    loud = replace(
+        MEASURED, noise={**NOISE, Metric.TOKENS_PER_S: NoiseFloor(0.3, 4, measured=True)}
+    )
     judged = verdict(cell, baseline, rate=1.9, metric=Metric.TOKENS_PER_S, tolerance=0.9, rule=loud)
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert judged.blind
@@ -164,13 +222,15 @@ rules = st.builds(Rule, st.integers(1, 40), st.none(), st.sampled_from([ASSUMED_
 
 
 def on_values(metric: Metric, new: Sequence[float], old: Sequence[float], rule: Rule) -> Verdict:
-    ratio = statistics.compare(new, old, rule.noise[metric])
+    ratio = comparison.compare(new, old, rule.noise[metric])
     return compare(metric, ratio, DEFAULT_TOLERANCE[metric], rule.levels(len(new)))[0]
 
 
 @settings(max_examples=200, deadline=None)
 @given(news, olds, rules)
-def test_swapping_sides_mirrors_a_change_in_energy(new: list[float], old: list[float], rule: Rule) -> None:
+def test_swapping_sides_mirrors_a_change_in_energy(
+    new: list[float], old: list[float], rule: Rule
+) -> None:
     mirrored = {Verdict.REGRESSED: Verdict.IMPROVED, Verdict.IMPROVED: Verdict.REGRESSED}
     one = on_values(Metric.JOULES_PER_TOKEN, new, old, rule)
     other = on_values(Metric.JOULES_PER_TOKEN, old, new, rule)
@@ -179,12 +239,15 @@ def test_swapping_sides_mirrors_a_change_in_energy(new: list[float], old: list[f
 
 @settings(max_examples=200, deadline=None)
 @given(news, olds, rules, st.sampled_from(Metric), st.integers(-20, 20))
-def test_scaling_both_sides_changes_no_verdict(new: list[float], old: list[float], rule: Rule, metric: Metric, power_of_two: int) -> None:
+def test_scaling_both_sides_changes_no_verdict(
+    new: list[float], old: list[float], rule: Rule, metric: Metric, power_of_two: int
+) -> None:
     factor = 2.0**power_of_two  # exact, so that no verdict on the edge turns by rounding
     scaled = on_values(metric, [v * factor for v in new], [v * factor for v in old], rule)
     assert {on_values(metric, new, old, rule), scaled} != {Verdict.REGRESSED, Verdict.PASS}
     before, after = (
-        statistics.compare(a, b, rule.noise[metric]) for a, b in ((new, old), ([v * factor for v in new], [v * factor for v in old]))
+        comparison.compare(a, b, rule.noise[metric])
+        for a, b in ((new, old), ([v * factor for v in new], [v * factor for v in old]))
     )
     assert after.value == pytest.approx(before.value, rel=1e-12)
     assert after.standard_error == pytest.approx(before.standard_error, rel=1e-6, abs=1e-12)
@@ -195,7 +258,10 @@ def test_scaling_both_sides_changes_no_verdict(new: list[float], old: list[float
 def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(
     new: list[float], old: list[float], rule: Rule, metric: Metric, times: int
 ) -> None:
-    once, repeated = on_values(metric, new, old, rule), on_values(metric, new * times, old * times, rule)
+    once, repeated = (
+        on_values(metric, new, old, rule),
+        on_values(metric, new * times, old * times, rule),
+    )
     opposite = {
         Verdict.REGRESSED: {Verdict.PASS, Verdict.IMPROVED},
         Verdict.IMPROVED: {Verdict.REGRESSED},
@@ -209,7 +275,11 @@ def test_no_baseline(cell: Cell) -> None:
 
 
 def test_another_gpu_model_is_not_comparable(cell: Cell) -> None:
-    judged = verdict(cell, None, near_misses=[NearMiss("one was measured on another GPU model, NVIDIA H100", True)])
+    judged = verdict(
+        cell,
+        None,
+        near_misses=[NearMiss("one was measured on another GPU model, NVIDIA H100", True)],
+    )
     assert judged.verdict is Verdict.NOT_COMPARABLE
     assert "NVIDIA H100" in judged.reasons[0]
 
@@ -223,7 +293,10 @@ def test_another_power_limit_is_not_comparable(cell: Cell, baseline: Baseline) -
 
 
 def test_one_invalid_launch_spoils_the_verdict(cell: Cell, baseline: Baseline) -> None:
-    measured = [*at_pace(cell, 1000), measure(recording(cell, launch_id="bad", faults=["foreign_process: pid 7"]))]
+    measured = [
+        *at_pace(cell, 1000),
+        measure(recording(cell, launch_id="bad", faults=["foreign_process: pid 7"])),
+    ]
     judged = judge(Metric.JOULES_PER_TOKEN, measured, baseline)
     assert judged.verdict is Verdict.INVALID
     assert judged.reasons == ("launch bad: foreign_process: pid 7",)
@@ -242,8 +315,14 @@ def test_power_budget(cell: Cell, baseline: Baseline) -> None:
 def of_clients(cell: Cell, power_w: float, *seen: Client) -> list[Measurement]:
     """One launch of a server for each account of its clients."""
     served = replace(cell, engine="server")
-    made = [recording(served, launch_id=f"{power_w}-{i}", power_w=power_w + i, cycles=12.5) for i in range(len(seen))]
-    return [measure(replace(recorded, client=account)) for recorded, account in zip(made, seen, strict=True)]
+    made = [
+        recording(served, launch_id=f"{power_w}-{i}", power_w=power_w + i, cycles=12.5)
+        for i in range(len(seen))
+    ]
+    return [
+        measure(replace(recorded, client=account))
+        for recorded, account in zip(made, seen, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -263,15 +342,24 @@ FAST = client(19_000)
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"max_itl_ms": 50.0}, "the inter-token latency of 90.0 ms (99th percentile, median of 3 launches) is over the limit of 50 ms"),
-        ({"max_ttft_ms": 30.0}, "the time to first token of 40.0 ms (99th percentile, median of 3 launches) is over the limit of 30 ms"),
+        (
+            {"max_itl_ms": 50.0},
+            "the inter-token latency of 90.0 ms (99th percentile, median of 3 launches) is over the limit of 50 ms",
+        ),
+        (
+            {"max_ttft_ms": 30.0},
+            "the time to first token of 40.0 ms (99th percentile, median of 3 launches) is over the limit of 30 ms",
+        ),
     ],
 )
 def test_an_energy_gain_that_breaks_a_latency_limit_fails_for_that(
     cell: Cell, of_server: Baseline, limits: dict[str, float], message: str
 ) -> None:
     measured = of_clients(cell, 400, SLOW, SLOW, SLOW)
-    assert judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED).verdict is Verdict.IMPROVED
+    assert (
+        judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED).verdict
+        is Verdict.IMPROVED
+    )
     judged = judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED, **limits)
     assert judged.verdict is Verdict.REGRESSED
     assert judged.reasons[0].startswith(message)
@@ -280,12 +368,21 @@ def test_an_energy_gain_that_breaks_a_latency_limit_fails_for_that(
     assert f"raise {next(iter(limits))} in the test" in said
     assert "--energy-update" not in said
     # tokens/s has its own test, which the limit does not fail.
-    assert judge(Metric.TOKENS_PER_S, measured, of_server, rule=MEASURED, **limits).verdict is Verdict.PASS
+    assert (
+        judge(Metric.TOKENS_PER_S, measured, of_server, rule=MEASURED, **limits).verdict
+        is Verdict.PASS
+    )
 
 
 def test_latencies_within_their_limits_change_nothing(cell: Cell, of_server: Baseline) -> None:
     limits = {"max_itl_ms": 8.0, "max_ttft_ms": 40.0}
-    judged = judge(Metric.JOULES_PER_TOKEN, of_clients(cell, 400, FAST, FAST, FAST), of_server, rule=MEASURED, **limits)
+    judged = judge(
+        Metric.JOULES_PER_TOKEN,
+        of_clients(cell, 400, FAST, FAST, FAST),
+        of_server,
+        rule=MEASURED,
+        **limits,
+    )
     assert judged.verdict is Verdict.IMPROVED
 
 
@@ -293,12 +390,24 @@ def test_one_slow_launch_breaks_no_limit(cell: Cell, of_server: Baseline) -> Non
     rule = replace(MEASURED, budget=5)
 
     def after(*seen: Client) -> Verdict:
-        return judge(Metric.JOULES_PER_TOKEN, of_clients(cell, 400, *seen), of_server, rule=rule, max_itl_ms=50.0).verdict
+        return judge(
+            Metric.JOULES_PER_TOKEN,
+            of_clients(cell, 400, *seen),
+            of_server,
+            rule=rule,
+            max_itl_ms=50.0,
+        ).verdict
 
     assert after(SLOW) is after(SLOW, SLOW) is Verdict.INCONCLUSIVE
     assert after(SLOW, FAST, FAST) is Verdict.IMPROVED
     assert after(SLOW, FAST, SLOW) is Verdict.REGRESSED
-    only = judge(Metric.JOULES_PER_TOKEN, of_clients(cell, 400, SLOW), of_server, rule=replace(MEASURED, budget=1), max_itl_ms=50.0)
+    only = judge(
+        Metric.JOULES_PER_TOKEN,
+        of_clients(cell, 400, SLOW),
+        of_server,
+        rule=replace(MEASURED, budget=1),
+        max_itl_ms=50.0,
+    )
     assert only.verdict is Verdict.REGRESSED
 
 
@@ -315,7 +424,14 @@ def test_swapping_sides_turns_regressed_into_improved(cell: Cell, tmp_path: Path
     for name, old, new in (("a", cheap, dear), ("b", dear, cheap)):
         store = Store(tmp_path / name)
         store.update(old, TOLERANCE)
-        verdicts.append(judge(Metric.JOULES_PER_TOKEN, new, store.find(cell.key, "simulated GPU", [UUID]), rule=MEASURED).verdict)
+        verdicts.append(
+            judge(
+                Metric.JOULES_PER_TOKEN,
+                new,
+                store.find(cell.key, "simulated GPU", [UUID]),
+                rule=MEASURED,
+            ).verdict
+        )
     assert verdicts == [Verdict.REGRESSED, Verdict.IMPROVED]
 
 
@@ -333,15 +449,33 @@ def test_more_work_per_token_reads_as_dynamic_energy(cell: Cell, baseline: Basel
     assert judged.split.reading == "dynamic"
 
 
-@pytest.mark.parametrize(("name", "value"), [("sm_clock_mhz", 1500.0), ("temperature_c", 80.0), ("power_cap_share", 0.9)])
-def test_no_reading_where_conditions_differ(cell: Cell, baseline: Baseline, name: str, value: float) -> None:
-    measured = [replace(m, conditions=replace(m.conditions, **{name: value})) for m in at_pace(cell, 500)]
+@pytest.mark.parametrize(
+    ("name", "value"), [("sm_clock_mhz", 1500.0), ("temperature_c", 80.0), ("power_cap_share", 0.9)]
+)
+def test_no_reading_where_conditions_differ(
+    cell: Cell, baseline: Baseline, name: str, value: float
+) -> None:
+    measured = [
+        replace(m, conditions=replace(m.conditions, **{name: value})) for m in at_pace(cell, 500)
+    ]
     assert judge(Metric.JOULES_PER_TOKEN, measured, baseline).split is None
 
 
 def test_what_changed_tells_what_matters_first() -> None:
-    old = {"date": "1", "driver": "1", "vllm": "1", "gpu_uuids": ["a"], "host": {"load_1min": 1, "cpu_model": "x"}}
-    new = {"date": "2", "driver": "2", "vllm": "2", "gpu_uuids": ["b"], "host": {"load_1min": 2, "cpu_model": "y"}}
+    old = {
+        "date": "1",
+        "driver": "1",
+        "vllm": "1",
+        "gpu_uuids": ["a"],
+        "host": {"load_1min": 1, "cpu_model": "x"},
+    }
+    new = {
+        "date": "2",
+        "driver": "2",
+        "vllm": "2",
+        "gpu_uuids": ["b"],
+        "host": {"load_1min": 2, "cpu_model": "y"},
+    }
     assert what_changed(old, new) == ["vllm: 1 → 2", "driver: 1 → 2", "host.cpu_model: x → y"]
 
 
@@ -360,7 +494,9 @@ def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: 
 
 
 @pytest.mark.parametrize("replayed", [True, False])
-def test_every_verdict_but_pass_says_what_to_type(cell: Cell, baseline: Baseline, replayed: bool) -> None:
+def test_every_verdict_but_pass_says_what_to_type(
+    cell: Cell, baseline: Baseline, replayed: bool
+) -> None:
     for judged in (
         verdict(cell, baseline, energy=1.1),
         verdict(cell, None),
@@ -370,13 +506,25 @@ def test_every_verdict_but_pass_says_what_to_type(cell: Cell, baseline: Baseline
         assert "next: " in explain(cell, judged, "pytest a.py", replayed)
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-30B-A3B-Instruct-2507"])
-def test_the_table_fits_into_100_columns_and_shows_every_row(cell: Cell, baseline: Baseline, name: str) -> None:
-    cells = [replace(cell, model=replace(cell.model, name=model), batch_size=256) for model in (name, "tiny")]
-    rows = [report.row(c, verdict(cell, baseline, energy=e, metric=m)) for c in cells for e in (1, 1.5) for m in Metric]
-    table = report.table(rows)
+@pytest.mark.parametrize(
+    "name", ["llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-30B-A3B-Instruct-2507"]
+)
+def test_the_table_fits_into_100_columns_and_shows_every_row(
+    cell: Cell, baseline: Baseline, name: str
+) -> None:
+    cells = [
+        replace(cell, model=replace(cell.model, name=model), batch_size=256)
+        for model in (name, "tiny")
+    ]
+    judged = [
+        rows.row(c, verdict(cell, baseline, energy=e, metric=m))
+        for c in cells
+        for e in (1, 1.5)
+        for m in Metric
+    ]
+    table = rows.table(judged)
     assert max(len(line) for line, _ in table) <= 100
-    assert [row for _, row in table if row] == rows
+    assert [row for _, row in table if row] == judged
     # Each row stands in a line that names its cell, or below one that names its model.
     model = ""
     for line, row in table[1:]:
@@ -386,7 +534,10 @@ def test_the_table_fits_into_100_columns_and_shows_every_row(cell: Cell, baselin
 
 def in_turns(cell: Cell, powers_w: Sequence[float], name: str, turns: Sequence[int]) -> Measurement:
     """A launch of turns at 1,000 tokens/s that draw so much and have these places in the pair's order."""
-    parts = [recording(cell, name, power_w, cycles=5.5, start_s=1000 * (1 + place)) for power_w, place in zip(powers_w, turns, strict=True)]
+    parts = [
+        recording(cell, name, power_w, cycles=5.5, start_s=1000 * (1 + place))
+        for power_w, place in zip(powers_w, turns, strict=True)
+    ]
     return measure(*(replace(part, turn=turn) for turn, part in enumerate(parts)))
 
 
@@ -396,7 +547,9 @@ def test_turns_and_pairs_vary_apart(cell: Cell) -> None:
     new = [in_turns(cell, [505], f"new-{i}", [1]) for i in range(3)]
     found = variation(Metric.JOULES_PER_TOKEN, new, old)
     assert found is not None
-    assert found.turns.deviation == pytest.approx(math.log(505 / 500 * 510 / 505) / math.sqrt(2), rel=0.01)
+    assert found.turns.deviation == pytest.approx(
+        math.log(505 / 500 * 510 / 505) / math.sqrt(2), rel=0.01
+    )
     assert found.turns.degrees_of_freedom == 3
     assert found.pairs.deviation == pytest.approx(0, abs=1e-6)
     assert found.by_turns == pytest.approx(found.turns.deviation / math.sqrt(2))

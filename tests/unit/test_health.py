@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_energy.health import judging
-from pytest_energy.health.facts import ClockFacts, CounterWatch, DriverFacts, EngineFacts, GpuFacts, HostFacts, Lock, Process
+from pytest_energy.health.facts import (
+    ClockFacts,
+    CounterWatch,
+    DriverFacts,
+    EngineFacts,
+    GpuFacts,
+    HostFacts,
+    Lock,
+    Process,
+)
 from pytest_energy.health.judging import Finding, Level
 from tests.conftest import ROOT
 
@@ -48,7 +57,9 @@ HOST = HostFacts(
     disk_free_mib=60_000,
 )
 CLOCKS = ClockFacts(monotonic_s=0.25, wall_s=0.25, step_ns=30, year=2026, source="tsc")
-ENGINE = EngineFacts("/venv/bin/python", vllm="0.25.1", torch="2.11.0+cu130", python="3.12.3", import_s=9.0)
+ENGINE = EngineFacts(
+    "/venv/bin/python", vllm="0.25.1", torch="2.11.0+cu130", python="3.12.3", import_s=9.0
+)
 FREE = Lock()
 
 
@@ -62,8 +73,19 @@ def bad(findings: list[Finding]) -> list[tuple[str, str]]:
 
 def test_a_healthy_h100_in_a_virtual_machine_has_no_finding_but_rapl() -> None:
     assert bad(of_gpu()) == []
-    assert bad(judging.host(replace(HOST, rapl_unavailable="RAPL is not supported on this CPU"))) == [("rapl_unavailable", "warning")]
-    assert bad([judging.clock(CLOCKS), judging.engine(ENGINE), judging.driver(DriverFacts("580.159.04", "13.0"))]) == []
+    assert bad(
+        judging.host(replace(HOST, rapl_unavailable="RAPL is not supported on this CPU"))
+    ) == [("rapl_unavailable", "warning")]
+    assert (
+        bad(
+            [
+                judging.clock(CLOCKS),
+                judging.engine(ENGINE),
+                judging.driver(DriverFacts("580.159.04", "13.0")),
+            ]
+        )
+        == []
+    )
 
 
 def test_a_gpu_under_load_of_the_power_cap_has_no_fault() -> None:
@@ -76,7 +98,11 @@ def test_a_gpu_under_load_of_the_power_cap_has_no_fault() -> None:
     [
         ({"lost": "GPU is lost"}, "gpu_lost", "fault"),
         ({"persistence": False}, "persistence_off", "warning"),
-        ({"power_limit_w": 500.0, "enforced_power_limit_w": 500.0}, "power_limit_not_default", "warning"),
+        (
+            {"power_limit_w": 500.0, "enforced_power_limit_w": 500.0},
+            "power_limit_not_default",
+            "warning",
+        ),
         ({"enforced_power_limit_w": 450.0}, "power_capped", "warning"),
         ({"clock_reasons": 0x8}, "throttled", "fault"),
         ({"clock_reasons": 0x20}, "throttled", "fault"),
@@ -94,10 +120,18 @@ def test_a_gpu_under_load_of_the_power_cap_has_no_fault() -> None:
         ({"compute_mode": 2}, "compute_prohibited", "fault"),
         ({"compute_mode": 3}, "compute_exclusive", "warning"),
         ({"processes": (Process(4711, "python", 900),)}, "foreign_process", "fault"),
-        ({"processes": None, "unreadable": {"processes": "Insufficient Permissions"}}, "processes_unreadable", "fault"),
+        (
+            {"processes": None, "unreadable": {"processes": "Insufficient Permissions"}},
+            "processes_unreadable",
+            "fault",
+        ),
         ({"memory_used_mib": 30_000}, "hidden_process", "warning"),
         ({"utilization_percent": 90}, "hidden_process", "warning"),
-        ({"temperature_c": None, "unreadable": {"temperature_c": "Unknown Error"}}, "unreadable", "warning"),
+        (
+            {"temperature_c": None, "unreadable": {"temperature_c": "Unknown Error"}},
+            "unreadable",
+            "warning",
+        ),
     ],
 )
 def test_findings_on_a_gpu(changes: dict[str, Any], code: str, level: str) -> None:
@@ -114,8 +148,16 @@ def test_findings_on_a_gpu(changes: dict[str, Any], code: str, level: str) -> No
         ({"supported": False}, "no_counter", "fault"),
         ({"error": "Unknown Error"}, "counter_unreadable", "fault"),
         ({"backwards": True}, "counter_backwards", "fault"),
-        ({"updates": 1, "seconds": 0.0, "period_s": None, "power_w": None}, "counter_stuck", "fault"),
-        ({"updates": 0, "seconds": 0.0, "period_s": None, "power_w": None}, "counter_stuck", "fault"),
+        (
+            {"updates": 1, "seconds": 0.0, "period_s": None, "power_w": None},
+            "counter_stuck",
+            "fault",
+        ),
+        (
+            {"updates": 0, "seconds": 0.0, "period_s": None, "power_w": None},
+            "counter_stuck",
+            "fault",
+        ),
         ({"power_w": None}, "power_unreadable", "fault"),
         ({"power_w": 300.0}, "counter_disagrees", "fault"),
         ({"power_w": 85.0}, "", ""),  # at rest power jumps
@@ -136,7 +178,11 @@ def test_findings_on_the_counter(changes: dict[str, Any], code: str, level: str)
         ({"memory_available_mib": 4000}, "low_memory", "warning"),
         ({"disk_free_mib": 500}, "disk_low", "warning"),
         ({"disk_free_mib": 3}, "disk_full", "fault"),
-        ({"rapl_unavailable": "Can't read file due to permission error"}, "rapl_unavailable", "warning"),
+        (
+            {"rapl_unavailable": "Can't read file due to permission error"},
+            "rapl_unavailable",
+            "warning",
+        ),
     ],
 )
 def test_findings_on_the_host(changes: dict[str, Any], code: str, level: str) -> None:
@@ -162,10 +208,30 @@ def test_findings_on_the_clocks(changes: dict[str, Any], code: str, level: str) 
 @pytest.mark.parametrize(
     ("facts", "code", "level", "remedy"),
     [
-        (EngineFacts("py", stage="start", error="No such file or directory"), "python_unusable", "fault", "--python PATH"),
-        (EngineFacts("py", stage="timeout", error="took more than 300 s"), "vllm_timeout", "fault", "-X importtime"),
-        (EngineFacts("py", stage="import", error="ModuleNotFoundError: No module named 'vllm'"), "no_vllm", "fault", "py -m pip install"),
-        (EngineFacts("py", stage="import", error="ImportError: libcudart.so.12"), "vllm_broken", "fault", "py -c 'import vllm'"),
+        (
+            EngineFacts("py", stage="start", error="No such file or directory"),
+            "python_unusable",
+            "fault",
+            "--python PATH",
+        ),
+        (
+            EngineFacts("py", stage="timeout", error="took more than 300 s"),
+            "vllm_timeout",
+            "fault",
+            "-X importtime",
+        ),
+        (
+            EngineFacts("py", stage="import", error="ModuleNotFoundError: No module named 'vllm'"),
+            "no_vllm",
+            "fault",
+            "py -m pip install",
+        ),
+        (
+            EngineFacts("py", stage="import", error="ImportError: libcudart.so.12"),
+            "vllm_broken",
+            "fault",
+            "py -c 'import vllm'",
+        ),
         (replace(ENGINE, vllm="0.11.1"), "vllm_old", "warning", "0.20"),
         (replace(ENGINE, vllm="dev"), "", "", ""),
     ],
@@ -180,12 +246,16 @@ def test_findings_on_the_engine(facts: EngineFacts, code: str, level: str, remed
     ("listed", "chosen", "unknown", "code"),
     [(0, 0, (), "no_gpu"), (8, 0, (), "no_gpu"), (8, 1, ("9",), "gpu_unknown"), (8, 8, (), "")],
 )
-def test_findings_on_the_selection(listed: int, chosen: int, unknown: tuple[str, ...], code: str) -> None:
+def test_findings_on_the_selection(
+    listed: int, chosen: int, unknown: tuple[str, ...], code: str
+) -> None:
     assert judging.selection(listed, chosen, unknown).code == code
 
 
 def test_a_process_of_a_run_that_holds_the_lock_is_no_fault() -> None:
-    found = of_gpu(replace(GPU, processes=(Process(7),)), lock=Lock(True, "pid 7 (llama-3.1-8b since 14:03)"))
+    found = of_gpu(
+        replace(GPU, processes=(Process(7),)), lock=Lock(True, "pid 7 (llama-3.1-8b since 14:03)")
+    )
     assert bad(found) == [("gpu_in_use", "warning"), ("gpu_locked", "warning")]
     assert "pid 7 (llama-3.1-8b since 14:03)" in found[-1].what
 
@@ -197,12 +267,28 @@ def told(before: GpuFacts, after: GpuFacts) -> list[str]:
 @pytest.mark.parametrize(
     ("before", "after", "fault"),
     [
-        ({}, {"power_limit_w": 500.0}, "power_limit_changed: GPU-aaaa: the power limit was 700 W before the load and 500 W after it"),
-        ({}, {"enforced_power_limit_w": 500.0}, "power_limit_changed: GPU-aaaa: the enforced power limit was 700 W before"),
-        ({}, {"ecc_uncorrected": 3}, "ecc_errors: GPU-aaaa: 3 memory errors that could not be corrected came up under load"),
+        (
+            {},
+            {"power_limit_w": 500.0},
+            "power_limit_changed: GPU-aaaa: the power limit was 700 W before the load and 500 W after it",
+        ),
+        (
+            {},
+            {"enforced_power_limit_w": 500.0},
+            "power_limit_changed: GPU-aaaa: the enforced power limit was 700 W before",
+        ),
+        (
+            {},
+            {"ecc_uncorrected": 3},
+            "ecc_errors: GPU-aaaa: 3 memory errors that could not be corrected came up under load",
+        ),
         ({}, {"mig": True}, "mig_enabled: GPU-aaaa: "),
         ({"mig": True}, {"mig": True}, "mig_enabled: GPU-aaaa: "),
-        ({}, {"lost": "GPU is lost", "power_limit_w": None}, "gpu_lost: GPU-aaaa: the GPU does not answer any more (GPU is lost)"),
+        (
+            {},
+            {"lost": "GPU is lost", "power_limit_w": None},
+            "gpu_lost: GPU-aaaa: the GPU does not answer any more (GPU is lost)",
+        ),
         ({"lost": "GPU is lost"}, {}, "gpu_lost: GPU-aaaa: "),
         (
             {},
@@ -211,7 +297,9 @@ def told(before: GpuFacts, after: GpuFacts) -> list[str]:
         ),
     ],
 )
-def test_what_invalidates_a_measurement(before: dict[str, Any], after: dict[str, Any], fault: str) -> None:
+def test_what_invalidates_a_measurement(
+    before: dict[str, Any], after: dict[str, Any], fault: str
+) -> None:
     (found,) = told(replace(GPU, **before), replace(GPU, **after))
     assert found.startswith(fault)
 
@@ -221,7 +309,13 @@ def test_what_invalidates_a_measurement(before: dict[str, Any], after: dict[str,
     [
         {},
         {"power_limit_w": 700.4},
-        {"persistence": False, "temperature_c": 88, "clock_reasons": 0x4, "sm_clock_mhz": 1300, "utilization_percent": 99},
+        {
+            "persistence": False,
+            "temperature_c": 88,
+            "clock_reasons": 0x4,
+            "sm_clock_mhz": 1300,
+            "utilization_percent": 99,
+        },
         {"ecc_uncorrected": None},
         {"memory_used_mib": 70_000, "processes": (Process(9),)},
     ],
@@ -233,16 +327,26 @@ def test_what_does_not(after: dict[str, Any]) -> None:
 def test_warnings_never_invalidate() -> None:
     """A lowered limit, ECC off, errors of last week: as before, so after."""
     poor = replace(
-        GPU, persistence=False, power_limit_w=300.0, enforced_power_limit_w=250.0, ecc=False, ecc_uncorrected=9, rows_failed=True
+        GPU,
+        persistence=False,
+        power_limit_w=300.0,
+        enforced_power_limit_w=250.0,
+        ecc=False,
+        ecc_uncorrected=9,
+        rows_failed=True,
     )
     assert told(poor, poor) == []
     nothing_told = GpuFacts(uuid="GPU-aaaa", unreadable={"mig": "Unknown Error"})
     assert told(nothing_told, nothing_told) == []
 
 
-@pytest.mark.parametrize(("slept_s", "fault"), [(0.0, False), (0.05, False), (-0.05, False), (0.2, True), (3600.0, True)])
+@pytest.mark.parametrize(
+    ("slept_s", "fault"), [(0.0, False), (0.05, False), (-0.05, False), (0.2, True), (3600.0, True)]
+)
 def test_a_machine_that_slept(slept_s: float, fault: bool) -> None:
-    assert [f.split(":")[0] for f in judging.faults(judging.suspension(100.0, 100.0 + slept_s))] == ["suspended"] * fault
+    assert [
+        f.split(":")[0] for f in judging.faults(judging.suspension(100.0, 100.0 + slept_s))
+    ] == ["suspended"] * fault
 
 
 numbers = st.none() | st.integers(-(2**40), 2**40)
@@ -274,7 +378,8 @@ gpus = st.builds(
     rows_pending=flags,
     rows_failed=flags,
     compute_mode=numbers,
-    processes=st.none() | st.lists(st.builds(Process, pid=st.integers(0, 2**31), name=st.none() | words)).map(tuple),
+    processes=st.none()
+    | st.lists(st.builds(Process, pid=st.integers(0, 2**31), name=st.none() | words)).map(tuple),
 )
 watches = st.builds(
     CounterWatch,
@@ -302,7 +407,9 @@ hosts = st.builds(
 
 
 @given(gpus, watches, st.builds(Lock, held=st.booleans(), holder=words), hosts)
-def test_every_check_says_one_thing(gpu: GpuFacts, watch: CounterWatch, lock: Lock, host: HostFacts) -> None:
+def test_every_check_says_one_thing(
+    gpu: GpuFacts, watch: CounterWatch, lock: Lock, host: HostFacts
+) -> None:
     """Whatever the facts: one finding a check, a code and a remedy exactly where something is not ok, each code documented."""
     findings = [*judging.gpu(gpu, watch, lock), *judging.host(host)]
     documented = (ROOT / "docs" / "doctor.md").read_text()
@@ -321,5 +428,10 @@ def test_a_cell_is_judged_whatever_the_facts(before: GpuFacts, after: GpuFacts) 
 
 
 @given(gpus)
-def test_what_stays_as_it_is_invalidates_nothing_but_a_gpu_that_is_lost_or_cut_up(gpu: GpuFacts) -> None:
-    assert {fault.split(":")[0] for fault in told(gpu, replace(gpu, unreadable={}))} <= {"gpu_lost", "mig_enabled"}
+def test_what_stays_as_it_is_invalidates_nothing_but_a_gpu_that_is_lost_or_cut_up(
+    gpu: GpuFacts,
+) -> None:
+    assert {fault.split(":")[0] for fault in told(gpu, replace(gpu, unreadable={}))} <= {
+        "gpu_lost",
+        "mig_enabled",
+    }

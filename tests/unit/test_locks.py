@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_energy import locks
 from pytest_energy.errors import LockError
-from pytest_energy.locks import GpuLocks, look
+from pytest_energy.launch import gpu_locks
+from pytest_energy.launch.gpu_locks import GpuLocks, look
 
 A, B, C = "GPU-aaaaaaaa-1111", "GPU-bbbbbbbb-2222", "GPU-cccccccc-3333"
 RUN = """
 import pathlib, subprocess, sys
-from pytest_energy import locks
+from pytest_energy.launch import gpu_locks as locks
 locks.FOLDER = pathlib.Path(sys.argv[1])
 mine = locks.GpuLocks(float(sys.argv[2]))
 mine.acquire(sys.argv[3].split(","), "a model", lambda text: print(text, flush=True))
@@ -39,8 +39,8 @@ Start = Callable[..., Run]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(locks, "FOLDER", tmp_path / "locks")
-    monkeypatch.setattr(locks, "_POLL_S", 0.05)
+    monkeypatch.setattr(gpu_locks, "FOLDER", tmp_path / "locks")
+    monkeypatch.setattr(gpu_locks, "_POLL_S", 0.05)
     return tmp_path / "locks"
 
 
@@ -123,7 +123,9 @@ def test_a_dead_holders_lock_is_taken_over_and_that_is_told(start: Start, folder
     assert says(other) == "held"
     other.send_signal(signal.SIGKILL)
     other.wait(timeout=10)
-    assert b"a model" in (folder / f"{A}.lock").read_bytes()  # what it wrote is still there, and misleads nobody
+    assert (
+        b"a model" in (folder / f"{A}.lock").read_bytes()
+    )  # what it wrote is still there, and misleads nobody
     assert look(A) == (False, None)
     mine, told, left = acquire(A)
     assert (told, left) == ([], {A})
@@ -173,7 +175,9 @@ def test_two_that_wait_get_it_one_after_the_other(start: Start) -> None:
     assert look(A)[1].pid == waiting.pid  # type: ignore[union-attr]
 
 
-def test_runs_that_want_the_same_gpus_in_different_order_do_not_block_each_other(start: Start) -> None:
+def test_runs_that_want_the_same_gpus_in_different_order_do_not_block_each_other(
+    start: Start,
+) -> None:
     runs = [start(A, B), start(B, A), start(B), start(A)]
     for run in runs:
         assert run.stdin is not None
@@ -201,9 +205,13 @@ def test_no_program_that_is_started_inherits_a_lock(folder: Path) -> None:
     """An engine's worker that stays alive must not keep the GPU locked."""
     mine, _, _ = acquire(A)
     code = "import os, sys; print([os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd') if n != '3'])"
-    open_there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, close_fds=False).stdout
+    open_there = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, close_fds=False
+    ).stdout
     assert str(folder) not in open_there
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False
+    )
     mine.release()
     other, told, _ = acquire(A, timeout_s=0.2)
     assert told == []
@@ -218,7 +226,9 @@ def test_only_the_engines_gpus_stay_locked(start: Start) -> None:
     other = start(A)
     assert says(other) == "held"
     # Where the engine is on one that another run has, that is said at once.
-    with pytest.raises(LockError, match=rf"the engine is on {A}, on which another run measures: pid {other.pid} "):
+    with pytest.raises(
+        LockError, match=rf"the engine is on {A}, on which another run measures: pid {other.pid} "
+    ):
         mine.keep([A, B], "my model", lambda text: None)
     # Before the next launch all are wanted again; whoever has one is waited for without holding the others.
     told: list[str] = []
@@ -260,7 +270,10 @@ def test_nothing_is_written_through_a_link(folder: Path, tmp_path: Path) -> None
     victim = tmp_path / "victim"
     victim.write_text("precious")
     folder.mkdir()
-    for name, make in (("symbolic", (folder / f"{A}.lock").symlink_to), ("hard", (folder / f"{B}.lock").hardlink_to)):
+    for name, make in (
+        ("symbolic", (folder / f"{A}.lock").symlink_to),
+        ("hard", (folder / f"{B}.lock").hardlink_to),
+    ):
         make(victim)
         with pytest.raises(LockError, match="cannot be used"):
             acquire(A if name == "symbolic" else B)
@@ -280,18 +293,22 @@ def test_a_folder_that_is_a_link_is_refused(folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_folder_that_cannot_be_written_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "FOLDER", Path("/proc/nothing/here"))
-    with pytest.raises(LockError, match="Without it another run could measure on this GPU at the same time"):
+    monkeypatch.setattr(gpu_locks, "FOLDER", Path("/proc/nothing/here"))
+    with pytest.raises(
+        LockError, match="Without it another run could measure on this GPU at the same time"
+    ):
         acquire(A)
     assert look(A) == (False, None)
 
 
-def test_a_lock_file_that_is_deleted_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_file_that_is_deleted_is_made_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also by who tidies up between its being opened and locked: a lock on a file that nobody else can open is none."""
     mine, _, _ = acquire(A)
     mine.release()
     (folder / f"{A}.lock").unlink()
-    lock, deleted = locks._lock, list[str]()
+    lock, deleted = gpu_locks._lock, list[str]()
 
     def late(file: int, how: int) -> bool:
         if not deleted:
@@ -299,7 +316,7 @@ def test_a_lock_file_that_is_deleted_is_made_anew(folder: Path, monkeypatch: pyt
             deleted.append(A)
         return lock(file, how)
 
-    monkeypatch.setattr(locks, "_lock", late)
+    monkeypatch.setattr(gpu_locks, "_lock", late)
     mine, _, left = acquire(A)
     assert left == frozenset()
     assert look(A)[0]
@@ -320,19 +337,27 @@ def test_a_uuid_that_is_none(folder: Path, uuid: str) -> None:
 @given(
     st.one_of(
         st.binary(max_size=300),
-        st.recursive(st.none() | st.integers() | st.text(max_size=20), lambda t: st.lists(t) | st.dictionaries(st.text(max_size=9), t)).map(
-            lambda value: json.dumps(value).encode()
-        ),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=20),
+            lambda t: st.lists(t) | st.dictionaries(st.text(max_size=9), t),
+        ).map(lambda value: json.dumps(value).encode()),
         st.fixed_dictionaries(
-            {"pid": st.integers(), "host": st.text(), "since_s": st.integers(), "measuring": st.text()},
+            {
+                "pid": st.integers(),
+                "host": st.text(),
+                "since_s": st.integers(),
+                "measuring": st.text(),
+            },
         ).map(lambda value: json.dumps(value).encode()),
     )
 )
-def test_whatever_stands_in_a_lock_file_that_another_user_wrote(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_whatever_stands_in_a_lock_file_that_another_user_wrote(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     """It is shown only where it is what a holder writes, and never as more than one printable line."""
-    locks.FOLDER = tmp_path_factory.mktemp("locks")
+    gpu_locks.FOLDER = tmp_path_factory.mktemp("locks")
     mine, _, _ = acquire(A)
-    (locks.FOLDER / f"{A}.lock").write_bytes(content)
+    (gpu_locks.FOLDER / f"{A}.lock").write_bytes(content)
     held, holder = look(A)
     assert held
     assert holder is None or (str(holder).isprintable() and len(str(holder)) < 250)
@@ -345,7 +370,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = os.umask(0o077)
     with tempfile.TemporaryDirectory() as made:
         Path(made).chmod(0o1777)
-        monkeypatch.setattr(locks, "FOLDER", Path(made) / "locks")
+        monkeypatch.setattr(gpu_locks, "FOLDER", Path(made) / "locks")
         yield
     os.umask(before)
 
@@ -378,5 +403,5 @@ def test_users_share_the_locks(shared: None) -> None:
     mine, _, _ = acquire(B)
     assert f"{B} is not free: pid {os.getpid()} (my model since " in as_user(1234)
     mine.release()
-    (locks.FOLDER / f"{A}.lock").chmod(0o600)
+    (gpu_locks.FOLDER / f"{A}.lock").chmod(0o600)
     assert "writable for all" in as_user(2345)

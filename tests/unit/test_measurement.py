@@ -8,10 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_energy.cell import Cell, Model
-from pytest_energy.measurement import measure, steady_from
-from pytest_energy.recording import Beside, Client, Distribution, EnergyCounter, GpuSamples, GpuTrace, Recording, TokenCounter
-from pytest_energy.workload import Workload
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
+from pytest_energy.cell.workload import Workload
+from pytest_energy.measure.measurement import measure, steady_from
+from pytest_energy.recording.recording import (
+    Beside,
+    Client,
+    Distribution,
+    EnergyCounter,
+    GpuSamples,
+    GpuTrace,
+    Recording,
+    TokenCounter,
+)
 from tests.simulated import client, recording, trace
 
 SETTINGS = settings(max_examples=40, deadline=None)
@@ -34,8 +44,13 @@ def with_samples(recorded: Recording, **values: int) -> Recording:
 def scaled(gpu: GpuTrace, factor: float) -> GpuTrace:
     return replace(
         gpu,
-        counter=replace(gpu.counter, energy_mj=tuple(round(e * factor) for e in gpu.counter.energy_mj)),
-        samples=replace(gpu.samples, average_power_mw=tuple(round(p * factor) for p in gpu.samples.average_power_mw)),
+        counter=replace(
+            gpu.counter, energy_mj=tuple(round(e * factor) for e in gpu.counter.energy_mj)
+        ),
+        samples=replace(
+            gpu.samples,
+            average_power_mw=tuple(round(p * factor) for p in gpu.samples.average_power_mw),
+        ),
     )
 
 
@@ -47,10 +62,14 @@ def scaled(gpu: GpuTrace, factor: float) -> GpuTrace:
     noise=st.floats(0, 0.1),
     seed=st.integers(0, 10**6),
 )
-def test_recovers_what_was_simulated(power_w: float, batch_size: int, steps_per_s: float, noise: float, seed: int) -> None:
+def test_recovers_what_was_simulated(
+    power_w: float, batch_size: int, steps_per_s: float, noise: float, seed: int
+) -> None:
     cell = make_cell(batch_size)
     rate = batch_size * steps_per_s
-    m = measure(recording(cell, power_w=power_w, tokens_per_s=rate, noise=noise, seed=seed, cycles=9.5))
+    m = measure(
+        recording(cell, power_w=power_w, tokens_per_s=rate, noise=noise, seed=seed, cycles=9.5)
+    )
     assert m.valid, m.faults
     assert math.isclose(m.power_w, power_w, rel_tol=0.005)
     assert math.isclose(m.tokens_per_s, rate, rel_tol=0.02 if noise else 0.001)
@@ -61,7 +80,10 @@ def test_recovers_what_was_simulated(power_w: float, batch_size: int, steps_per_
 @given(factor=st.floats(0.5, 2.0))
 def test_scaled_energy_scales_energy_alone(factor: float) -> None:
     recorded = recording(make_cell())
-    one, other = measure(recorded), measure(replace(recorded, gpus=(scaled(recorded.gpus[0], factor),)))
+    one, other = (
+        measure(recorded),
+        measure(replace(recorded, gpus=(scaled(recorded.gpus[0], factor),))),
+    )
     assert math.isclose(other.joules_per_token, factor * one.joules_per_token, rel_tol=1e-4)
     assert math.isclose(other.power_w, factor * one.power_w, rel_tol=1e-4)
     assert other.tokens_per_s == one.tokens_per_s
@@ -76,11 +98,21 @@ def test_the_clock_may_start_anywhere(shift_ns: int) -> None:
         return tuple(t + shift_ns for t in times)
 
     gpu = recorded.gpus[0]
-    counter = replace(gpu.counter, unchanged_ns=moved(gpu.counter.unchanged_ns), changed_ns=moved(gpu.counter.changed_ns))
+    counter = replace(
+        gpu.counter,
+        unchanged_ns=moved(gpu.counter.unchanged_ns),
+        changed_ns=moved(gpu.counter.changed_ns),
+    )
     later = replace(
         recorded,
         tokens=replace(recorded.tokens, time_ns=moved(recorded.tokens.time_ns)),
-        gpus=(replace(gpu, counter=counter, samples=replace(gpu.samples, time_ns=moved(gpu.samples.time_ns))),),
+        gpus=(
+            replace(
+                gpu,
+                counter=counter,
+                samples=replace(gpu.samples, time_ns=moved(gpu.samples.time_ns)),
+            ),
+        ),
         load_stopped_ns=recorded.load_stopped_ns + shift_ns,
     )
     assert measure(later).cycles == measure(recorded).cycles
@@ -93,14 +125,19 @@ def test_the_first_cycle_is_warm_up() -> None:
 
 
 def test_the_hot_idle_power_is_the_static_power() -> None:
-    assert measure(recording(make_cell(), idle_power_w=123.0)).static_power_w == pytest.approx(123.0, rel=0.01)
+    assert measure(recording(make_cell(), idle_power_w=123.0)).static_power_w == pytest.approx(
+        123.0, rel=0.01
+    )
 
 
 def test_no_static_power_when_the_clock_sank_at_once() -> None:
     recorded = recording(make_cell())
     samples = recorded.gpus[0].samples
     clocks = tuple(345 if t > recorded.load_stopped_ns else 1980 for t in samples.time_ns)
-    assert measure(with_gpu(recorded, samples=replace(samples, sm_clock_mhz=clocks))).static_power_w is None
+    assert (
+        measure(with_gpu(recorded, samples=replace(samples, sm_clock_mhz=clocks))).static_power_w
+        is None
+    )
 
 
 def test_a_slow_start_is_skipped() -> None:
@@ -146,7 +183,10 @@ def test_several_gpus_add_up_and_are_told_apart() -> None:
 def standing_still(recorded: Recording) -> Recording:
     counter = recorded.gpus[0].counter
     keep = [i for i in range(len(counter.energy_mj)) if not 30 <= i < 60]
-    series = (tuple(values[i] for i in keep) for values in (counter.unchanged_ns, counter.changed_ns, counter.energy_mj))
+    series = (
+        tuple(values[i] for i in keep)
+        for values in (counter.unchanged_ns, counter.changed_ns, counter.energy_mj)
+    )
     return with_gpu(recorded, counter=EnergyCounter(*series))
 
 
@@ -157,7 +197,9 @@ def running_backwards(recorded: Recording) -> Recording:
 
 
 def half_empty(recorded: Recording) -> Recording:
-    return replace(recorded, tokens=replace(recorded.tokens, tokens=(4,) * len(recorded.tokens.tokens)))
+    return replace(
+        recorded, tokens=replace(recorded.tokens, tokens=(4,) * len(recorded.tokens.tokens))
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +220,12 @@ def half_empty(recorded: Recording) -> Recording:
         ("kv_cache_too_small", lambda r: replace(r, kv_cache_tokens=2000)),
         (
             "too_short",
-            lambda r: replace(r, tokens=TokenCounter(*(s[:900] for s in (r.tokens.time_ns, r.tokens.tokens, r.tokens.finished)))),
+            lambda r: replace(
+                r,
+                tokens=TokenCounter(
+                    *(s[:900] for s in (r.tokens.time_ns, r.tokens.tokens, r.tokens.finished))
+                ),
+            ),
         ),
         ("too_short", lambda r: replace(r, tokens=TokenCounter((), (), ()))),
         ("foreign_process", lambda r: with_gpu(r, faults=("foreign_process: pid 7",))),
@@ -211,12 +258,20 @@ def test_a_small_disagreement_is_no_fault() -> None:
 
 
 def turns_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> list[Recording]:
-    return [replace(recording(cell, start_s=1000 * (1 + turn), cycles=cycles, seed=turn, **kwargs), turn=turn) for turn in range(count)]
+    return [
+        replace(
+            recording(cell, start_s=1000 * (1 + turn), cycles=cycles, seed=turn, **kwargs),
+            turn=turn,
+        )
+        for turn in range(count)
+    ]
 
 
 @SETTINGS
 @given(power_w=st.floats(80, 700), noise=st.floats(0, 0.1), count=st.integers(2, 5))
-def test_the_turns_of_a_launch_make_one_measurement(power_w: float, noise: float, count: int) -> None:
+def test_the_turns_of_a_launch_make_one_measurement(
+    power_w: float, noise: float, count: int
+) -> None:
     turns = turns_of(make_cell(), count, power_w=power_w, noise=noise)
     m = measure(*turns)
     assert m.valid, m.faults
@@ -234,9 +289,15 @@ def test_a_turn_too_short_by_itself_counts_with_the_others() -> None:
 
 
 def test_a_launch_with_a_turn_that_holds_no_cycle_is_none() -> None:
-    turns = [*turns_of(make_cell(), 2, cycles=5.5), replace(recording(make_cell(), cycles=0.5, start_s=5000), turn=2)]
+    turns = [
+        *turns_of(make_cell(), 2, cycles=5.5),
+        replace(recording(make_cell(), cycles=0.5, start_s=5000), turn=2),
+    ]
     (fault,) = measure(*turns).faults
-    assert fault == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, 3 needed; 1 of 3 turns without one"
+    assert (
+        fault
+        == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, 3 needed; 1 of 3 turns without one"
+    )
 
 
 def test_a_fault_of_one_turn_is_one_of_the_launch() -> None:
@@ -254,7 +315,9 @@ def test_no_cycle_of_a_turn_is_taken_for_a_transient() -> None:
     count = len(slow.tokens.time_ns)
     times = tuple(t + min(i, 2 * count // 5) * 1_000_000 for i, t in enumerate(slow.tokens.time_ns))
     slow = replace(
-        slow, tokens=replace(slow.tokens, time_ns=times), gpus=(trace(times[0] - 300_000_000, times[-1] + 1_300_000_000, 500.0),)
+        slow,
+        tokens=replace(slow.tokens, time_ns=times),
+        gpus=(trace(times[0] - 300_000_000, times[-1] + 1_300_000_000, 500.0),),
     )
     assert measure(slow).skipped_cycles == 1
     assert measure(replace(slow, beside=Beside("other", 1.0, 0, True, 0.0))).skipped_cycles == 0
@@ -263,16 +326,24 @@ def test_no_cycle_of_a_turn_is_taken_for_a_transient() -> None:
 def test_the_kv_cache_holds_whole_blocks() -> None:
     recorded = replace(recording(make_cell(batch_size=8)), kv_cache_tokens=8 * 314)
     assert measure(recorded).valid
-    in_blocks = replace(recorded, environment={**recorded.environment, "engine_settings": {"block_size": 16}})
-    assert measure(in_blocks).faults == ("kv_cache_too_small: it holds 2512 tokens, the batch needs 2560",)
+    in_blocks = replace(
+        recorded, environment={**recorded.environment, "engine_settings": {"block_size": 16}}
+    )
+    assert measure(in_blocks).faults == (
+        "kv_cache_too_small: it holds 2512 tokens, the batch needs 2560",
+    )
 
 
 def served(seen: Client | None, tokens_a_step: int = 8) -> Recording:
     """A recording of a server; its steps are what the clients took together, not the engine's."""
     recorded = replace(recording(replace(make_cell(), engine="server"), cycles=9.5), client=seen)
     parts = 8 // tokens_a_step
-    times = tuple(time + part * 1_000_000 for time in recorded.tokens.time_ns for part in range(parts))
-    return replace(recorded, tokens=TokenCounter(times, (tokens_a_step,) * len(times), (0,) * len(times)))
+    times = tuple(
+        time + part * 1_000_000 for time in recorded.tokens.time_ns for part in range(parts)
+    )
+    return replace(
+        recorded, tokens=TokenCounter(times, (tokens_a_step,) * len(times), (0,) * len(times))
+    )
 
 
 def test_latencies_are_percentiles_of_what_clients_saw() -> None:
@@ -287,7 +358,8 @@ def test_latencies_are_percentiles_of_what_clients_saw() -> None:
 
 def test_latencies_of_turns_are_put_together() -> None:
     turns = [
-        replace(served(client(19_000, first_token=Distribution((value,), (1,)))), turn=turn) for turn, value in enumerate((10_000, 30_000))
+        replace(served(client(19_000, first_token=Distribution((value,), (1,)))), turn=turn)
+        for turn, value in enumerate((10_000, 30_000))
     ]
     m = measure(*turns)
     assert m.latencies_ms["ttft"] == {"mean": 20.0, "p50": 10.0, "p90": 30.0, "p99": 30.0}
@@ -302,7 +374,10 @@ def test_an_engine_without_clients_has_no_latencies() -> None:
 @pytest.mark.parametrize(
     ("seen", "fault"),
     [
-        (client(19_000, server_tokens=19_007), "tokens_disagree: the streams brought 19000 tokens, the server counted 19007"),
+        (
+            client(19_000, server_tokens=19_007),
+            "tokens_disagree: the streams brought 19000 tokens, the server counted 19007",
+        ),
         (client(19_000, server_tokens=18_999), "tokens_disagree"),
         (client(19_000, preemptions=3), "batch_not_full: the server preempted requests 3 times"),
         (

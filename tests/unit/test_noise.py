@@ -9,21 +9,28 @@ from typing import Any
 
 import pytest
 
-from pytest_energy.cell import Cell
+from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import NoiseError
-from pytest_energy.gate import ASSUMED_NOISE, Metric
-from pytest_energy.measurement import Measurement, measure
-from pytest_energy.noise import Noise, NoiseStore
-from pytest_energy.statistics import Spread
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import Spread
+from pytest_energy.store.noise import ASSUMED_NOISE, Noise, NoiseStore
+from pytest_energy.verdict.detectable import detectable
 from tests.damage import UNREADABLE
 from tests.simulated import GPU_NAME, recording
 
 ENERGY = Metric.JOULES_PER_TOKEN
 
 
-def launches(cell: Cell, power_w: Sequence[float], name: str = "a", **environment: Any) -> list[Measurement]:
+def launches(
+    cell: Cell, power_w: Sequence[float], name: str = "a", **environment: Any
+) -> list[Measurement]:
     return [
-        measure(recording(cell, launch_id=f"{name}{i}", power_w=power, cycles=12.5, environment=environment))
+        measure(
+            recording(
+                cell, launch_id=f"{name}{i}", power_w=power, cycles=12.5, environment=environment
+            )
+        )
         for i, power in enumerate(power_w)
     ]
 
@@ -42,15 +49,24 @@ def test_launches_of_several_calls_add_up_and_count_once(cell: Cell, tmp_path: P
     assert noise.between.deviation == pytest.approx(0.0099, abs=1e-4)
 
 
-@pytest.mark.parametrize("other", [{"vllm": "9"}, {"gpu_uuids": ["GPU-x"]}, {"engine_args_under_test": {"enforce_eager": True}}])
-def test_only_launches_that_differ_in_nothing_are_compared(cell: Cell, tmp_path: Path, other: dict[str, Any]) -> None:
-    NoiseStore(tmp_path).add([*launches(cell, [500, 500]), *launches(cell, [900, 900], "b", **other)])
+@pytest.mark.parametrize(
+    "other",
+    [{"vllm": "9"}, {"gpu_uuids": ["GPU-x"]}, {"engine_args_under_test": {"enforce_eager": True}}],
+)
+def test_only_launches_that_differ_in_nothing_are_compared(
+    cell: Cell, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    NoiseStore(tmp_path).add(
+        [*launches(cell, [500, 500]), *launches(cell, [900, 900], "b", **other)]
+    )
     noise = known(tmp_path, cell)
     assert noise.between == Spread(pytest.approx(0, abs=1e-9), 2)
 
 
 def test_boards_are_told_apart_from_launches(cell: Cell, tmp_path: Path) -> None:
-    NoiseStore(tmp_path).add([*launches(cell, [500, 500]), *launches(cell, [550], "b", gpu_uuids=["GPU-x"])])
+    NoiseStore(tmp_path).add(
+        [*launches(cell, [500, 500]), *launches(cell, [550], "b", gpu_uuids=["GPU-x"])]
+    )
     noise = known(tmp_path, cell)
     assert noise.boards == pytest.approx((1 / math.sqrt(1.1), math.sqrt(1.1)), rel=1e-3)
 
@@ -76,10 +92,10 @@ def test_launches_under_judgement_are_not_counted_twice(cell: Cell, tmp_path: Pa
 
 def test_more_launches_find_smaller_changes() -> None:
     noise = Noise(11, Spread(0.01, 10), None, None)
-    found = [noise.detectable(n, comparisons=8) for n in (1, 2, 3, 5)]
+    found = [detectable(noise, n, comparisons=8) for n in (1, 2, 3, 5)]
     assert all(change is not None for change in found)
     assert found == sorted(found, key=lambda change: -(change or 0))
-    assert Noise(1, None, None, None).detectable(3, 8) is None
+    assert detectable(Noise(1, None, None, None), 3, 8) is None
 
 
 def test_invalid_measurements_are_refused(cell: Cell, tmp_path: Path) -> None:
@@ -105,13 +121,18 @@ def test_a_damaged_file_is_named_and_kept(cell: Cell, tmp_path: Path, damage: An
     path = NoiseStore(tmp_path).path(cell.key, GPU_NAME)
     path.write_text(damage(path.read_text()))
     spoiled = path.read_text()
-    for use in (lambda s: s.floor(cell.key, GPU_NAME, ENERGY), lambda s: s.add(launches(cell, [505], "c"))):
+    for use in (
+        lambda s: s.floor(cell.key, GPU_NAME, ENERGY),
+        lambda s: s.add(launches(cell, [505], "c")),
+    ):
         with pytest.raises(NoiseError, match=r"tiny\.json"):
             use(NoiseStore(tmp_path))
     assert path.read_text() == spoiled
 
 
-def test_a_cell_on_several_gpus_is_not_judged_by_the_noise_of_one(cell: Cell, tmp_path: Path) -> None:
+def test_a_cell_on_several_gpus_is_not_judged_by_the_noise_of_one(
+    cell: Cell, tmp_path: Path
+) -> None:
     """Cells of a model are pooled where they are spread over as many GPUs."""
     spread = replace(cell, engine_args=(("max_num_seqs", 8), ("tensor_parallel_size", 2)))
     other = replace(spread, batch_size=2)

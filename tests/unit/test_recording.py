@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_energy import recording
-from pytest_energy.cell import Cell
+from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import RecordingError
+from pytest_energy.recording import recording
 from tests import simulated
 
 
@@ -34,11 +34,21 @@ def test_what_clients_saw_survives(cell: Cell, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [{"first_token": {"value_us": [1], "count": []}}, {"streamed_tokens": "1"}, {"cpu_cores": None}, {"server_tokens": 1.5}, {"x": 1}],
+    [
+        {"first_token": {"value_us": [1], "count": []}},
+        {"streamed_tokens": "1"},
+        {"cpu_cores": None},
+        {"server_tokens": 1.5},
+        {"x": 1},
+    ],
 )
-def test_a_damaged_account_of_clients(cell: Cell, tmp_path: Path, damage: dict[str, object]) -> None:
+def test_a_damaged_account_of_clients(
+    cell: Cell, tmp_path: Path, damage: dict[str, object]
+) -> None:
     content = recording.to_json(replace(simulated.recording(cell), client=simulated.client(13_000)))
-    (tmp_path / "a.json.gz").write_bytes(packed({**content, "client": {**content["client"], **damage}}))
+    (tmp_path / "a.json.gz").write_bytes(
+        packed({**content, "client": {**content["client"], **damage}})
+    )
     with pytest.raises(RecordingError, match=r"a\.json\.gz"):
         recording.read(tmp_path / "a.json.gz")
 
@@ -52,7 +62,9 @@ def test_equal_recordings_give_equal_bytes_and_small_ones(cell: Cell, tmp_path: 
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
-def test_a_crash_while_writing_leaves_the_old_file(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_crash_while_writing_leaves_the_old_file(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     path = tmp_path / "a.json.gz"
     recording.write(simulated.recording(cell), path)
     before = path.read_bytes()
@@ -78,11 +90,15 @@ def damaged(cell: Cell) -> dict[str, bytes]:
         "flipped": whole[:200] + bytes([whole[200] ^ 255]) + whole[201:],
         "not JSON": gzip.compress(b"{"),
         "a list": packed([content]),
-        "no version": packed({name: value for name, value in content.items() if name != "schema_version"}),
+        "no version": packed(
+            {name: value for name, value in content.items() if name != "schema_version"}
+        ),
         "other version": packed({**content, "schema_version": 4}),
         "field missing": packed({name: value for name, value in content.items() if name != "gpus"}),
         "lengths differ": packed({**content, "tokens": {**tokens, "finished": [0]}}),
-        "a float": packed({**content, "tokens": {**tokens, "tokens": [0.5] * len(tokens["tokens"])}}),
+        "a float": packed(
+            {**content, "tokens": {**tokens, "tokens": [0.5] * len(tokens["tokens"])}}
+        ),
         "key no object": packed({**content, "key": "x"}),
         "series no object": packed({**content, "tokens": []}),
         "deep": gzip.compress(b"[" * 100_000),
@@ -98,9 +114,15 @@ def test_every_damage_is_told_with_the_files_name(cell: Cell, tmp_path: Path) ->
             recording.read(path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
-    st.recursive(st.none() | st.integers() | st.text() | st.floats(), lambda c: st.lists(c) | st.dictionaries(st.text(), c), max_leaves=8)
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.floats(),
+        lambda c: st.lists(c) | st.dictionaries(st.text(), c),
+        max_leaves=8,
+    )
 )
 def test_no_content_gets_through_unnoticed(tmp_path: Path, cell: Cell, content: object) -> None:
     whole = recording.to_json(simulated.recording(cell, cycles=0.1))

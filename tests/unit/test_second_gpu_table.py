@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks import second_gpu_table
-from pytest_energy import recording
-from pytest_energy.cell import Cell
-from pytest_energy.measurement import measure
-from pytest_energy.noise import NoiseStore
+from pytest_energy.cell.cell import Cell
+from pytest_energy.measure.measurement import measure
+from pytest_energy.recording import recording
+from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 
 A, B, OTHER = "GPU-aaaaaaaa-1", "GPU-bbbbbbbb-2", "GPU-cccccccc-3"
@@ -20,27 +20,58 @@ TWO = {A: 0.5, B: 0.5}
 
 
 def record(
-    folder: Path, cell: Cell, gpus: int, count: int = 3, power_w: float = 500.0, rate: float = 1000.0, board: str = A, **changes: Any
+    folder: Path,
+    cell: Cell,
+    gpus: int,
+    count: int = 3,
+    power_w: float = 500.0,
+    rate: float = 1000.0,
+    board: str = A,
+    **changes: Any,
 ) -> Path:
     arguments = dict(cell.engine_args) | ({"tensor_parallel_size": 2} if gpus == 2 else {})
     spread = replace(cell, engine_args=tuple(sorted(arguments.items())))
     shares = TWO if gpus == 2 else {board: 1.0}
     for i in range(count):
-        made = simulated.recording(spread, f"{gpus}-{board[4]}-{i}", power_w * (1 + i / 200), rate, power_shares=shares, **changes)
+        made = simulated.recording(
+            spread,
+            f"{gpus}-{board[4]}-{i}",
+            power_w * (1 + i / 200),
+            rate,
+            power_shares=shares,
+            **changes,
+        )
         recording.write(made, folder / made.launch_id / f"{spread.slug}{recording.SUFFIX}")
     return folder
 
 
-def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one: Path, two: Path) -> list[str]:
-    monkeypatch.setattr("sys.argv", ["second_gpu_table", "--one", str(one), "--two", str(two), "--baselines", str(one.parent / "store")])
+def table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one: Path, two: Path
+) -> list[str]:
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "second_gpu_table",
+            "--one",
+            str(one),
+            "--two",
+            str(two),
+            "--baselines",
+            str(one.parent / "store"),
+        ],
+    )
     second_gpu_table.main()
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_second_gpu_costs(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_gpu_costs(
+    cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = record(tmp_path / "one", cell, 1)
     for size in (2, 8):
-        two = record(tmp_path / "two", replace(cell, batch_size=size), 2, power_w=900.0, rate=1500.0)
+        two = record(
+            tmp_path / "two", replace(cell, batch_size=size), 2, power_w=900.0, rate=1500.0
+        )
     heading, _, row = table(capsys, monkeypatch, one, two)
     assert heading.startswith("| model | batch size |")
     figures = [text.strip() for text in row.strip("|").split("|")]
@@ -67,16 +98,26 @@ def test_the_noise_that_is_stored_for_a_side_counts(
     cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Launches that agree by luck do not make the interval narrower than the runner's noise allows."""
-    one, two = record(tmp_path / "one", cell, 1, count=1), record(tmp_path / "two", cell, 2, power_w=900.0, rate=1500.0)
+    one, two = (
+        record(tmp_path / "one", cell, 1, count=1),
+        record(tmp_path / "two", cell, 2, power_w=900.0, rate=1500.0),
+    )
     widths = []
     for deviation in (0.001, 0.05):
         folder, store = tmp_path / str(deviation), tmp_path / "store"
         for i in range(8):
-            made = simulated.recording(cell, f"noise-{deviation}-{i}", 500.0 * (1 + deviation * (-1) ** i), power_shares={A: 1.0})
+            made = simulated.recording(
+                cell,
+                f"noise-{deviation}-{i}",
+                500.0 * (1 + deviation * (-1) ** i),
+                power_shares={A: 1.0},
+            )
             recording.write(made, folder / made.launch_id / f"{cell.slug}{recording.SUFFIX}")
         NoiseStore(store).add([measure(*turns) for turns in recording.read_launches([folder])])
         *_, row = table(capsys, monkeypatch, one, two)
-        low, high = (float(text) for text in re.findall(r"[+-][\d.]+(?= %(?: to|\)))", row.split("|")[6]))
+        low, high = (
+            float(text) for text in re.findall(r"[+-][\d.]+(?= %(?: to|\)))", row.split("|")[6])
+        )
         widths.append(high - low)
         shutil.rmtree(store)
     assert widths[0] < 5 < 3 * widths[0] < widths[1]
@@ -86,7 +127,10 @@ def test_another_board_is_not_compared(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = record(tmp_path / "one", cell, 1, board=OTHER), record(tmp_path / "two", cell, 2)
-    with pytest.raises(SystemExit, match="GPU-cccccccc, on which one GPU was measured, is neither of the two boards"):
+    with pytest.raises(
+        SystemExit,
+        match="GPU-cccccccc, on which one GPU was measured, is neither of the two boards",
+    ):
         table(capsys, monkeypatch, one, two)
 
 
@@ -94,7 +138,9 @@ def test_one_launch_each_is_no_comparison(
     cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = record(tmp_path / "one", cell, 1, 1), record(tmp_path / "two", cell, 2, 1)
-    with pytest.raises(SystemExit, match="one launch each of tiny says nothing of how launches differ"):
+    with pytest.raises(
+        SystemExit, match="one launch each of tiny says nothing of how launches differ"
+    ):
         table(capsys, monkeypatch, one, two)
 
 
@@ -107,7 +153,12 @@ def test_one_launch_each_is_no_comparison(
     ],
 )
 def test_unlike_launches_are_not_compared(
-    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], what: str
+    cell: Cell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, Any],
+    what: str,
 ) -> None:
     one, two = record(tmp_path / "one", cell, 1), record(tmp_path / "two", cell, 2, **changed)
     with pytest.raises(SystemExit, match=what):
@@ -117,7 +168,10 @@ def test_unlike_launches_are_not_compared(
 def test_folders_that_hold_something_else(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, two = record(tmp_path / "one", cell, 1), record(tmp_path / "two", replace(cell, batch_size=2), 2)
+    one, two = (
+        record(tmp_path / "one", cell, 1),
+        record(tmp_path / "two", replace(cell, batch_size=2), 2),
+    )
     with pytest.raises(SystemExit, match="no cell was measured on one GPU and on two"):
         table(capsys, monkeypatch, one, two)
     with pytest.raises(SystemExit, match="launch 1-a-0 ran on 1 GPU, not on 2"):

@@ -10,13 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_energy import gate, recording, report
-from pytest_energy.baselines import Baseline, Store, mixed
-from pytest_energy.cell import Cell, Model, name_of
-from pytest_energy.gate import Metric, Rule
-from pytest_energy.measurement import STATIC_POWER_UNCERTAINTY_W, Measurement, mean_gpu_power_w, measure
-from pytest_energy.reports import collect, markdown, page, results, tables
-from pytest_energy.reports.results import Results
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.key import name_of
+from pytest_energy.cell.model import Model
+from pytest_energy.measure.measurement import (
+    STATIC_POWER_UNCERTAINTY_W,
+    Measurement,
+    mean_gpu_power_w,
+    measure,
+)
+from pytest_energy.measure.metric import Metric
+from pytest_energy.recording import recording
+from pytest_energy.report import collect, markdown, page, results, rows, tables
+from pytest_energy.report.results import Results
+from pytest_energy.store import noise
+from pytest_energy.store.baselines import Baseline, Store, mixed
+from pytest_energy.verdict import judge, rule
+from pytest_energy.verdict.rule import Rule
 from tests import simulated
 from tests.conftest import ROOT
 from tests.reports import made
@@ -26,9 +36,16 @@ UNEVEN = {"GPU-aaaaaaaa-1": 0.45, "GPU-bbbbbbbb-2": 0.55}
 BACKWARDS = dict(reversed(UNEVEN.items()))
 
 
-def launches(cell: Cell, shares: dict[str, float], power_w: float = 1000.0, count: int = 3, **changes: Any) -> list[Measurement]:
+def launches(
+    cell: Cell, shares: dict[str, float], power_w: float = 1000.0, count: int = 3, **changes: Any
+) -> list[Measurement]:
     return [
-        measure(simulated.recording(cell, f"{power_w:.0f}-{i}", power_w, 1000 + i, power_shares=shares, **changes)) for i in range(count)
+        measure(
+            simulated.recording(
+                cell, f"{power_w:.0f}-{i}", power_w, 1000 + i, power_shares=shares, **changes
+            )
+        )
+        for i in range(count)
     ]
 
 
@@ -36,7 +53,9 @@ def test_energy_is_the_sum_of_the_counters(cell: Cell) -> None:
     one, two = launches(cell, {simulated.UUID: 1.0})[0], launches(cell, UNEVEN)[0]
     assert two.joules_per_token == pytest.approx(one.joules_per_token, rel=1e-3)
     assert two.power_w == pytest.approx(1000, rel=1e-3)
-    assert two.gpu_power_w == pytest.approx({"GPU-aaaaaaaa-1": 450.0, "GPU-bbbbbbbb-2": 550.0}, rel=1e-3)
+    assert two.gpu_power_w == pytest.approx(
+        {"GPU-aaaaaaaa-1": 450.0, "GPU-bbbbbbbb-2": 550.0}, rel=1e-3
+    )
     assert sum(two.gpu_power_w.values()) == pytest.approx(two.power_w)
     assert two.static_power_w == pytest.approx(2 * 120, rel=1e-2)
 
@@ -44,41 +63,61 @@ def test_energy_is_the_sum_of_the_counters(cell: Cell) -> None:
 def test_one_faulty_gpu_makes_the_measurement_invalid(cell: Cell) -> None:
     recorded = simulated.recording(cell, power_shares=EVEN)
     healthy, other = recorded.gpus
-    throttled = replace(other, samples=replace(other.samples, throttle_reasons=(0x40,) * len(other.samples.time_ns)))
-    assert measure(replace(recorded, gpus=(healthy, throttled))).faults == ("throttled: GPU-bbbbbbbb-2: hardware thermal slowdown",)
-    stuck = replace(other, counter=replace(other.counter, energy_mj=(5,) * len(other.counter.energy_mj)))
-    assert any("GPU-bbbbbbbb-2" in fault for fault in measure(replace(recorded, gpus=(healthy, stuck))).faults)
+    throttled = replace(
+        other, samples=replace(other.samples, throttle_reasons=(0x40,) * len(other.samples.time_ns))
+    )
+    assert measure(replace(recorded, gpus=(healthy, throttled))).faults == (
+        "throttled: GPU-bbbbbbbb-2: hardware thermal slowdown",
+    )
+    stuck = replace(
+        other, counter=replace(other.counter, energy_mj=(5,) * len(other.counter.energy_mj))
+    )
+    assert any(
+        "GPU-bbbbbbbb-2" in fault
+        for fault in measure(replace(recorded, gpus=(healthy, stuck))).faults
+    )
 
 
 def test_shares_and_their_imbalance_are_told(cell: Cell) -> None:
-    even, uneven = (report.gpu_shares(mean_gpu_power_w(launches(cell, shares))) for shares in (EVEN, UNEVEN))
+    even, uneven = (
+        rows.gpu_shares(mean_gpu_power_w(launches(cell, shares))) for shares in (EVEN, UNEVEN)
+    )
     assert even == "GPU-aaaaaaaa 50.0% (500 W), GPU-bbbbbbbb 50.0% (500 W)"
     assert uneven == (
         "GPU-aaaaaaaa 45.0% (450 W), GPU-bbbbbbbb 55.0% (550 W); IMBALANCE: GPU-bbbbbbbb takes 22.2% more energy than GPU-aaaaaaaa"
     )
-    assert report.gpu_shares(mean_gpu_power_w(launches(cell, {simulated.UUID: 1.0}))) == ""
-    assert mean_gpu_power_w([]) == mean_gpu_power_w([*launches(cell, EVEN, count=1), *launches(cell, {"GPU-c": 0.5, "GPU-d": 0.5})]) == {}
+    assert rows.gpu_shares(mean_gpu_power_w(launches(cell, {simulated.UUID: 1.0}))) == ""
+    assert (
+        mean_gpu_power_w([])
+        == mean_gpu_power_w(
+            [*launches(cell, EVEN, count=1), *launches(cell, {"GPU-c": 0.5, "GPU-d": 0.5})]
+        )
+        == {}
+    )
 
 
 @given(st.lists(st.floats(1, 1e4), min_size=2, max_size=8))
 def test_imbalance_is_the_most_over_the_least(powers: list[float]) -> None:
     by_gpu = {f"GPU-{i}": power for i, power in enumerate(powers)}
-    found = report.imbalance(by_gpu)
+    found = rows.imbalance(by_gpu)
     assert found is not None
     assert found == pytest.approx(max(powers) / min(powers) - 1)
-    assert ("IMBALANCE" in report.gpu_shares(by_gpu)) == (found > 0.10)
+    assert ("IMBALANCE" in rows.gpu_shares(by_gpu)) == (found > 0.10)
 
 
 def test_the_row_of_jpt_alone_tells_the_shares(cell: Cell) -> None:
     new, old = launches(cell, UNEVEN), Baseline.of(launches(cell, UNEVEN, 990.0))
-    energy, rate = (report.row(cell, gate.judge(metric, new, old)) for metric in Metric)
-    assert report.gpu_lines([energy, rate]) == [(f"tiny bs=8, energy by GPU: {energy.gpus}", True)]
+    energy, rate = (rows.row(cell, judge.judge(metric, new, old)) for metric in Metric)
+    assert rows.gpu_lines([energy, rate]) == [(f"tiny bs=8, energy by GPU: {energy.gpus}", True)]
     assert "IMBALANCE" in energy.gpus
-    assert (energy.green, rate.green) == (report.row(cell, gate.judge(Metric.JOULES_PER_TOKEN, launches(cell, EVEN), old)).green, True)
+    assert (energy.green, rate.green) == (
+        rows.row(cell, judge.judge(Metric.JOULES_PER_TOKEN, launches(cell, EVEN), old)).green,
+        True,
+    )
     assert float(energy.properties()["gpu_imbalance"]) == pytest.approx(0.222, abs=1e-3)
     assert "gpu_imbalance" not in rate.properties()
-    even = report.row(cell, gate.judge(Metric.JOULES_PER_TOKEN, launches(cell, EVEN), old))
-    assert [unequal for _, unequal in report.gpu_lines([even])] == [False]
+    even = rows.row(cell, judge.judge(Metric.JOULES_PER_TOKEN, launches(cell, EVEN), old))
+    assert [unequal for _, unequal in rows.gpu_lines([even])] == [False]
 
 
 def test_the_same_boards_in_another_order_are_the_same_boards(cell: Cell, tmp_path: Path) -> None:
@@ -89,19 +128,29 @@ def test_the_same_boards_in_another_order_are_the_same_boards(cell: Cell, tmp_pa
     store.update([first[0], first[1], second[2]], {})
     found = Store(tmp_path).find(cell.key, simulated.GPU_NAME, tuple(sorted(UNEVEN, reverse=True)))
     assert found is not None
-    assert gate.judge(Metric.JOULES_PER_TOKEN, second, found).verdict is gate.Verdict.PASS
+    assert judge.judge(Metric.JOULES_PER_TOKEN, second, found).verdict is rule.Verdict.PASS
     # In turns, too, where the reference is the other side.
-    paired = gate.judge(Metric.JOULES_PER_TOKEN, second, Baseline.of(first), rule=Rule(paired=True))
-    assert paired.verdict is not gate.Verdict.NOT_COMPARABLE
+    paired = judge.judge(
+        Metric.JOULES_PER_TOKEN, second, Baseline.of(first), rule=Rule(paired=True)
+    )
+    assert paired.verdict is not rule.Verdict.NOT_COMPARABLE
     others = launches(cell, {"GPU-aaaaaaaa-1": 0.5, "GPU-cccccccc-3": 0.5})
     assert (mixed([first[0].environment, others[0].environment]) or "").startswith("gpu_uuids (")
-    assert Store(tmp_path).find(cell.key, simulated.GPU_NAME, others[0].environment["gpu_uuids"]) is None
+    assert (
+        Store(tmp_path).find(cell.key, simulated.GPU_NAME, others[0].environment["gpu_uuids"])
+        is None
+    )
 
 
 def test_the_static_power_of_each_gpu_is_uncertain(cell: Cell) -> None:
     def width_w(shares: dict[str, float]) -> float:
-        slower = [measure(simulated.recording(cell, f"slow-{i}", 900.0, 700 + i, power_shares=shares)) for i in range(3)]
-        found = gate.judge(Metric.JOULES_PER_TOKEN, slower, Baseline.of(launches(cell, shares))).split
+        slower = [
+            measure(simulated.recording(cell, f"slow-{i}", 900.0, 700 + i, power_shares=shares))
+            for i in range(3)
+        ]
+        found = judge.judge(
+            Metric.JOULES_PER_TOKEN, slower, Baseline.of(launches(cell, shares))
+        ).split
         assert found is not None
         return found.static_high - found.static_low
 
@@ -113,19 +162,32 @@ def test_the_static_power_of_each_gpu_is_uncertain(cell: Cell) -> None:
 def test_a_cells_name_tells_how_it_is_spread() -> None:
     key = {"model": "m", "engine": "offline", "batch_size": 8, "engine_args": {}}
     assert name_of(key) == "m bs=8"
-    assert name_of({**key, "engine": "server", "engine_args": {"tensor_parallel_size": 1}}) == "m server bs=8"
+    assert (
+        name_of({**key, "engine": "server", "engine_args": {"tensor_parallel_size": 1}})
+        == "m server bs=8"
+    )
     arguments = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "quantization": "fp8"}
     assert name_of({**key, "engine_args": arguments}) == "m fp8 tp=4 pp=2 bs=8"
 
 
 def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
-    judged = gate.judge(Metric.JOULES_PER_TOKEN, launches(cell, UNEVEN), Baseline.of(launches(cell, UNEVEN, 990.0)))
-    said = report.explanation(cell.name, judged, "pytest", replayed=True)
-    entry = collect.judged(judged, cell.key, cell.name, {metric: gate.ASSUMED_NOISE[metric] for metric in Metric}, said)
+    judged = judge.judge(
+        Metric.JOULES_PER_TOKEN, launches(cell, UNEVEN), Baseline.of(launches(cell, UNEVEN, 990.0))
+    )
+    said = rows.explanation(cell.name, judged, "pytest", replayed=True)
+    entry = collect.judged(
+        judged,
+        cell.key,
+        cell.name,
+        {metric: noise.ASSUMED_NOISE[metric] for metric in Metric},
+        said,
+    )
     assert entry.new is not None
     assert entry.old is not None
     for launch in entry.new.launches:
-        assert launch.gpu_power_w == pytest.approx({"GPU-aaaaaaaa-1": 450.0, "GPU-bbbbbbbb-2": 550.0}, rel=1e-3)
+        assert launch.gpu_power_w == pytest.approx(
+            {"GPU-aaaaaaaa-1": 450.0, "GPU-bbbbbbbb-2": 550.0}, rel=1e-3
+        )
     assert [launch.gpu_power_w for launch in entry.old.launches] == [{}] * 3
     found = Results(results.SCHEMA_VERSION, (made.RUN,), (entry,))
     assert results.from_plain(results.to_plain(entry)) == entry
@@ -134,7 +196,9 @@ def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
     assert line in page.page(found, (), 0)
     assert "energy by GPU" not in markdown.page(made.of(made.entry()))
     frame = tables.frames(found)["launches"]
-    assert json.loads(frame[frame["side"] == "new"]["gpu_power_w"].iloc[0])["GPU-bbbbbbbb-2"] == pytest.approx(550, rel=1e-3)
+    assert json.loads(frame[frame["side"] == "new"]["gpu_power_w"].iloc[0])[
+        "GPU-bbbbbbbb-2"
+    ] == pytest.approx(550, rel=1e-3)
 
 
 def test_a_recording_of_several_gpus_comes_back(cell: Cell, tmp_path: Path) -> None:
@@ -144,9 +208,16 @@ def test_a_recording_of_several_gpus_comes_back(cell: Cell, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("llama-3.1-8b", 8_030_261_248), ("llama-3.1-70b", 70_553_706_496), ("llama-3.1-405b", 405_853_388_800)]
+    ("name", "parameters"),
+    [
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-70b", 70_553_706_496),
+        ("llama-3.1-405b", 405_853_388_800),
+    ],
 )
-def test_the_architectures_have_the_published_numbers_of_parameters(name: str, parameters: int) -> None:
+def test_the_architectures_have_the_published_numbers_of_parameters(
+    name: str, parameters: int
+) -> None:
     c = json.loads((ROOT / "suites" / "models" / name / "config.json").read_text())
     width, head = c["hidden_size"], c["hidden_size"] // c["num_attention_heads"]
     attention = 2 * width * head * (c["num_attention_heads"] + c["num_key_value_heads"])

@@ -7,23 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_energy.statistics import (
-    Comparison,
+from pytest_energy.measure.spread import (
     NoiseFloor,
-    Outcome,
     Spread,
+    deviation_interval,
+    launch_means,
+    pooled,
+)
+from pytest_energy.verdict.comparison import (
+    Comparison,
+    Outcome,
     compare,
     compare_pairs,
     decide,
-    deviation_interval,
     estimate,
-    launch_means,
     levels,
     looks,
-    pooled,
     raised,
-    smallest_caught,
 )
+from pytest_energy.verdict.detectable import smallest_caught
 
 FLOOR = NoiseFloor(deviation=0.01, degrees_of_freedom=10, measured=True)
 ASSUMED = NoiseFloor(deviation=0.01, degrees_of_freedom=3)
@@ -32,7 +34,10 @@ sides = st.lists(values, min_size=1, max_size=6)
 
 
 def close(one: Comparison, *other: float) -> bool:
-    return all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip((one.value, one.low, one.high), other, strict=True))
+    return all(
+        math.isclose(a, b, rel_tol=1e-9)
+        for a, b in zip((one.value, one.low, one.high), other, strict=True)
+    )
 
 
 @given(sides, sides)
@@ -42,8 +47,13 @@ def test_swapping_sides_inverts_ratio_and_interval(new: list[float], old: list[f
 
 
 @given(sides, sides, st.floats(min_value=1e-3, max_value=1e3))
-def test_scaling_both_sides_changes_nothing(new: list[float], old: list[float], factor: float) -> None:
-    one, scaled = compare(new, old, FLOOR), compare([v * factor for v in new], [v * factor for v in old], FLOOR)
+def test_scaling_both_sides_changes_nothing(
+    new: list[float], old: list[float], factor: float
+) -> None:
+    one, scaled = (
+        compare(new, old, FLOOR),
+        compare([v * factor for v in new], [v * factor for v in old], FLOOR),
+    )
     assert math.isclose(one.value, scaled.value, rel_tol=1e-9)
     assert math.isclose(one.low, scaled.low, rel_tol=1e-6)
 
@@ -76,7 +86,9 @@ def test_coverage_when_launches_vary_as_assumed(new: int, old: int) -> None:
     covered = 0
     runs = 3000
     for _ in range(runs):
-        a, b = (np.exp(generator.normal(0, FLOOR.deviation, count)).tolist() for count in (new, old))
+        a, b = (
+            np.exp(generator.normal(0, FLOOR.deviation, count)).tolist() for count in (new, old)
+        )
         r = compare(a, b, FLOOR)
         covered += r.low <= 1 <= r.high
     assert 0.94 <= covered / runs <= 0.98
@@ -120,12 +132,20 @@ def test_all_looks_together_spend_the_levels_and_no_more(budget: int, comparison
 
 def test_one_launch_of_several_raises_no_alarm_however_bad() -> None:
     terrible = compare([2.0], [1.0] * 3, FLOOR)
-    assert decide(terrible, math.log(2.0), 0.03, levels(1, 5, 1, alarm=0.01, miss=0.05)) is Outcome.OPEN
-    assert decide(terrible, math.log(2.0), 0.03, levels(1, 1, 1, alarm=0.01, miss=0.05)) is Outcome.WORSE
+    assert (
+        decide(terrible, math.log(2.0), 0.03, levels(1, 5, 1, alarm=0.01, miss=0.05))
+        is Outcome.OPEN
+    )
+    assert (
+        decide(terrible, math.log(2.0), 0.03, levels(1, 1, 1, alarm=0.01, miss=0.05))
+        is Outcome.WORSE
+    )
 
 
 @given(st.integers(1, 6), st.integers(3, 6), st.sampled_from([FLOOR, ASSUMED]), st.integers(1, 40))
-def test_a_change_as_large_as_it_claims_to_catch_is_caught(new: int, old: int, floor: NoiseFloor, comparisons: int) -> None:
+def test_a_change_as_large_as_it_claims_to_catch_is_caught(
+    new: int, old: int, floor: NoiseFloor, comparisons: int
+) -> None:
     """At the claimed change the expected ratio lies above the alarm's bound, and by the margin that 95 % of launches keep."""
     at = levels(new, new, comparisons, alarm=0.01, miss=0.05)
     caught = smallest_caught(compare([1.0] * new, [1.0] * old, floor), old, 0.03, new, at)
@@ -156,10 +176,16 @@ def test_the_interval_of_a_deviation_covers_it() -> None:
 def test_pairs_swap_and_drift_cancels(old: list[float], data: st.DataObject) -> None:
     """Swapping sides inverts; a factor that both launches of a pair share changes nothing."""
     new = data.draw(st.lists(values, min_size=len(old), max_size=len(old)))
-    drift = data.draw(st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=len(old), max_size=len(old)))
+    drift = data.draw(
+        st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=len(old), max_size=len(old))
+    )
     one, swapped = compare_pairs(new, old, FLOOR), compare_pairs(old, new, FLOOR)
     assert close(one, 1 / swapped.value, 1 / swapped.high, 1 / swapped.low)
-    drifted = compare_pairs([a * f for a, f in zip(new, drift, strict=True)], [b * f for b, f in zip(old, drift, strict=True)], FLOOR)
+    drifted = compare_pairs(
+        [a * f for a, f in zip(new, drift, strict=True)],
+        [b * f for b, f in zip(old, drift, strict=True)],
+        FLOOR,
+    )
     assert close(drifted, one.value, one.low, one.high)
 
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_energy.cell import canonical_key, key_differences
+from pytest_energy.cell.key import canonical_key, key_differences
+from pytest_energy.cell.prompts import Conversation, Prompts
+from pytest_energy.cell.workload import Lognormal, Plan, Workload, described, tokens_in_flight
 from pytest_energy.errors import UsageError
-from pytest_energy.markers import Marked
-from pytest_energy.prompts import Conversation, Prompts
-from pytest_energy.workload import Lognormal, Plan, Workload, described, tokens_in_flight
+from pytest_energy.plugin.marker import Marked
 
 SETTINGS = settings(max_examples=60, deadline=None)
 LENGTHS = st.builds(
@@ -46,10 +46,16 @@ def test_what_is_drawn_lies_within_its_bounds_and_is_the_same_each_time(
     workload = Workload(tokens_in, out, seed)
     plan = workload.plan(batch_size)
     assert plan == Workload(replace(tokens_in), replace(out), seed).plan(batch_size)
-    assert len(plan.lengths) == workload.requests_per_pass(batch_size) == workload.key(batch_size)["requests"]
+    assert (
+        len(plan.lengths)
+        == workload.requests_per_pass(batch_size)
+        == workload.key(batch_size)["requests"]
+    )
     assert len(plan.lengths) % batch_size == 0
     assert len(plan.lengths) >= 8
-    assert all(1 <= length <= tokens_in.max and 1 <= answer <= out.max for length, answer in plan.lengths)
+    assert all(
+        1 <= length <= tokens_in.max and 1 <= answer <= out.max for length, answer in plan.lengths
+    )
     assert len(plan.first_wave) == batch_size
     # What is left of a request is no more than it has: with its prompt it never is too long.
     assert all(1 <= left <= plan.lengths[number][1] for number, left in plan.first_wave)
@@ -60,9 +66,14 @@ def test_what_is_drawn_lies_within_its_bounds_and_is_the_same_each_time(
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 8, 64, 256]))
 def test_few_requests_stand_for_the_distribution(seed: int, batch_size: int) -> None:
     """Drawn freely, the mean of 8 requests would have a standard deviation of 23 %, that of 24 one of 13 %."""
-    drawn = [length for length, _ in Workload(Lognormal(512, 0.6, 4096), 100, seed).plan(batch_size).lengths]
+    drawn = [
+        length
+        for length, _ in Workload(Lognormal(512, 0.6, 4096), 100, seed).plan(batch_size).lengths
+    ]
     assert statistics.median(drawn) == pytest.approx(512, rel=0.01)
-    assert statistics.mean(drawn) == pytest.approx(512 * math.exp(0.6**2 / 2), rel=0.02 if len(drawn) >= 24 else 0.04)
+    assert statistics.mean(drawn) == pytest.approx(
+        512 * math.exp(0.6**2 / 2), rel=0.02 if len(drawn) >= 24 else 0.04
+    )
 
 
 def test_longer_requests_than_the_limit_are_not_drawn_rather_than_cut() -> None:
@@ -77,7 +88,10 @@ def test_input_and_output_lengths_are_drawn_apart() -> None:
 
 
 def test_another_seed_draws_other_requests() -> None:
-    one, other = (Workload(Lognormal(512, 0.6, 4096), Lognormal(256, 0.6, 2048), seed).plan(8) for seed in (0, 1))
+    one, other = (
+        Workload(Lognormal(512, 0.6, 4096), Lognormal(256, 0.6, 2048), seed).plan(8)
+        for seed in (0, 1)
+    )
     assert one.lengths != other.lengths
 
 
@@ -107,7 +121,9 @@ def test_of_a_file_one_conversation_is_drawn_from_each_stratum() -> None:
 
 
 def test_of_a_short_file_conversations_come_again() -> None:
-    drawn = Workload(output_tokens=None, prompts_file=file_of(asked(1, 5), asked(2, 7), asked(3, 9))).drawn(8)
+    drawn = Workload(
+        output_tokens=None, prompts_file=file_of(asked(1, 5), asked(2, 7), asked(3, 9))
+    ).drawn(8)
     assert Counter(c.line for c in drawn) == {1: 8, 2: 8, 3: 8}
 
 
@@ -117,7 +133,10 @@ def test_lengths_of_a_file_are_the_tokenizers_and_the_lines() -> None:
     tokenized = [(10 * c.line, None if c.reply is None else 3) for c in workload.drawn(8)]
     assert set(workload.plan(8, tokenized).lengths) == {(10, 3), (20, 33)}
     # Given in the marker, one length holds for all.
-    assert set(replace(workload, output_tokens=50).plan(8, tokenized).lengths) == {(10, 50), (20, 50)}
+    assert set(replace(workload, output_tokens=50).plan(8, tokenized).lengths) == {
+        (10, 50),
+        (20, 50),
+    }
     assert workload.longest_request is None
 
 
@@ -131,7 +150,13 @@ def played(plan: Plan, batch_size: int, block_size: int) -> int:
     left = [[plan.lengths[n % len(plan.lengths)][1], n] for n in range(batch_size)]
     sent, most = batch_size, 0
     while sent < 10 * len(plan.lengths):
-        most = max(most, sum(-(-sum(plan.lengths[n % len(plan.lengths)]) // block_size) * block_size for _, n in left))
+        most = max(
+            most,
+            sum(
+                -(-sum(plan.lengths[n % len(plan.lengths)]) // block_size) * block_size
+                for _, n in left
+            ),
+        )
         for slot in left:
             slot[0] -= 1
             if not slot[0]:
@@ -164,34 +189,75 @@ def cell_key(folder: Path, batch_size: int = 8, **arguments: Any) -> dict[str, A
 
 
 def test_the_key_of_a_fixed_workload_is_as_it_was(tmp_path: Path) -> None:
-    assert cell_key(tmp_path, input_tokens=100)["workload"] == {"input_tokens": 100, "output_tokens": 256, "seed": 0}
+    assert cell_key(tmp_path, input_tokens=100)["workload"] == {
+        "input_tokens": 100,
+        "output_tokens": 256,
+        "seed": 0,
+    }
 
 
 def test_the_key_holds_all_that_is_drawn_from(tmp_path: Path) -> None:
     key = cell_key(tmp_path, input_tokens=MEDIAN)
-    assert key["workload"] == {"input_tokens": MEDIAN, "output_tokens": 256, "requests": 24, "seed": 0}
+    assert key["workload"] == {
+        "input_tokens": MEDIAN,
+        "output_tokens": 256,
+        "requests": 24,
+        "seed": 0,
+    }
     assert key["engine_args"]["max_model_len"] == 2304
     assert json.loads(canonical_key(key)) == key
-    assert cell_key(tmp_path, input_tokens={"lognormal": {"median": 512.0, "max": 2048, "sigma": 0.6}}) == key
-    other = cell_key(tmp_path, input_tokens={"lognormal": {"median": 500, "max": 2048, "sigma": 0.6}})
+    assert (
+        cell_key(tmp_path, input_tokens={"lognormal": {"median": 512.0, "max": 2048, "sigma": 0.6}})
+        == key
+    )
+    other = cell_key(
+        tmp_path, input_tokens={"lognormal": {"median": 500, "max": 2048, "sigma": 0.6}}
+    )
     assert key_differences(key, other) == ["workload.input_tokens.lognormal.median: 512.0 → 500.0"]
 
 
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ({"normal": {}}, "input_tokens is {'normal': {}}: it must be a whole number, or as in {'lognormal': "),
+        (
+            {"normal": {}},
+            "input_tokens is {'normal': {}}: it must be a whole number, or as in {'lognormal': ",
+        ),
         ({"lognormal": 512}, "it must be a whole number, or as in"),
         ({"lognormal": {"median": 512, "sigma": 0.6}}, "it must be a whole number, or as in"),
         ({"lognormal": {**MEDIAN["lognormal"], "mean": 1}}, "it must be a whole number, or as in"),
-        ({"lognormal": {**MEDIAN["lognormal"], "median": 0}}, "input_tokens's median is 0: it must be a positive number"),
-        ({"lognormal": {**MEDIAN["lognormal"], "median": None}}, "median and sigma must be positive numbers"),
-        ({"lognormal": {**MEDIAN["lognormal"], "median": 3000}}, "input_tokens's median is 3000: it must lie between 1 and max, 2048"),
-        ({"lognormal": {**MEDIAN["lognormal"], "median": 0.5}}, "it must lie between 1 and max, 2048"),
-        ({"lognormal": {**MEDIAN["lognormal"], "sigma": -1}}, "input_tokens's sigma is -1: it must be a positive number"),
-        ({"lognormal": {**MEDIAN["lognormal"], "sigma": float("nan")}}, "input_tokens's sigma is nan"),
-        ({"lognormal": {**MEDIAN["lognormal"], "sigma": 60}}, "input_tokens's sigma is 60: it is of the natural logarithm"),
-        ({"lognormal": {**MEDIAN["lognormal"], "max": 10.5}}, "input_tokens's max is 10.5: it must be a whole number of at least 1"),
+        (
+            {"lognormal": {**MEDIAN["lognormal"], "median": 0}},
+            "input_tokens's median is 0: it must be a positive number",
+        ),
+        (
+            {"lognormal": {**MEDIAN["lognormal"], "median": None}},
+            "median and sigma must be positive numbers",
+        ),
+        (
+            {"lognormal": {**MEDIAN["lognormal"], "median": 3000}},
+            "input_tokens's median is 3000: it must lie between 1 and max, 2048",
+        ),
+        (
+            {"lognormal": {**MEDIAN["lognormal"], "median": 0.5}},
+            "it must lie between 1 and max, 2048",
+        ),
+        (
+            {"lognormal": {**MEDIAN["lognormal"], "sigma": -1}},
+            "input_tokens's sigma is -1: it must be a positive number",
+        ),
+        (
+            {"lognormal": {**MEDIAN["lognormal"], "sigma": float("nan")}},
+            "input_tokens's sigma is nan",
+        ),
+        (
+            {"lognormal": {**MEDIAN["lognormal"], "sigma": 60}},
+            "input_tokens's sigma is 60: it is of the natural logarithm",
+        ),
+        (
+            {"lognormal": {**MEDIAN["lognormal"], "max": 10.5}},
+            "input_tokens's max is 10.5: it must be a whole number of at least 1",
+        ),
         ([512], r"input_tokens is [512]: it must be a whole number of at least 1"),
     ],
 )
@@ -207,7 +273,10 @@ def test_distributions_that_are_none(lengths: Any, message: str) -> None:
         ({"prompts": 7}, "prompts is 7: it must be a text, the name of a JSONL file"),
         ({"prompts": ""}, "prompts is ''"),
         ({"prompts": None}, "prompts is None"),
-        ({"prompts": "a.jsonl", "input_tokens": 5}, "input_tokens and prompts are given: prompts have lengths of their own"),
+        (
+            {"prompts": "a.jsonl", "input_tokens": 5},
+            "input_tokens and prompts are given: prompts have lengths of their own",
+        ),
         ({"prompts": "a.jsonl", "output_tokens": 0}, "output_tokens is 0"),
     ],
 )
@@ -217,14 +286,20 @@ def test_refused_prompts(arguments: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
-SHAREGPT = {"id": "a", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello there"}]}
+SHAREGPT = {
+    "id": "a",
+    "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello there"}],
+}
 Write = Callable[..., Path]
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     def written(*lines: object) -> Path:
-        texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+        texts = [
+            line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)
+            for line in lines
+        ]
         (tmp_path / "prompts.jsonl").write_text("\n".join(texts), encoding="utf-8")
         return tmp_path
 
@@ -232,16 +307,36 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_three_kinds_of_lines(write: Write) -> None:
-    turns = [{"from": "system", "value": "Be brief."}, *SHAREGPT["conversations"], {"from": "human", "value": "Bye"}]  # type: ignore[misc]
-    messages = [{"role": "user", "content": "Größe?\u2028"}, {"role": "assistant", "content": "1 m"}]
+    turns = [
+        {"from": "system", "value": "Be brief."},
+        *SHAREGPT["conversations"],
+        {"from": "human", "value": "Bye"},
+    ]  # type: ignore[misc]
+    messages = [
+        {"role": "user", "content": "Größe?\u2028"},
+        {"role": "assistant", "content": "1 m"},
+    ]
     folder = write(
-        SHAREGPT, "", {"messages": messages, "output_tokens": 7}, {"prompt": "Go on", "output_tokens": 9}, {"conversations": turns}, "  "
+        SHAREGPT,
+        "",
+        {"messages": messages, "output_tokens": 7},
+        {"prompt": "Go on", "output_tokens": 9},
+        {"conversations": turns},
+        "  ",
     )
     assert Prompts.resolve("prompts.jsonl", folder).conversations == (
         Conversation(1, (("user", "Hi"),), "Hello there"),
         Conversation(3, (("user", "Größe?\u2028"),), "1 m", 7),
         Conversation(4, (("user", "Go on"),), None, 9),
-        Conversation(5, (("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello there"), ("user", "Bye"))),
+        Conversation(
+            5,
+            (
+                ("system", "Be brief."),
+                ("user", "Hi"),
+                ("assistant", "Hello there"),
+                ("user", "Bye"),
+            ),
+        ),
     )
 
 
@@ -251,22 +346,40 @@ def test_the_three_kinds_of_lines(write: Write) -> None:
         ("{", "it is not JSON"),
         ("[" * 100_000, "it is nested too deeply"),
         ("7", "it is no JSON object"),
-        ([SHAREGPT], "it is a JSON array; in JSONL every conversation stands on a line of its own (jq -c '.[]'"),
+        (
+            [SHAREGPT],
+            "it is a JSON array; in JSONL every conversation stands on a line of its own (jq -c '.[]'",
+        ),
         ({}, "it has no prompt"),
         ({"prompt": "a", "messages": []}, "it has 'messages' and 'prompt'"),
         ({"prompt": 7}, "prompt is 7: it must be a text"),
         ('{"prompt": "\\ud800"}', "prompt holds half of a surrogate pair"),
-        ({"prompt": "a", "output_tokens": 0}, "output_tokens is 0: it must be a whole number of at least 1"),
+        (
+            {"prompt": "a", "output_tokens": 0},
+            "output_tokens is 0: it must be a whole number of at least 1",
+        ),
         ({"prompt": "a", "output_tokens": True}, "output_tokens is True"),
         ({"conversations": "a"}, "conversations is no list of messages"),
         ({"messages": []}, "messages is no list of messages"),
         ({"messages": ["a"]}, "messages is no list of messages"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "a message has role 'tool'; known are system, user, assistant"),
+        (
+            {"messages": [{"role": "tool", "content": "a"}]},
+            "a message has role 'tool'; known are system, user, assistant",
+        ),
         ({"messages": [{"role": "user", "content": None}]}, "content is None: it must be a text"),
-        ({"conversations": [{"from": ["human"], "value": "a"}]}, "a message has from ['human']; known are human, user, gpt"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "it asks nothing: the message to be answered must be the user's"),
+        (
+            {"conversations": [{"from": ["human"], "value": "a"}]},
+            "a message has from ['human']; known are human, user, gpt",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}]},
+            "it asks nothing: the message to be answered must be the user's",
+        ),
         ({"messages": [{"role": "system", "content": "a"}]}, "it asks nothing"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}, "its reply is empty"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]},
+            "its reply is empty",
+        ),
     ],
 )
 def test_lines_that_are_no_conversation(write: Write, line: object, message: str) -> None:
@@ -280,9 +393,15 @@ def test_lines_that_are_no_conversation(write: Write, line: object, message: str
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.recursive(st.none() | st.integers() | st.text() | st.floats(), lambda c: st.lists(c) | st.dictionaries(st.text(), c), max_leaves=8)
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.floats(),
+        lambda c: st.lists(c) | st.dictionaries(st.text(), c),
+        max_leaves=8,
+    )
 )
-def test_no_content_gets_through_unnoticed(tmp_path_factory: pytest.TempPathFactory, content: object) -> None:
+def test_no_content_gets_through_unnoticed(
+    tmp_path_factory: pytest.TempPathFactory, content: object
+) -> None:
     folder = tmp_path_factory.getbasetemp()
     names = ("prompt", "messages", "conversations", "output_tokens")
     for count, line in itertools.product(range(2), [content, *({name: content} for name in names)]):
@@ -295,7 +414,9 @@ def test_no_content_gets_through_unnoticed(tmp_path_factory: pytest.TempPathFact
 
 
 def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"prompts 'none.jsonl': no such file \(looked for (.|\n)*never fetched"):
+    with pytest.raises(
+        UsageError, match=r"prompts 'none.jsonl': no such file \(looked for (.|\n)*never fetched"
+    ):
         Prompts.resolve("none.jsonl", tmp_path / "a", tmp_path)
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(UsageError, match=r"empty.jsonl holds no line"):
@@ -303,7 +424,7 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "Größe"}'.encode("latin-1"))
     with pytest.raises(UsageError, match="line 1: it is not UTF-8"):
         Prompts.resolve("latin.jsonl", tmp_path)
-    monkeypatch.setattr("pytest_energy.prompts.MAX_BYTES", 10)
+    monkeypatch.setattr("pytest_energy.cell.prompts.MAX_BYTES", 10)
     with pytest.raises(UsageError, match=r"larger than (.|\n)*head -n 5000 FILE"):
         Prompts.resolve("latin.jsonl", tmp_path)
 
@@ -338,19 +459,32 @@ def test_the_files_content_is_the_key_and_never_its_name(write: Write) -> None:
 
 def test_prompts_without_replies_need_a_length(write: Write) -> None:
     folder = write(SHAREGPT, {"prompt": "a"})
-    with pytest.raises(UsageError, match=r"line 2: it has no reply and no output_tokens(.|\n)*output_tokens=256"):
+    with pytest.raises(
+        UsageError, match=r"line 2: it has no reply and no output_tokens(.|\n)*output_tokens=256"
+    ):
         cell_key(folder, prompts="prompts.jsonl")
-    assert cell_key(folder, prompts="prompts.jsonl", output_tokens=99)["workload"]["output_tokens"] == 99
-    assert cell_key(folder, prompts="prompts.jsonl", output_tokens=MEDIAN)["workload"]["output_tokens"] == MEDIAN
+    assert (
+        cell_key(folder, prompts="prompts.jsonl", output_tokens=99)["workload"]["output_tokens"]
+        == 99
+    )
+    assert (
+        cell_key(folder, prompts="prompts.jsonl", output_tokens=MEDIAN)["workload"]["output_tokens"]
+        == MEDIAN
+    )
 
 
 def test_a_model_without_a_tokenizer_takes_no_prompts(write: Write) -> None:
     folder = write(SHAREGPT)
     (folder / "tiny").mkdir()
     (folder / "tiny" / "config.json").write_text('{"vocab_size": 2048}')
-    with pytest.raises(UsageError, match=r"has no tokenizer, so the prompts of prompts.jsonl(.|\n)*Copy the model's tokenizer"):
+    with pytest.raises(
+        UsageError,
+        match=r"has no tokenizer, so the prompts of prompts.jsonl(.|\n)*Copy the model's tokenizer",
+    ):
         cell_key(folder, model="tiny", prompts="prompts.jsonl")
-    assert cell_key(folder, model="tiny", prompts="prompts.jsonl", engine_args={"tokenizer": "org/name"})
+    assert cell_key(
+        folder, model="tiny", prompts="prompts.jsonl", engine_args={"tokenizer": "org/name"}
+    )
     (folder / "tiny" / "tokenizer.json").write_text("{}")
     assert cell_key(folder, model="tiny", prompts="prompts.jsonl")
 
@@ -362,7 +496,10 @@ def test_workloads_in_words(write: Write) -> None:
         return described(cell_key(folder, **arguments)["workload"])
 
     assert words() == "512 tokens in, 256 out"
-    assert words(input_tokens=MEDIAN) == "lognormal (median 512, sigma 0.6, at most 2048) tokens in, 256 out"
+    assert (
+        words(input_tokens=MEDIAN)
+        == "lognormal (median 512, sigma 0.6, at most 2048) tokens in, 256 out"
+    )
     digest = cell_key(folder, prompts="prompts.jsonl")["workload"]["prompts_sha256"][:8]
     assert words(prompts="prompts.jsonl") == f"prompts {digest}, answers as long as the file's"
     assert words(prompts="prompts.jsonl", output_tokens=99) == f"prompts {digest}, 99 tokens out"

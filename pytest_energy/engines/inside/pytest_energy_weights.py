@@ -44,7 +44,9 @@ def make_up(param: torch.Tensor, *_: object, **__: object) -> None:
             "would be zero or whatever memory held.\n"
             "Take quantization_config out of config.json and let vLLM quantise: engine_args={'quantization': 'fp8'}"
         )
-    fixed = getattr(param, "dummy_weight_value", None)  # of newer vLLMs, for what must not be random
+    fixed = getattr(
+        param, "dummy_weight_value", None
+    )  # of newer vLLMs, for what must not be random
     if param.ndim == 1 or fixed is not None:
         param.fill_(1.0 if fixed is None else fixed)
         return
@@ -86,21 +88,29 @@ class SeeWeights:
                 deviations.append(float(rows.std()))
             elif param.dtype is not torch.uint8:  # which holds packed values of fewer bits
                 zeros.append(float((rows == 0).float().mean()))
-        mlps = [m for m in model.modules() if all(hasattr(m, name) for name in ("gate_up_proj", "act_fn", "down_proj"))]
+        mlps = [
+            m
+            for m in model.modules()
+            if all(hasattr(m, name) for name in ("gate_up_proj", "act_fn", "down_proj"))
+        ]
         dtype = self.model_config.dtype
         return json.dumps(
             {
                 "norms": [min(norms), max(norms)] if norms else None,
                 "deviation": [min(deviations), max(deviations)] if deviations else None,
                 "zeros": max(zeros, default=None),
-                "mlp": [_see_mlp(mlp, dtype, self.device) for mlp in mlps[:: max(1, len(mlps) - 1)]],
+                "mlp": [
+                    _see_mlp(mlp, dtype, self.device) for mlp in mlps[:: max(1, len(mlps) - 1)]
+                ],
             }
         )
 
 
 def _see_mlp(mlp: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> dict[str, object]:
     generator = torch.Generator(device=device).manual_seed(_SEED)
-    tokens = torch.randn(_TOKENS, mlp.gate_up_proj.input_size, generator=generator, device=device).to(dtype)
+    tokens = torch.randn(
+        _TOKENS, mlp.gate_up_proj.input_size, generator=generator, device=device
+    ).to(dtype)
     inner = mlp.act_fn(mlp.gate_up_proj(tokens)[0])
     size = inner.float().abs()
     scale = (size.amax(dim=-1, keepdim=True) / _FP8_MAX).clamp(min=_FP8_SMALLEST_SCALE)

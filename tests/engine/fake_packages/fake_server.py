@@ -35,7 +35,9 @@ _REASONS = {
 class FakeServer:
     """Every `step_s` each running request gets a token, as in a real engine."""
 
-    def __init__(self, model: str = "tiny", fault: str | None = None, step_s: float = 0.002) -> None:
+    def __init__(
+        self, model: str = "tiny", fault: str | None = None, step_s: float = 0.002
+    ) -> None:
         self.model, self.fault, self.step_s = model, fault, step_s
         self.tokens, self.started = 0, time.time()
         self.openings: set[tuple[object, ...]] = set()
@@ -59,7 +61,9 @@ class FakeServer:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 method, path, _ = head.split(b" ", 2)
                 lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
-                length = next((int(value) for name, _, value in lines if name.lower() == b"content-length"), 0)
+                length = next(
+                    (int(value) for name, _, value in lines if name.lower() == b"content-length"), 0
+                )
                 body = await reader.readexactly(length)
                 if self.fault == "locked" and b"Authorization: Bearer secret" not in head:
                     await self._answer(writer, 401, '{"error":"Unauthorized"}')
@@ -79,14 +83,21 @@ class FakeServer:
         if path == "/health":
             return await self._answer(writer, 503 if self.fault == "unhealthy" else 200, "")
         if path == "/v1/models":
-            models = [{"id": name, "max_model_len": 96} for name in (self.model, *(["other"] if self.fault == "two_models" else []))]
+            models = [
+                {"id": name, "max_model_len": 96}
+                for name in (self.model, *(["other"] if self.fault == "two_models" else []))
+            ]
             return await self._answer(writer, 200, json.dumps({"object": "list", "data": models}))
         if path == "/version":
             return await self._answer(writer, 200, json.dumps({"version": "0.0.1"}))
         if path == "/metrics":
             off = 1 if self.fault == "miscount" and self._failing else 0
             preempted = 1 if self.fault == "preempt" and self._failing else 0
-            text = "" if self.fault == "uncounted" else f'vllm:generation_tokens_total{{model_name="m"}} {self.tokens + off}.0\n'
+            text = (
+                ""
+                if self.fault == "uncounted"
+                else f'vllm:generation_tokens_total{{model_name="m"}} {self.tokens + off}.0\n'
+            )
             text += f'vllm:num_preemptions_total{{model_name="m"}} {preempted}.0\n'
             text += f"process_start_time_seconds {self.started:.2f}\nvllm:num_requests_running {3 if self.fault == 'busy' else 0}.0\n"
             text += 'vllm:cache_config_info{block_size="16",cache_dtype="auto",enable_prefix_caching="False",num_gpu_blocks="1000"} 1.0\n'
@@ -101,8 +112,12 @@ class FakeServer:
             return await self._answer(writer, 400, json.dumps({"error": {"message": message}}))
         count = len(words(request))
         if self.fault == "picky" and "no" in words(request):
-            return await self._answer(writer, 400, json.dumps({"error": {"message": "roles must alternate"}}))
-        await self._answer(writer, 200, json.dumps({"count": count, "max_model_len": 96, "tokens": [1] * count}))
+            return await self._answer(
+                writer, 400, json.dumps({"error": {"message": "roles must alternate"}})
+            )
+        await self._answer(
+            writer, 200, json.dumps({"count": count, "max_model_len": 96, "tokens": [1] * count})
+        )
 
     async def _answer(self, writer: asyncio.StreamWriter, status: int, body: str) -> None:
         content = body.encode()
@@ -112,9 +127,15 @@ class FakeServer:
 
     async def _complete(self, request: dict[str, object], writer: asyncio.StreamWriter) -> None:
         if self.fault and self.fault.startswith("refuse_"):
-            return await self._answer(writer, int(self.fault[-3:]), json.dumps({"error": {"message": f"no ({self.fault})"}}))
+            return await self._answer(
+                writer,
+                int(self.fault[-3:]),
+                json.dumps({"error": {"message": f"no ({self.fault})"}}),
+            )
         if request["model"] != self.model:
-            return await self._answer(writer, 404, json.dumps({"error": {"message": "The model does not exist."}}))
+            return await self._answer(
+                writer, 404, json.dumps({"error": {"message": "The model does not exist."}})
+            )
         chat = "messages" in request
         prompt, wanted = words(request) if chat else request["prompt"], request["max_tokens"]
         assert isinstance(prompt, list)
@@ -124,12 +145,28 @@ class FakeServer:
             return await self._answer(writer, 500, "two prompts begin alike")
         self.openings.add(opening)
         read = len(prompt) - (self.fault == "truncating")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         done = 0
         if chat:
             usage = {"prompt_tokens": read, "total_tokens": read, "completion_tokens": 0}
-            delta = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-            self._chunk(writer, json.dumps({"id": "chatcmpl-0", "object": "chat.completion.chunk", "choices": [delta], "usage": usage}))
+            delta = {
+                "index": 0,
+                "delta": {"role": "assistant", "content": ""},
+                "finish_reason": None,
+            }
+            self._chunk(
+                writer,
+                json.dumps(
+                    {
+                        "id": "chatcmpl-0",
+                        "object": "chat.completion.chunk",
+                        "choices": [delta],
+                        "usage": usage,
+                    }
+                ),
+            )
         while done < wanted:
             assert self._step is not None
             await self._step
@@ -143,20 +180,46 @@ class FakeServer:
                 break
             usage = {"prompt_tokens": read, "total_tokens": read + done, "completion_tokens": done}
             said: dict[str, object] = {"delta": {"content": " t100"}} if chat else {"text": " t100"}
-            choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish, "stop_reason": None, "token_ids": None}
-            chunk = {"id": "cmpl-0", "object": "text_completion", "created": 0, "model": self.model, "choices": [choice]}
+            choice = {
+                "index": 0,
+                **said,
+                "logprobs": None,
+                "finish_reason": finish,
+                "stop_reason": None,
+                "token_ids": None,
+            }
+            chunk = {
+                "id": "cmpl-0",
+                "object": "text_completion",
+                "created": 0,
+                "model": self.model,
+                "choices": [choice],
+            }
             if not (self.fault == "silent" and self._failing):
                 chunk["usage"] = usage
             self._chunk(writer, json.dumps(chunk))
             if finish:
                 break
         if finish != "end":
-            self._chunk(writer, json.dumps({"id": "cmpl-0", "object": "text_completion", "created": 0, "choices": [], "usage": usage}))
+            self._chunk(
+                writer,
+                json.dumps(
+                    {
+                        "id": "cmpl-0",
+                        "object": "text_completion",
+                        "created": 0,
+                        "choices": [],
+                        "usage": usage,
+                    }
+                ),
+            )
             self._chunk(writer, "[DONE]")
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 
-    async def _misbehave(self, writer: asyncio.StreamWriter, done: int, wanted: int, finish: str | None) -> str | None:
+    async def _misbehave(
+        self, writer: asyncio.StreamWriter, done: int, wanted: int, finish: str | None
+    ) -> str | None:
         """What goes wrong with a token; returns its finish reason."""
         match self.fault:
             case "cut":
@@ -172,7 +235,12 @@ class FakeServer:
             case "garbage":
                 self._chunk(writer, "no JSON")
             case "error":
-                self._chunk(writer, json.dumps({"error": {"message": "EngineCore encountered an issue", "code": 500}}))
+                self._chunk(
+                    writer,
+                    json.dumps(
+                        {"error": {"message": "EngineCore encountered an issue", "code": 500}}
+                    ),
+                )
             case "short" if done == wanted - 1:
                 return "stop"
             case "shared" if finish:
@@ -192,9 +260,16 @@ def words(request: dict[str, object]) -> list[str]:
         return str(request["prompt"]).split()
     messages = request["messages"]
     assert isinstance(messages, list)
-    return (" ".join(f"<{message['role']}> {message['content']}" for message in messages) + " <assistant>").split()
+    return (
+        " ".join(f"<{message['role']}> {message['content']}" for message in messages)
+        + " <assistant>"
+    ).split()
 
 
 if __name__ == "__main__":
     fault = sys.argv[2] if len(sys.argv) > 2 else None
-    asyncio.run(FakeServer(fault=fault, step_s=float(os.environ.get("STEP_S", "0.002"))).serve(int(sys.argv[1])))
+    asyncio.run(
+        FakeServer(fault=fault, step_s=float(os.environ.get("STEP_S", "0.002"))).serve(
+            int(sys.argv[1])
+        )
+    )

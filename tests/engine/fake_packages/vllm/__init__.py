@@ -53,7 +53,10 @@ class Tokenizer:
         assert not tokenize
         if self.chat_template is None:
             raise ValueError("tokenizer.chat_template is not set")
-        text = " ".join(f"<{message['role']}> {message['content']}" for message in messages) + " <assistant>"
+        text = (
+            " ".join(f"<{message['role']}> {message['content']}" for message in messages)
+            + " <assistant>"
+        )
         if self.fault == "picky" and " no " in text:
             raise ValueError("roles must alternate")
         return text
@@ -65,7 +68,14 @@ class Tokenizer:
 
 class LLMEngine:
     def __init__(self, arguments):
-        self.fault, self.steps, self.requests, self.logprobs, self.due_s, self.arguments = arguments.fault, 0, {}, {}, 0.0, arguments.kwargs
+        self.fault, self.steps, self.requests, self.logprobs, self.due_s, self.arguments = (
+            arguments.fault,
+            0,
+            {},
+            {},
+            0.0,
+            arguments.kwargs,
+        )
         limit = arguments.kwargs.get("max_num_seqs", 8)
         self.paused, self.sampled = False, 0
         beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
@@ -74,8 +84,15 @@ class LLMEngine:
             self.core = subprocess.Popen(["VLLM::EngineCore", "1000"], executable="/bin/sleep")
         compilation = SimpleNamespace(cudagraph_mode="NONE")
         self.vllm_config = SimpleNamespace(
-            cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=16, enable_prefix_caching=False, cache_dtype="auto"),
-            scheduler_config=SimpleNamespace(max_num_seqs=limit, max_num_batched_tokens=2048, async_scheduling=True),
+            cache_config=SimpleNamespace(
+                num_gpu_blocks=blocks,
+                block_size=16,
+                enable_prefix_caching=False,
+                cache_dtype="auto",
+            ),
+            scheduler_config=SimpleNamespace(
+                max_num_seqs=limit, max_num_batched_tokens=2048, async_scheduling=True
+            ),
             parallel_config=SimpleNamespace(
                 world_size=arguments.kwargs.get("tensor_parallel_size", 1),
                 data_parallel_size=2 if self.fault == "two_replicas" else 1,
@@ -97,8 +114,14 @@ class LLMEngine:
     def from_engine_args(cls, arguments):
         if arguments.fault == "crash_on_load":
             raise ValueError("the weights are missing")
-        if arguments.fault == "no_memory_beside" and arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5:
-            print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 224.00 MiB.", flush=True)
+        if (
+            arguments.fault == "no_memory_beside"
+            and arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
+        ):
+            print(
+                "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 224.00 MiB.",
+                flush=True,
+            )
             raise RuntimeError("Engine core initialization failed. See root cause above.")
         if arguments.fault == "garbage_on_load":
             os.write(int(sys.argv[1]), b"nonsense\n")
@@ -148,7 +171,9 @@ class LLMEngine:
         assert request_id not in self.requests
         self.due_s = self.due_s if self.requests else time.monotonic()
         self.requests[request_id] = params.max_tokens
-        self.logprobs[request_id] = self._logprobs(prompt["prompt_token_ids"]) if params.logprobs else None
+        self.logprobs[request_id] = (
+            self._logprobs(prompt["prompt_token_ids"]) if params.logprobs else None
+        )
 
     def abort_request(self, request_ids):
         if self.fault == "hang_at_stop":
@@ -168,33 +193,61 @@ class LLMEngine:
         for request_id in list(self.requests):
             self.requests[request_id] -= 1
             finished = self.requests[request_id] == 0
-            if self.fault == "short" and self.steps > FAULT_AFTER_STEPS and self.requests[request_id] == 1:
+            if (
+                self.fault == "short"
+                and self.steps > FAULT_AFTER_STEPS
+                and self.requests[request_id] == 1
+            ):
                 finished = True
             if finished:
                 del self.requests[request_id]
             output = SimpleNamespace(token_ids=[1], logprobs=self.logprobs[request_id])
-            outputs.append(SimpleNamespace(request_id=request_id, outputs=[output], finished=finished))
+            outputs.append(
+                SimpleNamespace(request_id=request_id, outputs=[output], finished=finished)
+            )
         return outputs
 
     def _logprobs(self, prompt):
         """Of the three likeliest tokens, as some distribution over 100 gives them that depends on the prompt, and of the sampled one."""
-        seen = prompt[:-1] if self.fault == "deaf_to_the_end" else prompt[-1:] if self.fault == "deaf_to_context" else prompt
+        seen = (
+            prompt[:-1]
+            if self.fault == "deaf_to_the_end"
+            else prompt[-1:]
+            if self.fault == "deaf_to_context"
+            else prompt
+        )
         draw = random.Random(repr(seen))
-        size = {"even_logits": 0.0, "flat_logits": 1e-5, "nan_logits": math.nan}.get(self.fault, 1.0)
+        size = {"even_logits": 0.0, "flat_logits": 1e-5, "nan_logits": math.nan}.get(
+            self.fault, 1.0
+        )
         likeliest = draw.sample(range(100), 3)
         self.sampled += 1  # another one each time
         ranks = {200 + self.sampled: 40, **{token: rank for rank, token in enumerate(likeliest, 1)}}
-        return [{token: SimpleNamespace(logprob=size * draw.random() - math.log(100), rank=rank) for token, rank in ranks.items()}]
+        return [
+            {
+                token: SimpleNamespace(logprob=size * draw.random() - math.log(100), rank=rank)
+                for token, rank in ranks.items()
+            }
+        ]
 
     def collective_rpc(self, method):
         assert method == "pytest_energy_see_weights"
-        mlp = {"inner": 1.0, "rounded_to_zero": 0.0003, "finite": self.fault != "infinite", "zeros": 0.0}
+        mlp = {
+            "inner": 1.0,
+            "rounded_to_zero": 0.0003,
+            "finite": self.fault != "infinite",
+            "zeros": 0.0,
+        }
         if self.fault == "vanishing":
             mlp.update(rounded_to_zero=1.0, zeros=1.0)
         deviation = 0.0006 if self.fault == "tiny_weights" else 0.02
         zeros = 0.977 if self.fault == "zero_weights" else 1e-5
         norms = [0.0, 1.0] if self.fault == "no_norms" else [1.0, 1.0]
-        return [json.dumps({"norms": norms, "deviation": [deviation, deviation], "zeros": zeros, "mlp": [mlp]})] * 2
+        return [
+            json.dumps(
+                {"norms": norms, "deviation": [deviation, deviation], "zeros": zeros, "mlp": [mlp]}
+            )
+        ] * 2
 
     def _fail(self):
         events_fd = int(sys.argv[1])

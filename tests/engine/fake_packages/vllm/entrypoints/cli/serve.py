@@ -44,4 +44,8 @@ class ServeSubcommand:
         with socket.socket() as probe:
             probe.bind((arguments.host, arguments.port))
         AsyncLLM(arguments.fault, arguments.max_num_seqs)
-        asyncio.run(FakeServer(arguments.served_model_name, arguments.fault).serve(arguments.port, arguments.host))
+        asyncio.run(
+            FakeServer(arguments.served_model_name, arguments.fault).serve(
+                arguments.port, arguments.host
+            )
+        )

@@ -1,0 +1,102 @@
+"""The model as the suite names it: a folder with a config.json, or a Hugging Face id."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_energy.errors import UsageError
+from pytest_energy.safety import untrusted
+
+_MAX_CONFIG_BYTES = 10_000_000  # those of real models have some kB
+
+
+_MAX_VOCABULARY = 10_000_000  # those of real models have up to some 300,000
+
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w.-]+$")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as the suite names it.
+
+    Attributes:
+        location: what the engine is given: a local folder's absolute path, or a Hugging Face id.
+        name: what people and baselines call it: the folder's name, or the id.
+        config_sha256: digest of the folder's config.json; None for a Hugging Face id.
+    """
+
+    location: str
+    name: str
+    config_sha256: str | None = None
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Number of token ids by the folder's config.json; None where that does not tell or there is none."""
+        if self.config_sha256 is None:
+            return None
+        return vocabulary_size(model_config(Path(self.location))[0])
+
+    @classmethod
+    def resolve(cls, model: str, *folders: Path) -> "Model":
+        """Look `model` up as a folder below each of `folders`, else take it as a Hugging Face id.
+
+        Raises:
+            UsageError: the folder holds no readable config.json, or `model` is a path to nothing.
+        """
+        for folder in folders:
+            path = folder / model
+            if path.is_dir():
+                return cls.from_folder(path.resolve())
+        first = model.partition("/")[0]
+        is_path = model.startswith((".", "/", "~")) or any(
+            (folder / first).is_dir() for folder in folders if first
+        )
+        if is_path or not _HUB_ID.match(model):
+            looked = ", ".join(str(folder / model) for folder in folders)
+            raise UsageError(
+                f"model {model!r}: no such folder (looked for {looked}).\n"
+                "Name a folder that holds a config.json, relative to the test file, or a Hugging Face id."
+            )
+        return cls(location=model, name=model)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Model":
+        """The model in `folder`, an absolute path."""
+        _, sha256 = model_config(folder)
+        return cls(location=str(folder), name=folder.name, config_sha256=sha256[:16])
+
+
+def model_config(folder: Path) -> tuple[dict[str, Any], str]:
+    """The content of a model folder's config.json and its SHA-256; vLLM reads the file itself, so it is not checked any further.
+
+    Raises:
+        UsageError: there is none, or it is no JSON object.
+    """
+    config = folder / "config.json"
+    try:
+        content = untrusted.read(config, _MAX_CONFIG_BYTES)
+        found = json.loads(content)
+        if not isinstance(found, dict):
+            raise ValueError("not a JSON object")
+    except FileNotFoundError:
+        raise UsageError(
+            f"model folder {folder} has no config.json.\n"
+            "vLLM needs it to build the model. Copy the model's config.json there; for weights='dummy' nothing else is needed."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{config} cannot be read as a model configuration: {error}.\nCopy the model's config.json there, or name another folder."
+        ) from None
+    return found, hashlib.sha256(content).hexdigest()
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """Number of token ids by the content of a config.json; None where it does not tell, or nothing that can be true."""
+    of_text = config.get("text_config")
+    size = {**config, **(of_text if isinstance(of_text, Mapping) else {})}.get("vocab_size")
+    return size if type(size) is int and 0 < size <= _MAX_VOCABULARY else None

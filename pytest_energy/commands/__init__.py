@@ -1,0 +1,1 @@
+"""What `pytest-energy` offers beside pytest."""

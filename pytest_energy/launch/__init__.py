@@ -1,0 +1,1 @@
+"""An engine on a GPU becomes recordings."""

@@ -1,0 +1,85 @@
+"""When a cell is measured well enough: the rules that a launch is given. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_energy.measure.measurement import Measurement, measure, whole_cycles
+from pytest_energy.measure.spread import relative_standard_error
+from pytest_energy.recording.recording import Recording
+
+MIN_CYCLES = 4  # fewer tell nothing of their own spread
+MIN_S = 6.0  # sixty counter updates
+MAX_CYCLES = 12
+MAX_S = 20.0
+# Of an outer turn; the inner one is twice as long.
+TURN_CYCLES = 2
+TURN_S = 4.5
+# Blocks are added until the error of each launch's own J/token is half of the noise between launches. Another pair costs the
+# loading of two engines and would bring more from there on.
+_ENOUGH = 0.5
+_MAX_TURNS = 12  # of a side
+
+
+def is_enough(error: float, so_far: Recording, cycles_so_far: int) -> bool:
+    """Whether a cell is measured well enough, or as well as it will be.
+
+    Args:
+        error: relative standard error of J/token below which more cycles buy nothing.
+        so_far: the recording.
+        cycles_so_far: whole cycles in it, the warm-up among them.
+    """
+    if cycles_so_far <= MIN_CYCLES:
+        return False
+    measured = measure(so_far)
+    if measured.hopeless:
+        return True
+    elapsed_s = (so_far.tokens.time_ns[-1] - so_far.tokens.time_ns[0]) / 1e9
+    cycles = measured.cycles
+    if (
+        cycles is None
+        or not measured.valid
+        or len(cycles.time_s) < MIN_CYCLES
+        or sum(cycles.time_s) < MIN_S
+    ):
+        return elapsed_s >= 2 * MAX_S and cycles_so_far >= 2 * MAX_CYCLES  # it will not get better
+    if len(cycles.time_s) >= MAX_CYCLES or sum(cycles.time_s) >= MAX_S:
+        return True
+    return relative_standard_error(cycles.joules_per_token, cycles.weights) <= error
+
+
+@dataclass(frozen=True)
+class InterleavedStopping:
+    """For two engines that take turns.
+
+    Attributes:
+        deviation: of J/token between launches (relative), for the cell and GPU model of a measurement.
+    """
+
+    deviation: Callable[[Measurement], float]
+
+    def period(self, length: int) -> Callable[[Recording, int], bool]:
+        """For one turn, `length` times as long as a short one."""
+
+        def enough(so_far: Recording, _: int) -> bool:
+            cycles, seconds = whole_cycles(so_far)
+            return (cycles >= length * TURN_CYCLES and seconds >= length * TURN_S) or measure(
+                so_far
+            ).hopeless
+
+        return enough
+
+    def cell(self, turns: Mapping[str, Sequence[Recording]]) -> bool:
+        """Whether both sides of a cell are measured well enough, or as well as they will be."""
+        if not all(turns.values()):
+            return False
+        measured = [measure(*recordings) for recordings in turns.values()]
+        if any(m.hopeless for m in measured) or len(turns[next(iter(turns))]) >= _MAX_TURNS:
+            return True
+        cycles = [m.cycles for m in measured if m.cycles is not None and m.valid]
+        if len(cycles) < len(measured):
+            return False
+        errors = [relative_standard_error(c.joules_per_token, c.weights) for c in cycles]
+        return (
+            max(errors) <= _ENOUGH * self.deviation(measured[0])
+            or min(sum(c.time_s) for c in cycles) >= MAX_S
+        )

@@ -1,0 +1,55 @@
+"""Each measured test also appears in pytest-benchmark's table and --benchmark-json, as seconds per cycle.
+
+Entries are handed to its session directly, not through its fixture, so that none of its options
+(--benchmark-skip, --benchmark-only, --benchmark-disable, nor its behaviour under xdist) can turn a test green or skip it.
+"""
+
+from typing import Any
+
+import pytest
+
+from pytest_energy.report.rows import Row
+from pytest_energy.session import Evidence
+
+_SKIP_REASONS = ("--benchmark-only active", "--benchmark-skip active")
+
+
+class _Entry:
+    """What pytest_benchmark.stats.Metadata asks of a fixture."""
+
+    def __init__(self, item: pytest.Item, extra_info: dict[str, Any]) -> None:
+        callspec = getattr(item, "callspec", None)
+        self.name, self.fullname, self.group = item.name, item.nodeid, "energy"
+        self.param = callspec.id if callspec else None
+        self.params = dict(callspec.params) if callspec else None
+        self.extra_info, self.cprofile_stats, self.has_error = extra_info, None, False
+
+
+def add(item: pytest.Item, evidence: Evidence, row: Row) -> None:
+    """Add a test's cycles, if pytest-benchmark is active and there are any."""
+    session = getattr(item.config, "_benchmarksession", None)
+    times = [time for m in evidence.measurements if m.cycles for time in m.cycles.time_s]
+    if session is None or not times:
+        return
+    from pytest_benchmark.stats import Metadata
+
+    extra_info = {
+        name: value for name, value in row.as_dict().items() if value is not None and value != ""
+    }
+    entry: Any = Metadata(_Entry(item, extra_info), iterations=1, options={})  # type: ignore[no-untyped-call]
+    for time in times:
+        entry.stats.update(time)
+    session.benchmarks.append(entry)
+
+
+def undo_skips(items: list[pytest.Item]) -> None:
+    """Take back the skip marks that pytest-benchmark's options put on `items`."""
+    for item in items:
+        item.own_markers[:] = [
+            mark
+            for mark in item.own_markers
+            if not (
+                mark.name == "skip"
+                and any(reason in str(mark.kwargs.get("reason")) for reason in _SKIP_REASONS)
+            )
+        ]

@@ -1,0 +1,1 @@
+"""What people read: rows, explanations, pages, charts, results.json."""

@@ -1,0 +1,81 @@
+"""The report as one HTML file: no script, no network, light and dark, the answer first, then why, then the pictures."""
+
+from collections.abc import Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pytest_energy.report import summary
+from pytest_energy.report.gallery import Section
+from pytest_energy.report.pictures import DARK, LIGHT, printable
+from pytest_energy.report.results import Results
+
+_MAX_STATES = 200
+_MAX_LINES = 1000
+
+
+def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
+    """The whole file.
+
+    Args:
+        results: of the report.
+        sections: pictures by group.
+        not_drawn: how many groups have none.
+    """
+    environment = Environment(
+        loader=PackageLoader("pytest_energy.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    states = summary.history(results)
+    history = states[-_MAX_STATES:]
+    return printable(
+        environment.get_template("report.html.j2").render(
+            head=summary.headline(results),
+            engines=summary.engines(results),
+            notes=summary.notes(results),
+            several_runs=len(results.runs) > 1,
+            columns=summary.columns(results),
+            has_verdicts=summary.has_verdicts(results),
+            figures=summary.figures(results),
+            names={"run": "run", "gpu": "GPU", "engine": "engine", "metric": "gated by"},
+            lines=summary.lines(results)[:_MAX_LINES],
+            explained=[
+                {
+                    "entry": entry,
+                    "tone": summary.tone(entry),
+                    "reading": summary.reading(entry),
+                    "next": [summary.command(text) for text in entry.next],
+                }
+                for entry in summary.needing_explanation(results)
+            ],
+            sections=[
+                {
+                    "title": section.title,
+                    "detail": section.detail,
+                    "missing": section.missing,
+                    "pictures": [
+                        {
+                            "title": p.title,
+                            "caption": p.caption,
+                            "words": p.words,
+                            "inline": Markup(p.inline()),
+                        }
+                        for p in section.pictures
+                    ],
+                }
+                for section in sections
+            ],
+            not_drawn=not_drawn,
+            history=[summary.state(state) for state in history],
+            older=len(states) - len(history),
+            noise="; ".join(summary.noise(results)),
+            turns=summary.turns(results),
+            gpus=summary.gpus(results),
+            runs=results.runs,
+            light=LIGHT,
+            dark=DARK,
+        )
+    )

@@ -1,0 +1,1 @@
+"""What comes from elsewhere and what must not leave: untrusted input, redaction, atomic files."""

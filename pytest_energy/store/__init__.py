@@ -1,0 +1,1 @@
+"""Baselines and noise, as JSON in the repository."""
