@@ -253,7 +253,11 @@ def main() -> None:
                     arguments.json and number
                 ):  # after each round from the second on: a machine may end before the last
                     environment = fingerprint.fingerprint(
-                        engine.ready.versions, engine.ready.settings, {}, {}, engine.ready.made_up
+                        engine.ready.versions,
+                        engine.ready.settings,
+                        {},
+                        {},
+                        engine.ready.synthetic_weights,
                     )
                     ratio = dataclasses.astuple(of_rounds(rates))[:3]
                     results = {

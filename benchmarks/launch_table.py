@@ -15,8 +15,8 @@ def measured(folder: Path) -> dict[tuple[str, int], list[Measurement]]:
     """All launches below `folder` by label (the folder that holds the launch) and batch size, in order of their date."""
     cells: dict[tuple[str, int], list[Measurement]] = {}
     for label in sorted({file.parent.parent for file in recording.find(folder)}):
-        for turns in recording.read_launches([label]):
-            m = measurement.measure(*turns)
+        for periods in recording.read_launches([label]):
+            m = measurement.measure(*periods)
             cells.setdefault(
                 (label.relative_to(folder).as_posix(), int(m.key["batch_size"])), []
             ).append(m)

@@ -26,8 +26,8 @@ NO_FLOOR = spread.NoiseFloor(0.0, 0.0)
 def launches(folder: Path) -> dict[str, list[Measurement]]:
     """Launches below `folder` by cell key, in order."""
     cells: dict[str, list[Measurement]] = {}
-    for turns in recording.read_launches([folder]):
-        cells.setdefault(canonical_key(turns[0].key), []).append(measure(*turns))
+    for periods in recording.read_launches([folder]):
+        cells.setdefault(canonical_key(periods[0].key), []).append(measure(*periods))
     return cells
 
 
@@ -50,8 +50,8 @@ def rows(folders: Sequence[Path]) -> list[str]:
                 assert variation is not None
                 name = f"{new[key][0].key['model']} bs={new[key][0].key['batch_size']}"
                 lines.append(
-                    f"| {name} | {UNIT[metric]} | {len(a)} | {paired.value - 1:+.1%} | {variation.turns.deviation:.2%} "
-                    f"| {variation.pairs.deviation:.2%} | {variation.by_turns:.2%} | {math.sqrt(2) * apart.spread.deviation:.2%} "
+                    f"| {name} | {UNIT[metric]} | {len(a)} | {paired.value - 1:+.1%} | {variation.periods.deviation:.2%} "
+                    f"| {variation.pairs.deviation:.2%} | {variation.by_periods:.2%} | {math.sqrt(2) * apart.spread.deviation:.2%} "
                     f"| ±{paired.relative_half_width:.1%} | ±{apart.relative_half_width:.1%} |"
                 )
     return lines

@@ -122,7 +122,7 @@ def main() -> None:
                     flush=True,
                 )
         environment = fingerprint.fingerprint(
-            engine.ready.versions, engine.ready.settings, {}, gpu, engine.ready.made_up
+            engine.ready.versions, engine.ready.settings, {}, gpu, engine.ready.synthetic_weights
         )
     if arguments.json:
         arguments.json.write_text(

@@ -76,8 +76,8 @@ def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
         ValueError: a launch is invalid or ran on another number of GPUs, or the launches of a cell are not of one engine.
     """
     cells: dict[str, dict[tuple[str, ...], list[Measurement]]] = {}
-    for turns in recording.read_launches(folders):
-        m = measure(*turns)
+    for periods in recording.read_launches(folders):
+        m = measure(*periods)
         on = boards(m.environment)
         if not m.valid:
             raise ValueError(

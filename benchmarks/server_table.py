@@ -25,8 +25,10 @@ Pair = tuple[Measurement, Measurement]  # of the server and of the offline engin
 def launches(folder: Path) -> dict[int, list[Measurement]]:
     """Launches below `folder` by batch size, in the order in which they were made."""
     cells: dict[int, list[Measurement]] = {}
-    for turns in sorted(recording.read_launches([folder]), key=lambda turns: turns[0].launch_id):
-        cells.setdefault(int(turns[0].key["batch_size"]), []).append(measure(*turns))
+    for periods in sorted(
+        recording.read_launches([folder]), key=lambda periods: periods[0].launch_id
+    ):
+        cells.setdefault(int(periods[0].key["batch_size"]), []).append(measure(*periods))
     return cells
 
 

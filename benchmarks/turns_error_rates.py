@@ -41,7 +41,7 @@ def judge_cell(
     new: dict[Metric, np.ndarray],
     old: dict[Metric, np.ndarray],
     floor: dict[Metric, NoiseFloor],
-    turns: dict[Metric, np.ndarray],
+    periods: dict[Metric, np.ndarray],
     budget: int,
 ) -> tuple[dict[Metric, Verdict], int]:
     """One cell as a live run judges it: the verdicts, and after how many pairs.
@@ -57,7 +57,7 @@ def judge_cell(
     for look in comparison.looks(budget, MIN_PAIRS):
         at = Rule(2 * CELLS, budget, paired=True).levels(look)
         for metric in Metric:
-            shown = Spread(float(np.sqrt(np.mean(turns[metric][:look] ** 2))), look)
+            shown = Spread(float(np.sqrt(np.mean(periods[metric][:look] ** 2))), look)
             noise = comparison.raised(floor[metric], shown)
             ratio = comparison.compare_pairs(new[metric][:look], old[metric][:look], noise)
             verdicts[metric] = judge.compare(
@@ -79,7 +79,7 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
     for _ in range(runs):
         old = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
         new = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
-        turns = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
+        periods = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
         shift = s.drift * deviation * generator.standard_normal((1, s.budget))
         for metric, sign in ((Metric.JOULES_PER_TOKEN, 1), (Metric.TOKENS_PER_S, -1)):
             old[metric] = old[metric] + sign * shift
@@ -91,7 +91,7 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
                 {m: np.exp(new[m][i]) for m in Metric},
                 {m: np.exp(old[m][i]) for m in Metric},
                 floor,
-                {m: turns[m][i] for m in Metric},
+                {m: periods[m][i] for m in Metric},
                 s.budget,
             )
             run.update(verdicts.values())

@@ -99,7 +99,7 @@ def suffer(fault: str, python: str) -> Outcome:
         options: Mapping[str, object] = {
             "python": interpreter(folder, "new", python),
             "reference-python": interpreter(folder, "reference", python),
-            "turns": "cycles",
+            "interleave": "cycles",
             "launches": 3,
             "record": folder / "recordings",
             "progress-timeout": 15,

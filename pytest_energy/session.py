@@ -175,7 +175,7 @@ class Session:
         ]
         if (
             evidence.reference
-            and len({bool(m.beside) for m in (*measurements, *evidence.reference)}) > 1
+            and len({bool(m.co_resident) for m in (*measurements, *evidence.reference)}) > 1
         ):
             faults.append(
                 "one side was measured beside a resident engine, the other without: they are no pairs"
@@ -286,7 +286,9 @@ class Session:
     def _measure_launch_group(self, cell: Cell) -> None:
         """Launch the engine until every cell that shares the launch is decided, or the budget is spent."""
         group = [c for c in self._cells if _launch_key(c) == _launch_key(cell)] or [cell]
-        self._resident = self.settings.reference is not None and self.settings.turns != "launches"
+        self._resident = (
+            self.settings.reference is not None and self.settings.interleave != "launches"
+        )
         first_look = Rule(paired=self.settings.paired).first_look
         self.store.entries()  # a damaged file costs no GPU time
         self.noise_store.check()
@@ -349,8 +351,8 @@ class Session:
             try:
                 return self._launch_pair(cells, number, sides[0], sides[1], measured)
             except NoFit as reason:
-                if self.settings.turns == "cycles":
-                    return f"the two engines do not fit on the GPU together: {reason}\nLet launches alternate: --energy-turns launches"
+                if self.settings.interleave == "cycles":
+                    return f"the two engines do not fit on the GPU together: {reason}\nLet launches alternate: --energy-interleave launches"
                 self.progress(
                     f"launches alternate: the two engines do not fit on the GPU together ({str(reason).splitlines()[0]})"
                 )
@@ -365,7 +367,7 @@ class Session:
         self, cells: Sequence[Cell], number: int, outer: Side, inner: Side, measured: Measured
     ) -> str | None:
         """One launch of both engines together; returns why a side failed, None where none did."""
-        turns: dict[tuple[str, str], list[Recording]] = {}
+        periods: dict[tuple[str, str], list[Recording]] = {}
         try:
             open_meter = functools.partial(self._open_meter, cells[0].model.name)
             stopping = InterleavedStopping(self._noise)
@@ -375,7 +377,7 @@ class Session:
             with contextlib.closing(launched):
                 for side, done, recorded in launched:
                     self._keep(done, recorded, side)
-                    turns.setdefault((side, canonical_key(done.key)), []).append(recorded)
+                    periods.setdefault((side, canonical_key(done.key)), []).append(recorded)
         except SideError as error:
             python = next(
                 side.settings.python for side in (outer, inner) if side.name == error.side
@@ -383,7 +385,7 @@ class Session:
             return f"the {error.side} engine ({python}): {error}"
         except (MeterError, RecordingError, LockError) as error:
             return str(error)
-        for (side, key), recordings in turns.items():
+        for (side, key), recordings in periods.items():
             measured[side][key].append(measurement.measure(*recordings))
         return None
 
@@ -443,8 +445,8 @@ class Session:
         if self.settings.record is None:
             return
         folder = self.settings.record / side if self.settings.paired else self.settings.record
-        turn = "" if recorded.beside is None else f"-turn{recorded.turn}"
-        path = folder / recorded.launch_id / f"{cell.slug}{turn}{recording.SUFFIX}"
+        period = "" if recorded.co_resident is None else f"-turn{recorded.period}"
+        path = folder / recorded.launch_id / f"{cell.slug}{period}{recording.SUFFIX}"
         try:
             recording.write(recorded, path)
         except OSError as error:
@@ -499,7 +501,7 @@ def _of_a_launch(variation: Variation | None) -> Spread | None:
     return (
         None
         if variation is None
-        else Spread(variation.by_turns / math.sqrt(2), variation.turns.degrees_of_freedom)
+        else Spread(variation.by_periods / math.sqrt(2), variation.periods.degrees_of_freedom)
     )
 
 
@@ -518,8 +520,8 @@ def _read_recordings(paths: Sequence[Path], of_one_engine: bool) -> dict[str, li
         RecordingError: a file is damaged, a path holds none, or a cell's recordings are of different engines or boards.
     """
     cells: dict[str, list[Measurement]] = {}
-    for turns in recording.read_launches(paths):
-        cells.setdefault(canonical_key(turns[0].key), []).append(measurement.measure(*turns))
+    for periods in recording.read_launches(paths):
+        cells.setdefault(canonical_key(periods[0].key), []).append(measurement.measure(*periods))
     for launches in cells.values():
         launches.sort(key=lambda measured: measured.launch_id)
         differing = mixed([measured.environment for measured in launches])

@@ -46,7 +46,7 @@ class Settings:
         reference: how the other side of an interleaved comparison is launched; None to compare with baselines.
         reference_replay: recordings of the other side, judged in pairs with `replay`; empty to compare with baselines.
         report: folder that a report is written to, None for none.
-        turns: what takes turns in a live comparison: "cycles" of two engines that are resident together, "launches", or "auto",
+        interleave: what takes turns in a live comparison: "cycles" of two engines that are resident together, "launches", or "auto",
             cycles where both engines fit on the GPU.
         lock_timeout_s: limit for waiting until other runs on this host have left the GPUs.
     """
@@ -63,7 +63,7 @@ class Settings:
     reference: LaunchSettings | None = None
     reference_replay: tuple[Path, ...] = ()
     report: Path | None = None
-    turns: str = "auto"
+    interleave: str = "auto"
     engine: str | None = None
     default_engine: str = "offline"
     lock_timeout_s: float = 3600.0

@@ -25,7 +25,7 @@ def test_the_committed_reports_are_what_the_recordings_give(rendered: Path) -> N
 
 def test_the_examples_say_what_the_gate_says(rendered: Path) -> None:
     names = ("upgrade", "eager", "in-turns", "no-async")
-    upgrade, eager, in_turns, no_async = (
+    upgrade, eager, interleaved, no_async = (
         results.read(rendered / "examples" / name / "results.json") for name in names
     )
     assert [entry.verdict for entry in upgrade.entries if entry.metric == "joules_per_token"] == [
@@ -35,11 +35,13 @@ def test_the_examples_say_what_the_gate_says(rendered: Path) -> None:
         "pass",
     ]
     assert {entry.verdict for entry in (*eager.entries, *no_async.entries)} == {"regressed"}
-    assert [entry.verdict for entry in in_turns.entries if entry.metric == "joules_per_token"] == [
+    assert [
+        entry.verdict for entry in interleaved.entries if entry.metric == "joules_per_token"
+    ] == [
         "pass",
         "inconclusive",
     ]
-    assert {entry.gpu.name for entry in (*in_turns.entries, *no_async.entries) if entry.gpu} == {
+    assert {entry.gpu.name for entry in (*interleaved.entries, *no_async.entries) if entry.gpu} == {
         "NVIDIA H100 80GB HBM3"
     }
 

@@ -56,7 +56,7 @@ class EngineReady:
     kv_cache_tokens: int
     vocabulary_size: int
     load_s: float
-    made_up: Mapping[str, Any] = field(default_factory=dict)
+    synthetic_weights: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Rest:
     """
 
     tokens: int
-    asleep: bool | None
+    paused: bool | None
 
 
 class OfflineEngine:
@@ -101,7 +101,7 @@ class OfflineEngine:
     # What each event of the worker must hold.
     fields: ClassVar[dict[str, set[str]]] = {
         "ready": {"versions"}, "tokenized": {"lengths"}, "steps": {"run"}, "stopped": {"run", "time_ns"},
-        "resting": {"tokens", "asleep"}, "error": {"message"},
+        "resting": {"tokens", "paused"}, "error": {"message"},
     }  # fmt: skip
 
     def __init__(
@@ -318,11 +318,11 @@ class OfflineEngine:
         facts = untrusted.parse(
             json.dumps(event).encode()
         )  # all of it is kept, so it must be what a recording may hold
-        made_up = facts.get("made_up") or {}
+        synthetic_weights = facts.get("synthetic_weights") or {}
         for name, value in (
             ("versions", facts["versions"]),
             ("settings", facts["settings"]),
-            ("made_up", made_up),
+            ("synthetic_weights", synthetic_weights),
         ):
             if not isinstance(value, dict):
                 raise ValueError(f"{name} is no object")
@@ -336,7 +336,7 @@ class OfflineEngine:
                 facts["vocabulary_size"], "vocabulary_size", self._min_vocabulary, 10**9
             ),
             load_s=load_s,
-            made_up=made_up,
+            synthetic_weights=synthetic_weights,
         )
 
     def prepare(self, workload: Workload, batch_size: int) -> Plan:
@@ -473,10 +473,10 @@ class OfflineEngine:
             event = self._receive("rest", self._progress_timeout_s, "answer")
             if event["event"] == "resting":
                 if type(event["tokens"]) is not int or not (
-                    event["asleep"] is None or isinstance(event["asleep"], bool)
+                    event["paused"] is None or isinstance(event["paused"], bool)
                 ):
                     raise self._error("rest", "the worker's report of its rest is malformed")
-                return Rest(event["tokens"], event["asleep"])
+                return Rest(event["tokens"], event["paused"])
             if event["event"] == "steps":
                 raise self._error(
                     "rest", "the engine went on generating after its load was taken off"

@@ -99,12 +99,12 @@ class ServerEngine(OfflineEngine):
     def _synthetic_tokenizer(self, arguments: Mapping[str, Any]) -> str | None:
         """A folder with a tokenizer where the weights are made up, too, and the model's folder has none."""
         folder = Path(str(arguments["model"]))
-        made_up = (
+        synthetic_weights = (
             arguments.get("load_format") == "dummy"
             and folder.is_dir()
             and not synthetic_tokenizer.has_tokenizer(folder)
         )
-        if not made_up or "tokenizer" in arguments:
+        if not synthetic_weights or "tokenizer" in arguments:
             return None
         self._files = tempfile.TemporaryDirectory(
             prefix="pytest-energy-", ignore_cleanup_errors=True

@@ -17,7 +17,7 @@ turns need not know which engine there is. What differs:
         → {"event": "steps", ...}        empty, while tokens still come
         → {"event": "stopped", "run": id, "time_ns": t, "client": {...}}      t: when the last token came
     {"command": "rest"}
-        → {"event": "resting", "tokens": n, "asleep": null}      tokens: the server's own count
+        → {"event": "resting", "tokens": n, "paused": null}      tokens: the server's own count
 """
 
 import asyncio
@@ -881,7 +881,7 @@ def serve(channel: _Channel) -> int:
             elif name == "rest":
                 stage = "rest"
                 assert server is not None
-                channel.send(event="resting", tokens=server.counters()[0], asleep=None)
+                channel.send(event="resting", tokens=server.counters()[0], paused=None)
             elif name == "exit":
                 if server is not None:
                     server.end()

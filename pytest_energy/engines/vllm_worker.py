@@ -10,7 +10,7 @@ stderr. When the command pipe closes (the parent died) the whole session ends.
 
     {"command": "import"}                              vLLM's modules alone, while another engine loads; no answer
     {"command": "load", "engine_args": {...}}
-        → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ..., "made_up": {...} or null}
+        → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ..., "synthetic_weights": {...} or null}
            load_format "random" is our own: made-up weights of the usual size (inside/pytest_energy_weights.py)
     {"command": "tokenize", "name": name, "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
         → {"event": "tokenized", "lengths": [[n, n or null], ...]}    of prompts, by the model's chat template, and of replies
@@ -22,7 +22,7 @@ stderr. When the command pipe closes (the parent died) the whole session ends.
     {"command": "stop"}
         → {"event": "stopped", "run": id, "time_ns": t}
     {"command": "rest"}                                pauses the scheduler until the next run
-        → {"event": "resting", "tokens": n, "asleep": true}      all tokens ever generated; whether it was paused already (null: it cannot)
+        → {"event": "resting", "tokens": n, "paused": true}      all tokens ever generated; whether it was paused already (null: it cannot)
     {"command": "exit"}
     any failure
         → {"event": "error", "stage": ..., "message": ..., "traceback": ...}, and the process ends
@@ -482,7 +482,7 @@ def drive(loop, channel, run_id, is_over):
 
 def run(engine, channel, command, tokenized):
     """Keep the load on the engine until the next command comes. Returns the tokens generated."""
-    if asleep(engine):
+    if paused(engine):
         engine.wake_up(tags=["scheduling"])
     prompts = (
         tokenized[command["prompts"]] if isinstance(command["prompts"], str) else command["prompts"]
@@ -494,14 +494,14 @@ def run(engine, channel, command, tokenized):
     return tokens
 
 
-def asleep(engine):
+def paused(engine):
     """Whether the engine's scheduler is paused; None where this vLLM has no such state."""
     return bool(engine.is_sleeping()) if hasattr(engine, "is_sleeping") else None
 
 
 def rest(engine):
     """Pause the scheduler (vLLM's sleep level 0: weights and KV cache stay). Returns whether it was paused already."""
-    found = asleep(engine)
+    found = paused(engine)
     if found is False:
         engine.sleep(level=0)
     return found
@@ -522,7 +522,7 @@ def serve(channel):
                 channel.send(
                     event="ready",
                     **describe(engine, load_format),
-                    made_up=look_at(engine, load_format),
+                    synthetic_weights=look_at(engine, load_format),
                 )
             elif name == "tokenize":
                 stage = "tokenize"
@@ -539,7 +539,7 @@ def serve(channel):
                 generated += run(engine, channel, command, tokenized)
             elif name == "rest":
                 stage = "rest"
-                channel.send(event="resting", tokens=generated, asleep=rest(engine))
+                channel.send(event="resting", tokens=generated, paused=rest(engine))
             elif name == "exit":
                 return 0
     except Refused as refusal:

@@ -22,7 +22,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter, Progress, new_engine
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import counters
-from pytest_energy.recording.recording import Beside, Recording
+from pytest_energy.recording.recording import CoResident, Recording
 from pytest_energy.settings import LaunchSettings
 
 # vLLM takes 0.9 of the GPU's memory for one engine; what CUDA graphs and contexts take comes on top.
@@ -39,7 +39,7 @@ class Stopping(Protocol):
     def period(self, length: int) -> IsEnough:
         """Of one turn, `length` times as long as a short one."""
 
-    def cell(self, turns: Mapping[str, Sequence[Recording]]) -> bool:
+    def cell(self, periods: Mapping[str, Sequence[Recording]]) -> bool:
         """Of a cell, by both sides' turns so far."""
 
 
@@ -113,24 +113,26 @@ def record_pair(
             for side in (outer, inner)
         }
         for cell in cells:
-            turns: dict[str, list[Recording]] = {outer.name: [], inner.name: []}
+            periods: dict[str, list[Recording]] = {outer.name: [], inner.name: []}
             ends, middle = outer, inner
-            while not stopping.cell(turns):
+            while not stopping.cell(periods):
                 for side, waiting, length in (
                     (ends, middle, 1),
                     (middle, ends, 2),
                     (ends, middle, 1),
                 ):
-                    recorded, beside = _turn(
+                    recorded, co_resident = _period(
                         cell, launches, side, waiting, stopping.period(length), progress(side.name)
                     )
-                    beside = replace(
-                        beside, idle_power_alone_w=idle_power_w[0], idle_power_w=idle_power_w[1]
+                    co_resident = replace(
+                        co_resident,
+                        idle_power_alone_w=idle_power_w[0],
+                        idle_power_w=idle_power_w[1],
                     )
-                    turns[side.name].append(
-                        replace(recorded, turn=len(turns[side.name]), beside=beside)
+                    periods[side.name].append(
+                        replace(recorded, period=len(periods[side.name]), co_resident=co_resident)
                     )
-                    yield side.name, cell, turns[side.name][-1]
+                    yield side.name, cell, periods[side.name][-1]
                 ends, middle = middle, ends
 
 
@@ -175,14 +177,14 @@ def _idle_power_w(meter: Meter) -> float | None:
     return counters.mean_power_w(meter.read()[0])
 
 
-def _turn(
+def _period(
     cell: Cell,
     launches: Mapping[str, Launch],
     side: Side,
     waiting: Side,
     is_enough: IsEnough,
     progress: Progress,
-) -> tuple[Recording, Beside]:
+) -> tuple[Recording, CoResident]:
     """One turn of one side; the other is watched meanwhile."""
     watched = launches[waiting.name]
     with _named(waiting):
@@ -200,30 +202,32 @@ def _turn(
             time.monotonic() - started_s,
             watched.engine.rest(),
         )
-    beside = Beside(
+    co_resident = CoResident(
         launch_id=watched.launch_id,
         seconds=round(seconds, 3),
         tokens=rest_after.tokens - rest_before.tokens,
-        asleep=None
-        if rest_before.asleep is None
-        else rest_before.asleep and bool(rest_after.asleep),
+        paused=None
+        if rest_before.paused is None
+        else rest_before.paused and bool(rest_after.paused),
         cpu_s=round(max(0.0, cpu_s), 3),
     )
     ready = watched.engine.ready
     gpus = max(1, len(ready.gpu_uuids)) if ready is not None else 1
-    return replace(recorded, faults=(*recorded.faults, *_not_at_rest(beside, gpus))), beside
+    return replace(
+        recorded, faults=(*recorded.faults, *_not_at_rest(co_resident, gpus))
+    ), co_resident
 
 
-def _not_at_rest(beside: Beside, gpus: int) -> list[str]:
+def _not_at_rest(co_resident: CoResident, gpus: int) -> list[str]:
     why = []
-    if beside.tokens:
-        why.append(f"it generated {beside.tokens} tokens")
-    if beside.asleep is False:
+    if co_resident.tokens:
+        why.append(f"it generated {co_resident.tokens} tokens")
+    if co_resident.paused is False:
         why.append("its scheduler was not paused")
-    if beside.cpu_s > _MAX_WAITING_CORES * gpus * beside.seconds:
-        why.append(f"it used {beside.cpu_s / beside.seconds:.1f} CPU cores")
+    if co_resident.cpu_s > _MAX_WAITING_CORES * gpus * co_resident.seconds:
+        why.append(f"it used {co_resident.cpu_s / co_resident.seconds:.1f} CPU cores")
     if not why:
         return []
     return [
-        f"not_at_rest: the engine that waited was not idle: {', '.join(why)}. Let launches alternate: --energy-turns launches"
+        f"not_at_rest: the engine that waited was not idle: {', '.join(why)}. Let launches alternate: --energy-interleave launches"
     ]

@@ -173,7 +173,11 @@ class Launch:
         plan = self.engine.prepare(cell.workload, cell.batch_size)
         requests = Requests(*zip(*plan.lengths, strict=True)) if cell.workload.varies else None
         environment = fingerprint.fingerprint(
-            ready.versions, ready.settings, self.under_test, self.meter.describe(), ready.made_up
+            ready.versions,
+            ready.settings,
+            self.under_test,
+            self.meter.describe(),
+            ready.synthetic_weights,
         )
         if requests is not None:  # so that "what changed" tells another tokenizer or chat template
             environment["request_tokens"] = {

@@ -29,8 +29,8 @@ from pytest_energy.recording.counters import energy_j, span_ns, update_times_ns
 from pytest_energy.recording.recording import (
     SW_POWER_CAP,
     THERMAL_OR_HARDWARE,
-    Beside,
     Client,
+    CoResident,
     Distribution,
     GpuTrace,
     Recording,
@@ -105,7 +105,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Period:
     """The cycles of one recording of a launch, and when they began (CLOCK_MONOTONIC)."""
 
     cycles: Cycles
@@ -139,8 +139,8 @@ class Measurement:
     cpu_power_w: float | None
     skipped_cycles: int
     faults: tuple[str, ...]
-    turns: tuple[Turn, ...] = ()
-    beside: tuple[Beside, ...] = ()
+    periods: tuple[Period, ...] = ()
+    co_resident: tuple[CoResident, ...] = ()
     clients: tuple[Client, ...] = ()
 
     @property
@@ -173,7 +173,7 @@ class Measurement:
         return not self.faults and self.cycles is not None
 
     @property
-    def hopeless(self) -> bool:
+    def unrecoverable(self) -> bool:
         """Whether it is invalid for a reason that more cycles do not mend."""
         return any(not fault.startswith(("too_short", "power_unsampled")) for fault in self.faults)
 
@@ -235,33 +235,33 @@ class _Steady:
         )
 
 
-def measure(*turns: Recording) -> Measurement:
+def measure(*periods: Recording) -> Measurement:
     """Everything the gate needs of one launch in one cell: its recording, or its turns in order."""
-    first = turns[0]
+    first = periods[0]
     key = first.key
     batch_size = int(key["batch_size"])
     faults = [
         fault
-        for turn in turns
-        for fault in (*turn.faults, *(fault for gpu in turn.gpus for fault in gpu.faults))
+        for period in periods
+        for fault in (*period.faults, *(fault for gpu in period.gpus for fault in gpu.faults))
     ]
     faults += [
         fault
-        for turn in turns
-        for fault in (*_counter_faults(turn), *_token_faults(turn), *_client_faults(turn))
+        for period in periods
+        for fault in (*_counter_faults(period), *_token_faults(period), *_client_faults(period))
     ]
-    if len({tuple(gpu.uuid for gpu in turn.gpus) for turn in turns}) > 1:
+    if len({tuple(gpu.uuid for gpu in period.gpus) for period in periods}) > 1:
         faults.append("turns_differ: the turns of this launch were metered on different GPUs")
     steady: list[_Steady] = []
     if not any(
         fault.startswith(("no_counter", "counter_", "implausible", "turns_differ"))
         for fault in faults
     ):
-        steady = [part for turn in turns if (part := _steady(turn)) is not None]
+        steady = [part for period in periods if (part := _steady(period)) is not None]
     whole = sum(len(part.time_s) + part.skipped for part in steady)
     skipped = sum(part.skipped for part in steady)
     cycles, gpu_energy_j = None, {}
-    if whole - skipped >= MIN_CYCLES and len(steady) == len(turns):
+    if whole - skipped >= MIN_CYCLES and len(steady) == len(periods):
         cycles = Cycles(
             energy_j=tuple(itertools.chain.from_iterable(part.cycles.energy_j for part in steady)),
             time_s=tuple(itertools.chain.from_iterable(part.cycles.time_s for part in steady)),
@@ -274,8 +274,8 @@ def measure(*turns: Recording) -> Measurement:
         faults += _implausible(cycles) or _window_faults(steady, batch_size)
     elif not faults:
         empty = (
-            f"; {len(turns) - len(steady)} of {len(turns)} turns without one"
-            if len(turns) > 1
+            f"; {len(periods) - len(steady)} of {len(periods)} turns without one"
+            if len(periods) > 1
             else ""
         )
         needed = f"{skipped} of them before the steady state, {MIN_CYCLES} needed{empty}"
@@ -299,13 +299,15 @@ def measure(*turns: Recording) -> Measurement:
         cycles=cycles,
         gpu_energy_j=gpu_energy_j,
         conditions=conditions,
-        static_power_w=_mean([_static_power_w(turn, conditions) for turn in turns]),
+        static_power_w=_mean([_static_power_w(period, conditions) for period in periods]),
         cpu_power_w=_mean([_cpu_power_w(part) for part in steady]),
         skipped_cycles=skipped,
         faults=tuple(dict.fromkeys(faults)),
-        turns=tuple(Turn(part.cycles, part.window_ns[0]) for part in steady),
-        beside=tuple(turn.beside for turn in turns if turn.beside is not None),
-        clients=tuple(turn.client for turn in turns if turn.client is not None),
+        periods=tuple(Period(part.cycles, part.window_ns[0]) for part in steady),
+        co_resident=tuple(
+            period.co_resident for period in periods if period.co_resident is not None
+        ),
+        clients=tuple(period.client for period in periods if period.client is not None),
     )
 
 
@@ -332,9 +334,9 @@ def _summary_ms(distributions: Sequence[Distribution]) -> dict[str, float]:
     return {"mean": float((values * counts[order]).sum() / reached[-1]), **percentiles}
 
 
-def _client_faults(turn: Recording) -> list[str]:
+def _client_faults(period: Recording) -> list[str]:
     """What makes the clients' account of a load doubtful."""
-    client = turn.client
+    client = period.client
     if client is None:
         return []
     faults = []
@@ -400,7 +402,7 @@ def _steady_boundaries(recording: Recording) -> tuple[np.ndarray, np.ndarray, in
     """Start and end of each whole cycle in steady state, the tokens generated until then, and how many whole cycles lie before them."""
     boundaries_ns, tokens = _boundaries(recording)
     # A turn begins on a GPU that is hot already, and of so few cycles the rule would drop one that strays by chance.
-    if len(boundaries_ns) < 2 or recording.beside is not None:
+    if len(boundaries_ns) < 2 or recording.co_resident is not None:
         return boundaries_ns, tokens, 0
     total_j = np.sum([np.diff(energy_j(gpu, boundaries_ns)) for gpu in recording.gpus], axis=0)
     of_cycle = np.diff(tokens)
@@ -530,27 +532,27 @@ def _select(gpu: GpuTrace, window_ns: tuple[int, int], name: str) -> np.ndarray:
     return np.asarray(values[(time_ns >= window_ns[0]) & (time_ns <= window_ns[1])])
 
 
-def _window_faults(turns: Sequence[_Steady], batch_size: int) -> list[str]:
+def _window_faults(periods: Sequence[_Steady], batch_size: int) -> list[str]:
     faults = []
-    for turn in turns:
-        if turn.recording.key.get("engine") != "offline":
-            faults += _waiting_faults(turn.recording)
+    for period in periods:
+        if period.recording.key.get("engine") != "offline":
+            faults += _waiting_faults(period.recording)
             continue
         time_ns, tokens = (
-            np.asarray(turn.recording.tokens.time_ns),
-            np.asarray(turn.recording.tokens.tokens),
+            np.asarray(period.recording.tokens.time_ns),
+            np.asarray(period.recording.tokens.tokens),
         )
         per_step = float(
-            tokens[(time_ns >= turn.window_ns[0]) & (time_ns <= turn.window_ns[1])].mean()
+            tokens[(time_ns >= period.window_ns[0]) & (time_ns <= period.window_ns[1])].mean()
         )
-        if per_step < _FULL_BATCH * batch_size * _slot_share(turn.recording):
+        if per_step < _FULL_BATCH * batch_size * _slot_share(period.recording):
             faults.append(
                 f"batch_not_full: {per_step:.1f} tokens a step at batch size {batch_size}; requests waited or were preempted"
             )
-    for index, gpu in enumerate(turns[0].recording.gpus):
-        average_w = _inside(turns, index, "average_power_mw", settle_ns=_AVERAGED_NS) / 1e3
-        counter_w = sum(float(turn.energy_j[index].sum()) for turn in turns) / sum(
-            float(turn.time_s.sum()) for turn in turns
+    for index, gpu in enumerate(periods[0].recording.gpus):
+        average_w = _inside(periods, index, "average_power_mw", settle_ns=_AVERAGED_NS) / 1e3
+        counter_w = sum(float(period.energy_j[index].sum()) for period in periods) / sum(
+            float(period.time_s.sum()) for period in periods
         )
         if len(average_w) < _MIN_POWER_SAMPLES:
             faults.append(
@@ -561,12 +563,12 @@ def _window_faults(turns: Sequence[_Steady], batch_size: int) -> list[str]:
                 f"counter_disagrees: {gpu.uuid} counted {counter_w:.0f} W on average, the power readings say "
                 f"{average_w.mean():.0f} W (more than {_AGREEMENT:.0%} apart)"
             )
-        busy = _inside(turns, index, "utilization_percent")
+        busy = _inside(periods, index, "utilization_percent")
         if len(busy) and np.median(busy) < _BUSY_PERCENT:
             faults.append(
                 f"gpu_idle: {gpu.uuid} was busy {np.median(busy):.0f} % of the time under load: is it the engine's GPU?"
             )
-        reasons = np.bitwise_or.reduce(_inside(turns, index, "throttle_reasons"), initial=0)
+        reasons = np.bitwise_or.reduce(_inside(periods, index, "throttle_reasons"), initial=0)
         faults += [
             f"throttled: {gpu.uuid}: {name}"
             for bit, name in THERMAL_OR_HARDWARE.items()
@@ -590,12 +592,12 @@ def _waiting_faults(recording: Recording) -> list[str]:
     return [f"batch_not_full: requests waited {waiting:.0%} of their time for their first token"]
 
 
-def _inside(turns: Sequence[_Steady], gpu: int, name: str, settle_ns: int = 0) -> np.ndarray:
+def _inside(periods: Sequence[_Steady], gpu: int, name: str, settle_ns: int = 0) -> np.ndarray:
     """A GPU's samples in the turns' windows, each from `settle_ns` after its start."""
     return np.concatenate(
         [
             _select(t.recording.gpus[gpu], (t.window_ns[0] + settle_ns, t.window_ns[1]), name)
-            for t in turns
+            for t in periods
         ]
     )
 
@@ -611,14 +613,14 @@ def _slot_share(recording: Recording) -> float:
     return output_tokens / (output_tokens + 3)
 
 
-def _conditions(turns: Sequence[_Steady]) -> Conditions:
-    if not turns:
+def _conditions(periods: Sequence[_Steady]) -> Conditions:
+    if not periods:
         return Conditions(None, None, None)
     clocks, temperatures, capped = [], [], []
-    for index in range(len(turns[0].recording.gpus)):
-        clocks.append(_inside(turns, index, "sm_clock_mhz"))
-        temperatures.append(_inside(turns, index, "temperature_c"))
-        capped.append(_inside(turns, index, "throttle_reasons") & np.uint64(SW_POWER_CAP) > 0)
+    for index in range(len(periods[0].recording.gpus)):
+        clocks.append(_inside(periods, index, "sm_clock_mhz"))
+        temperatures.append(_inside(periods, index, "temperature_c"))
+        capped.append(_inside(periods, index, "throttle_reasons") & np.uint64(SW_POWER_CAP) > 0)
     if not all(len(values) for values in clocks):
         return Conditions(None, None, None)
     return Conditions(
@@ -651,14 +653,14 @@ def _static_power_w(recording: Recording, conditions: Conditions) -> float | Non
     return total_w
 
 
-def _cpu_power_w(turn: _Steady) -> float | None:
-    time_ns = np.asarray(turn.recording.cpu.time_ns, dtype=np.int64)
+def _cpu_power_w(period: _Steady) -> float | None:
+    time_ns = np.asarray(period.recording.cpu.time_ns, dtype=np.int64)
     if len(time_ns) < 2:
         return None
-    inside = (time_ns >= turn.window_ns[0]) & (time_ns <= turn.window_ns[1])
+    inside = (time_ns >= period.window_ns[0]) & (time_ns <= period.window_ns[1])
     if inside.sum() < 2:
         return None
-    energy_mj = np.asarray(turn.recording.cpu.energy_mj, dtype=float)[inside]
+    energy_mj = np.asarray(period.recording.cpu.energy_mj, dtype=float)[inside]
     seconds = float(np.ptp(time_ns[inside])) / 1e9
     return (
         float(np.ptp(energy_mj)) / 1e3 / seconds if math.isfinite(seconds) and seconds > 0 else None

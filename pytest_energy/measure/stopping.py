@@ -12,12 +12,12 @@ MIN_S = 6.0  # sixty counter updates
 MAX_CYCLES = 12
 MAX_S = 20.0
 # Of an outer turn; the inner one is twice as long.
-TURN_CYCLES = 2
-TURN_S = 4.5
+PERIOD_CYCLES = 2
+PERIOD_S = 4.5
 # Blocks are added until the error of each launch's own J/token is half of the noise between launches. Another pair costs the
 # loading of two engines and would bring more from there on.
 _ENOUGH = 0.5
-_MAX_TURNS = 12  # of a side
+_MAX_PERIODS = 12  # of a side
 
 
 def is_enough(error: float, so_far: Recording, cycles_so_far: int) -> bool:
@@ -31,7 +31,7 @@ def is_enough(error: float, so_far: Recording, cycles_so_far: int) -> bool:
     if cycles_so_far <= MIN_CYCLES:
         return False
     measured = measure(so_far)
-    if measured.hopeless:
+    if measured.unrecoverable:
         return True
     elapsed_s = (so_far.tokens.time_ns[-1] - so_far.tokens.time_ns[0]) / 1e9
     cycles = measured.cycles
@@ -62,18 +62,21 @@ class InterleavedStopping:
 
         def enough(so_far: Recording, _: int) -> bool:
             cycles, seconds = whole_cycles(so_far)
-            return (cycles >= length * TURN_CYCLES and seconds >= length * TURN_S) or measure(
+            return (cycles >= length * PERIOD_CYCLES and seconds >= length * PERIOD_S) or measure(
                 so_far
-            ).hopeless
+            ).unrecoverable
 
         return enough
 
-    def cell(self, turns: Mapping[str, Sequence[Recording]]) -> bool:
+    def cell(self, periods: Mapping[str, Sequence[Recording]]) -> bool:
         """Whether both sides of a cell are measured well enough, or as well as they will be."""
-        if not all(turns.values()):
+        if not all(periods.values()):
             return False
-        measured = [measure(*recordings) for recordings in turns.values()]
-        if any(m.hopeless for m in measured) or len(turns[next(iter(turns))]) >= _MAX_TURNS:
+        measured = [measure(*recordings) for recordings in periods.values()]
+        if (
+            any(m.unrecoverable for m in measured)
+            or len(periods[next(iter(periods))]) >= _MAX_PERIODS
+        ):
             return True
         cycles = [m.cycles for m in measured if m.cycles is not None and m.valid]
         if len(cycles) < len(measured):

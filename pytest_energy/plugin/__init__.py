@@ -246,8 +246,8 @@ def _rerun(item: pytest.Item) -> str:
         words += ["--energy-reference-python", settings.reference.python]
         for name, value in settings.reference.engine_args_under_test.items():
             words += ["--energy-reference-engine-arg", f"{name}={json.dumps(value)}"]
-        if settings.turns != "auto":
-            words += ["--energy-turns", settings.turns]
+        if settings.interleave != "auto":
+            words += ["--energy-interleave", settings.interleave]
     if item.config.getoption("energy_baselines"):
         words += ["--energy-baselines", item.config.getoption("energy_baselines")]
     return shlex.join(map(redact.home, words))  # our options expand ~
@@ -441,7 +441,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line, **(rows.colour(row) if row else {"bold": True}))
         for line in (
             *rows.latency_lines(parsed),
-            *rows.turn_lines(parsed),
+            *rows.period_lines(parsed),
             *rows.noise_lines(parsed),
         ):
             terminalreporter.write_line(line)

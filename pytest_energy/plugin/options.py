@@ -85,7 +85,7 @@ def add(parser: pytest.Parser) -> None:
         help="an engine setting of that other side",
     )
     option(
-        "--energy-turns",
+        "--energy-interleave",
         metavar="auto|cycles|launches",
         help="what takes turns: cycles of both engines on the GPU, or launches",
     )
@@ -136,7 +136,7 @@ def add(parser: pytest.Parser) -> None:
         "energy_engine", "what is measured where a test does not say: offline (default) or server"
     )
     for name in (
-        "python", "baselines", "record", "report", "launches", "inconclusive", "turns", "load_timeout", "progress_timeout", "lock_timeout",
+        "python", "baselines", "record", "report", "launches", "inconclusive", "interleave", "load_timeout", "progress_timeout", "lock_timeout",
     ):  # fmt: skip
         parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
     parser.addini(
@@ -198,7 +198,9 @@ def _project_folder(config: pytest.Config) -> Path:
     return config.rootpath
 
 
-def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str, turns: str) -> None:
+def _refuse_conflicts(
+    config: pytest.Config, launches: int, inconclusive: str, interleave: str
+) -> None:
     """Combinations that make no sense, before anything is measured."""
     value = config.getoption
     update, noise, replay = value("energy_update"), value("energy_noise"), value("energy_replay")
@@ -263,10 +265,13 @@ def _refuse_conflicts(config: pytest.Config, launches: int, inconclusive: str, t
             noise and value("energy_report"),
             "--energy-report reports verdicts, and --energy-noise (pytest-energy noise) judges nothing: leave it out",
         ),
-        (turns not in _TURNS, f"--energy-turns {turns}: it must be auto, cycles or launches"),
         (
-            update and reference and value("energy_turns") == "cycles",
-            "--energy-update stores launches that had the GPU to themselves: leave --energy-turns cycles out, and launches alternate",
+            interleave not in _TURNS,
+            f"--energy-interleave {interleave}: it must be auto, cycles or launches",
+        ),
+        (
+            update and reference and value("energy_interleave") == "cycles",
+            "--energy-update stores launches that had the GPU to themselves: leave --energy-interleave cycles out, and launches alternate",
         ),
         (
             noise and (reference or value("energy_reference_replay")),
@@ -369,8 +374,8 @@ def settings_of(config: pytest.Config) -> Settings:
     here = config.invocation_params.dir
     launches = int(_number(config, "launches", 5, whole=True))
     inconclusive = _option(config, "inconclusive")[0] or "fail"
-    turns = _option(config, "turns")[0] or "auto"
-    _refuse_conflicts(config, launches, inconclusive, turns)
+    interleave = _option(config, "interleave")[0] or "auto"
+    _refuse_conflicts(config, launches, inconclusive, interleave)
     url = config.getoption("energy_url")
     replay, reference_python = (
         config.getoption("energy_replay"),
@@ -425,7 +430,7 @@ def settings_of(config: pytest.Config) -> Settings:
         reference_replay=tuple(here / path for path in config.getoption("energy_reference_replay")),
         report=report_from / report if report and not config.getoption("energy_noise") else None,
         # A baseline is measured with the GPU for itself.
-        turns="launches" if config.getoption("energy_update") else turns,
+        interleave="launches" if config.getoption("energy_update") else interleave,
         lock_timeout_s=_number(config, "lock_timeout", 3600.0),
     )
 
@@ -453,7 +458,9 @@ def header(settings: Settings, here: Path) -> str:
             source += " in turns with " + ", ".join(map(short, settings.reference_replay))
     elif settings.reference is not None:
         upto = "" if settings.update else "up to "
-        source = f"live, {upto}{settings.launches} pairs of launches ({_TURNS[settings.turns]}): "
+        source = (
+            f"live, {upto}{settings.launches} pairs of launches ({_TURNS[settings.interleave]}): "
+        )
         source += f"{engine(settings.launch)} in turns with {engine(settings.reference)}"
     elif settings.launch.url is not None:
         source = f"live, the server at {settings.launch.url}"

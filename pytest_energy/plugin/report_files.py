@@ -46,7 +46,7 @@ def add(
         "line": (item.reportinfo()[1] or 0) + 1,
         "verdict": row.verdict,
         "green": row.green,
-        "turns": row.turns,
+        "periods": row.periods,
     }
     item.stash.setdefault(_ENTRIES, []).append({**results.to_plain(entry), **place})
 

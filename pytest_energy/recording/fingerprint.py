@@ -40,7 +40,7 @@ def fingerprint(
     engine_settings: Mapping[str, Any],
     engine_args_under_test: Mapping[str, Any],
     gpu: Mapping[str, Any],
-    made_up_weights: Mapping[str, Any],
+    synthetic_weights: Mapping[str, Any],
 ) -> dict[str, Any]:
     """All of it, as recordings and baselines keep it.
 
@@ -49,7 +49,7 @@ def fingerprint(
         engine_settings: as the engine resolved them.
         engine_args_under_test: those given on the command line.
         gpu: as the meter describes it.
-        made_up_weights: what was seen of them at work; empty where there is nothing to tell.
+        synthetic_weights: what was seen of them at work; empty where there is nothing to tell.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -61,7 +61,17 @@ def fingerprint(
         },
         "engine_settings": redact.paths(engine_settings),
         "engine_args_under_test": redact.paths(engine_args_under_test),
-        **({"made_up_weights": dict(made_up_weights)} if made_up_weights else {}),
+        **({"synthetic_weights": dict(synthetic_weights)} if synthetic_weights else {}),
         **gpu,
         "host": host(),
+    }
+
+
+def upgraded(content: Any) -> Any:
+    """A fingerprint as an earlier version wrote it, under today's names."""
+    if not isinstance(content, dict) or "made_up_weights" not in content:
+        return content
+    return {
+        "synthetic_weights" if name == "made_up_weights" else name: value
+        for name, value in content.items()
     }

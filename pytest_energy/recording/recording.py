@@ -16,12 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from pytest_energy.errors import RecordingError
+from pytest_energy.recording import fingerprint
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import write_atomically
 from pytest_energy.safety.untrusted import Malformed
 
-SCHEMA_VERSION = 3
-_READ_VERSIONS = (1, 2, 3)  # 1 knew no turns, 2 no requests of varying lengths
+SCHEMA_VERSION = 4
+_READ_VERSIONS = (
+    1,
+    2,
+    3,
+    4,
+)  # 1 knew no interleaving, 2 no requests of varying lengths, 3 other names
 SUFFIX = ".json.gz"
 # The largest recording of a GPU so far unpacks to 51 kB and holds some 10,000 numbers; ten minutes of 1 ms steps would make 7 MB.
 _MAX_BYTES = 20_000_000  # unpacked
@@ -106,7 +112,7 @@ class CpuEnergy:
 
 
 @dataclass(frozen=True)
-class Beside:
+class CoResident:
     """The other engine, resident on the same GPU and at rest while this recording was made.
 
     Attributes:
@@ -122,7 +128,7 @@ class Beside:
     launch_id: str
     seconds: float
     tokens: int
-    asleep: bool | None
+    paused: bool | None
     cpu_s: float
     idle_power_w: float | None = None
     idle_power_alone_w: float | None = None
@@ -198,8 +204,8 @@ class Recording:
     kv_cache_tokens: int = 0
     cpu: CpuEnergy = field(default_factory=CpuEnergy)
     faults: tuple[str, ...] = ()
-    turn: int = 0
-    beside: Beside | None = None
+    period: int = 0
+    co_resident: CoResident | None = None
     client: Client | None = None
     requests: Requests | None = None
 
@@ -297,26 +303,28 @@ def to_json(recording: Recording) -> dict[str, Any]:
         "load_stopped_ns": recording.load_stopped_ns,
         "kv_cache_tokens": recording.kv_cache_tokens,
         "faults": list(recording.faults),
-        "turn": recording.turn,
-        "beside": None if recording.beside is None else dataclasses.asdict(recording.beside),
+        "period": recording.period,
+        "co_resident": None
+        if recording.co_resident is None
+        else dataclasses.asdict(recording.co_resident),
         **({} if recording.client is None else {"client": dataclasses.asdict(recording.client)}),
         **({} if recording.requests is None else {"requests": _pack_series(recording.requests)}),
     }
 
 
-def _beside(content: Any) -> Beside | None:
+def _co_resident(content: Any) -> CoResident | None:
     if content is None:
         return None
-    beside = Beside(**content)
-    untrusted.name(beside.launch_id, "beside.launch_id")
-    untrusted.integer(beside.tokens, "beside.tokens", -FAR, FAR)
-    untrusted.number(beside.seconds, "beside.seconds", 1e-3, 1e9)
+    co_resident = CoResident(**content)
+    untrusted.name(co_resident.launch_id, "co_resident.launch_id")
+    untrusted.integer(co_resident.tokens, "co_resident.tokens", -FAR, FAR)
+    untrusted.number(co_resident.seconds, "co_resident.seconds", 1e-3, 1e9)
     for name in ("cpu_s", "idle_power_w", "idle_power_alone_w"):
-        if name == "cpu_s" or getattr(beside, name) is not None:
-            untrusted.number(getattr(beside, name), f"beside.{name}", 0, 1e12)
-    if not (beside.asleep is None or isinstance(beside.asleep, bool)):
-        raise Malformed("beside.asleep is neither true, false nor null")
-    return beside
+        if name == "cpu_s" or getattr(co_resident, name) is not None:
+            untrusted.number(getattr(co_resident, name), f"co_resident.{name}", 0, 1e12)
+    if not (co_resident.paused is None or isinstance(co_resident.paused, bool)):
+        raise Malformed("co_resident.paused is neither true, false nor null")
+    return co_resident
 
 
 def client_from_json(content: Any) -> Client:
@@ -395,7 +403,7 @@ def from_json(content: Any) -> Recording:
             "Replay it with the pytest-energy that wrote it, or record anew."
         )
     try:
-        return _recording(content)
+        return _recording(_upgraded(content))
     except (KeyError, TypeError, ValueError) as error:
         what = (
             str(error)
@@ -405,6 +413,23 @@ def from_json(content: Any) -> Recording:
         raise RecordingError(
             f"it is damaged or no recording: {what}. Fetch it anew, or leave it out."
         ) from None
+
+
+def _upgraded(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content under the names of this schema version."""
+    if content["schema_version"] == SCHEMA_VERSION:
+        return content
+    renamed = dict(content)
+    if "turn" in renamed:
+        renamed["period"] = renamed.pop("turn")
+    if "beside" in renamed:
+        co_resident = renamed.pop("beside")
+        if isinstance(co_resident, dict) and "asleep" in co_resident:
+            co_resident = {name: value for name, value in co_resident.items() if name != "asleep"}
+            co_resident["paused"] = content["beside"]["asleep"]
+        renamed["co_resident"] = co_resident
+    renamed["environment"] = fingerprint.upgraded(renamed.get("environment"))
+    return renamed
 
 
 def _recording(content: Mapping[str, Any]) -> Recording:
@@ -430,8 +455,8 @@ def _recording(content: Mapping[str, Any]) -> Recording:
         kv_cache_tokens=untrusted.integer(content["kv_cache_tokens"], "kv_cache_tokens", 0, FAR),
         cpu=_unpack_series(CpuEnergy, content["cpu"], "cpu"),
         faults=_faults(content["faults"]),
-        turn=untrusted.integer(content.get("turn", 0), "turn", 0, 10**6),
-        beside=_beside(content.get("beside")),
+        period=untrusted.integer(content.get("period", 0), "period", 0, 10**6),
+        co_resident=_co_resident(content.get("co_resident")),
         client=None if content.get("client") is None else client_from_json(content["client"]),
         requests=requests,
     )
@@ -501,25 +526,25 @@ def read_launches(paths: Sequence[Path]) -> Iterator[tuple[Recording, ...]]:
         RecordingError: a file is damaged, a path holds none, or a launch lacks a turn.
     """
     seen: set[tuple[str, str, int]] = set()
-    in_turns: dict[tuple[str, str], dict[int, Recording]] = {}
+    interleaved: dict[tuple[str, str], dict[int, Recording]] = {}
     for path in paths:
         for file in find(path):
             recorded = read(file)
             launch = json.dumps(recorded.key, sort_keys=True), recorded.launch_id
-            if (*launch, recorded.turn) in seen:
+            if (*launch, recorded.period) in seen:
                 continue
-            seen.add((*launch, recorded.turn))
-            if recorded.beside is None and recorded.turn == 0:
+            seen.add((*launch, recorded.period))
+            if recorded.co_resident is None and recorded.period == 0:
                 yield (recorded,)
             else:
-                in_turns.setdefault(launch, {})[recorded.turn] = recorded
-    for (_, launch_id), turns in in_turns.items():
-        missing = next(turn for turn in itertools.count() if turn not in turns)
-        if missing < len(turns):
+                interleaved.setdefault(launch, {})[recorded.period] = recorded
+    for (_, launch_id), periods in interleaved.items():
+        missing = next(period for period in itertools.count() if period not in periods)
+        if missing < len(periods):
             raise RecordingError(
                 f"launch {launch_id}: turn {missing} is missing. Fetch all of its files, or leave the launch out."
             )
-        yield tuple(recorded for _, recorded in sorted(turns.items()))
+        yield tuple(recorded for _, recorded in sorted(periods.items()))
 
 
 # nvmlClocksEventReason* bits.

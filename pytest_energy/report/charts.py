@@ -189,10 +189,10 @@ def against_batch_size(name: str, group: Group) -> Picture:
     bars = []
     for axes, (title, of) in zip(all_axes, panels, strict=False):
         for i, line in enumerate(series):
-            beside = 1.025 ** (
+            co_resident = 1.025 ** (
                 2 * i - len(series) + 1
             )  # intervals at one batch size stand beside each other
-            x = [size * beside for size, _ in line.points]
+            x = [size * co_resident for size, _ in line.points]
             bars.append(
                 _error_bars(axes, x, [of(side) for _, side in line.points], looks[line.label])
             )
@@ -244,9 +244,9 @@ def _changes(axes: Axes, group: Group, series: Sequence[Series], looks: dict[str
     axes.axhline(1, color=MUTED, linewidth=1)
     for i, line in enumerate(compared):
         moves = [m for m in group.moves if m.new_label == line.label and m.change]
-        beside = 1.025 ** (2 * i - len(compared) + 1)
+        co_resident = 1.025 ** (2 * i - len(compared) + 1)
         changes = [m.change for m in moves if m.change]
-        _error_bars(axes, [m.batch_size * beside for m in moves], changes, looks[line.label])
+        _error_bars(axes, [m.batch_size * co_resident for m in moves], changes, looks[line.label])
     limits = {move.tolerance for move in group.moves}
     title = "change of energy per token, %"
     if len(limits) == 1 and (limit := limits.pop()) is not None:

@@ -84,7 +84,7 @@ def judged(
         new=_side_of_launches(sample.launches, noise) if sample else None,
         old=_side_of_baseline(old, noise) if old else None,
         paired=judgement.paired,
-        beside=bool(sample and sample.launches[0].beside),
+        co_resident=bool(sample and sample.launches[0].co_resident),
         ratio=interval(ratio.value, ratio.low, ratio.high) if ratio else None,
         split=Split(
             split.static_low,
@@ -94,7 +94,7 @@ def judged(
         )
         if split
         else None,
-        smallest_change_caught=_known(judgement.smallest_caught),
+        detects=_known(judgement.smallest_detected),
         noise=judgement.noise.source if judgement.noise else "",
         what=said.what,
         how_sure=said.how_sure,
@@ -169,20 +169,20 @@ def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
     """By cell and board the engines, in the order in which they were given; of each its launches, in order. A launch counts once."""
     found: dict[tuple[Any, ...], dict[str, dict[str, Measurement]]] = {}
     for path in paths:
-        for turns in recording.read_launches([path]):
-            first, environment = turns[0], turns[0].environment
+        for periods in recording.read_launches([path]):
+            first, environment = periods[0], periods[0].environment
             place = (
                 (str(first.key["model"]), int(first.key["batch_size"]), canonical_key(first.key)),
                 (
                     str(environment.get("gpu_name")),
                     boards(environment),
                     str(environment.get("power_limit_w")),
-                    first.beside is not None,
+                    first.co_resident is not None,
                 ),
             )
             engine = repr((environment.get("vllm"), environment.get("engine_args_under_test")))
             found.setdefault(place, {}).setdefault(engine, {})[first.launch_id] = (
-                measurement.measure(*turns)
+                measurement.measure(*periods)
             )
     by_place = [engines for _, engines in sorted(found.items(), key=lambda item: item[0])]
     return [

@@ -84,17 +84,17 @@ def groups(results: Results) -> tuple[Group, ...]:
     for entry in results.entries:
         if entry.gpu is not None and (entry.new or entry.old):
             found.setdefault(
-                _place(entry.cell, entry.gpu, entry.beside), (entry.cell, entry.gpu, [], [])
+                _place(entry.cell, entry.gpu, entry.co_resident), (entry.cell, entry.gpu, [], [])
             )[2].append(entry)
     for state in results.history:
         found.setdefault(
-            _place(state.cell, state.gpu, beside=False), (state.cell, state.gpu, [], [])
+            _place(state.cell, state.gpu, co_resident=False), (state.cell, state.gpu, [], [])
         )[3].append(state)
     return tuple(
         Group(
             cell.key,
             f"{cell.model} on {gpu.name}",
-            _detail(cell, gpu, any(entry.beside for entry in entries)),
+            _detail(cell, gpu, any(entry.co_resident for entry in entries)),
             *_series_and_moves(entries),
             _history(states),
         )
@@ -102,7 +102,7 @@ def groups(results: Results) -> tuple[Group, ...]:
     )
 
 
-def _place(cell: Cell, gpu: Gpu, beside: bool) -> str:
+def _place(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
     key = cell.key
     workload = key.get("workload")
     if isinstance(workload, dict):  # how many requests stand for it goes with the batch size
@@ -116,12 +116,12 @@ def _place(cell: Cell, gpu: Gpu, beside: bool) -> str:
             "batch_size": 0,
             "gpu": [gpu.name, *gpu.uuids],
             "limit": gpu.power_limit_w,
-            "beside": beside,
+            "co_resident": co_resident,
         }
     )
 
 
-def _detail(cell: Cell, gpu: Gpu, beside: bool) -> str:
+def _detail(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
     settings = cell.key.get("engine_args")
     told = (
         [f"{k}={v}" for k, v in sorted(settings.items()) if k not in _UNTOLD_ARGS]
@@ -134,7 +134,7 @@ def _detail(cell: Cell, gpu: Gpu, beside: bool) -> str:
         *([f"board {boards}"] if boards else []),
         *([f"power limit {gpu.power_limit_w:.0f} W"] if gpu.power_limit_w else []),
         f"{cell.engine} engine" + (f", {', '.join(told)}" if told else ""),
-        *(["a second engine resident, at rest"] if beside else []),
+        *(["a second engine resident, at rest"] if co_resident else []),
     ]
     return "; ".join(parts)
 

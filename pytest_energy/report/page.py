@@ -72,7 +72,7 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             history=[summary.state(state) for state in history],
             older=len(states) - len(history),
             noise="; ".join(summary.noise(results)),
-            turns=summary.turns(results),
+            periods=summary.periods(results),
             gpus=summary.gpus(results),
             runs=results.runs,
             light=LIGHT,

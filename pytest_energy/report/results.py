@@ -4,6 +4,7 @@ docs/reports.md describes the file. Reports are made from nothing else, so a rep
 report of the run that wrote it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pytest_energy.errors import ResultsError
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import write_atomically
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
 _MAX_VALUES = 500_000
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -139,7 +140,7 @@ class Entry:
         beside: whether a second engine was resident on the GPU, at rest, while each was measured.
         ratio: new ÷ old of the metric; None where nothing was compared.
         split: of a change in J/token; None where it cannot be told.
-        smallest_change_caught: relative, for the worse, that this test would have called regressed in 95 % of cases.
+        detects: relative, for the worse, that this test would have called regressed in 95 % of cases.
         noise: between launches, that verdict and intervals rest on.
         turns: how much turns and launches differ, where both engines took turns on the GPU; else empty.
         what, how_sure, reasons, why, changed, next: the explanation in words; `changed` is None where nothing was compared.
@@ -159,12 +160,12 @@ class Entry:
     new: Side | None = None
     old: Side | None = None
     paired: bool = False
-    beside: bool = False
+    co_resident: bool = False
     ratio: Interval | None = None
     split: Split | None = None
-    smallest_change_caught: Positive | None = None
+    detects: Positive | None = None
     noise: str = ""
-    turns: str = ""
+    periods: str = ""
     how_sure: str = ""
     reasons: tuple[str, ...] = ()
     why: str = ""
@@ -222,7 +223,7 @@ class Run:
 class Results:
     """All of it. Raises ValueError (ValidationError) where an entry belongs to no run."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     runs: Annotated[tuple[Run, ...], MinLen(1)]
     entries: tuple[Entry, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
@@ -271,7 +272,7 @@ def read(path: Path) -> Results:
     except OSError as error:
         raise ResultsError(f"results file {path} cannot be read: {error.strerror}") from None
     try:
-        return _RESULTS.validate_json(text)
+        return _RESULTS.validate_json(_upgraded(text))
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         if any(e["loc"] == ("schema_version",) and e["type"] == "literal_error" for e in errors):
@@ -285,6 +286,24 @@ def read(path: Path) -> Results:
             f"results file {path} is damaged or none: {where or 'it'}: {first['msg']}{more}.\n"
             "Nothing was written. Fetch it anew, leave it out, or make the report from the recordings."
         ) from None
+
+
+_RENAMED = {"turns": "periods", "beside": "co_resident", "smallest_change_caught": "detects"}
+
+
+def _upgraded(text: bytes) -> bytes | str:
+    """The file under the names of this schema version; whatever is wrong with it is left as it is."""
+    try:
+        content = json.loads(text)
+        if content["schema_version"] != 1:
+            return text
+        entries = [
+            {_RENAMED.get(name, name): value for name, value in entry.items()}
+            for entry in content["entries"]
+        ]
+        return json.dumps({**content, "schema_version": SCHEMA_VERSION, "entries": entries})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return text
 
 
 def write(results: Results, path: Path) -> None:

@@ -49,11 +49,11 @@ class Row:
     baseline: float | None = None
     change: float | None = None
     change_half_width: float | None = None
-    catches: float | None = None
+    detects: float | None = None
     noise: str = ""
     warning: str = ""
     paired: bool = False
-    turns: str = ""
+    periods: str = ""
     latencies: str = ""
     gpus: str = ""
     gpu_imbalance: float | None = None
@@ -65,7 +65,7 @@ class Row:
             "power_w": self.power_w,
             "tokens_per_s": self.tokens_per_s,
             "change": self.change,
-            "smallest_change_caught": self.catches,
+            "detects": self.detects,
             "gpu_imbalance": self.gpu_imbalance,
         }
         figures = {name: f"{value:.6g}" for name, value in values.items() if value is not None}
@@ -106,10 +106,10 @@ def row(
         baseline=baseline.summary[judgement.metric.value] if baseline else None,
         change=ratio.value - 1 if ratio else None,
         change_half_width=ratio.relative_half_width if ratio else None,
-        catches=judgement.smallest_caught if update is None and judgement.verdict.green else None,
+        detects=judgement.smallest_detected if update is None and judgement.verdict.green else None,
         noise=judgement.noise.source if judgement.noise and ratio and update is None else "",
         paired=judgement.paired,
-        turns=_turns(judgement),
+        periods=_periods(judgement),
         latencies=_latencies(judgement),
         gpus=gpu_shares(_gpu_power_w(judgement)),
         gpu_imbalance=imbalance(_gpu_power_w(judgement)),
@@ -169,21 +169,21 @@ def _latencies(judgement: Judgement) -> str:
     )
 
 
-def _turns(judgement: Judgement) -> str:
+def _periods(judgement: Judgement) -> str:
     """How much turns and launches differ, and what is known of the engines that waited; empty without turns."""
     variation, sample = judgement.variation, judgement.sample
     if variation is None or sample is None:
         return ""
-    text = f"new ÷ reference varies by {_degrees(variation.turns)} from turn to turn, by {_degrees(variation.pairs)} from pair to pair"
-    text += f" where the turns alone would make {variation.by_turns:.2%}"
+    text = f"new ÷ reference varies by {_degrees(variation.periods)} from turn to turn, by {_degrees(variation.pairs)} from pair to pair"
+    text += f" where the turns alone would make {variation.by_periods:.2%}"
     if judgement.metric is not Metric.JOULES_PER_TOKEN:
         return text
-    beside = [b for m in sample.launches for b in m.beside]
-    text += f"; the engine at rest generated {sum(b.tokens for b in beside)} tokens and used "
-    text += f"{sum(b.cpu_s for b in beside) / sum(b.seconds for b in beside):.1%} of a CPU core"
+    co_resident = [b for m in sample.launches for b in m.co_resident]
+    text += f"; the engine at rest generated {sum(b.tokens for b in co_resident)} tokens and used "
+    text += f"{sum(b.cpu_s for b in co_resident) / sum(b.seconds for b in co_resident):.1%} of a CPU core"
     added = [
         b.idle_power_w - b.idle_power_alone_w
-        for b in beside
+        for b in co_resident
         if b.idle_power_w is not None and b.idle_power_alone_w is not None
     ]
     if added:
@@ -197,9 +197,9 @@ def _degrees(spread: Spread) -> str:
     return f"{spread.deviation:.2%} ({spread.degrees_of_freedom:.0f} df)"
 
 
-def turn_lines(rows: Sequence[Row]) -> list[str]:
+def period_lines(rows: Sequence[Row]) -> list[str]:
     """What is known of turns, one line per cell and metric that was measured in turns."""
-    return [f"{r.cell}, {UNIT[Metric(r.metric)]}: {r.turns}" for r in rows if r.turns]
+    return [f"{r.cell}, {UNIT[Metric(r.metric)]}: {r.periods}" for r in rows if r.periods]
 
 
 def latency_lines(rows: Sequence[Row]) -> list[str]:
@@ -349,13 +349,13 @@ def _texts(r: Row) -> tuple[str, ...]:
         change += f" ±{100 * r.change_half_width:.1f}"
     is_energy = r.metric == Metric.JOULES_PER_TOKEN.value
     baseline = figure(r.baseline, "#.4g" if is_energy else ",.0f")
-    catches = (
+    detects = (
         ""
-        if r.catches is None
-        else f"{r.catches if is_energy else -r.catches / (1 + r.catches):+.1%}"
+        if r.detects is None
+        else f"{r.detects if is_energy else -r.detects / (1 + r.detects):+.1%}"
     )
     figures = (energy, figure(r.power_w, ".0f"), figure(r.tokens_per_s, ",.0f"), baseline, change)
-    return (r.cell, UNIT[Metric(r.metric)], *figures, r.verdict, catches)
+    return (r.cell, UNIT[Metric(r.metric)], *figures, r.verdict, detects)
 
 
 @dataclass(frozen=True)
@@ -548,7 +548,9 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             ]
         case Verdict.NO_BASELINE:
             return [f"if the cell is new, store one: {update}"]
-        case Verdict.NOT_COMPARABLE if judgement.sample and judgement.sample.launches[0].beside:
+        case Verdict.NOT_COMPARABLE if (
+            judgement.sample and judgement.sample.launches[0].co_resident
+        ):
             return [
                 "judge it with its other side: --energy-replay DIR/new --energy-reference-replay DIR/reference"
             ]

@@ -171,9 +171,7 @@ def line(entry: Entry) -> Line:
         if entry.ratio is None
         else f"{percent(entry.ratio.value)} ({percent(entry.ratio.low)} to {percent(entry.ratio.high)})",
         limit="-" if entry.tolerance is None else f"{sign * 100 * entry.tolerance:+.3g} %",
-        sees=_sees(entry.smallest_change_caught, is_energy)
-        if entry.verdict in ("pass", "improved")
-        else "-",
+        sees=_sees(entry.detects, is_energy) if entry.verdict in ("pass", "improved") else "-",
         run=str(entry.run + 1),
     )
 
@@ -278,12 +276,12 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def turns(results: Results) -> list[str]:
+def periods(results: Results) -> list[str]:
     """How much turns and launches differ, of each test whose engines took turns on the GPU."""
     return [
-        f"{entry.cell.name}, {UNIT[Metric(entry.metric)]}: {entry.turns}"
+        f"{entry.cell.name}, {UNIT[Metric(entry.metric)]}: {entry.periods}"
         for entry in results.entries
-        if entry.turns
+        if entry.periods
     ]
 
 

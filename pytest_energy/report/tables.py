@@ -26,7 +26,7 @@ def frames(results: Results) -> dict[str, pd.DataFrame]:
                 **_interval("ratio", entry.ratio),
                 **_side("new_", entry.new),
                 **_side("old_", entry.old),
-                "smallest_change_caught": entry.smallest_change_caught,
+                "detects": entry.detects,
                 "split": entry.split.reading if entry.split else None,
                 "changed": entry.changed,
             }

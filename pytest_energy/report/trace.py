@@ -50,7 +50,7 @@ def trace(recorded: Recording) -> Trace | None:
     """The trace of a recording without faults; None of another. With several GPUs their power is summed at updates of the first."""
     measured = measurement.measure(recorded)
     # A turn of a launch may be too short to be judged alone, and is drawn all the same.
-    if measured.hopeless:
+    if measured.unrecoverable:
         return None
     updates_ns = counters.update_times_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])]
     bounds_ns = measurement.steady_boundaries_ns(recorded)

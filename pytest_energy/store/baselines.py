@@ -14,6 +14,7 @@ from pytest_energy.cell.key import canonical_key, key_differences, slugify
 from pytest_energy.errors import BaselineError
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import FIGURES, Measurement, first_invalid
+from pytest_energy.recording.fingerprint import upgraded
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import exclusively, write_atomically
 from pytest_energy.safety.untrusted import Malformed
@@ -258,10 +259,10 @@ class Store:
                 f"a baseline needs at least {MIN_LAUNCHES} launches, this is {len(launches)}: one launch says nothing about how "
                 f"launches differ.\nMeasure with --energy-launches {MIN_LAUNCHES}, or give several recordings: --energy-replay A B C"
             )
-        if any(measurement.beside for measurement in measurements):
+        if any(measurement.co_resident for measurement in measurements):
             raise BaselineError(
                 "these launches were measured in turns with another engine resident on the GPU, and a baseline is measured without one.\n"
-                "Measure again without --energy-turns cycles; under --energy-update launches alternate by themselves."
+                "Measure again without --energy-interleave cycles; under --energy-update launches alternate by themselves."
             )
         environments = [measurement.environment for measurement in launches.values()]
         differing = mixed(environments)
@@ -285,7 +286,7 @@ class Store:
         previous = self.find(first.key, gpu_name, boards(first.environment))
         history = _history(previous) if previous else ()
         baseline = Baseline.of([m for _, m in sorted(launches.items())], history)
-        losses = creep(baseline.summary, history, tolerance)
+        losses = baseline_drift(baseline.summary, history, tolerance)
         if losses and reason is None:
             raise BaselineError(
                 f"it would accept a loss: {'; '.join(losses)}.\n"
@@ -349,7 +350,7 @@ class Store:
         self._files[path], self._entries[path] = content, entries
 
 
-def creep(
+def baseline_drift(
     new: Mapping[str, Any], history: Sequence[Mapping[str, Any]], tolerance: Mapping[str, float]
 ) -> list[str]:
     """Losses of `new` that reach the tolerance against the best or the oldest earlier entry, one line each; many small steps add up.
@@ -475,7 +476,10 @@ def _entry(baseline: Baseline) -> dict[str, Any]:
 
 
 def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
-    key, environment = untrusted.key(entry["key"]), untrusted.environment(entry["environment"])
+    key, environment = (
+        untrusted.key(entry["key"]),
+        untrusted.environment(upgraded(entry["environment"])),
+    )
     launches = tuple(map(_launch_values, untrusted.objects(entry["launches"], "launches")))
     if len(launches) < MIN_LAUNCHES:
         raise Malformed(f"an entry has {len(launches)} launches")

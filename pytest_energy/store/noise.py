@@ -66,7 +66,7 @@ class NoiseLaunch:
             tokens_per_s=measurement.cycles.tokens_per_s,
             engine=f"vllm {environment.get('vllm')}"
             + (f" {under_test}" if under_test else "")
-            + (" in turns" if measurement.beside else ""),
+            + (" in turns" if measurement.co_resident else ""),
             gpu_uuids=boards(environment),
             power_limit_w=limit if isinstance(limit, int | float) else None,
             cpu_model=host.get("cpu_model"),

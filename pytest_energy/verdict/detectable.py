@@ -12,7 +12,7 @@ BASELINE_LAUNCHES = 3  # of the comparison that `detectable` is stated for
 DETECTABLE_WITH = (1, 2, 3, 5)
 
 
-def smallest_caught(
+def smallest_detected(
     ratio: Comparison,
     old_launches: int | None,
     limit: float,
@@ -61,4 +61,4 @@ def detectable(noise: Noise, launches: int, comparisons: int) -> float | None:
         1.0, launches, math.sqrt(1 / launches + 1 / BASELINE_LAUNCHES), spread, spread
     )
     at = Rule(comparisons).levels(launches)
-    return expm1(smallest_caught(ratio, BASELINE_LAUNCHES, 0.0, launches, at))
+    return expm1(smallest_detected(ratio, BASELINE_LAUNCHES, 0.0, launches, at))

@@ -96,9 +96,9 @@ class Variation:
         by_turns: of pairs of launches, were the turns' deviation all there is.
     """
 
-    turns: Spread
+    periods: Spread
     pairs: Spread
-    by_turns: float
+    by_periods: float
 
 
 def variation(
@@ -111,7 +111,7 @@ def variation(
         new, old: valid measurements, one per pair, in order.
     """
     neighbours = [_neighbours(metric, a, b) for a, b in zip(new, old, strict=True)]
-    turns = spread.pooled(neighbours)
+    periods = spread.pooled(neighbours)
     pairs = spread.pooled(
         [
             [
@@ -120,28 +120,28 @@ def variation(
             ]
         ]
     )
-    if turns is None or pairs is None or not all(neighbours):
+    if periods is None or pairs is None or not all(neighbours):
         return None
     shrunk = math.sqrt(math.fsum(1 / len(ratios) for ratios in neighbours) / len(neighbours))
-    return Variation(turns, pairs, turns.deviation * shrunk)
+    return Variation(periods, pairs, periods.deviation * shrunk)
 
 
 def _neighbours(metric: Metric, new: Measurement, old: Measurement) -> list[float]:
     """new ÷ old of turns that lie beside each other: of each block (ends, middle, ends) the middle turn's halves with the two ends."""
-    turns = sorted(
-        [(turn.started_ns, True, turn.cycles) for turn in new.turns]
-        + [(turn.started_ns, False, turn.cycles) for turn in old.turns]
+    periods = sorted(
+        [(period.started_ns, True, period.cycles) for period in new.periods]
+        + [(period.started_ns, False, period.cycles) for period in old.periods]
     )
     ratios = []
     for (_, is_new, first), (_, other, middle), (_, again, last) in zip(
-        turns[::3], turns[1::3], turns[2::3], strict=False
+        periods[::3], periods[1::3], periods[2::3], strict=False
     ):
         if is_new != again or is_new == other:
             return []
         half = len(middle.time_s) // 2
         for end, part in ((first, slice(None, half)), (last, slice(half, None))):
-            beside = Cycles(middle.energy_j[part], middle.time_s[part], middle.tokens[part])
-            ratio = _of_cycles(metric, end) / _of_cycles(metric, beside)
+            co_resident = Cycles(middle.energy_j[part], middle.time_s[part], middle.tokens[part])
+            ratio = _of_cycles(metric, end) / _of_cycles(metric, co_resident)
             ratios.append(ratio if is_new else 1 / ratio)
     return ratios
 
@@ -181,7 +181,7 @@ class Judgement:
     baseline: Baseline | None = None
     split: Split | None = None
     only_over_budget: bool = False
-    smallest_caught: float | None = None
+    smallest_detected: float | None = None
     noise: NoiseFloor | None = None
     changed: tuple[str, ...] = field(default=())
     paired: bool = False
@@ -196,7 +196,7 @@ class Judgement:
     @property
     def blind(self) -> bool:
         """Whether the gate could not have caught even a doubling of energy, or a halving of throughput."""
-        return self.smallest_caught is not None and math.log1p(self.smallest_caught) > _BLIND
+        return self.smallest_detected is not None and math.log1p(self.smallest_detected) > _BLIND
 
     @property
     def undecided(self) -> bool:
@@ -257,7 +257,7 @@ def judge(
             metric, Verdict.INCONCLUSIVE, tolerance, (reason,), sample=sample, baseline=baseline
         )
     broken = {**_over_budget(sample, max_power_w if of_energy else None), **slow}
-    if sample.launches[0].beside and not rule.paired:
+    if sample.launches[0].co_resident and not rule.paired:
         reason = "it was measured in turns with another engine resident on the GPU, and a baseline is measured without one"
         return Judgement(
             metric, Verdict.NOT_COMPARABLE, tolerance, (reason,), sample=sample, baseline=baseline
@@ -304,7 +304,7 @@ def judge(
     )
     verdict, reasons = compare(metric, ratio, tolerance, rule.levels(len(new)), rule.paired)
     last, fixed = rule.last_look(len(new)), None if rule.paired else len(old)
-    caught = detectable.smallest_caught(
+    caught = detectable.smallest_detected(
         ratio, fixed, _limit(metric, tolerance), last, rule.levels(last)
     )
     judgement = Judgement(
@@ -316,7 +316,7 @@ def judge(
         sample=sample,
         baseline=baseline,
         split=split(sample, baseline),
-        smallest_caught=spread.expm1(caught),
+        smallest_detected=spread.expm1(caught),
         noise=noise,
         changed=tuple(what_changed(baseline.environment, measurements[-1].environment)),
         paired=rule.paired,
@@ -462,7 +462,7 @@ _NOT_TOLD = {"date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-c
 
 def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints, "name: old → new", settings under test first."""
-    told = [d for d in key_differences(old, new) if not d.startswith("made_up_weights")]
+    told = [d for d in key_differences(old, new) if not d.startswith("synthetic_weights")]
     differences = [d for d in told if not d.split(":")[0].endswith(tuple(_NOT_TOLD))]
     under_test = ("vllm", "engine_args_under_test", "engine_settings")
     return sorted(differences, key=lambda difference: not difference.startswith(under_test))

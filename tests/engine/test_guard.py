@@ -133,8 +133,8 @@ def test_a_look_is_six_calls_a_gpu(driver: SimulatedDriver) -> None:
 
 def test_a_machine_that_slept(driver: SimulatedDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     looking = Guard(UUIDS)
-    asleep = reading.suspended_s()
-    monkeypatch.setattr(guard.reading, "suspended_s", lambda: asleep + 7.5)
+    paused = reading.suspended_s()
+    monkeypatch.setattr(guard.reading, "suspended_s", lambda: paused + 7.5)
     (told,) = looking.faults()
     assert told.startswith("suspended: host: the machine was suspended for 7.5 s")
 
@@ -236,7 +236,7 @@ def test_a_long_cycle_is_not_waited_for_once_the_energy_of_those_before_is_count
     monkeypatch.setenv("STEP_S", "0.01")
     recorded = record(cell, python, lambda: None, output_tokens=300, meter=LateMeter)
     assert measure(recorded).valid
-    assert len(measure(recorded).turns[0].cycles.time_s) == stopping.MIN_CYCLES
+    assert len(measure(recorded).periods[0].cycles.time_s) == stopping.MIN_CYCLES
     assert sum(recorded.tokens.tokens) < 5.45 * cell.batch_size * 300
 
 

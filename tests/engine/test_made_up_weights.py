@@ -25,12 +25,12 @@ def refusal(python: str, fault: str | None = None, **arguments: Any) -> str:
 
 
 def test_what_was_seen_of_made_up_weights_is_kept(python: str) -> None:
-    assert ready(python).made_up == {}
-    assert ready(python, load_format="auto").made_up == {}
-    dummy = ready(python, load_format="dummy").made_up
+    assert ready(python).synthetic_weights == {}
+    assert ready(python, load_format="auto").synthetic_weights == {}
+    dummy = ready(python, load_format="dummy").synthetic_weights
     assert dummy["load_format"] == "dummy"
     assert 0 < dummy["likeliest_above_even_nats"] < 1
-    random = ready(python, load_format="random").made_up
+    random = ready(python, load_format="random").synthetic_weights
     assert random["load_format"] == "random"
     assert (random["weight_deviation"], random["zero_weights"]) == ([0.02, 0.02], 1e-5)
     assert (random["mlps"], random["rounded_to_zero_in_fp8"]) == (2, 0.0003)
@@ -78,12 +78,12 @@ def test_of_random_weights_more_is_asked(python: str, fault: str, what: str) -> 
 @pytest.mark.parametrize("fault", ["flat_logits", "deaf_to_context"])
 def test_dummies_of_a_healthy_engine_raise_no_false_alarm(python: str, fault: str) -> None:
     """vLLM's dummies are so small that logits differ by 1e-5 and the tokens before the last one do not show."""
-    assert ready(python, fault, load_format="dummy").made_up["load_format"] == "dummy"
+    assert ready(python, fault, load_format="dummy").synthetic_weights["load_format"] == "dummy"
 
 
 def test_weights_of_the_models_own_are_not_looked_at(python: str) -> None:
     for fault in ("nan_logits", "even_logits"):
-        assert ready(python, fault, load_format="auto").made_up == {}
+        assert ready(python, fault, load_format="auto").synthetic_weights == {}
 
 
 def test_dummies_that_vanish_in_a_quantised_model_are_refused(python: str) -> None:

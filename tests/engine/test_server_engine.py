@@ -414,16 +414,16 @@ def test_two_servers_take_turns(
         stopping.InterleavedStopping(lambda measured: 1.0),
     )
     done = [(side, recorded) for side, _, recorded in pair]
-    assert [(side, recorded.turn) for side, recorded in done] == [
+    assert [(side, recorded.period) for side, recorded in done] == [
         ("reference", 0),
         ("new", 0),
         ("reference", 1),
     ]
     for _, recorded in done:
         assert recorded.faults == ()
-        assert recorded.beside is not None
+        assert recorded.co_resident is not None
         # By the count of the server that waited.
-        assert recorded.beside.tokens == 0
+        assert recorded.co_resident.tokens == 0
         assert recorded.client is not None
         assert recorded.client.server_tokens == recorded.client.streamed_tokens
     assert len(sessions) == 2

@@ -71,7 +71,7 @@ def test_both_are_measured_and_the_one_that_waits_is_watched(
     cell: Cell, python: str, sessions: list[int]
 ) -> None:
     done = list(pair(cell, python))
-    assert [(side, recorded.turn) for side, _, recorded in done] == [
+    assert [(side, recorded.period) for side, _, recorded in done] == [
         ("reference", 0),
         ("new", 0),
         ("reference", 1),
@@ -90,15 +90,19 @@ def test_both_are_measured_and_the_one_that_waits_is_watched(
         for recorded in recordings:
             assert recorded.faults == ()
             assert set(recorded.tokens.tokens) == {cell.batch_size}
-            beside = recorded.beside
-            assert beside is not None
-            assert (beside.tokens, beside.asleep, {beside.launch_id}) == (0, True, other)
-            assert beside.cpu_s < 0.2 * beside.seconds
-            assert beside.idle_power_w == pytest.approx(100, rel=0.01)
-            assert beside.idle_power_alone_w == pytest.approx(100, rel=0.01)
+            co_resident = recorded.co_resident
+            assert co_resident is not None
+            assert (co_resident.tokens, co_resident.paused, {co_resident.launch_id}) == (
+                0,
+                True,
+                other,
+            )
+            assert co_resident.cpu_s < 0.2 * co_resident.seconds
+            assert co_resident.idle_power_w == pytest.approx(100, rel=0.01)
+            assert co_resident.idle_power_alone_w == pytest.approx(100, rel=0.01)
     reference, new = measure(*by_side["reference"]), measure(*by_side["new"])
-    assert len(reference.turns) == 2
-    assert len(new.turns) == 1
+    assert len(reference.periods) == 2
+    assert len(new.periods) == 1
     for side in (reference, new):
         assert side.cycles is not None
         assert len(side.cycles.time_s) >= 4
@@ -117,7 +121,7 @@ def test_both_do_the_same_requests_of_varying_lengths(
     cell: Cell, python: str, sessions: list[int], workload: Workload
 ) -> None:
     done = list(pair(replace(cell, workload=workload), python))
-    assert [(side, recorded.turn) for side, _, recorded in done] == [
+    assert [(side, recorded.period) for side, _, recorded in done] == [
         ("reference", 0),
         ("new", 0),
         ("reference", 1),
@@ -132,14 +136,17 @@ def test_both_do_the_same_requests_of_varying_lengths(
     assert reference.cycles is not None
     assert new.cycles is not None
     # The stand-in gives each request a token a step, so every turn's first block is the same.
-    assert len({turn.cycles.tokens[0] for launch in (reference, new) for turn in launch.turns}) == 1
+    assert (
+        len({period.cycles.tokens[0] for launch in (reference, new) for period in launch.periods})
+        == 1
+    )
     assert ended(sessions)
 
 
 def test_blocks_follow_with_the_roles_changed_where_one_is_not_precise_enough(
     cell: Cell, python: str, sessions: list[int]
 ) -> None:
-    done = [(side, recorded.turn) for side, _, recorded in pair(cell, python, noise=0.0)]
+    done = [(side, recorded.period) for side, _, recorded in pair(cell, python, noise=0.0)]
     assert done == [
         ("reference", 0),
         ("new", 0),
@@ -198,7 +205,7 @@ def test_an_engine_that_cannot_be_paused_is_told(cell: Cell, python: str) -> Non
     assert fault.startswith(
         "not_at_rest: the engine that waited was not idle: its scheduler was not paused"
     )
-    assert "--energy-turns launches" in fault
+    assert "--energy-interleave launches" in fault
 
 
 def test_an_engine_that_burns_cpu_while_it_waits_is_told(

@@ -142,7 +142,7 @@ TINY = {
 }
 
 
-def made_up(tmp_path: Path, **arguments: Any) -> OfflineEngine:
+def synthetic_weights(tmp_path: Path, **arguments: Any) -> OfflineEngine:
     """An engine with made-up weights of a folder that holds nothing but a config.json."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     return OfflineEngine(
@@ -159,10 +159,10 @@ def test_two_workers_in_parallel_with_weights_of_the_usual_size(
 ) -> None:
     first, second, *_ = sorted(os.sched_getaffinity(0))
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{first}|{second}")
-    with made_up(tmp_path, load_format="random", tensor_parallel_size=2) as engine:
+    with synthetic_weights(tmp_path, load_format="random", tensor_parallel_size=2) as engine:
         assert engine.ready is not None
         assert engine.ready.settings["tensor_parallel_size"] == 2
-        seen = engine.ready.made_up
+        seen = engine.ready.synthetic_weights
         assert 0.5 < seen["likeliest_above_even_nats"] < 3
         low, high = seen["weight_deviation"]
         assert 0.019 < low <= high < 0.021
@@ -209,7 +209,9 @@ def test_weights_that_compute_nothing_are_refused(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with (
         pytest.raises(EngineError, match=what),
-        made_up(tmp_path, load_format="dummy", worker_extension_cls="filled_weights.Filled"),
+        synthetic_weights(
+            tmp_path, load_format="dummy", worker_extension_cls="filled_weights.Filled"
+        ),
     ):
         pass
 
@@ -258,7 +260,7 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
         assert measured.environment["gpu_name"] == "simulated GPU"
         assert measured.environment["vllm"]
         # Of vLLM's dummies only this can be seen: they are finite and not all equal.
-        assert 0 < measured.environment["made_up_weights"]["likeliest_above_even_nats"] < 1e-3
+        assert 0 < measured.environment["synthetic_weights"]["likeliest_above_even_nats"] < 1e-3
 
     def table(result: pytest.RunResult) -> list[str]:
         return [line for line in result.outlines if line.startswith("tiny bs=")]
@@ -304,12 +306,12 @@ def test_two_engines_in_turns(pytester: pytest.Pytester) -> None:
         row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8")
     }
     for side in ("new", "reference"):
-        turns = [recording.read(file) for file in recording.find(pytester.path / "kept" / side)]
-        assert len({turn.launch_id for turn in turns}) == 3
-        for turn in turns:
-            assert turn.faults == ()
-            assert turn.beside is not None
-            assert (turn.beside.tokens, turn.beside.asleep) == (0, True)
+        periods = [recording.read(file) for file in recording.find(pytester.path / "kept" / side)]
+        assert len({period.launch_id for period in periods}) == 3
+        for period in periods:
+            assert period.faults == ()
+            assert period.co_resident is not None
+            assert (period.co_resident.tokens, period.co_resident.paused) == (0, True)
     replayed = pytester.runpytest_subprocess(
         "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
     )

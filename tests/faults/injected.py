@@ -201,7 +201,7 @@ def nvml_from(ground: Ground, first: str) -> None:
     ground.nvml(pynvml.NVML_ERROR_UNKNOWN, lambda name, number: number >= int(first))
 
 
-def engine(ground: Ground, launch: str, fault: str) -> None:
+def engine(ground: Ground, number: str, fault: str) -> None:
     """The engine of that launch, counted from 1, has a fault."""
     new = launch.new_engine
     made = []
@@ -209,7 +209,7 @@ def engine(ground: Ground, launch: str, fault: str) -> None:
     def faulty(cell: Any, settings: Any, **engine_args: Any) -> OfflineEngine:
         made.append(cell)
         return new(
-            cell, settings, **engine_args, **({"fault": fault} if len(made) == int(launch) else {})
+            cell, settings, **engine_args, **({"fault": fault} if len(made) == int(number) else {})
         )
 
     ground.patch.setattr(launch, "new_engine", faulty)
@@ -227,9 +227,9 @@ def clock(ground: Ground, seconds: str) -> None:
 
 
 def suspended(ground: Ground) -> None:
-    asleep = reading.suspended_s()
+    paused = reading.suspended_s()
     ground.in_the_middle = lambda: ground.patch.setattr(
-        reading, "suspended_s", lambda: asleep + 7.5
+        reading, "suspended_s", lambda: paused + 7.5
     )
 
 

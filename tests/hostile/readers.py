@@ -108,9 +108,9 @@ class Readers:
             ]
             stores = self.folder / "stores"
             baseline = self._stored(launches, stores)
-            rules = (Rule(paired=True),) if recorded.beside else (None, Rule(4, 5))
+            rules = (Rule(paired=True),) if recorded.co_resident else (None, Rule(4, 5))
             for metric, rule in itertools.product(Metric, rules):
-                if recorded.beside and baseline is not None:
+                if recorded.co_resident and baseline is not None:
                     judge.variation(metric, launches, launches)
                 for new, old in (
                     (launches, baseline),
@@ -132,7 +132,7 @@ class Readers:
             return None
         NoiseStore(folder).add(launches)
         NoiseStore(folder).check()
-        if launches[0].beside:
+        if launches[0].co_resident:
             return Baseline.of(launches)
         Store(folder).update(launches, TOLERANCE)
         (stored,) = Store(folder).entries()
@@ -252,7 +252,9 @@ class Readers:
         try:
             ready = engine._load_with(5.0)
             json.dumps(
-                fingerprint(ready.versions, ready.settings, {}, {"gpu_name": "x"}, ready.made_up)
+                fingerprint(
+                    ready.versions, ready.settings, {}, {"gpu_name": "x"}, ready.synthetic_weights
+                )
             )
             engine.ready = dataclasses.replace(ready, vocabulary_size=ready.vocabulary_size or 10)
             engine.start_load(Workload(4, 4), 2)

@@ -34,7 +34,7 @@ def _trimmed(content: dict[str, Any]) -> dict[str, Any]:
 
 def recordings() -> list[dict[str, Any]]:
     """As JSON values: one of an engine that had the GPU to itself, one turn of two, one of a server (its clients are made up)."""
-    alone, turn = (
+    alone, period = (
         _trimmed(_json(sorted((ROOT / "recordings").glob(pattern))[0])) for pattern in _RECORDINGS
     )
     total = sum(alone["tokens"]["tokens"])
@@ -54,7 +54,7 @@ def recordings() -> list[dict[str, Any]]:
         "preemptions": 0,
     }
     server = {**alone, "key": {**alone["key"], "engine": "server"}, "client": client}
-    return [alone, turn, server]
+    return [alone, period, server]
 
 
 def baseline() -> Any:
@@ -113,7 +113,7 @@ def events() -> list[Any]:
         "finished": [0, 1],
     }
     stopped = {"event": "stopped", "run": 1, "time_ns": 5000, "client": recordings()[2]["client"]}
-    resting = {"event": "resting", "tokens": 16, "asleep": None}
+    resting = {"event": "resting", "tokens": 16, "paused": None}
     failed = {"event": "error", "stage": "run", "message": "RuntimeError: EngineCore died"}
     return [ready, steps, {**steps, "time_ns": [3000, 4000]}, stopped, resting, failed]
 

@@ -56,8 +56,8 @@ def recorded(folder: Path, content: Any) -> Path:
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        ("turn", 10**9, "turn is no whole number from 0 to 1000000"),
-        ("turn", True, "turn is no whole number"),
+        ("period", 10**9, "period is no whole number from 0 to 1000000"),
+        ("period", True, "period is no whole number"),
         ("load_stopped_ns", 2**63, "load_stopped_ns is no whole number"),
         ("load_stopped_ns", "1", "load_stopped_ns is no whole number"),
         ("launch_id", "", "launch_id is no text of 1 to 300 characters"),
@@ -110,7 +110,7 @@ def test_a_name_twice(tmp_path: Path) -> None:
 
 
 def test_a_turn_that_is_missing_among_many(tmp_path: Path) -> None:
-    path = recorded(tmp_path, changed(RECORDING, "turn", 10**6))
+    path = recorded(tmp_path, changed(RECORDING, "period", 10**6))
     with pytest.raises(RecordingError, match="turn 0 is missing"):
         list(recording.read_launches([path]))
 

@@ -9,13 +9,13 @@ import pytest
 
 from pytest_energy.errors import EngineError
 from pytest_energy.launch.interleaved import NoFit, SideError
-from pytest_energy.recording.recording import Beside
+from pytest_energy.recording.recording import CoResident
 from tests import simulated
 from tests.plugin.project import Project
 
 OLD, NEW = "/old/python", "/new/python"
 TOGETHER = ("--energy-python", NEW, "--energy-reference-python", OLD)
-IN_TURNS = (*TOGETHER, "--energy-turns", "launches")
+IN_TURNS = (*TOGETHER, "--energy-interleave", "launches")
 
 Launched = list[tuple[str, list[int]]]
 
@@ -29,7 +29,7 @@ class Engines:
         self.fails: set[tuple[str, int]] = set()
         self.pairs: list[tuple[str, str]] = []
         self.fit = True
-        self.asleep = True
+        self.paused = True
         self.turn_w = 0.0
 
     def record_launch(
@@ -76,19 +76,19 @@ class Engines:
                     side.name, EngineError("load", "CUDA error: an illegal memory access")
                 )
         for cell in cells:
-            for number, (side, turn) in enumerate(((outer, 0), (inner, 0), (outer, 1))):
+            for number, (side, period) in enumerate(((outer, 0), (inner, 0), (outer, 1))):
                 made = simulated.recording(
                     cell,
                     launch_id=f"{len(self.pairs):02d}-{side.name}",
                     power_w=self.power_w(side.settings.python, len(self.pairs))
-                    + (-1) ** turn * self.turn_w,
+                    + (-1) ** period * self.turn_w,
                     cycles=12.5,
                     environment={"vllm": "1.0" if side.settings.python == OLD else "2.0"},
                     start_s=1000 * (1 + number),
-                    faults=() if self.asleep else ("not_at_rest: its scheduler was not paused",),
+                    faults=() if self.paused else ("not_at_rest: its scheduler was not paused",),
                 )
-                beside = Beside("other", 10.0, 0, self.asleep, 0.25, 128.5, 128.0)
-                yield side.name, cell, replace(made, turn=turn, beside=beside)
+                co_resident = CoResident("other", 10.0, 0, self.paused, 0.25, 128.5, 128.0)
+                yield side.name, cell, replace(made, period=period, co_resident=co_resident)
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_one_interpreter_with_other_settings_is_another_side(
         "block_size=32",
         "-k",
         "test_energy",
-        "--energy-turns",
+        "--energy-interleave",
         "launches",
     )
     result.assert_outcomes(passed=2)
@@ -282,11 +282,11 @@ def test_another_board_is_no_reference(project: Project) -> None:
         ),
         ([*IN_TURNS, "--energy-launches", "2"], "*three pairs of launches at least"),
         (
-            [*TOGETHER, "--energy-turns", "both"],
-            "*--energy-turns both: it must be auto, cycles or launches",
+            [*TOGETHER, "--energy-interleave", "both"],
+            "*--energy-interleave both: it must be auto, cycles or launches",
         ),
         (
-            [*TOGETHER, "--energy-turns", "cycles", "--energy-update"],
+            [*TOGETHER, "--energy-interleave", "cycles", "--energy-update"],
             "*launches that had the GPU to themselves*",
         ),
         ([*IN_TURNS, "--energy-noise"], "*leave the reference out"),
@@ -345,13 +345,13 @@ def test_engines_that_do_not_fit_together_alternate(project: Project, engines: E
 
 def test_asked_for_cycles_engines_that_do_not_fit_fail(project: Project, engines: Engines) -> None:
     engines.fit = False
-    result = project.run(*TOGETHER, "--energy-turns", "cycles")
+    result = project.run(*TOGETHER, "--energy-interleave", "cycles")
     result.assert_outcomes(failed=4)
     assert engines.launched == []
     result.stdout.fnmatch_lines(
         [
             "*the two engines do not fit on the GPU together: the new engine's KV cache*",
-            "*--energy-turns launches",
+            "*--energy-interleave launches",
         ]
     )
 
@@ -374,7 +374,7 @@ def test_a_failure_of_one_of_two_resident_engines_names_it(
 def test_an_engine_that_did_not_rest_makes_the_measurement_invalid(
     project: Project, engines: Engines
 ) -> None:
-    engines.asleep = False
+    engines.paused = False
     result = project.run(*TOGETHER, "-k", "bs2")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(

@@ -252,7 +252,7 @@ def test_replay_writes_nothing(suite: Suite) -> None:
     assert digest() == before
 
 
-def in_turns(folder: Path, new: Path | None = None) -> tuple[str | Path, ...]:
+def interleaved(folder: Path, new: Path | None = None) -> tuple[str | Path, ...]:
     return (
         "--energy-replay",
         new or folder / "new",
@@ -263,7 +263,7 @@ def in_turns(folder: Path, new: Path | None = None) -> tuple[str | Path, ...]:
 
 def test_in_turns_an_unchanged_engine_raises_no_alarm(suite: Suite) -> None:
     """Three pairs on an H100."""
-    result = suite("-k", "bs8 or bs64", *in_turns(H100 / "vllm-0.25.1-against-itself"))
+    result = suite("-k", "bs8 or bs64", *interleaved(H100 / "vllm-0.25.1-against-itself"))
     assert result.ret == 0
     assert verdicts(result) == verdicts(result, "tokens/s") == {"bs=8": "pass", "bs=64": "pass"}
     result.stdout.fnmatch_lines(
@@ -276,7 +276,7 @@ def test_in_turns_an_unchanged_engine_raises_no_alarm(suite: Suite) -> None:
 def test_in_turns_two_releases_cost_the_same_where_three_pairs_can_tell(suite: Suite) -> None:
     """At batch size 64 three pairs cannot exclude 3 %."""
     folder = H100 / "vllm-0.20.2-to-0.25.1"
-    result = suite("-k", "bs8 or bs64", *in_turns(folder), "--energy-inconclusive", "warn")
+    result = suite("-k", "bs8 or bs64", *interleaved(folder), "--energy-inconclusive", "warn")
     assert result.ret == 0
     assert (
         verdicts(result)
@@ -284,11 +284,11 @@ def test_in_turns_two_releases_cost_the_same_where_three_pairs_can_tell(suite: S
         == {"bs=8": "pass", "bs=64": "inconclusive"}
     )
     result.stdout.fnmatch_lines(["*what changed: vllm: 0.20.2 → 0.25.1"])
-    assert suite("-k", "bs8 or bs64", *in_turns(folder)).ret == 1
+    assert suite("-k", "bs8 or bs64", *interleaved(folder)).ret == 1
 
 
 def test_in_turns_an_engine_without_asynchronous_scheduling_is_regressed(suite: Suite) -> None:
-    result = suite("-k", "bs8 or bs64", *in_turns(H100 / "vllm-0.25.1-no-async-in-turns"))
+    result = suite("-k", "bs8 or bs64", *interleaved(H100 / "vllm-0.25.1-no-async-in-turns"))
     assert result.ret == 1
     assert (
         verdicts(result)
@@ -303,7 +303,7 @@ def test_in_turns_an_engine_without_asynchronous_scheduling_is_regressed(suite: 
 def test_in_turns_a_rise_of_four_percent_never_passes(suite: Suite, tmp_path: Path) -> None:
     folder = H100 / "vllm-0.25.1-against-itself"
     dear = scaled_copy(folder / "new", 1.04, tmp_path / "dear")
-    result = suite("-k", "test_energy and (bs8 or bs64)", *in_turns(folder, dear))
+    result = suite("-k", "test_energy and (bs8 or bs64)", *interleaved(folder, dear))
     assert verdicts(result) == {"bs=8": "regressed", "bs=64": "inconclusive"}
     result.stdout.fnmatch_lines(
         ["*with 3 pairs a rise as large as the tolerance of 3.0% cannot be excluded"]
@@ -317,7 +317,7 @@ def test_in_turns_a_rise_that_three_pairs_can_see_is_regressed(
     result = suite(
         "-k",
         "test_energy and bs8",
-        *in_turns(folder, scaled_copy(folder / "new", 1.2, tmp_path / "dear")),
+        *interleaved(folder, scaled_copy(folder / "new", 1.2, tmp_path / "dear")),
     )
     assert verdicts(result) == {"bs=8": "regressed"}
 
@@ -327,7 +327,7 @@ def test_a_cpu_bound_engine_is_left_undecided(suite: Suite, tmp_path: Path, fact
     """Its three pairs agree within 2 % by chance; its turns say by how much they could have differed."""
     folder = H100 / "vllm-0.25.1-against-itself-1b"
     new = scaled_copy(folder / "new", factor, tmp_path / "new")
-    result = suite(*in_turns(folder, new), tests="benchmarks/cpu_bound")
+    result = suite(*interleaved(folder, new), tests="benchmarks/cpu_bound")
     result.assert_outcomes(failed=2)
     for metric in ("J/token", "tokens/s"):
         result.stdout.fnmatch_lines([f"llama-3.2-1b bs=64 *{metric} * inconclusive*"])

@@ -143,8 +143,8 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
     judgement = judge.judge(
         Metric.JOULES_PER_TOKEN, still, Baseline.of(launches[0]), rule=Rule(comparisons=10**6)
     )
-    assert judgement.smallest_caught is not None
-    blind = replace(judgement, smallest_caught=math.inf)
+    assert judgement.smallest_detected is not None
+    blind = replace(judgement, smallest_detected=math.inf)
     noise = collect.noise_of(NoiseStore(tmp_path), cell.key, "simulated GPU", [])
     entry = collect.judged(
         blind,
@@ -153,7 +153,7 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
         noise,
         rows.explanation(cell.name, blind, "pytest a.py", replayed=False),
     )
-    assert entry.smallest_change_caught is None
+    assert entry.detects is None
     assert entry.new is not None
     assert {launch.static_power_w for launch in entry.new.launches} == {None}
 
@@ -161,8 +161,8 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
 def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
     folder = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.25.1-against-itself" / "new"
     launches = {
-        (turns[0].key["batch_size"], turns[0].launch_id): turns
-        for turns in recording.read_launches([folder])
+        (periods[0].key["batch_size"], periods[0].launch_id): periods
+        for periods in recording.read_launches([folder])
     }
     assert max(map(len, launches.values())) > 1
     for entry in collect.compared([folder], NoiseStore(folder)):
@@ -173,7 +173,9 @@ def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
                 measured.power_w,
                 measured.tokens_per_s,
             )
-    assert all(trace.trace(turn) is not None for turns in launches.values() for turn in turns)
+    assert all(
+        trace.trace(period) is not None for periods in launches.values() for period in periods
+    )
 
 
 def test_launches_beside_a_resident_engine_are_not_compared_with_others(
@@ -182,7 +184,9 @@ def test_launches_beside_a_resident_engine_are_not_compared_with_others(
     alone = written(tmp_path, cell, [500.0] * 3, "1.0")
     for file in recording.find(written(tmp_path, cell, [510.0] * 3, "2.0")):
         made = recording.read(file)
-        recording.write(replace(made, beside=recording.Beside("other", 10.0, 0, True, 0.1)), file)
+        recording.write(
+            replace(made, co_resident=recording.CoResident("other", 10.0, 0, True, 0.1)), file
+        )
     entries = collect.compared([alone, tmp_path / "2.0"], NoiseStore(tmp_path))
     assert [(entry.new.vllm, entry.old) for entry in entries if entry.new] == [
         ("1.0", None)

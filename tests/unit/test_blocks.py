@@ -21,7 +21,7 @@ from pytest_energy.measure.measurement import Measurement, measure, whole_cycles
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import launch_means, launch_rates, relative_standard_error
 from pytest_energy.recording import recording
-from pytest_energy.recording.recording import Beside, Recording, TokenCounter
+from pytest_energy.recording.recording import CoResident, Recording, TokenCounter
 from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.store.noise import NoiseStore
 from tests import simulated
@@ -71,7 +71,7 @@ def test_blocks_tile_the_window_and_hold_equal_numbers_of_requests(
     cell = make_cell(batch_size, replace(VARYING, seed=seed))
     recorded = replace(
         simulated.recording(cell, noise=0.02, cycles=blocks + 1.5),
-        beside=Beside("other", 1.0, 0, True, 0.0),
+        co_resident=CoResident("other", 1.0, 0, True, 0.0),
     )
     m = measure(recorded)
     assert m.cycles is not None
@@ -79,7 +79,7 @@ def test_blocks_tile_the_window_and_hold_equal_numbers_of_requests(
     of_pass = cell.workload.requests_per_pass(batch_size)
     times, finished = np.array(recorded.tokens.time_ns), np.cumsum(recorded.tokens.finished)
     total = np.cumsum(recorded.tokens.tokens)
-    started_ns = m.turns[0].started_ns
+    started_ns = m.periods[0].started_ns
     for number, seconds in enumerate((0.0, *np.cumsum(m.cycles.time_s))):
         step = int(np.searchsorted(times, started_ns + round(seconds * 1e9) - 1000))
         # The step in which the last request of the warm-up, or of the block, finished.
@@ -268,21 +268,21 @@ def test_a_step_that_ends_several_requests_ends_the_block() -> None:
 
 
 def test_turns_of_blocks_make_one_measurement() -> None:
-    turns = [
+    periods = [
         replace(
             simulated.recording(
                 make_cell(), start_s=1000 * (1 + n), cycles=3.5, seed=n, noise=0.02
             ),
-            turn=n,
+            period=n,
         )
         for n in range(3)
     ]
-    m = measure(*turns)
+    m = measure(*periods)
     assert m.valid, m.faults
     assert m.cycles is not None
-    assert m.cycles.tokens == tuple(count for turn in m.turns for count in turn.cycles.tokens)
+    assert m.cycles.tokens == tuple(count for period in m.periods for count in period.cycles.tokens)
     # Each turn begins with the same requests.
-    assert len({turn.cycles.tokens for turn in m.turns}) == 1
+    assert len({period.cycles.tokens for period in m.periods}) == 1
 
 
 def test_a_recording_keeps_the_lengths(tmp_path: Path) -> None:

@@ -198,11 +198,11 @@ def test_for_every_number_of_launches_some_data_make_the_gate_fire(
 
 def test_a_pass_says_what_would_have_been_caught(cell: Cell, baseline: Baseline) -> None:
     judged = verdict(cell, baseline)
-    assert judged.smallest_caught is not None
-    assert 0.03 < judged.smallest_caught < 0.07
-    assert verdict(cell, baseline, energy=1 + judged.smallest_caught).verdict is Verdict.REGRESSED
+    assert judged.smallest_detected is not None
+    assert 0.03 < judged.smallest_detected < 0.07
+    assert verdict(cell, baseline, energy=1 + judged.smallest_detected).verdict is Verdict.REGRESSED
     assert rows.table([rows.row(cell, judged)])[1][0].endswith(
-        f"  pass     {judged.smallest_caught:+.1%}"
+        f"  pass     {judged.smallest_detected:+.1%}"
     )
 
 
@@ -532,44 +532,46 @@ def test_the_table_fits_into_100_columns_and_shows_every_row(
         assert row is None or line.startswith(row.cell) or row.cell == f"{model} {line.split()[0]}"
 
 
-def in_turns(cell: Cell, powers_w: Sequence[float], name: str, turns: Sequence[int]) -> Measurement:
+def interleaved(
+    cell: Cell, powers_w: Sequence[float], name: str, periods: Sequence[int]
+) -> Measurement:
     """A launch of turns at 1,000 tokens/s that draw so much and have these places in the pair's order."""
     parts = [
         recording(cell, name, power_w, cycles=5.5, start_s=1000 * (1 + place))
-        for power_w, place in zip(powers_w, turns, strict=True)
+        for power_w, place in zip(powers_w, periods, strict=True)
     ]
-    return measure(*(replace(part, turn=turn) for turn, part in enumerate(parts)))
+    return measure(*(replace(part, period=period) for period, part in enumerate(parts)))
 
 
 def test_turns_and_pairs_vary_apart(cell: Cell) -> None:
     """Ends of 500 and 510 W about a middle of 505 W, pair for pair: turns vary, pairs do not."""
-    old = [in_turns(cell, [500, 510], f"old-{i}", [0, 2]) for i in range(3)]
-    new = [in_turns(cell, [505], f"new-{i}", [1]) for i in range(3)]
+    old = [interleaved(cell, [500, 510], f"old-{i}", [0, 2]) for i in range(3)]
+    new = [interleaved(cell, [505], f"new-{i}", [1]) for i in range(3)]
     found = variation(Metric.JOULES_PER_TOKEN, new, old)
     assert found is not None
-    assert found.turns.deviation == pytest.approx(
+    assert found.periods.deviation == pytest.approx(
         math.log(505 / 500 * 510 / 505) / math.sqrt(2), rel=0.01
     )
-    assert found.turns.degrees_of_freedom == 3
+    assert found.periods.degrees_of_freedom == 3
     assert found.pairs.deviation == pytest.approx(0, abs=1e-6)
-    assert found.by_turns == pytest.approx(found.turns.deviation / math.sqrt(2))
+    assert found.by_periods == pytest.approx(found.periods.deviation / math.sqrt(2))
     swapped = variation(Metric.JOULES_PER_TOKEN, old, new)
     assert swapped is not None
-    assert swapped.turns.deviation == pytest.approx(found.turns.deviation)
+    assert swapped.periods.deviation == pytest.approx(found.periods.deviation)
 
 
 def test_blocks_with_the_roles_changed_are_compared_with_their_neighbours(cell: Cell) -> None:
     """Two blocks: old new old, new old new. All draw alike but the last."""
-    old = [in_turns(cell, [500, 500, 500], f"old-{i}", [0, 2, 4]) for i in range(2)]
-    new = [in_turns(cell, [500, 500, 550], f"new-{i}", [1, 3, 5]) for i in range(2)]
+    old = [interleaved(cell, [500, 500, 500], f"old-{i}", [0, 2, 4]) for i in range(2)]
+    new = [interleaved(cell, [500, 500, 550], f"new-{i}", [1, 3, 5]) for i in range(2)]
     found = variation(Metric.JOULES_PER_TOKEN, new, old)
     assert found is not None
-    assert found.turns.degrees_of_freedom == 6
-    assert found.turns.deviation == pytest.approx(math.log(1.1) / 2, rel=0.01)
+    assert found.periods.degrees_of_freedom == 6
+    assert found.periods.deviation == pytest.approx(math.log(1.1) / 2, rel=0.01)
 
 
-@pytest.mark.parametrize("turns", [[0, 1], [3, 5]])
-def test_turns_that_make_no_block_show_nothing(cell: Cell, turns: list[int]) -> None:
-    old = [in_turns(cell, [500, 510], f"old-{i}", turns) for i in range(3)]
-    new = [in_turns(cell, [505], f"new-{i}", [2]) for i in range(3)]
+@pytest.mark.parametrize("periods", [[0, 1], [3, 5]])
+def test_turns_that_make_no_block_show_nothing(cell: Cell, periods: list[int]) -> None:
+    old = [interleaved(cell, [500, 510], f"old-{i}", periods) for i in range(3)]
+    new = [interleaved(cell, [505], f"new-{i}", [2]) for i in range(3)]
     assert variation(Metric.JOULES_PER_TOKEN, new, old) is None

@@ -13,8 +13,8 @@ from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.measure.measurement import measure, steady_from
 from pytest_energy.recording.recording import (
-    Beside,
     Client,
+    CoResident,
     Distribution,
     EnergyCounter,
     GpuSamples,
@@ -244,7 +244,7 @@ def test_a_window_with_too_few_power_samples_is_invalid() -> None:
     few = {f.name: getattr(samples, f.name)[40:160:40] for f in fields(samples)}
     m = measure(with_gpu(recorded, samples=GpuSamples(**few)))
     assert [fault.split(":")[0] for fault in m.faults] == ["power_unsampled"]
-    assert not m.hopeless
+    assert not m.unrecoverable
 
 
 def test_the_software_power_cap_is_no_fault() -> None:
@@ -260,10 +260,10 @@ def test_a_small_disagreement_is_no_fault() -> None:
 def turns_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> list[Recording]:
     return [
         replace(
-            recording(cell, start_s=1000 * (1 + turn), cycles=cycles, seed=turn, **kwargs),
-            turn=turn,
+            recording(cell, start_s=1000 * (1 + period), cycles=cycles, seed=period, **kwargs),
+            period=period,
         )
-        for turn in range(count)
+        for period in range(count)
     ]
 
 
@@ -272,28 +272,30 @@ def turns_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> 
 def test_the_turns_of_a_launch_make_one_measurement(
     power_w: float, noise: float, count: int
 ) -> None:
-    turns = turns_of(make_cell(), count, power_w=power_w, noise=noise)
-    m = measure(*turns)
+    periods = turns_of(make_cell(), count, power_w=power_w, noise=noise)
+    m = measure(*periods)
     assert m.valid, m.faults
     assert m.cycles is not None
-    assert len(m.turns) == count
-    assert m.cycles.time_s == tuple(t for turn in m.turns for t in turn.cycles.time_s)
+    assert len(m.periods) == count
+    assert m.cycles.time_s == tuple(t for period in m.periods for t in period.cycles.time_s)
     assert math.isclose(m.power_w, power_w, rel_tol=0.005)
-    assert [turn.started_ns for turn in m.turns] == sorted(turn.started_ns for turn in m.turns)
+    assert [period.started_ns for period in m.periods] == sorted(
+        period.started_ns for period in m.periods
+    )
 
 
 def test_a_turn_too_short_by_itself_counts_with_the_others() -> None:
-    turns = turns_of(make_cell())
-    assert any(fault.startswith("too_short") for fault in measure(turns[0]).faults)
-    assert measure(*turns).valid
+    periods = turns_of(make_cell())
+    assert any(fault.startswith("too_short") for fault in measure(periods[0]).faults)
+    assert measure(*periods).valid
 
 
 def test_a_launch_with_a_turn_that_holds_no_cycle_is_none() -> None:
-    turns = [
+    periods = [
         *turns_of(make_cell(), 2, cycles=5.5),
-        replace(recording(make_cell(), cycles=0.5, start_s=5000), turn=2),
+        replace(recording(make_cell(), cycles=0.5, start_s=5000), period=2),
     ]
-    (fault,) = measure(*turns).faults
+    (fault,) = measure(*periods).faults
     assert (
         fault
         == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, 3 needed; 1 of 3 turns without one"
@@ -301,12 +303,12 @@ def test_a_launch_with_a_turn_that_holds_no_cycle_is_none() -> None:
 
 
 def test_a_fault_of_one_turn_is_one_of_the_launch() -> None:
-    turns = turns_of(make_cell())
-    turns[1] = with_samples(turns[1], throttle_reasons=0x40)
-    (fault,) = measure(*turns).faults
+    periods = turns_of(make_cell())
+    periods[1] = with_samples(periods[1], throttle_reasons=0x40)
+    (fault,) = measure(*periods).faults
     assert "hardware thermal slowdown" in fault
-    turns[1] = replace(turns[1], gpus=(replace(turns[1].gpus[0], uuid="GPU-other"),))
-    assert any(fault.startswith("turns_differ") for fault in measure(*turns).faults)
+    periods[1] = replace(periods[1], gpus=(replace(periods[1].gpus[0], uuid="GPU-other"),))
+    assert any(fault.startswith("turns_differ") for fault in measure(*periods).faults)
 
 
 def test_no_cycle_of_a_turn_is_taken_for_a_transient() -> None:
@@ -320,7 +322,10 @@ def test_no_cycle_of_a_turn_is_taken_for_a_transient() -> None:
         gpus=(trace(times[0] - 300_000_000, times[-1] + 1_300_000_000, 500.0),),
     )
     assert measure(slow).skipped_cycles == 1
-    assert measure(replace(slow, beside=Beside("other", 1.0, 0, True, 0.0))).skipped_cycles == 0
+    assert (
+        measure(replace(slow, co_resident=CoResident("other", 1.0, 0, True, 0.0))).skipped_cycles
+        == 0
+    )
 
 
 def test_the_kv_cache_holds_whole_blocks() -> None:
@@ -357,11 +362,11 @@ def test_latencies_are_percentiles_of_what_clients_saw() -> None:
 
 
 def test_latencies_of_turns_are_put_together() -> None:
-    turns = [
-        replace(served(client(19_000, first_token=Distribution((value,), (1,)))), turn=turn)
-        for turn, value in enumerate((10_000, 30_000))
+    periods = [
+        replace(served(client(19_000, first_token=Distribution((value,), (1,)))), period=period)
+        for period, value in enumerate((10_000, 30_000))
     ]
-    m = measure(*turns)
+    m = measure(*periods)
     assert m.latencies_ms["ttft"] == {"mean": 20.0, "p50": 10.0, "p90": 30.0, "p99": 30.0}
 
 

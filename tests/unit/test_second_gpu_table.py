@@ -113,7 +113,7 @@ def test_the_noise_that_is_stored_for_a_side_counts(
                 power_shares={A: 1.0},
             )
             recording.write(made, folder / made.launch_id / f"{cell.slug}{recording.SUFFIX}")
-        NoiseStore(store).add([measure(*turns) for turns in recording.read_launches([folder])])
+        NoiseStore(store).add([measure(*periods) for periods in recording.read_launches([folder])])
         *_, row = table(capsys, monkeypatch, one, two)
         low, high = (
             float(text) for text in re.findall(r"[+-][\d.]+(?= %(?: to|\)))", row.split("|")[6])

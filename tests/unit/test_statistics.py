@@ -25,7 +25,7 @@ from pytest_energy.verdict.comparison import (
     looks,
     raised,
 )
-from pytest_energy.verdict.detectable import smallest_caught
+from pytest_energy.verdict.detectable import smallest_detected
 
 FLOOR = NoiseFloor(deviation=0.01, degrees_of_freedom=10, measured=True)
 ASSUMED = NoiseFloor(deviation=0.01, degrees_of_freedom=3)
@@ -148,7 +148,7 @@ def test_a_change_as_large_as_it_claims_to_catch_is_caught(
 ) -> None:
     """At the claimed change the expected ratio lies above the alarm's bound, and by the margin that 95 % of launches keep."""
     at = levels(new, new, comparisons, alarm=0.01, miss=0.05)
-    caught = smallest_caught(compare([1.0] * new, [1.0] * old, floor), old, 0.03, new, at)
+    caught = smallest_detected(compare([1.0] * new, [1.0] * old, floor), old, 0.03, new, at)
     ratio = compare([math.exp(caught)] * new, [1.0] * old, floor)
     assert decide(ratio, caught - ratio.bound(0.94), 0.03, at) is Outcome.WORSE
 

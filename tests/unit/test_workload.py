@@ -307,7 +307,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_three_kinds_of_lines(write: Write) -> None:
-    turns = [
+    periods = [
         {"from": "system", "value": "Be brief."},
         *SHAREGPT["conversations"],
         {"from": "human", "value": "Bye"},
@@ -321,7 +321,7 @@ def test_the_three_kinds_of_lines(write: Write) -> None:
         "",
         {"messages": messages, "output_tokens": 7},
         {"prompt": "Go on", "output_tokens": 9},
-        {"conversations": turns},
+        {"conversations": periods},
         "  ",
     )
     assert Prompts.resolve("prompts.jsonl", folder).conversations == (

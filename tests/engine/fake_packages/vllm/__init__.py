@@ -78,8 +78,8 @@ class LLMEngine:
         )
         limit = arguments.kwargs.get("max_num_seqs", 8)
         self.paused, self.sampled = False, 0
-        beside = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
-        blocks = 10 if self.fault == "small_cache_beside" and beside else 1000
+        co_resident = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
+        blocks = 10 if self.fault == "small_cache_beside" and co_resident else 1000
         if self.fault == "core_dies":
             self.core = subprocess.Popen(["VLLM::EngineCore", "1000"], executable="/bin/sleep")
         compilation = SimpleNamespace(cudagraph_mode="NONE")
