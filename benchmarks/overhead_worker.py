@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-WORKER = Path(__file__).parents[1] / "pytest_energy" / "engines" / "vllm_worker.py"
+WORKER = Path(__file__).parents[1] / "pytest_energy" / "engines" / "workers" / "vllm_worker.py"
 SETTLE_STEPS = 10  # after a hand-over, not timed
 
 

@@ -21,7 +21,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.recording.recording import FAR, Client, check_series
 from pytest_energy.safety import redact, untrusted
 
-WORKER = Path(__file__).with_name("vllm_worker.py")
+WORKER = Path(__file__).with_name("workers") / "vllm_worker.py"
 _LOG_TAIL_BYTES = 4_000
 _LOG_SEARCHED_BYTES = 200_000
 _MEMORY_SHORT = re.compile(

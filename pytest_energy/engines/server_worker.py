@@ -43,9 +43,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_energy.engines.vllm_worker import NO_TEMPLATE, REFUSED, Channel, kill_the_others
+from pytest_energy.engines.workers.vllm_worker import NO_TEMPLATE, REFUSED, Channel, kill_the_others
 
-LAUNCHER = Path(__file__).with_name("vllm_server.py")
+LAUNCHER = Path(__file__).with_name("workers") / "vllm_server.py"
 HOST = "127.0.0.1"
 GENERATED, PREEMPTED = "vllm:generation_tokens_total", "vllm:num_preemptions_total"
 IN_FLIGHT = ("vllm:num_requests_running", "vllm:num_requests_waiting")

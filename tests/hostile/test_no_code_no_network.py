@@ -33,8 +33,8 @@ _ALLOWED = {
     ("engines/server_worker.py", "aiohttp"), ("engines/server_worker.py", "http.client"), ("engines/server_worker.py", "subprocess"),
     ("engines/offline.py", "subprocess"), ("engines/server.py", "socket"), ("engines/attached.py", "socket"),
     ("health/engine.py", "subprocess"),
-    ("engines/inside/pytest_energy_weights.py", "torch"), ("engines/inside/pytest_energy_weights.py", "vllm"),
-    ("engines/vllm_worker.py", "torch"), ("engines/vllm_worker.py", "vllm"), ("engines/vllm_server.py", "vllm"),
+    ("engines/workers/inside/pytest_energy_weights.py", "torch"), ("engines/workers/inside/pytest_energy_weights.py", "vllm"),
+    ("engines/workers/vllm_worker.py", "torch"), ("engines/workers/vllm_worker.py", "vllm"), ("engines/workers/vllm_server.py", "vllm"),
     ("engines/attached.py", "urllib.parse"), ("safety/redact.py", "urllib.parse"),
     ("report/pictures.py", "fromstring"), ("re", "compile"),
 }  # fmt: skip

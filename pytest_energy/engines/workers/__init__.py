@@ -1,0 +1,1 @@
+"""What runs under the measured interpreter, started by path: standard library and vllm only."""
