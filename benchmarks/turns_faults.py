@@ -97,16 +97,20 @@ def suffer(fault: str, python: str) -> Outcome:
     with tempfile.TemporaryDirectory() as made:
         folder, before = Path(made), memory_mib()
         options: Mapping[str, object] = {
-            "python": interpreter(folder, "new", python),
+            "python": interpreter(folder, "candidate", python),
             "reference-python": interpreter(folder, "reference", python),
-            "interleave": "cycles",
+            "interleave": "periods",
             "launches": 3,
             "record": folder / "recordings",
             "progress-timeout": 15,
             **({"engine-arg": "gpu_memory_utilization=0.95"} if fault == OUT_OF_MEMORY else {}),
         }
         words = [f"--energy-{name}={value}" for name, value in options.items()]
-        started, most, seen = time.monotonic(), before, {"new": set[int](), "reference": set[int]()}
+        started, most, seen = (
+            time.monotonic(),
+            before,
+            {"candidate": set[int](), "reference": set[int]()},
+        )
         with (folder / "log").open("w") as log:
             pytest = subprocess.Popen(
                 [
@@ -135,12 +139,12 @@ def suffer(fault: str, python: str) -> Outcome:
                 ):  # a first turn has ended, so both are loaded
                     time.sleep(2.0)
                     os.kill(
-                        engine_process(seen["new"]),
+                        engine_process(seen["candidate"]),
                         signal.SIGKILL if fault == KILLED else signal.SIGSTOP,
                     )
                     put = True
         seconds = time.monotonic() - started
-        left = processes(seen["new"] | seen["reference"])
+        left = processes(seen["candidate"] | seen["reference"])
         time.sleep(_RELEASE_S)  # for the driver to take the memory back
         lines = (folder / "log").read_text().splitlines()
         told = itertools.dropwhile(lambda line: not line.startswith("INVALID"), lines)

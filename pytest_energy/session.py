@@ -295,7 +295,7 @@ class Session:
         budget = self.settings.launches
         all_launches = self.settings.update or self.settings.noise
         measured: Measured = {
-            side: {canonical_key(c.key): [] for c in group} for side in ("reference", "new")
+            side: {canonical_key(c.key): [] for c in group} for side in ("reference", "candidate")
         }
         open_cells = list(group)
         failure: str | None = None
@@ -342,16 +342,16 @@ class Session:
 
     def _launch_sides(self, cells: Sequence[Cell], number: int, measured: Measured) -> str | None:
         """Launch the engine, or both in turns; returns why one failed, None where none did."""
-        sides = [Side("new", self.settings.launch)]
+        sides = [Side("candidate", self.settings.launch)]
         if self.settings.reference is not None:
             sides.insert(0, Side("reference", self.settings.reference))
         if number % 2 == 0:
-            sides.reverse()  # old new, new old, ...: drift falls on both sides alike
+            sides.reverse()  # reference first, candidate first, ...: drift falls on both sides alike
         if self._resident:
             try:
                 return self._launch_pair(cells, number, sides[0], sides[1], measured)
             except NoFit as reason:
-                if self.settings.interleave == "cycles":
+                if self.settings.interleave == "periods":
                     return f"the two engines do not fit on the GPU together: {reason}\nLet launches alternate: --energy-interleave launches"
                 self.progress(
                     f"launches alternate: the two engines do not fit on the GPU together ({str(reason).splitlines()[0]})"
@@ -445,7 +445,7 @@ class Session:
         if self.settings.record is None:
             return
         folder = self.settings.record / side if self.settings.paired else self.settings.record
-        period = "" if recorded.co_resident is None else f"-turn{recorded.period}"
+        period = "" if recorded.co_resident is None else f"-period{recorded.period}"
         path = folder / recorded.launch_id / f"{cell.slug}{period}{recording.SUFFIX}"
         try:
             recording.write(recorded, path)
@@ -493,7 +493,7 @@ class Session:
 
 def _evidence(cell: Cell, measured: Measured) -> Evidence:
     key = canonical_key(cell.key)
-    return Evidence(tuple(measured["new"][key]), reference=tuple(measured["reference"][key]))
+    return Evidence(tuple(measured["candidate"][key]), reference=tuple(measured["reference"][key]))
 
 
 def _of_a_launch(variation: Variation | None) -> Spread | None:

@@ -46,8 +46,8 @@ class Settings:
         reference: how the other side of an interleaved comparison is launched; None to compare with baselines.
         reference_replay: recordings of the other side, judged in pairs with `replay`; empty to compare with baselines.
         report: folder that a report is written to, None for none.
-        interleave: what takes turns in a live comparison: "cycles" of two engines that are resident together, "launches", or "auto",
-            cycles where both engines fit on the GPU.
+        interleave: what takes turns in a live comparison: "periods" of two engines that are resident together, "launches", or "auto",
+            periods if both engines fit on the GPU.
         lock_timeout_s: limit for waiting until other runs on this host have left the GPUs.
     """
 

@@ -57,7 +57,7 @@ class SideError(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two engines: its name ("new", "reference") and how it is launched."""
+    """One of the two engines: its name ("candidate", "reference") and how it is launched."""
 
     name: str
     settings: LaunchSettings

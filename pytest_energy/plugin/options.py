@@ -86,7 +86,7 @@ def add(parser: pytest.Parser) -> None:
     )
     option(
         "--energy-interleave",
-        metavar="auto|cycles|launches",
+        metavar="auto|periods|launches",
         help="what takes turns: cycles of both engines on the GPU, or launches",
     )
     option(
@@ -267,11 +267,11 @@ def _refuse_conflicts(
         ),
         (
             interleave not in _TURNS,
-            f"--energy-interleave {interleave}: it must be auto, cycles or launches",
+            f"--energy-interleave {interleave}: it must be auto, periods or launches",
         ),
         (
-            update and reference and value("energy_interleave") == "cycles",
-            "--energy-update stores launches that had the GPU to themselves: leave --energy-interleave cycles out, and launches alternate",
+            update and reference and value("energy_interleave") == "periods",
+            "--energy-update stores launches that had the GPU to themselves: leave --energy-interleave periods out, and launches alternate",
         ),
         (
             noise and (reference or value("energy_reference_replay")),
@@ -436,9 +436,9 @@ def settings_of(config: pytest.Config) -> Settings:
 
 
 _TURNS = {
-    "auto": "cycle by cycle where both engines fit",
-    "cycles": "cycle by cycle",
-    "launches": "launch by launch",
+    "auto": "periods if both engines fit on the GPU",
+    "periods": "periods",
+    "launches": "launches",
 }
 
 

@@ -552,7 +552,7 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             judgement.sample and judgement.sample.launches[0].co_resident
         ):
             return [
-                "judge it with its other side: --energy-replay DIR/new --energy-reference-replay DIR/reference"
+                "judge it with its reference: --energy-replay DIR/candidate --energy-reference-replay DIR/reference"
             ]
         case Verdict.NOT_COMPARABLE:
             return [f"run on the baseline's hardware, or store a baseline for this one: {update}"]

@@ -262,7 +262,7 @@ class Store:
         if any(measurement.co_resident for measurement in measurements):
             raise BaselineError(
                 "these launches were measured in turns with another engine resident on the GPU, and a baseline is measured without one.\n"
-                "Measure again without --energy-interleave cycles; under --energy-update launches alternate by themselves."
+                "Measure again without --energy-interleave periods; under --energy-update launches alternate by themselves."
             )
         environments = [measurement.environment for measurement in launches.values()]
         differing = mixed(environments)

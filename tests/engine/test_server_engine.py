@@ -398,14 +398,14 @@ def test_a_synthetic_tokenizer_has_a_word_for_every_token(size: int) -> None:
 def test_two_servers_take_turns(
     python: str, model: str, temporary: Path, sessions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopping, "TURN_S", 0.6)
+    monkeypatch.setattr(stopping, "PERIOD_S", 0.6)
     monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.3)
     monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
     cell = Cell(
         Model.from_folder(Path(model)), 4, WORKLOAD, "dummy", (("max_num_seqs", 4),), "server"
     )
-    sides = [Side(name, LaunchSettings(python, {}, 20, 20)) for name in ("reference", "new")]
+    sides = [Side(name, LaunchSettings(python, {}, 20, 20)) for name in ("reference", "candidate")]
     pair = record_pair(
         [cell],
         *sides,
@@ -416,7 +416,7 @@ def test_two_servers_take_turns(
     done = [(side, recorded) for side, _, recorded in pair]
     assert [(side, recorded.period) for side, recorded in done] == [
         ("reference", 0),
-        ("new", 0),
+        ("candidate", 0),
         ("reference", 1),
     ]
     for _, recorded in done:

@@ -272,7 +272,7 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
 SHORT_TURNS = """
     import pytest_energy.measure.stopping
 
-    pytest_energy.measure.stopping.TURN_S, pytest_energy.measure.stopping.MAX_S = 2.5, 5.0
+    pytest_energy.measure.stopping.PERIOD_S, pytest_energy.measure.stopping.MAX_S = 2.5, 5.0
 """
 
 
@@ -298,14 +298,14 @@ def test_two_engines_in_turns(pytester: pytest.Pytester) -> None:
     live.stdout.fnmatch_lines(
         [
             "*pair 1 of up to 3 (reference): tiny: loading*",
-            "*pair 2 of up to 3 (new): tiny: loading*",
+            "*pair 2 of up to 3 (candidate): tiny: loading*",
             "tiny bs=8 *",
         ]
     )
     assert not {"invalid", "not comparable", "no baseline"} & {
         row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8")
     }
-    for side in ("new", "reference"):
+    for side in ("candidate", "reference"):
         periods = [recording.read(file) for file in recording.find(pytester.path / "kept" / side)]
         assert len({period.launch_id for period in periods}) == 3
         for period in periods:
@@ -313,7 +313,7 @@ def test_two_engines_in_turns(pytester: pytest.Pytester) -> None:
             assert period.co_resident is not None
             assert (period.co_resident.tokens, period.co_resident.paused) == (0, True)
     replayed = pytester.runpytest_subprocess(
-        "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
+        "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
     )
     replayed.stdout.fnmatch_lines(["tiny bs=8 *"])
 

@@ -68,7 +68,7 @@ class Engines:
         progress(outer.name)("tiny: loading (python)")
         if not self.fit:
             raise NoFit(
-                "the new engine's KV cache holds 160 of the 2560 tokens that tiny bs=8 needs\nand a log"
+                "the candidate engine's KV cache holds 160 of the 2560 tokens that tiny bs=8 needs\nand a log"
             )
         for side in (outer, inner):
             if (side.settings.python, len(self.pairs)) in self.fails:
@@ -115,9 +115,9 @@ def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(
     assert project.files() == before
     result.stdout.fnmatch_lines(
         [
-            f"energy: live, up to 5 pairs of launches (launch by launch): {NEW} in turns with {OLD}, baselines in baselines",
+            f"energy: live, up to 5 pairs of launches (launches): {NEW} in turns with {OLD}, baselines in baselines",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
-            "energy * s  pair 1 of up to 5 (new): tiny: loading*",
+            "energy * s  pair 1 of up to 5 (candidate): tiny: loading*",
             "cell * metric * J/token * W * tokens/s * reference * change * verdict * sees",
             "tiny bs=2 * J/token * 0.5000 * pass *",
         ]
@@ -163,7 +163,7 @@ def test_only_undecided_cells_take_more_pairs(project: Project, engines: Engines
     result.stdout.fnmatch_lines(["INCONCLUSIVE: *", "  how sure: *; 5 pairs of vLLM 1.0"])
 
 
-@pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "new")])
+@pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "candidate")])
 def test_a_failure_names_its_side(
     project: Project, engines: Engines, python: str, side: str
 ) -> None:
@@ -210,7 +210,7 @@ def test_one_interpreter_with_other_settings_is_another_side(
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
         [
-            f"energy: live, up to 5 pairs of launches (launch by launch): {NEW} in turns with {NEW} with block_size=32*"
+            f"energy: live, up to 5 pairs of launches (launches): {NEW} in turns with {NEW} with block_size=32*"
         ]
     )
 
@@ -228,12 +228,12 @@ def test_recordings_of_both_sides_replay_in_pairs(project: Project, engines: Eng
     project.measure_noise()
     engines.power_w = lambda python, launch: (560.0 if python == NEW else 500.0) + 20 * launch
     live = project.run(*IN_TURNS, "--energy-record", "kept")
-    assert sorted(path.name for path in Path("kept").iterdir()) == ["new", "reference"]
+    assert sorted(path.name for path in Path("kept").iterdir()) == ["candidate", "reference"]
     replayed = project.run(
-        "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
+        "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
     )
     assert (
-        "energy: replay of kept/new in turns with kept/reference, baselines in baselines"
+        "energy: replay of kept/candidate in turns with kept/reference, baselines in baselines"
         in replayed.outlines
     )
 
@@ -283,10 +283,10 @@ def test_another_board_is_no_reference(project: Project) -> None:
         ([*IN_TURNS, "--energy-launches", "2"], "*three pairs of launches at least"),
         (
             [*TOGETHER, "--energy-interleave", "both"],
-            "*--energy-interleave both: it must be auto, cycles or launches",
+            "*--energy-interleave both: it must be auto, periods or launches",
         ),
         (
-            [*TOGETHER, "--energy-interleave", "cycles", "--energy-update"],
+            [*TOGETHER, "--energy-interleave", "periods", "--energy-update"],
             "*launches that had the GPU to themselves*",
         ),
         ([*IN_TURNS, "--energy-noise"], "*leave the reference out"),
@@ -309,14 +309,18 @@ def test_engines_that_fit_together_take_turns_cycle_by_cycle(
     before = project.files()
     result = project.run(*TOGETHER)
     result.assert_outcomes(passed=4)
-    assert engines.pairs == [("reference", "new"), ("new", "reference"), ("reference", "new")]
+    assert engines.pairs == [
+        ("reference", "candidate"),
+        ("candidate", "reference"),
+        ("reference", "candidate"),
+    ]
     assert engines.launched == []
     assert project.files() == before
     result.stdout.fnmatch_lines(
         [
-            f"energy: live, up to 5 pairs of launches (cycle by cycle where both engines fit): {NEW} in turns with {OLD}, *",
+            f"energy: live, up to 5 pairs of launches (periods if both engines fit on the GPU): {NEW} in turns with {OLD}, *",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
-            "energy * s  pair 2 of up to 5 (new): tiny: loading*",
+            "energy * s  pair 2 of up to 5 (candidate): tiny: loading*",
             "cell * metric * J/token * W * tokens/s * reference * change * verdict * sees",
             "tiny bs=2 * J/token * pass *",
             # The first two turns of a pair draw the same, the last 1 % less: ratios of 1 and 1 ± 1 %, and pairs of 1 ± 0.5 %.
@@ -338,25 +342,25 @@ def test_engines_that_do_not_fit_together_alternate(project: Project, engines: E
     assert order(engines) == "old new new old old new"
     result.stdout.fnmatch_lines(
         [
-            "energy * launches alternate: the two engines do not fit on the GPU together (the new engine's KV cache holds 160 of *)"
+            "energy * launches alternate: the two engines do not fit on the GPU together (the candidate engine's KV cache holds 160 of *)"
         ]
     )
 
 
 def test_asked_for_cycles_engines_that_do_not_fit_fail(project: Project, engines: Engines) -> None:
     engines.fit = False
-    result = project.run(*TOGETHER, "--energy-interleave", "cycles")
+    result = project.run(*TOGETHER, "--energy-interleave", "periods")
     result.assert_outcomes(failed=4)
     assert engines.launched == []
     result.stdout.fnmatch_lines(
         [
-            "*the two engines do not fit on the GPU together: the new engine's KV cache*",
+            "*the two engines do not fit on the GPU together: the candidate engine's KV cache*",
             "*--energy-interleave launches",
         ]
     )
 
 
-@pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "new")])
+@pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "candidate")])
 def test_a_failure_of_one_of_two_resident_engines_names_it(
     project: Project, engines: Engines, python: str, side: str
 ) -> None:
@@ -398,33 +402,33 @@ def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(
     names = sorted(
         path.name.rpartition("-")[2] for path in Path("kept/reference/01-reference").iterdir()
     )
-    assert names == ["turn0.json.gz", "turn0.json.gz", "turn1.json.gz", "turn1.json.gz"]
+    assert names == ["period0.json.gz", "period0.json.gz", "period1.json.gz", "period1.json.gz"]
 
     def lines(result: pytest.RunResult) -> list[str]:
         return [line for line in result.outlines if line.startswith("tiny bs=")]
 
     replayed = project.run(
-        "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
+        "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
     )
     assert lines(replayed) == lines(live)
     assert sum("regressed" in line for line in lines(live)) == 2
-    alone = project.run("--energy-replay", "kept/new")
+    alone = project.run("--energy-replay", "kept/candidate")
     alone.assert_outcomes(failed=4)
     alone.stdout.fnmatch_lines(
         [
             "NOT COMPARABLE: tiny bs=2*",
             "*measured in turns with another engine resident on the GPU, and a baseline is measured without one",
-            "*next: judge it with its other side: --energy-replay DIR/new --energy-reference-replay DIR/reference",
+            "*next: judge it with its reference: --energy-replay DIR/candidate --energy-reference-replay DIR/reference",
         ]
     )
     before = project.files()
-    update = project.run("--energy-replay", "kept/new", "--energy-update")
+    update = project.run("--energy-replay", "kept/candidate", "--energy-update")
     update.assert_outcomes(failed=4)
     update.stdout.fnmatch_lines(
         ["the baseline of tiny bs=2 was not updated: *another engine resident*"]
     )
     project.record("apart")
-    mixed = project.run("--energy-replay", "kept/new", "--energy-reference-replay", "apart")
+    mixed = project.run("--energy-replay", "kept/candidate", "--energy-reference-replay", "apart")
     mixed.assert_outcomes(failed=4)
     mixed.stdout.fnmatch_lines(
         ["*one side was measured beside a resident engine, the other without: they are no pairs"]
@@ -436,10 +440,10 @@ def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(
 def test_a_turn_that_is_missing_is_no_launch(project: Project, engines: Engines) -> None:
     """Of three turns the middle one alone would pass for a launch; without its first turn a launch does not."""
     project.run(*TOGETHER, "--energy-record", "kept")
-    for file in Path("kept/reference/01-reference").glob("*turn0*"):
+    for file in Path("kept/reference/01-reference").glob("*period0*"):
         file.unlink()
     result = project.run(
-        "--energy-replay", "kept/new", "--energy-reference-replay", "kept/reference"
+        "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
     )
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(["*01-reference*turn 0 is missing*"])

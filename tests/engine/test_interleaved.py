@@ -1,4 +1,4 @@
-"""Two engines in turns, in real processes: who is measured when, what is known of the one that waits, and who failed."""
+"""Two interleaved engines, in real processes: who is measured when, what is known of the one that waits, and who failed."""
 
 import os
 import signal
@@ -24,8 +24,8 @@ Yielded = tuple[str, Cell, Recording]
 
 
 @pytest.fixture(autouse=True)
-def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "TURN_S", 0.45)
+def short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PERIOD_S", 0.45)
     monkeypatch.setattr(stopping, "MAX_S", 1.1)
     monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
@@ -56,7 +56,7 @@ def pair(
     return record_pair(
         [cell],
         side("reference", outer),
-        side("new", inner),
+        side("candidate", inner),
         lambda uuids, is_ours: SimulatedMeter(),
         lambda name: lambda text: None,
         stopping.InterleavedStopping(lambda measured: noise),
@@ -73,12 +73,12 @@ def test_both_are_measured_and_the_one_that_waits_is_watched(
     done = list(pair(cell, python))
     assert [(side, recorded.period) for side, _, recorded in done] == [
         ("reference", 0),
-        ("new", 0),
+        ("candidate", 0),
         ("reference", 1),
     ]
     by_side = {
         name: [recorded for side, _, recorded in done if side == name]
-        for name in ("reference", "new")
+        for name in ("reference", "candidate")
     }
     ids = {
         name: {recorded.launch_id for recorded in recordings}
@@ -86,7 +86,7 @@ def test_both_are_measured_and_the_one_that_waits_is_watched(
     }
     assert all(len(of_side) == 1 for of_side in ids.values())
     for name, recordings in by_side.items():
-        other = ids["new" if name == "reference" else "reference"]
+        other = ids["candidate" if name == "reference" else "reference"]
         for recorded in recordings:
             assert recorded.faults == ()
             assert set(recorded.tokens.tokens) == {cell.batch_size}
@@ -100,13 +100,13 @@ def test_both_are_measured_and_the_one_that_waits_is_watched(
             assert co_resident.cpu_s < 0.2 * co_resident.seconds
             assert co_resident.idle_power_w == pytest.approx(100, rel=0.01)
             assert co_resident.idle_power_alone_w == pytest.approx(100, rel=0.01)
-    reference, new = measure(*by_side["reference"]), measure(*by_side["new"])
+    reference, new = measure(*by_side["reference"]), measure(*by_side["candidate"])
     assert len(reference.periods) == 2
     assert len(new.periods) == 1
     for side in (reference, new):
         assert side.cycles is not None
         assert len(side.cycles.time_s) >= 4
-    # No two turns overlap.
+    # No two periods overlap.
     ends = [(recorded.tokens.time_ns[0], recorded.load_stopped_ns) for _, _, recorded in done]
     assert [end for span in ends for end in span] == sorted(end for span in ends for end in span)
     assert ended(sessions)
@@ -123,7 +123,7 @@ def test_both_do_the_same_requests_of_varying_lengths(
     done = list(pair(replace(cell, workload=workload), python))
     assert [(side, recorded.period) for side, _, recorded in done] == [
         ("reference", 0),
-        ("new", 0),
+        ("candidate", 0),
         ("reference", 1),
     ]
     assert len({recorded.requests for _, _, recorded in done}) == 1
@@ -131,11 +131,11 @@ def test_both_do_the_same_requests_of_varying_lengths(
         assert recorded.requests is not None
         assert recorded.faults == ()
     reference, new = (
-        measure(*(r for side, _, r in done if side == name)) for name in ("reference", "new")
+        measure(*(r for side, _, r in done if side == name)) for name in ("reference", "candidate")
     )
     assert reference.cycles is not None
     assert new.cycles is not None
-    # The stand-in gives each request a token a step, so every turn's first block is the same.
+    # The stand-in gives each request a token a step, so every period's first block is the same.
     assert (
         len({period.cycles.tokens[0] for launch in (reference, new) for period in launch.periods})
         == 1
@@ -149,11 +149,11 @@ def test_blocks_follow_with_the_roles_changed_where_one_is_not_precise_enough(
     done = [(side, recorded.period) for side, _, recorded in pair(cell, python, noise=0.0)]
     assert done == [
         ("reference", 0),
-        ("new", 0),
+        ("candidate", 0),
         ("reference", 1),
-        ("new", 1),
+        ("candidate", 1),
         ("reference", 2),
-        ("new", 2),
+        ("candidate", 2),
     ]
     assert ended(sessions)
 
@@ -161,7 +161,7 @@ def test_blocks_follow_with_the_roles_changed_where_one_is_not_precise_enough(
 @pytest.mark.parametrize(
     "fault", ["crash_on_load", "exit_on_load", "hang_on_load", "kill", "hang", "flood"]
 )
-@pytest.mark.parametrize("side", ["reference", "new"])
+@pytest.mark.parametrize("side", ["reference", "candidate"])
 def test_a_failure_names_its_side_and_ends_both(
     cell: Cell, python: str, sessions: list[int], side: str, fault: str
 ) -> None:
@@ -200,7 +200,7 @@ def test_the_measurement_is_given_up_in_the_middle(
 
 def test_an_engine_that_cannot_be_paused_is_told(cell: Cell, python: str) -> None:
     faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="sleepless")}
-    assert faults["new"] == ()
+    assert faults["candidate"] == ()
     (fault,) = faults["reference"]
     assert fault.startswith(
         "not_at_rest: the engine that waited was not idle: its scheduler was not paused"
@@ -215,7 +215,7 @@ def test_an_engine_that_burns_cpu_while_it_waits_is_told(
         interleaved, "_MAX_WAITING_CORES", 0.05
     )  # a busy machine gives it no half of one
     faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="restless")}
-    assert faults["new"] == ()
+    assert faults["candidate"] == ()
     assert faults["reference"][0].startswith(
         "not_at_rest: the engine that waited was not idle: it used "
     )
