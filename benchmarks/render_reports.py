@@ -88,7 +88,7 @@ def render(into: Path) -> list[str]:
         _run(
             project,
             "-m",
-            "pytest_energy.commands.cli",
+            "pytest_energy.commands.main",
             "history",
             "baselines",
             "-o",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_energy.commands import cli
+from pytest_energy.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
@@ -432,7 +432,7 @@ def test_options_that_are_typed_exist(pytester: pytest.Pytester) -> None:
 def test_commands_that_are_typed_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(re.findall(r"pytest-energy\"? ([a-z]+) ", typed())) == {"doctor", "noise"}
     with pytest.raises(SystemExit) as ended:
-        cli.main([name, "--help"])
+        main([name, "--help"])
     assert ended.value.code == 0
     words = set(re.findall(rf"pytest-energy\"? {name} .*?(--[a-z-]+)", typed()))
     known = capsys.readouterr().out

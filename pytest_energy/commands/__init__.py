@@ -1,1 +1,1 @@
-"""What `pytest-energy` offers beside pytest."""
+"""What `pytest-energy` offers besides pytest."""

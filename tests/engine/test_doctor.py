@@ -11,7 +11,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from pytest_energy.commands import cli
+from pytest_energy.commands.main import main
 from pytest_energy.engines.offline import session_members
 from pytest_energy.health import doctor, engine, reading
 from pytest_energy.health.facts import EngineFacts
@@ -39,7 +39,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimulatedDriver:
 
 
 def examine(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    status = cli.main(["doctor", "--python", "/venv/bin/python", *arguments])
+    status = main(["doctor", "--python", "/venv/bin/python", *arguments])
     return status, capsys.readouterr().out
 
 
@@ -187,13 +187,13 @@ def test_indices_of_unlike_gpus_may_mean_any() -> None:
 def test_a_gpu_that_is_not_there_is_wrong_use(
     driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["doctor", "--gpu", "GPU-cccc"]) == 2
+    assert main(["doctor", "--gpu", "GPU-cccc"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert "--gpu GPU-cccc: the driver lists no such GPU" in said.err
     assert UUIDS[0] in said.err
     with pytest.raises(SystemExit) as caught:
-        cli.main(["doctor", "--nonsense"])
+        main(["doctor", "--nonsense"])
     assert caught.value.code == 2
 
 
@@ -308,7 +308,7 @@ def test_the_doctor_changes_nothing(
 def test_this_very_host() -> None:
     """Without a GPU or with one: it ends, in order, in 100 columns, whatever is found."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest_energy.commands.cli", "doctor", "--python", "/no/python"],
+        [sys.executable, "-m", "pytest_energy.commands.main", "doctor", "--python", "/no/python"],
         capture_output=True,
         text=True,
         timeout=60,

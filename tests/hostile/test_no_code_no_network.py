@@ -107,13 +107,13 @@ def watch(event, arguments):
 import importlib, zlib, tempfile
 # What numpy, scipy, matplotlib and pydantic do while they are imported is not about our files.
 for name in ("pytest_energy.session", "pytest_energy.report.page", "pytest_energy.report.tables", "pytest_benchmark.plugin", "pandas",
-             "scipy.stats", "matplotlib.backends.backend_svg", "pytest_energy.commands.cli"):
+             "scipy.stats", "matplotlib.backends.backend_svg", "pytest_energy.commands.main"):
     importlib.import_module(name)
 sys.addaudithook(watch)
 if sys.argv[1] == "pytest":
     status = pytest.main(sys.argv[2:])
 else:
-    from pytest_energy.commands.cli import main
+    from pytest_energy.commands.main import main
     status = main(sys.argv[1:])
 # marshal: Python's own byte code of modules that are imported late.
 print("STATUS", int(status), "SEEN", [event for event in seen if event[0] != "marshal.loads"])
@@ -146,7 +146,7 @@ def test_replaying_and_reporting_open_no_socket_start_no_process_and_unpickle_no
         "no:cacheprovider",
     )
     assert "STATUS 0 SEEN []" in out, out[-3000:]
-    out = watched(project, "report", "old", "same", "-o", "report-2", "--csv")
+    out = watched(project, "report", "old", "same", "-o", "report-2")
     assert "STATUS 0 SEEN []" in out, out[-3000:]
     out = watched(project, "history", "baselines", "-o", "history")
     assert "STATUS 0 SEEN []" in out, out[-3000:]

@@ -384,7 +384,7 @@ def test_the_command_line_tool_measures_noise(project: Project) -> None:
     command = [
         sys.executable,
         "-m",
-        "pytest_energy.commands.cli",
+        "pytest_energy.commands.main",
         "noise",
         "--energy-replay",
         "launches",

@@ -1,12 +1,13 @@
-"""`pytest-energy report` and `history`: the same reports without running anything, from real recordings and simulated ones."""
+"""`pytest-energy report` and `history`: reports of recordings, results and baselines that exist."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from pytest_energy.commands.cli import main
+from pytest_energy.commands.main import main
 from pytest_energy.report import results
 from tests.conftest import ROOT
 from tests.plugin.project import MARKER, Project
@@ -20,10 +21,10 @@ def run(*arguments: str | Path) -> int:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of two releases and of an engine without CUDA graphs, with tables."""
+    """The report of two releases and of an engine without CUDA graphs."""
     folder = tmp_path_factory.mktemp("compared")
     labels = [RECORDINGS / label for label in ("vllm-0.20.2", "vllm-0.25.1", "vllm-0.25.1-eager")]
-    assert run("report", *labels, "-o", folder, "--csv", "--baselines", ROOT / "baselines") == 0
+    assert run("report", *labels, "-o", folder, "--baselines", ROOT / "baselines") == 0
     return folder
 
 
@@ -70,16 +71,16 @@ def test_boards_are_not_compared(tmp_path: Path) -> None:
     assert all(entry.old is None for entry in results.read(tmp_path / "results.json").entries)
 
 
-def test_tables_hold_the_launches(compared: Path) -> None:
-    launches, comparisons = (
-        pd.read_csv(compared / "launches.csv"),
-        pd.read_csv(compared / "comparisons.csv"),
-    )
+def test_pandas_reads_the_results(compared: Path) -> None:
+    """Its own reader makes one row per comparison, and from that one per launch."""
+    entries = json.loads((compared / "results.json").read_text())["entries"]
+    comparisons = pd.json_normalize(entries)
     assert len(comparisons) == 12
-    eight = launches[(launches.batch_size == 8) & (launches.engine == "vLLM 0.20.2")]
-    assert eight.joules_per_token.round(4).tolist() == [0.3430, 0.3428, 0.3441]
-    assert eight.power_w.round().tolist() == [504, 507, 503]
-    assert not (compared / "history.csv").exists()
+    cell = (comparisons["cell.batch_size"] == 8) & (comparisons.metric == "joules_per_token")
+    reference = comparisons[cell].explode("old.launches").dropna(subset="old.launches")
+    launches = pd.json_normalize(reference["old.launches"].tolist()).drop_duplicates("launch_id")
+    assert launches.joules_per_token.round(4).tolist() == [0.3430, 0.3428, 0.3441]
+    assert launches.power_w.round().tolist() == [504, 507, 503]
 
 
 def test_reports_of_several_runs_make_one(compared: Path, tmp_path: Path) -> None:
@@ -132,13 +133,14 @@ def test_the_history_of_the_store(project: Project) -> None:
     for version, power_w in (("0.0.2", 490.0), ("0.0.3", 480.0)):
         project.record(version, power_w=power_w, environment={"vllm": version})
         project.run("--energy-replay", version, "--energy-update")
-    assert run("history", "baselines", "-o", "history", "--csv") == 0
-    table = pd.read_csv("history/history.csv")
-    assert table[table.batch_size == 8].vllm.tolist() == ["0.0.1", "0.0.2", "0.0.3"]
-    assert table[table.batch_size == 8].joules_per_token.round(3).tolist() == [0.5, 0.49, 0.48]
-    # Of earlier states only means are kept: their interval is the assumed noise's, t(3) × 1 % / √3.
-    first = table.iloc[0]
-    assert first.joules_per_token_high / first.joules_per_token == pytest.approx(1.01854, abs=1e-4)
+    assert run("history", "baselines", "-o", "history") == 0
+    table = pd.json_normalize(json.loads(Path("history/results.json").read_text())["history"])
+    eight = table[table["cell.batch_size"] == 8]
+    assert eight.vllm.tolist() == ["0.0.1", "0.0.2", "0.0.3"]
+    assert eight["joules_per_token.value"].round(3).tolist() == [0.5, 0.49, 0.48]
+    # History keeps means only: the interval is the assumed noise's, t(3) × 1 % / √3.
+    widths = eight["joules_per_token.high"] / eight["joules_per_token.value"]
+    assert widths.iloc[0] == pytest.approx(1.01854, abs=1e-4)
     assert "vLLM 0.0.2" in Path("history/pictures/history-light.svg").read_text()
     assert "| tiny bs=8 | 0.0.3 |" in Path("history/report.md").read_text()
 

@@ -1,0 +1,63 @@
+"""`pytest-energy doctor`: whether this machine can measure."""
+
+import argparse
+import sys
+from typing import Any
+
+_DESCRIPTION = """\
+Check whether this machine can measure: driver, GPUs, host, and the vLLM that is to be measured.
+Each line is ok, a warning or a fault, with what to do about it. Nothing is changed or written. The
+GPUs should be idle meanwhile.
+
+Exit status: 0 without a fault, 1 with one, 2 for a wrong command line.
+
+    pytest-energy doctor --python /venvs/vllm/bin/python
+    pytest-energy doctor --json > doctor.json
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "doctor",
+        help="check whether this machine can measure",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--python",
+        metavar="PATH",
+        default=sys.executable,
+        help="the interpreter whose vLLM is measured (default: this one)",
+    )
+    parser.add_argument(
+        "--gpu",
+        metavar="UUID|INDEX",
+        action="append",
+        default=[],
+        help="a GPU to check (repeatable; default: all visible GPUs)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the findings; returns 1 with a fault, 0 without.
+
+    Raises:
+        UsageError: a GPU that was named is not there.
+    """
+    from pytest_energy.health import doctor
+    from pytest_energy.health.facts import Lock
+    from pytest_energy.launch import gpu_locks
+
+    def lock_of(gpu_uuid: str) -> Lock:
+        held, holder = gpu_locks.look(gpu_uuid)
+        return Lock(held, str(holder or ""))
+
+    def progress(text: str) -> None:
+        print(f"{text} ...", file=sys.stderr, flush=True)
+
+    examination = doctor.examine(options.python, options.gpu, progress, lock_of)
+    sys.stdout.write(doctor.to_json(examination) if options.json else doctor.to_text(examination))
+    return examination.exit_status

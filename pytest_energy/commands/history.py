@@ -1,0 +1,53 @@
+"""`pytest-energy history`: a report of how stored baselines changed."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from pytest_energy.commands import report
+from pytest_energy.errors import ResultsError
+
+_DESCRIPTION = """\
+Write the same files as `report` from the history of stored baselines: how J/token of a model moved
+from release to release at each batch size.
+
+    pytest-energy history baselines/ -o history
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "history",
+        help="report how stored baselines changed",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("baselines", type=Path, metavar="BASELINES", help="the store of baselines")
+    report.add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the report.
+
+    Raises:
+        EnergyError: the store holds no baselines or a damaged one, or the report cannot be made.
+        OSError: a file could not be written.
+    """
+    from pytest_energy.report import collect, publish, results
+    from pytest_energy.store.baselines import Store
+    from pytest_energy.store.noise import NoiseStore
+
+    baselines = options.baselines
+    publish.refuse_if_impossible(options.output)
+    states = collect.history(Store(baselines), NoiseStore(baselines))
+    if not states:
+        raise ResultsError(
+            f"{baselines} holds no baselines (GPU/MODEL.json).\n"
+            "Give the folder that pytest --energy-update wrote."
+        )
+    made = collect.run("baselines", f"baselines in {os.path.relpath(baselines)}")
+    report.write(results.Results(results.SCHEMA_VERSION, (made,), (), states), options.output)
+    return 0

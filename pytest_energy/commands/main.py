@@ -1,0 +1,41 @@
+"""The command `pytest-energy`: what it offers besides the plugin, one file each."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pytest_energy.commands import doctor, history, noise, report
+from pytest_energy.errors import EnergyError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point.
+
+    Returns:
+        The exit status: 0, 1 with a message on stderr if the command failed, 2 for a wrong command
+        line, or what the command itself returns.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["noise"] and not {"-h", "--help"} & set(given):
+        noise.run(given[1:])
+    parser = argparse.ArgumentParser(prog="pytest-energy", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (noise, report, history, doctor):
+        command.add(commands)
+    options = parser.parse_args(given)
+    try:
+        status: int = options.run(options)
+        return status
+    except UsageError as error:
+        print(f"pytest-energy: {error}", file=sys.stderr)
+        return 2
+    except EnergyError as error:
+        print(f"pytest-energy: {error}", file=sys.stderr)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"pytest-energy: the report was not written: {what}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
