@@ -21,7 +21,6 @@ import numpy as np
 from pytest_energy.measure import spread
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
-from pytest_energy.store import noise
 from pytest_energy.verdict import comparison, judge, rule
 from pytest_energy.verdict.rule import Rule, Verdict
 
@@ -108,7 +107,7 @@ def draw_floor(
     generator: np.random.Generator, s: Scenario, deviation: float, metric: Metric
 ) -> NoiseFloor:
     if s.floor == "assumed":
-        return noise.ASSUMED_NOISE[metric]
+        return spread.ASSUMED_NOISE[metric]
     true = deviation * (RATE_RATIO if metric is Metric.TOKENS_PER_S else 1.0)
     if s.floor == "days":
         true *= math.sqrt(1 + s.drift**2)

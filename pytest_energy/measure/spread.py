@@ -3,25 +3,25 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import chdtri
 
+from pytest_energy.measure.metric import Metric
+
 CONFIDENCE = 0.95
-
-
 _LARGEST = 500.0  # e to this power is 1e217; what is multiplied by it stays a float
 
 
 def exp(logarithm: float) -> float:
-    """e to that power, or a number beyond any use where it is too large for a float."""
+    """e to that power, or a number beyond any use if it is too large for a float."""
     return math.exp(min(logarithm, _LARGEST))
 
 
 def expm1(logarithm: float) -> float:
-    """A log ratio as a relative change, or a number beyond any use where it is too large for a float."""
+    """A log ratio as a relative change; a number beyond any use if it is too large for a float."""
     return math.expm1(min(logarithm, _LARGEST))
 
 
@@ -42,17 +42,17 @@ class NoiseFloor:
     source: str = dataclasses.field(default="", compare=False)
 
 
-# Pooled over the launches in recordings/ (1.0 % and 1.6 %; docs/measurements.md), the second rounded up, for throughput
-# against a baseline of another day is noisier than within one.
-ASSUMED_JOULES_PER_TOKEN = NoiseFloor(deviation=0.010, degrees_of_freedom=3)
-
-
-ASSUMED_TOKENS_PER_S = NoiseFloor(deviation=0.030, degrees_of_freedom=3)
+# Pooled over the launches in recordings/ (1.0 % and 1.6 %; docs/measurements.md). The second is
+# rounded up: throughput against a baseline of another day is noisier than within one.
+ASSUMED_NOISE: Mapping[Metric, NoiseFloor] = {
+    Metric.JOULES_PER_TOKEN: NoiseFloor(deviation=0.010, degrees_of_freedom=3),
+    Metric.TOKENS_PER_S: NoiseFloor(deviation=0.030, degrees_of_freedom=3),
+}
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How much single launches vary: a standard deviation (log scale) with its degrees of freedom."""
+    """How much launches vary: a standard deviation (log scale) and its degrees of freedom."""
 
     deviation: float
     degrees_of_freedom: float
@@ -61,11 +61,12 @@ class Spread:
 def launch_means(
     launches: Sequence[Sequence[float]], weights: Sequence[Sequence[float]] = ()
 ) -> list[float]:
-    """Each launch's energy over tokens: the mean of its cycles' J/token, weighted by their tokens where these differ.
+    """Each launch's energy over tokens: the mean of its cycles' J/token, weighted by their tokens.
 
     Args:
         launches: ragged, one sequence of cycle values per launch.
-        weights: the same with the cycles' tokens, an empty sequence for a launch whose cycles hold equally many; empty if all do.
+        weights: the same with the cycles' tokens, an empty sequence for a launch whose cycles hold
+            equally many; empty if all do.
     """
     return [
         math.fsum(value * tokens for value, tokens in zip(values, of, strict=True)) / math.fsum(of)
@@ -78,13 +79,23 @@ def launch_means(
 def launch_rates(
     launches: Sequence[Sequence[float]], weights: Sequence[Sequence[float]] = ()
 ) -> list[float]:
-    """Each launch's rate, tokens over time: the harmonic mean of its cycles' tokens/s, weighted by their tokens; arguments as above."""
+    """Each launch's rate, tokens over time: the harmonic mean of its cycles' tokens/s, weighted.
+
+    Args:
+        launches, weights: as for `launch_means`.
+    """
     return [
         math.fsum(of) / math.fsum(tokens / rate for rate, tokens in zip(rates, of, strict=True))
         if of
         else len(rates) / math.fsum(1 / rate for rate in rates)
         for rates, of in itertools.zip_longest(launches, weights, fillvalue=())
     ]
+
+
+def launch_value(metric: Metric, values: Sequence[float], weights: Sequence[float]) -> float:
+    """One launch's J/token or tokens/s from those of its cycles, and their tokens (or nothing)."""
+    of_metric = launch_means if metric is Metric.JOULES_PER_TOKEN else launch_rates
+    return of_metric([values], [weights])[0]
 
 
 def log_moments(values: Sequence[float]) -> tuple[float, float, int]:
@@ -99,39 +110,41 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> Spread | None:
-    """The deviation between launches within groups of unchanged ones, pooled; None where no group holds two.
+    """The deviation between launches within groups of unchanged ones, pooled.
+
+    None if no group holds two.
 
     Args:
         groups: one positive value per launch, a sequence per group.
     """
     moments = [log_moments(group) for group in groups if group]
     degrees = sum(d for _, _, d in moments)
-    return (
-        Spread(math.sqrt(math.fsum(s for _, s, _ in moments) / degrees), degrees)
-        if degrees
-        else None
-    )
+    if not degrees:
+        return None
+    return Spread(math.sqrt(math.fsum(s for _, s, _ in moments) / degrees), degrees)
 
 
 def deviation_interval(spread: Spread) -> tuple[float, float]:
     """95 % confidence interval of a standard deviation (χ²)."""
     tail = (1 - CONFIDENCE) / 2
     squares = spread.degrees_of_freedom * spread.deviation**2
-    return tuple(
+    low, high = (
         math.sqrt(squares / float(chdtri(spread.degrees_of_freedom, p))) for p in (tail, 1 - tail)
-    )  # type: ignore[return-value]
+    )
+    return low, high
 
 
 def relative_standard_error(values: Sequence[float], weights: Sequence[float] = ()) -> float:
     """Of a launch's mean over its cycles; infinite for fewer than two.
 
-    Where cycles hold different numbers of tokens the mean is a ratio of sums, energy over tokens, and its error that of the ratio
-    estimator, linearised: of the deviations that each cycle's energy has from the ratio times its tokens (Cochran 1977, Sampling
-    Techniques, 3rd edition, theorem 2.5, for an infinite population).
+    If cycles hold different numbers of tokens, the mean is a ratio of sums, energy over tokens, and
+    its error that of the ratio estimator, linearised: of the deviations of each cycle's energy from
+    the ratio times its tokens (Cochran 1977, Sampling Techniques, 3rd edition, theorem 2.5, for an
+    infinite population).
 
     Args:
         values: J/token of each cycle.
-        weights: tokens of each; empty where they are equal.
+        weights: tokens of each; empty if they are equal.
     """
     count = len(values)
     if count < 2:

@@ -3,19 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_energy.measure.measurement import Measurement, measure, whole_cycles
+from pytest_energy.measure.cycles import Cycles, whole_cycles
+from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.spread import relative_standard_error
 from pytest_energy.recording.recording import Recording
 
-MIN_CYCLES = 4  # fewer tell nothing of their own spread
+CYCLES_FOR_OWN_SPREAD = 4  # fewer say nothing of how much they vary
 MIN_S = 6.0  # sixty counter updates
 MAX_CYCLES = 12
 MAX_S = 20.0
-# Of an outer turn; the inner one is twice as long.
+# Of an outer period; the inner one is twice as long.
 PERIOD_CYCLES = 2
 PERIOD_S = 4.5
-# Blocks are added until the error of each launch's own J/token is half of the noise between launches. Another pair costs the
-# loading of two engines and would bring more from there on.
+# Periods are added until the error of each launch's J/token is half of the noise between launches.
+# From there on another pair, at the cost of loading two engines, would bring more.
 _ENOUGH = 0.5
 _MAX_PERIODS = 12  # of a side
 
@@ -28,61 +29,66 @@ def is_enough(error: float, so_far: Recording, cycles_so_far: int) -> bool:
         so_far: the recording.
         cycles_so_far: whole cycles in it, the warm-up among them.
     """
-    if cycles_so_far <= MIN_CYCLES:
+    if cycles_so_far <= CYCLES_FOR_OWN_SPREAD:
         return False
     measured = measure(so_far)
     if measured.unrecoverable:
         return True
-    elapsed_s = (so_far.tokens.time_ns[-1] - so_far.tokens.time_ns[0]) / 1e9
     cycles = measured.cycles
     if (
         cycles is None
         or not measured.valid
-        or len(cycles.time_s) < MIN_CYCLES
+        or len(cycles.time_s) < CYCLES_FOR_OWN_SPREAD
         or sum(cycles.time_s) < MIN_S
     ):
+        elapsed_s = (so_far.tokens.time_ns[-1] - so_far.tokens.time_ns[0]) / 1e9
         return elapsed_s >= 2 * MAX_S and cycles_so_far >= 2 * MAX_CYCLES  # it will not get better
     if len(cycles.time_s) >= MAX_CYCLES or sum(cycles.time_s) >= MAX_S:
         return True
-    return relative_standard_error(cycles.joules_per_token, cycles.weights) <= error
+    return _error(cycles) <= error
 
 
 @dataclass(frozen=True)
 class InterleavedStopping:
-    """For two engines that take turns.
+    """For two interleaved engines.
 
     Attributes:
-        deviation: of J/token between launches (relative), for the cell and GPU model of a measurement.
+        deviation: of J/token between launches (relative), for a measurement's cell and GPU model.
     """
 
     deviation: Callable[[Measurement], float]
 
     def period(self, length: int) -> Callable[[Recording, int], bool]:
-        """For one turn, `length` times as long as a short one."""
+        """For one period, `length` times as long as a short one."""
 
         def enough(so_far: Recording, _: int) -> bool:
             cycles, seconds = whole_cycles(so_far)
-            return (cycles >= length * PERIOD_CYCLES and seconds >= length * PERIOD_S) or measure(
-                so_far
-            ).unrecoverable
+            if cycles >= length * PERIOD_CYCLES and seconds >= length * PERIOD_S:
+                return True
+            return measure(so_far).unrecoverable
 
         return enough
 
     def cell(self, periods: Mapping[str, Sequence[Recording]]) -> bool:
-        """Whether both sides of a cell are measured well enough, or as well as they will be."""
+        """Whether both sides of a cell are measured well enough, or as well as they will be.
+
+        Args:
+            periods: the recordings of each side.
+        """
         if not all(periods.values()):
             return False
         measured = [measure(*recordings) for recordings in periods.values()]
-        if (
-            any(m.unrecoverable for m in measured)
-            or len(periods[next(iter(periods))]) >= _MAX_PERIODS
-        ):
+        first_side = next(iter(periods.values()))
+        if any(m.unrecoverable for m in measured) or len(first_side) >= _MAX_PERIODS:
             return True
         cycles = [m.cycles for m in measured if m.cycles is not None and m.valid]
         if len(cycles) < len(measured):
             return False
-        errors = [relative_standard_error(c.joules_per_token, c.weights) for c in cycles]
-        return (
-            max(errors) <= _ENOUGH * self.deviation(measured[0])
-            or min(sum(c.time_s) for c in cycles) >= MAX_S
-        )
+        if min(sum(c.time_s) for c in cycles) >= MAX_S:
+            return True
+        return max(map(_error, cycles)) <= _ENOUGH * self.deviation(measured[0])
+
+
+def _error(cycles: Cycles) -> float:
+    """Relative standard error of J/token."""
+    return relative_standard_error(cycles.joules_per_token, cycles.weights)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pytest_energy.measure.measurement import STATIC_POWER_UNCERTAINTY_W
+from pytest_energy.measure.conditions import STATIC_POWER_UNCERTAINTY_W
 from pytest_energy.report.groups import Group, Move, Series
 from pytest_energy.report.pictures import (
     GRID,

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.measure.measurement import LATENCIES, mean_gpu_power_w
+from pytest_energy.measure.latency import LATENCIES
+from pytest_energy.measure.measurement import mean_gpu_power_w
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import Spread, deviation_interval
 from pytest_energy.safety import redact

@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_energy.cell.key import canonical_key
 from pytest_energy.errors import RecordingError
-from pytest_energy.measure import measurement
+from pytest_energy.measure import measurement, steadiness
 from pytest_energy.recording import counters, recording
 from pytest_energy.recording.recording import GpuTrace, Recording
 from pytest_energy.report.results import engine_name, settings_under_test
@@ -53,7 +53,7 @@ def trace(recorded: Recording) -> Trace | None:
     if measured.unrecoverable:
         return None
     updates_ns = counters.update_times_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])]
-    bounds_ns = measurement.steady_boundaries_ns(recorded)
+    bounds_ns = steadiness.steady_boundaries_ns(recorded)
     if len(updates_ns) < 2 or len(bounds_ns) < 2:
         return None
     begin_ns = recorded.tokens.time_ns[0]

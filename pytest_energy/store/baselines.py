@@ -13,7 +13,8 @@ from typing import Any
 from pytest_energy.cell.key import canonical_key, key_differences, slugify
 from pytest_energy.errors import BaselineError
 from pytest_energy.measure import spread
-from pytest_energy.measure.measurement import FIGURES, Measurement, first_invalid
+from pytest_energy.measure.cycles import FIGURES
+from pytest_energy.measure.measurement import Measurement, first_invalid
 from pytest_energy.recording.fingerprint import upgraded
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import exclusively, write_atomically

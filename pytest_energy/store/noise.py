@@ -13,9 +13,10 @@ from typing import Any
 from pytest_energy.cell.key import canonical_key, slugify, spread_over
 from pytest_energy.errors import NoiseError
 from pytest_energy.measure import spread
-from pytest_energy.measure.measurement import FIGURES, Measurement, first_invalid
+from pytest_energy.measure.cycles import FIGURES
+from pytest_energy.measure.measurement import Measurement, first_invalid
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import NoiseFloor, Spread
+from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import exclusively, write_atomically
 from pytest_energy.safety.untrusted import Malformed
@@ -26,10 +27,6 @@ MIN_OWN_DEGREES = 5  # below, a deviation is known to a factor of 2.5 at best
 MIN_DEGREES = (
     10  # of a model's cells together, for those that are not measured themselves; they may differ
 )
-ASSUMED_NOISE: Mapping[Metric, NoiseFloor] = {
-    Metric.JOULES_PER_TOKEN: spread.ASSUMED_JOULES_PER_TOKEN,
-    Metric.TOKENS_PER_S: spread.ASSUMED_TOKENS_PER_S,
-}
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ import numpy as np
 
 from pytest_energy.cell.key import key_differences
 from pytest_energy.measure import spread
-from pytest_energy.measure.measurement import (
-    LATENCIES,
-    STATIC_POWER_UNCERTAINTY_W,
-    Cycles,
-    Measurement,
-)
+from pytest_energy.measure.conditions import STATIC_POWER_UNCERTAINTY_W
+from pytest_energy.measure.cycles import Cycles
+from pytest_energy.measure.latency import LATENCIES
+from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor, Spread
 from pytest_energy.store.baselines import Baseline, NearMiss, boards, other_boards

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import NoiseFloor
-from pytest_energy.store.noise import ASSUMED_NOISE
+from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.verdict import comparison
 from pytest_energy.verdict.comparison import Levels
 

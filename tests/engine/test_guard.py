@@ -19,7 +19,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.health import guard, reading
 from pytest_energy.health.guard import Guard
 from pytest_energy.launch import launch
-from pytest_energy.measure import measurement, stopping
+from pytest_energy.measure import checks, stopping
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording.recording import CpuEnergy, GpuTrace, Recording
 from pytest_energy.settings import LaunchSettings
@@ -150,7 +150,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, driver: SimulatedDriver) -> Simulate
     monkeypatch.setattr(OfflineEngine, "_ready", there)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
     monkeypatch.setattr(stopping, "MIN_S", 1.0)
-    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+    monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
     return driver
 
 
@@ -236,7 +236,7 @@ def test_a_long_cycle_is_not_waited_for_once_the_energy_of_those_before_is_count
     monkeypatch.setenv("STEP_S", "0.01")
     recorded = record(cell, python, lambda: None, output_tokens=300, meter=LateMeter)
     assert measure(recorded).valid
-    assert len(measure(recorded).periods[0].cycles.time_s) == stopping.MIN_CYCLES
+    assert len(measure(recorded).periods[0].cycles.time_s) == stopping.CYCLES_FOR_OWN_SPREAD
     assert sum(recorded.tokens.tokens) < 5.45 * cell.batch_size * 300
 
 

@@ -13,7 +13,7 @@ from pytest_energy.cell.workload import Lognormal, Workload
 from pytest_energy.engines.offline import session_members
 from pytest_energy.launch import interleaved, launch
 from pytest_energy.launch.interleaved import NoFit, Side, SideError, record_pair
-from pytest_energy.measure import measurement, stopping
+from pytest_energy.measure import checks, stopping
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings
@@ -29,7 +29,7 @@ def short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "MAX_S", 1.1)
     monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
-    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+    monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
 
 
 @pytest.fixture

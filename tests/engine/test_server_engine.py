@@ -25,7 +25,7 @@ from pytest_energy.engines.server import ServerEngine, command_line
 from pytest_energy.errors import EngineError
 from pytest_energy.launch import interleaved, launch
 from pytest_energy.launch.interleaved import Side, record_pair
-from pytest_energy.measure import measurement, stopping
+from pytest_energy.measure import checks, stopping
 from pytest_energy.recording.recording import Client, Distribution
 from pytest_energy.settings import LaunchSettings
 from tests.engine.conftest import left_of
@@ -401,7 +401,7 @@ def test_two_servers_take_turns(
     monkeypatch.setattr(stopping, "PERIOD_S", 0.6)
     monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.3)
-    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+    monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
     cell = Cell(
         Model.from_folder(Path(model)), 4, WORKLOAD, "dummy", (("max_num_seqs", 4),), "server"
     )

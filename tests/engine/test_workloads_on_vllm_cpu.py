@@ -15,7 +15,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.engines import synthetic_tokenizer
 from pytest_energy.errors import EngineError
 from pytest_energy.launch import launch
-from pytest_energy.measure import measurement, stopping
+from pytest_energy.measure import checks, measurement, stopping
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.recording import recording
 from pytest_energy.recording.recording import Recording
@@ -53,7 +53,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(stopping, "MIN_S", 1.0)
     monkeypatch.setattr(stopping, "MAX_S", 1.5)
-    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+    monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
 
 
 @pytest.fixture

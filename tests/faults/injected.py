@@ -20,7 +20,7 @@ import pytest
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
 from pytest_energy.health import reading
 from pytest_energy.launch import gpu_locks, launch
-from pytest_energy.measure import measurement, stopping
+from pytest_energy.measure import checks, stopping
 from pytest_energy.meters import zeus_meter
 from tests.driver import UUIDS, SimulatedDriver
 from tests.faults import disk
@@ -68,7 +68,7 @@ class Ground:
         set_attribute(stopping, "MIN_S", 1.0)
         set_attribute(stopping, "MAX_S", 2.0)
         set_attribute(launch, "_LEAVE_S", 0.5)
-        set_attribute(measurement, "_AVERAGED_NS", 100_000_000)
+        set_attribute(checks, "AVERAGED_NS", 100_000_000)
         set_attribute(zeus_meter, "_SAMPLE_EVERY_S", 0.1)
         set_attribute(zeus_meter, "_REST_AFTER_UPDATE_S", 0.02)
         set_attribute(zeus_meter, "_STUCK_AFTER_S", 0.5)

@@ -29,7 +29,7 @@ from pytest_energy.errors import (
     ResultsError,
     UsageError,
 )
-from pytest_energy.measure import measurement
+from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
@@ -37,7 +37,6 @@ from pytest_energy.recording.fingerprint import fingerprint
 from pytest_energy.recording.recording import Recording
 from pytest_energy.report import collect, markdown, publish, results, rows, summary, tables, trace
 from pytest_energy.report.groups import groups
-from pytest_energy.store import noise
 from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import judge
@@ -157,7 +156,7 @@ class Readers:
         assert len(str(lines)) < 100_000
         json.dumps([row.as_dict(), row.properties()], allow_nan=False)
         entry = collect.judged(
-            judged, new[0].key, "cell bs=8", {m: noise.ASSUMED_NOISE[m] for m in Metric}, said
+            judged, new[0].key, "cell bs=8", {m: spread.ASSUMED_NOISE[m] for m in Metric}, said
         )
         assert results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) == entry
 

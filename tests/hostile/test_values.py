@@ -23,6 +23,7 @@ from pytest_energy.engines.attached import address_of
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.errors import BaselineError, EngineError, NoiseError, RecordingError, UsageError
 from pytest_energy.measure import measurement, spread
+from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
@@ -147,7 +148,9 @@ def test_bit_63_of_the_throttle_reasons_hides_no_other(bits: int, thermal: bool)
 
 
 def test_ratios_beyond_any_use_are_finite() -> None:
-    ratio = comparison.compare([1e-9, 1e12], [1e12, 1e-9], spread.ASSUMED_JOULES_PER_TOKEN)
+    ratio = comparison.compare(
+        [1e-9, 1e12], [1e12, 1e-9], spread.ASSUMED_NOISE[Metric.JOULES_PER_TOKEN]
+    )
     assert ratio.high < float("inf")
     assert spread.exp(1e9) * spread.exp(0) < float("inf")
     assert spread.expm1(1e9) < float("inf")

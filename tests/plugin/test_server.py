@@ -20,11 +20,11 @@ from tests.plugin.project import MARKER, TESTS, Project
 CONFTEST = f"""
     import sys
     sys.path.insert(0, {str(ROOT)!r})
-    import pytest_energy.measure.stopping
+    import pytest_energy.measure.checks, pytest_energy.measure.stopping
     from tests.simulated import SimulatedMeter
 
     pytest_energy.measure.stopping.MIN_S = 1.0
-    pytest_energy.measure.measurement._AVERAGED_NS = 100_000_000
+    pytest_energy.measure.checks.AVERAGED_NS = 100_000_000
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):
         return SimulatedMeter()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_energy.measure import measurement
+from pytest_energy.measure import checks, measurement
 from pytest_energy.recording import recording
 from tests.engine.conftest import interpreter
 from tests.plugin.project import MARKER, TESTS, Project
@@ -44,7 +44,7 @@ def lines(count: int = 30) -> str:
 @pytest.fixture(autouse=True)
 def short_average(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the simulated power readings, here as in the runs' conftest.py."""
-    monkeypatch.setattr(measurement, "_AVERAGED_NS", 100_000_000)
+    monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
 
 
 @pytest.fixture

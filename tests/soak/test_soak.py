@@ -156,12 +156,12 @@ def test_live_cells(project: Project, tmp_path_factory: pytest.TempPathFactory) 
     simulation = f"""
     import sys
     sys.path.insert(0, {str(ROOT)!r})
-    import pytest_energy.launch.launch, pytest_energy.measure.measurement, pytest_energy.measure.stopping
+    import pytest_energy.launch.launch, pytest_energy.measure.checks, pytest_energy.measure.stopping
     import tests.simulated
 
     tests.simulated.UPDATE_NS = 5_000_000
     pytest_energy.measure.stopping.MIN_S = pytest_energy.launch.launch._HOT_TAIL_S = 0.0
-    pytest_energy.measure.measurement._AVERAGED_NS = 0
+    pytest_energy.measure.checks.AVERAGED_NS = 0
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):
         return tests.simulated.SimulatedMeter()

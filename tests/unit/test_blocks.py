@@ -17,7 +17,8 @@ from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Lognormal, Plan, Workload
 from pytest_energy.errors import BaselineError, NoiseError, RecordingError
 from pytest_energy.measure import stopping
-from pytest_energy.measure.measurement import Measurement, measure, whole_cycles
+from pytest_energy.measure.cycles import whole_cycles
+from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import launch_means, launch_rates, relative_standard_error
 from pytest_energy.recording import recording

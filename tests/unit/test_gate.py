@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import NoiseFloor
+from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.recording.recording import Client, Distribution
 from pytest_energy.report import rows
 from pytest_energy.store.baselines import Baseline, NearMiss, Store
-from pytest_energy.store.noise import ASSUMED_NOISE
 from pytest_energy.verdict import comparison
 from pytest_energy.verdict.judge import Judgement, compare, judge, variation, what_changed
 from pytest_energy.verdict.rule import DEFAULT_TOLERANCE, Rule, Verdict

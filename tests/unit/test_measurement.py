@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
-from pytest_energy.measure.measurement import measure, steady_from
+from pytest_energy.measure.measurement import measure
+from pytest_energy.measure.steadiness import steady_from
 from pytest_energy.recording.recording import (
     Client,
     CoResident,
@@ -298,7 +299,7 @@ def test_a_launch_with_a_turn_that_holds_no_cycle_is_none() -> None:
     (fault,) = measure(*periods).faults
     assert (
         fault
-        == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, 3 needed; 1 of 3 turns without one"
+        == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, 3 needed; 1 of 3 periods hold none"
     )
 
 
@@ -308,7 +309,7 @@ def test_a_fault_of_one_turn_is_one_of_the_launch() -> None:
     (fault,) = measure(*periods).faults
     assert "hardware thermal slowdown" in fault
     periods[1] = replace(periods[1], gpus=(replace(periods[1].gpus[0], uuid="GPU-other"),))
-    assert any(fault.startswith("turns_differ") for fault in measure(*periods).faults)
+    assert any(fault.startswith("periods_differ") for fault in measure(*periods).faults)
 
 
 def test_no_cycle_of_a_turn_is_taken_for_a_transient() -> None:

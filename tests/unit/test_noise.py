@@ -13,8 +13,8 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import NoiseError
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import Spread
-from pytest_energy.store.noise import ASSUMED_NOISE, Noise, NoiseStore
+from pytest_energy.measure.spread import ASSUMED_NOISE, Spread
+from pytest_energy.store.noise import Noise, NoiseStore
 from pytest_energy.verdict.detectable import detectable
 from tests.damage import UNREADABLE
 from tests.simulated import GPU_NAME, recording

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.key import name_of
 from pytest_energy.cell.model import Model
+from pytest_energy.measure import spread
+from pytest_energy.measure.conditions import STATIC_POWER_UNCERTAINTY_W
 from pytest_energy.measure.measurement import (
-    STATIC_POWER_UNCERTAINTY_W,
     Measurement,
     mean_gpu_power_w,
     measure,
@@ -23,7 +24,6 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
 from pytest_energy.report import collect, markdown, page, results, rows, tables
 from pytest_energy.report.results import Results
-from pytest_energy.store import noise
 from pytest_energy.store.baselines import Baseline, Store, mixed
 from pytest_energy.verdict import judge, rule
 from pytest_energy.verdict.rule import Rule
@@ -179,7 +179,7 @@ def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
         judged,
         cell.key,
         cell.name,
-        {metric: noise.ASSUMED_NOISE[metric] for metric in Metric},
+        {metric: spread.ASSUMED_NOISE[metric] for metric in Metric},
         said,
     )
     assert entry.new is not None

@@ -1,0 +1,205 @@
+"""What a recording and its cycles show of the faults in faults.py. Pure; each returns lines."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_energy.cell.workload import block_size, tokens_in_flight
+from pytest_energy.measure.cycles import FIGURES, Cycles, boundaries, request_lengths
+from pytest_energy.measure.faults import fault
+from pytest_energy.measure.latency import summary_ms
+from pytest_energy.measure.steadiness import SteadyCycles, samples_in_windows
+from pytest_energy.recording.counters import update_times_ns
+from pytest_energy.recording.recording import THERMAL_OR_HARDWARE, Recording
+
+_COUNTER_GAP_S = 1.0
+_AGREEMENT = 0.03  # counter energy against the integral of average power
+_FULL_BATCH = 0.90  # of the tokens that a step yields when every slot generates
+_CLIENT_CORES = 0.9  # the clients share one thread: at 1 they would hold the server back
+_BUSY_PERCENT = 5  # median under load; an eager engine at batch size 8 keeps an H200 busy 45 %
+_MIN_POWER_SAMPLES = 5
+AVERAGED_NS = 1_000_000_000  # the average power reaches back so far, so a window's first samples do
+
+
+def before_cycles(periods: Sequence[Recording]) -> list[str]:
+    """Faults noted in a launch's recordings, and those that show before its cycles are known."""
+    lines = [
+        line
+        for period in periods
+        for line in (*period.faults, *(line for gpu in period.gpus for line in gpu.faults))
+    ]
+    for period in periods:
+        lines += [*_counter(period), *_token_times(period), *_clients(period)]
+    if len({tuple(gpu.uuid for gpu in period.gpus) for period in periods}) > 1:
+        lines.append(fault("periods_differ", "the periods of this launch ran on different GPUs"))
+    return lines
+
+
+def of_cycles(cycles: Cycles, periods: Sequence[SteadyCycles], batch_size: int) -> list[str]:
+    """What the cycles of a launch and their time under load show; the cycles alone if implausible.
+
+    Args:
+        cycles: of all periods.
+        periods: that they come from.
+        batch_size: of the cell.
+    """
+    implausible = _implausible(cycles)
+    if implausible:
+        return implausible
+    gpus = range(len(periods[0].recording.gpus))
+    return [
+        *(line for period in periods for line in _batch(period, batch_size)),
+        *itertools.chain.from_iterable(_gpu_under_load(periods, index) for index in gpus),
+    ]
+
+
+def kv_cache(recording: Recording) -> list[str]:
+    """Whether the KV cache holds the batch; unknown if the engine did not say how large it is."""
+    lengths, batch_size = request_lengths(recording), int(recording.key["batch_size"])
+    block = block_size(recording.environment.get("engine_settings") or {})
+    needed = tokens_in_flight(lengths, batch_size, block)
+    if not 0 < recording.kv_cache_tokens < needed:
+        return []
+    detail = f"it holds {recording.kv_cache_tokens} tokens, the batch needs {needed}"
+    return [fault("kv_cache_too_small", detail)]
+
+
+def _counter(recording: Recording) -> list[str]:
+    if not recording.gpus:
+        return [fault("no_counter", "no GPU was metered")]
+    lines = []
+    for gpu in recording.gpus:
+        updates = len(gpu.counter.energy_mj)
+        if updates < 2:
+            lines.append(fault("counter_stuck", f"{gpu.uuid} counted {updates} updates in all"))
+            continue
+        if (np.diff(np.asarray(gpu.counter.energy_mj)) < 0).any():
+            lines.append(fault("counter_backwards", gpu.uuid))
+        gap_s = float(np.max(np.diff(update_times_ns(gpu)))) / 1e9
+        if gap_s > _COUNTER_GAP_S:
+            lines.append(fault("counter_stuck", f"{gpu.uuid} stood still for {gap_s:.1f} s"))
+    return lines
+
+
+def _token_times(recording: Recording) -> list[str]:
+    """Without any time between them cycles have no power."""
+    if (np.diff(boundaries(recording)[0]) <= 0).any():
+        return [fault("implausible", "the tokens of whole cycles came at one time")]
+    return []
+
+
+def _clients(recording: Recording) -> list[str]:
+    """What makes the clients' account of a load doubtful."""
+    client = recording.client
+    if client is None:
+        return []
+    lines = []
+    if client.streamed_tokens != client.server_tokens:
+        detail = (
+            f"the streams brought {client.streamed_tokens} tokens, the server counted "
+            f"{client.server_tokens}: another client used it, or one of them miscounts"
+        )
+        lines.append(fault("tokens_disagree", detail))
+    if client.preemptions:
+        detail = (
+            f"the server preempted requests {client.preemptions} times; "
+            "its KV cache is too small for the batch"
+        )
+        lines.append(fault("batch_not_full", detail))
+    if client.cpu_cores > _CLIENT_CORES:
+        detail = (
+            f"the clients used {client.cpu_cores:.2f} of one CPU core and may have held the "
+            "server back. Leave them a CPU core of their own"
+        )
+        lines.append(fault("client_busy", detail))
+    return lines
+
+
+def _implausible(cycles: Cycles) -> list[str]:
+    """Whether a cycle has figures that no engine can have, such as no energy."""
+    low, high = FIGURES
+    for unit, values in (
+        ("J/token", cycles.joules_per_token),
+        ("W", cycles.power_w),
+        ("tokens/s", cycles.tokens_per_s),
+    ):
+        if not low <= min(values) <= max(values) <= high:
+            detail = f"a cycle with {min(values):.3g} to {max(values):.3g} {unit}"
+            return [fault("implausible", detail)]
+    return []
+
+
+def _batch(period: SteadyCycles, batch_size: int) -> list[str]:
+    """Whether every slot of the batch generated."""
+    recording = period.recording
+    if recording.key.get("engine") != "offline":
+        return _waiting(recording)
+    time_ns, tokens = np.asarray(recording.tokens.time_ns), np.asarray(recording.tokens.tokens)
+    start_ns, end_ns = period.window_ns
+    per_step = float(tokens[(time_ns >= start_ns) & (time_ns <= end_ns)].mean())
+    if per_step >= _FULL_BATCH * batch_size * _slot_share(recording):
+        return []
+    detail = (
+        f"{per_step:.1f} tokens a step at batch size {batch_size}; "
+        "requests waited or were preempted"
+    )
+    return [fault("batch_not_full", detail)]
+
+
+def _waiting(recording: Recording) -> list[str]:
+    """A server's steps are not seen, but a slot yields nothing until its request's first token."""
+    client = recording.client
+    if client is None:
+        return []
+    first_token, end_to_end = summary_ms([client.first_token]), summary_ms([client.end_to_end])
+    if not first_token or not end_to_end or not end_to_end["mean"]:
+        return []
+    waiting = first_token["mean"] / end_to_end["mean"]
+    if 1 - waiting >= _FULL_BATCH * _slot_share(recording):
+        return []
+    detail = f"requests waited {waiting:.0%} of their time for their first token"
+    return [fault("batch_not_full", detail)]
+
+
+def _slot_share(recording: Recording) -> float:
+    """The share of steps in which a slot yields a token when nothing waits.
+
+    A finished request's successor needs a step or two to be scheduled and its prefill to be chunked
+    in; with short outputs that is no small part of its life.
+    """
+    lengths = request_lengths(recording)
+    output_tokens = sum(out for _, out in lengths) / len(lengths)
+    return output_tokens / (output_tokens + 3)
+
+
+def _gpu_under_load(periods: Sequence[SteadyCycles], index: int) -> list[str]:
+    """Whether a GPU's power readings, utilization and clocks leave no doubt of its counter."""
+    uuid = periods[0].recording.gpus[index].uuid
+    lines = []
+    average_w = samples_in_windows(periods, index, "average_power_mw", AVERAGED_NS) / 1e3
+    spent_j = sum(float(period.energy_j[index].sum()) for period in periods)
+    counter_w = spent_j / sum(float(period.time_s.sum()) for period in periods)
+    if len(average_w) < _MIN_POWER_SAMPLES:
+        detail = f"{uuid} has {len(average_w)} power samples in the window"
+        lines.append(fault("power_unsampled", detail))
+    elif not abs(counter_w - average_w.mean()) <= _AGREEMENT * average_w.mean():
+        detail = (
+            f"{uuid} counted {counter_w:.0f} W on average, the power readings say "
+            f"{average_w.mean():.0f} W (more than {_AGREEMENT:.0%} apart)"
+        )
+        lines.append(fault("counter_disagrees", detail))
+    busy = samples_in_windows(periods, index, "utilization_percent")
+    if len(busy) and np.median(busy) < _BUSY_PERCENT:
+        detail = (
+            f"{uuid} was busy {np.median(busy):.0f} % of the time under load: "
+            "is it the engine's GPU?"
+        )
+        lines.append(fault("gpu_idle", detail))
+    reasons = samples_in_windows(periods, index, "throttle_reasons")
+    acted = int(np.bitwise_or.reduce(reasons, initial=0))
+    return lines + [
+        fault("throttled", f"{uuid}: {name}")
+        for bit, name in THERMAL_OR_HARDWARE.items()
+        if acted & bit
+    ]

@@ -1,0 +1,90 @@
+"""What the GPU was like under load, and what it draws while hot and without load. Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_energy.measure.steadiness import SteadyCycles, samples_in_windows
+from pytest_energy.recording.counters import energy_j, span_ns, update_times_ns
+from pytest_energy.recording.recording import SW_POWER_CAP, GpuTrace, Recording
+
+STATIC_POWER_UNCERTAINTY_W = 20.0  # docs/architecture.md: how the hot idle power was found to vary
+_STATIC_SETTLE_S = 0.15  # after the load stops: counter lag, last kernels
+_STATIC_MIN_S = 0.35
+_STATIC_CLOCK = 0.90  # of the clock under load: below it the GPU has begun to idle
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the GPU was like under load; means over all GPUs, None if not sampled.
+
+    Attributes:
+        sm_clock_mhz: median SM clock.
+        temperature_c: median temperature.
+        power_cap_share: share of samples in which the software power cap acted.
+    """
+
+    sm_clock_mhz: float | None
+    temperature_c: float | None
+    power_cap_share: float | None
+
+
+def conditions(periods: Sequence[SteadyCycles]) -> Conditions:
+    """The conditions of a launch, all its periods together."""
+    unknown = Conditions(None, None, None)
+    if not periods:
+        return unknown
+    gpus = range(len(periods[0].recording.gpus))
+    clocks, temperatures, reasons = (
+        [samples_in_windows(periods, index, name) for index in gpus]
+        for name in ("sm_clock_mhz", "temperature_c", "throttle_reasons")
+    )
+    if not all(len(values) for values in clocks):
+        return unknown
+    capped = [values & np.uint64(SW_POWER_CAP) > 0 for values in reasons]
+    return Conditions(
+        sm_clock_mhz=float(np.mean([np.median(values) for values in clocks])),
+        temperature_c=float(np.mean([np.median(values) for values in temperatures])),
+        power_cap_share=float(np.mean([values.mean() for values in capped])),
+    )
+
+
+def static_power_w(periods: Sequence[Recording], under_load: Conditions) -> float | None:
+    """Power of the hot GPUs just after the load stopped, while their clocks were still up.
+
+    The mean over the periods that show it; None if none does.
+    """
+    clock_mhz = under_load.sm_clock_mhz
+    if clock_mhz is None:
+        return None
+    known = [
+        power for period in periods if (power := _hot_idle_power_w(period, clock_mhz)) is not None
+    ]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _hot_idle_power_w(recording: Recording, clock_mhz: float) -> float | None:
+    """Counter power of all GPUs shortly after the load, until the clock sank or the trace ended."""
+    start_ns = recording.load_stopped_ns + int(_STATIC_SETTLE_S * 1e9)
+    total_w = 0.0
+    for gpu in recording.gpus:
+        end_ns = _clock_sank_ns(gpu, start_ns, _STATIC_CLOCK * clock_mhz)
+        # Between updates only: one that spans the load's end would bring energy of the load along.
+        updates = update_times_ns(gpu)
+        inside = updates[(np.asarray(gpu.counter.unchanged_ns) >= start_ns) & (updates <= end_ns)]
+        if len(inside) < 2 or inside[-1] - inside[0] < _STATIC_MIN_S * 1e9:
+            return None
+        spent_j = float(np.diff(energy_j(gpu, inside[[0, -1]]))[0])
+        total_w += spent_j / ((inside[-1] - inside[0]) / 1e9)
+    return total_w
+
+
+def _clock_sank_ns(gpu: GpuTrace, start_ns: int, below_mhz: float) -> int:
+    """When the clock was first so low after `start_ns`; the counter's end if it never was."""
+    end_ns = span_ns(gpu)[1]
+    for time_ns, clock in zip(gpu.samples.time_ns, gpu.samples.sm_clock_mhz, strict=True):
+        if time_ns > start_ns and clock < below_mhz:
+            return min(end_ns, time_ns)
+    return end_ns
