@@ -1,1 +1,375 @@
-"""Measurements of a cell, live or replayed."""
+"""Measurements of a cell: of engines that are launched now, or of recordings that are replayed.
+
+Nothing here knows how a cell is judged. A live source asks its callback `is_decided` after each
+launch which cells need no further one.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.key import canonical_key, key_differences
+from pytest_energy.errors import (
+    EngineError,
+    LockError,
+    MeterError,
+    NoiseError,
+    RecordingError,
+)
+from pytest_energy.launch import interleaved, launch
+from pytest_energy.launch.gpu_locks import GpuLocks
+from pytest_energy.launch.interleaved import NoFit, Side, SideError
+from pytest_energy.measure import measurement
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.stopping import InterleavedStopping, is_enough
+from pytest_energy.meters import nvml
+from pytest_energy.meters.zeus_meter import Meter
+from pytest_energy.recording import recording
+from pytest_energy.recording.recording import Recording
+from pytest_energy.settings import Settings
+from pytest_energy.store.baselines import mixed
+from pytest_energy.store.noise import NoiseStore
+
+CANDIDATE, REFERENCE = "candidate", "reference"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one cell.
+
+    Attributes:
+        measurements: of the candidate, one per launch.
+        failure: why there are none, or not all; None if nothing failed.
+        reference: of the reference engine of an interleaved comparison, one per pair.
+    """
+
+    measurements: tuple[Measurement, ...] = ()
+    failure: str | None = None
+    reference: tuple[Measurement, ...] = ()
+
+
+class Source(Protocol):
+    """Where evidence comes from.
+
+    Attributes:
+        found: the evidence so far, by canonical cell key.
+    """
+
+    found: dict[str, Evidence]
+
+    def evidence(self, cell: Cell) -> Evidence:
+        """The cell's measurements, the same each time.
+
+        Raises:
+            EnergyError: a file that they need is damaged; nothing was measured.
+        """
+
+    def close(self) -> None:
+        """Let other runs use the GPUs."""
+
+
+@dataclass
+class LiveSource:
+    """Launches engines: the first cell that is asked for brings all that share its launch.
+
+    Attributes:
+        settings: how, how often, and what of it is kept.
+        cells: all cells of this run.
+        open_meter: opens a meter for the GPUs with the given UUIDs.
+        progress: called with a few words on what is going on.
+        noise: of this runner; a cell is measured long enough for it.
+        is_decided: whether a cell with this evidence needs no further launch.
+        check: called before the first launch of a group; raises if a file it needs is damaged.
+    """
+
+    settings: Settings
+    cells: Sequence[Cell]
+    open_meter: launch.OpenMeter
+    progress: launch.Progress
+    noise: NoiseStore
+    is_decided: Callable[[Cell, Evidence], bool]
+    check: Callable[[], None]
+    found: dict[str, Evidence] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._locks = GpuLocks(self.settings.lock_timeout_s)
+
+    def close(self) -> None:
+        """Let other runs use the GPUs."""
+        self._locks.release()
+
+    def evidence(self, cell: Cell) -> Evidence:
+        """The cell's measurements; the first call launches engines, whether or not that fails."""
+        key = canonical_key(cell.key)
+        if key not in self.found:
+            self.check()
+            self._measure([c for c in self.cells if _launch_key(c) == _launch_key(cell)] or [cell])
+        return self.found[key]
+
+    def _measure(self, cells: Sequence[Cell]) -> None:
+        """Launch engines until every cell is decided or the budget is spent."""
+        model = cells[0].model.name
+        open_meter = functools.partial(self._open_meter, model)
+        launches = _Launches(self.settings, open_meter, self.progress, self.noise)
+        open_cells = list(cells)
+        failure: str | None = "measuring was interrupted"
+        try:
+            # The GPUs of a server that runs already are known once it is found.
+            if self.settings.launch.url is None:
+                left = self._locks.acquire(nvml.visible_uuids(), model, self.progress)
+                launch.wait_for_leftovers(left, self.progress)
+            for number in range(1, self.settings.launches + 1):
+                failure = "measuring was interrupted"
+                failure = launches.add(open_cells, number)
+                if failure is not None:
+                    break
+                open_cells = [c for c in open_cells if not self.is_decided(c, launches.evidence(c))]
+                if not open_cells:
+                    break
+        except LockError as error:
+            failure = str(error)
+        except Exception as error:
+            # Unforeseen: shown whole, once. The group's other tests must not launch engines again.
+            failure = f"measuring failed: {type(error).__name__}: {error}"
+            raise
+        finally:
+            for cell in cells:
+                self.found[canonical_key(cell.key)] = replace(
+                    launches.evidence(cell), failure=failure if cell in open_cells else None
+                )
+            if all(canonical_key(c.key) in self.found for c in self.cells):
+                self._locks.release()
+
+    def _open_meter(
+        self, model: str, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]
+    ) -> Meter:
+        """The meter of the GPUs that an engine runs on; from here on the run locks only these."""
+        self._locks.keep(set(gpu_uuids) & set(nvml.listed_uuids()), model, self.progress)
+        return self.open_meter(gpu_uuids, is_engine_process)
+
+
+@dataclass
+class _Launches:
+    """The launches of cells that share their launch arguments, and what they gave."""
+
+    settings: Settings
+    open_meter: launch.OpenMeter
+    progress: launch.Progress
+    noise: NoiseStore
+    _measured: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._co_resident = (
+            self.settings.reference is not None and self.settings.interleave != "launches"
+        )
+
+    def evidence(self, cell: Cell) -> Evidence:
+        """What the launches so far gave of one cell."""
+        key = canonical_key(cell.key)
+        candidate, reference = (
+            tuple(self._measured.get((side, key), ())) for side in (CANDIDATE, REFERENCE)
+        )
+        return Evidence(candidate, reference=reference)
+
+    def add(self, cells: Sequence[Cell], number: int) -> str | None:
+        """Launch the engine, or both sides, once more; returns why that failed, else None."""
+        sides = [Side(CANDIDATE, self.settings.launch)]
+        if self.settings.reference is not None:
+            sides.insert(0, Side(REFERENCE, self.settings.reference))
+        if number % 2 == 0:
+            sides.reverse()  # drift affects both sides alike
+        if self._co_resident:
+            try:
+                return self._add_pair(cells, number, *sides)
+            except NoFit as reason:
+                why = f"the two engines do not fit on the GPU together: {reason}"
+                if self.settings.interleave == "periods":
+                    return f"{why}\nAlternate launches instead: --energy-interleave launches"
+                self.progress(f"launches alternate: {why.splitlines()[0]}")
+                self._co_resident = False
+        for side in sides:
+            failure = self._add_launch(cells, number, side)
+            if failure is not None:
+                return failure
+        return None
+
+    def _add_launch(self, cells: Sequence[Cell], number: int, side: Side) -> str | None:
+        """One launch of one side; returns why it failed, else None."""
+        progress = self._numbered(number, side.name)
+        try:
+            launched = launch.record_launch(
+                cells, side.settings, self.open_meter, progress, self._stopping
+            )
+            # Closed whatever happens here, so that the engine ends.
+            with contextlib.closing(launched):
+                for cell, recorded in launched:
+                    self._keep(cell, recorded, side.name)
+                    self._add(cell, side.name, recorded)
+        except (EngineError, MeterError, RecordingError, NoiseError, LockError) as error:
+            return f"{_named(side)}{error}" if self.settings.paired else str(error)
+        return None
+
+    def _add_pair(self, cells: Sequence[Cell], number: int, outer: Side, inner: Side) -> str | None:
+        """One launch of both sides together; returns why one failed, None if none did.
+
+        Raises:
+            NoFit: there is not enough GPU memory for both.
+        """
+        periods: dict[str, tuple[Cell, dict[str, list[Recording]]]] = {}
+        try:
+            launched = interleaved.record_pair(
+                cells,
+                outer,
+                inner,
+                self.open_meter,
+                functools.partial(self._numbered, number),
+                InterleavedStopping(self._deviation),
+            )
+            with contextlib.closing(launched):
+                for side, cell, recorded in launched:
+                    self._keep(cell, recorded, side)
+                    of_cell = periods.setdefault(canonical_key(cell.key), (cell, {}))[1]
+                    of_cell.setdefault(side, []).append(recorded)
+        except SideError as error:
+            failed = outer if outer.name == error.side else inner
+            return f"{_named(failed)}{error}"
+        except (MeterError, RecordingError, LockError) as error:
+            return str(error)
+        for cell, sides in periods.values():
+            for side, recordings in sides.items():
+                self._add(cell, side, *recordings)
+        return None
+
+    def _add(self, cell: Cell, side: str, *recordings: Recording) -> None:
+        measured = measurement.measure(*recordings)
+        self._measured.setdefault((side, canonical_key(cell.key)), []).append(measured)
+
+    def _stopping(self, cell: Cell, gpu_name: str) -> launch.IsEnough:
+        """Below a third of the deviation between launches, more cycles gain nothing."""
+        noise = self.noise.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN)
+        return functools.partial(is_enough, noise.deviation / 3)
+
+    def _deviation(self, measured: Measurement) -> float:
+        """Relative deviation of J/token between launches, in a measurement's cell."""
+        gpu_name = str(measured.environment.get("gpu_name"))
+        return self.noise.floor(measured.key, gpu_name, Metric.JOULES_PER_TOKEN).deviation
+
+    def _numbered(self, number: int, side: str) -> launch.Progress:
+        settings = self.settings
+        of = f"{'' if settings.update or settings.noise else 'up to '}{settings.launches}"
+        if settings.paired:
+            prefix = f"pair {number} of {of} ({side}): "
+        elif settings.launches > 1:
+            prefix = f"launch {number} of {of}: "
+        else:
+            prefix = ""
+        return lambda text: self.progress(prefix + text)
+
+    def _keep(self, cell: Cell, recorded: Recording, side: str) -> None:
+        if self.settings.record is None:
+            return
+        folder = self.settings.record / side if self.settings.paired else self.settings.record
+        period = "" if recorded.co_resident is None else f"-period{recorded.period}"
+        path = folder / recorded.launch_id / f"{cell.slug}{period}{recording.SUFFIX}"
+        try:
+            recording.write(recorded, path)
+        except OSError as error:
+            raise RecordingError(
+                f"the recording of {cell.name} cannot be written to {path}: {error.strerror}.\n"
+                "It is lost. Free some space, or give another folder: --energy-record DIR"
+            ) from None
+
+
+@dataclass
+class ReplaySource:
+    """Reads recordings.
+
+    Attributes:
+        settings: which; `noise` allows recordings of several engines in one cell.
+    """
+
+    settings: Settings
+    found: dict[str, Evidence] = field(default_factory=dict)
+    _read: dict[tuple[Path, ...], dict[str, list[Measurement]]] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """A replay uses no GPU."""
+
+    def evidence(self, cell: Cell) -> Evidence:
+        """The cell's measurements.
+
+        Raises:
+            RecordingError: a file is damaged, a path holds no recordings, or one cell's recordings
+                are of several engines or GPUs.
+        """
+        key = canonical_key(cell.key)
+        if key not in self.found:
+            self.found[key] = self._of(cell)
+        return self.found[key]
+
+    def _of(self, cell: Cell) -> Evidence:
+        candidate = self._launches(cell, self.settings.replay)
+        if not self.settings.reference_replay or candidate.failure is not None:
+            return candidate
+        reference = self._launches(cell, self.settings.reference_replay)
+        if reference.failure is not None:
+            return reference
+        counts = len(candidate.measurements), len(reference.measurements)
+        if counts[0] != counts[1]:
+            return Evidence(
+                failure=f"{counts[0]} launches of {cell.name} cannot be paired with {counts[1]} of "
+                "the reference.\nGive as many recordings for --energy-reference-replay as for "
+                "--energy-replay."
+            )
+        return replace(candidate, reference=reference.measurements)
+
+    def _launches(self, cell: Cell, folders: tuple[Path, ...]) -> Evidence:
+        if folders not in self._read:
+            self._read[folders] = _read(folders, of_one_engine=not self.settings.noise)
+        measured = self._read[folders].get(canonical_key(cell.key), [])
+        if measured:
+            return Evidence(tuple(measured))
+        message = f"no recording of {cell.name} in {', '.join(map(str, folders))}"
+        for others in self._read[folders].values():
+            other = others[0].key
+            if (other["model"], other["batch_size"]) == (cell.key["model"], cell.batch_size):
+                differing = ", ".join(key_differences(other, cell.key))
+                message += f"\nA recording of the same model and batch size differs in {differing}"
+        message += "\nRecord it with --energy-record DIR, or deselect the test with -k."
+        return Evidence(failure=message)
+
+
+def _read(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Measurement]]:
+    """The measurements of the launches below `paths`, by cell key and in order of their ids.
+
+    Each recording is measured as it is read, and dropped.
+
+    Raises:
+        RecordingError: a file is damaged, a path holds no recordings, or one cell's recordings are
+            of several engines or GPUs although `of_one_engine`.
+    """
+    cells: dict[str, list[Measurement]] = {}
+    for periods in recording.read_launches(paths):
+        cells.setdefault(canonical_key(periods[0].key), []).append(measurement.measure(*periods))
+    for launches in cells.values():
+        launches.sort(key=lambda measured: measured.launch_id)
+        differing = mixed([measured.environment for measured in launches])
+        if differing and of_one_engine:
+            raise RecordingError(
+                f"the recordings of one cell differ in {differing}, so they are not launches of "
+                "one engine. Replay them separately."
+            )
+    return cells
+
+
+def _named(side: Side) -> str:
+    return f"the {side.name} engine ({side.settings.python}): "
+
+
+def _launch_key(cell: Cell) -> tuple[str, str, str]:
+    return cell.engine, cell.model.location, canonical_key(cell.launch_args)

@@ -1,4 +1,7 @@
-"""A driver below nvidia-ml-py: two simulated GPUs that can be given any fault. Its energy counter goes on a grid, as a real one's."""
+"""A driver below nvidia-ml-py: two simulated GPUs that can be given any fault.
+
+Their energy counters are updated on a grid, as real ones are.
+"""
 
 import time
 from collections.abc import Callable
@@ -15,15 +18,30 @@ UPDATE_S = 0.01
 UUIDS = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-0000-000000000000")
 
 
+class SimulatedClock:
+    """Time that passes only where a program waits for it; stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self._now_ns = 10**12
+
+    def monotonic(self) -> float:
+        return self._now_ns / 1e9
+
+    def monotonic_ns(self) -> int:
+        return self._now_ns
+
+    def sleep(self, seconds: float) -> None:
+        self._now_ns += round(seconds * 1e9)
+
+
 @dataclass
 class SimulatedGpu:
-    """One GPU and what it says of itself."""
+    """One GPU and what it reports."""
 
     index: int
     uuid: str
-    power_w: float = (
-        30.0  # so little that a test which is held up for a moment does not see a disagreement
-    )
+    monotonic: Callable[[], float] = time.monotonic
+    power_w: float = 30.0  # so little that a delayed test does not see a disagreement
     power_limit_mw: int = 700_000
     enforced_mw: int = 700_000
     mig: tuple[int, int] = (0, 0)
@@ -36,23 +54,26 @@ class SimulatedGpu:
     counter: Callable[[int], int] = lambda energy_mj: energy_mj
 
     def energy_mj(self) -> int:
-        return self.counter(
-            1_000_000
-            + round(int(time.monotonic() / UPDATE_S) * UPDATE_S * self.power_w * 1000) % 10**12
-        )
+        updates = int(self.monotonic() / UPDATE_S)
+        return self.counter(1_000_000 + round(updates * UPDATE_S * self.power_w * 1000) % 10**12)
 
 
 class SimulatedDriver:
     """Replaces nvidia-ml-py's functions.
 
+    Args:
+        monotonic: the clock of the energy counters.
+
     Attributes:
         gpus: by UUID.
         calls: names of the functions called, in order.
-        fails: asked before each call with its name and number; returns an NVML error code to fail with, or None.
+        fails: takes a call's name and number; returns the NVML error code to fail with, or None.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.gpus = {uuid: SimulatedGpu(index, uuid) for index, uuid in enumerate(UUIDS)}
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.gpus = {uuid: SimulatedGpu(index, uuid, monotonic) for index, uuid in enumerate(UUIDS)}
         self.calls: list[str] = []
         self.fails: Callable[[str, int], int | None] = lambda name, number: None
         for name, answer in self._answers().items():
@@ -116,7 +137,7 @@ class SimulatedDriver:
             "nvmlDeviceGetRemappedRows": lambda gpu: (0, 0, 0, 0),
             "nvmlDeviceGetComputeMode": lambda gpu: 0,
             "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [
-                SimpleNamespace(pid=pid, usedGpuMemory=900 << 20) for pid in gpu.pids
+                SimpleNamespace(pid=pid) for pid in gpu.pids
             ],
             "nvmlDeviceGetTotalEnergyConsumption": lambda gpu: gpu.energy_mj(),
             "nvmlDeviceGetFieldValues": power,

@@ -10,7 +10,6 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import Plan
 from pytest_energy.recording.recording import (
     Client,
-    CpuEnergy,
     Distribution,
     EnergyCounter,
     GpuSamples,
@@ -87,10 +86,8 @@ class SimulatedMeter:
     def start(self) -> None:
         self._start_ns, self._stopped_ns = time.monotonic_ns(), None
 
-    def read(self) -> tuple[tuple[GpuTrace, ...], CpuEnergy]:
-        return (
-            trace(self._start_ns, self._stopped_ns or time.monotonic_ns(), self._power_w),
-        ), CpuEnergy()
+    def read(self) -> tuple[GpuTrace, ...]:
+        return (trace(self._start_ns, self._stopped_ns or time.monotonic_ns(), self._power_w),)
 
     def stop(self) -> None:
         self._stopped_ns = time.monotonic_ns()

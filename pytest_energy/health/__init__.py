@@ -1,5 +1,6 @@
-"""Whether this machine can measure: facts, what they mean, and the same around each cell of a live run.
+"""Whether this machine can measure: facts, what they mean, and a look around each live cell.
 
-`facts` is what can be known, `reading` and `engine` find it out, `judging` says what it means (pure), `guard` does so before
-and after a cell, `doctor` for `pytest-energy doctor`. Nothing here changes a setting, and nothing opens a CUDA context.
+`facts` is what can be known; `read_*` find it out; `check_*` say what it means (pure), in the
+terms of `findings`; `doctor` does all of it once; `guard` does a little before and after each cell.
+Nothing here changes a setting or opens a CUDA context.
 """

@@ -11,12 +11,18 @@ from typing import Any
 
 from pytest_energy import __version__
 from pytest_energy.errors import UsageError
-from pytest_energy.health import engine, judging, reading
+from pytest_energy.health import (
+    check_gpu,
+    check_host,
+    check_software,
+    read_engine,
+    read_gpu,
+    read_host,
+)
 from pytest_energy.health.facts import Lock
-from pytest_energy.health.judging import Finding, Level
+from pytest_energy.health.findings import Finding, Level, found
 from pytest_energy.meters import nvml
 from pytest_energy.meters.nvml import Listed
-from pytest_energy.meters.zeus_meter import rapl_unavailable
 
 SCHEMA_VERSION = 1
 WIDTH = 100
@@ -26,7 +32,7 @@ _LEVEL_WIDTH, _CHECK_WIDTH = 7, 14
 
 @dataclass(frozen=True)
 class Examination:
-    """All findings, and the GPUs (listed by the driver) that were looked at."""
+    """All findings, and the GPUs (of those that the driver lists) that were checked."""
 
     findings: tuple[Finding, ...]
     gpus: tuple[Listed, ...]
@@ -54,16 +60,18 @@ def examine(
 
     Args:
         interpreter: whose vLLM is imported.
-        named_gpus: UUIDs, beginnings of them, or indices as nvidia-smi shows them; empty for those that CUDA_VISIBLE_DEVICES shows.
-        say: told what takes a while.
-        lock_of: tells the lock of a GPU, by its UUID.
+        named_gpus: UUIDs, their beginnings, or indices as in nvidia-smi; empty for all that
+            CUDA_VISIBLE_DEVICES leaves visible.
+        say: announces what takes a while.
+        lock_of: the lock of a GPU, by its UUID.
 
     Raises:
-        UsageError: one of `named_gpus` is no GPU that the driver lists.
+        UsageError: one of `named_gpus` is not a GPU that the driver lists.
     """
     findings: list[Finding] = []
     gpus: tuple[Listed, ...] = ()
-    driver = reading.read_driver()
+    driver = read_gpu.read_driver()
+    findings.append(check_software.driver(driver))
     if not driver.error:
         listed, problem = _listed()
         if problem is not None:
@@ -71,17 +79,15 @@ def examine(
         else:
             gpus, chosen = _chosen(listed, named_gpus)
             findings.append(chosen)
-    findings.insert(0, judging.driver(driver))
     if gpus:
-        say(
-            f"watching the energy counter of {len(gpus)} GPU{'s' * (len(gpus) > 1)} for two seconds"
-        )
-    for gpu, watch in zip(gpus, reading.watch_counters(gpus, _WATCH_S), strict=True):
-        findings += judging.gpu(reading.read_gpu(gpu), watch, lock_of(gpu.uuid))
-    findings += judging.host(reading.read_host(_rapl_unavailable()))
-    findings.append(judging.clock(reading.read_clocks()))
-    say(f"importing vLLM with {interpreter} (up to {engine.TIMEOUT_S:.0f} s)")
-    findings.append(judging.engine(engine.read_engine(interpreter)))
+        counters = "counter of one GPU" if len(gpus) == 1 else f"counters of {len(gpus)} GPUs"
+        say(f"watching the energy {counters} for two seconds")
+    for gpu, watch in zip(gpus, read_gpu.watch_counters(gpus, _WATCH_S), strict=True):
+        findings += check_gpu.gpu(read_gpu.read_gpu(gpu), watch, lock_of(gpu.uuid))
+    findings += check_host.host(read_host.read_host())
+    findings.append(check_host.clock(read_host.read_clocks()))
+    say(f"importing vLLM with {interpreter} (up to {read_engine.TIMEOUT_S:.0f} s)")
+    findings.append(check_software.engine(read_engine.read_engine(interpreter)))
     return Examination(tuple(findings), gpus, interpreter)
 
 
@@ -89,37 +95,31 @@ def _listed() -> tuple[tuple[Listed, ...], Finding | None]:
     try:
         return nvml.list_gpus(), None
     except Exception as error:  # whatever the driver's trouble is, it is a finding
-        what = f"the driver does not list its GPUs: {error}"
-        remedy = "look for Xid in dmesg; one GPU that is lost may hide all: reboot, or reset it"
-        return (), Finding("driver", "GPUs", Level.FAULT, what, "gpus_unlisted", remedy)
+        what = f"the driver cannot list its GPUs: {error}"
+        remedy = "check dmesg for Xid errors; one lost GPU may hide all: reboot, or reset it"
+        return (), found("driver", "gpus_unlisted", what, remedy)
 
 
 def _chosen(listed: Sequence[Listed], named: Sequence[str]) -> tuple[tuple[Listed, ...], Finding]:
-    """The GPUs to look at, and what the choice is worth telling."""
+    """The GPUs to check, and the finding about this choice."""
     if named:
-        found = {word: nvml.find(listed, word) for word in named}
-        unknown = [word for word, gpu in found.items() if gpu is None]
+        by_word = {word: nvml.find(listed, word) for word in named}
+        unknown = [word for word, gpu in by_word.items() if gpu is None]
         if unknown:
-            there = "".join(f"\n  {gpu.index}  {gpu.uuid}  {gpu.name}" for gpu in listed) or " none"
+            there = "".join(f"\n  {gpu.index}  {gpu.uuid}  {gpu.name}" for gpu in listed)
             raise UsageError(
-                f"--gpu {unknown[0]}: the driver lists no such GPU, or several.\nIt lists:{there}"
+                f"--gpu {unknown[0]}: the driver lists no such GPU, or several.\n"
+                f"Choose one of these:{there or ' none'}"
             )
-        gpus = tuple(dict.fromkeys(gpu for gpu in found.values() if gpu is not None))
-        return gpus, judging.selection(len(listed), len(gpus), ())
+        gpus = tuple(dict.fromkeys(gpu for gpu in by_word.values() if gpu is not None))
+        return gpus, check_software.selection(len(listed), len(gpus), ())
     variable = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = nvml.visible(listed, variable, os.environ.get("CUDA_DEVICE_ORDER"))
     words = [word.strip() for word in (variable or "").split(",") if word.strip()]
     unknown = [
         word for word in words if not word.startswith("MIG-") and nvml.find(listed, word) is None
     ]
-    return gpus, judging.selection(len(listed), len(gpus), unknown)
-
-
-def _rapl_unavailable() -> str:
-    try:
-        return rapl_unavailable()
-    except Exception as error:
-        return str(error) or type(error).__name__
+    return gpus, check_software.selection(len(listed), len(gpus), unknown)
 
 
 def to_json(examination: Examination) -> str:
@@ -151,13 +151,13 @@ def to_json(examination: Examination) -> str:
 
 
 def to_text(examination: Examination) -> str:
-    """The examination for people: a heading for each subject, a line or more for each check, and what to do last."""
+    """The examination as text: a heading per subject, its checks, and at the end what to do."""
     headings: Mapping[str, str] = {
         "driver": "NVIDIA driver",
         "host": "host",
         "engine": f"engine under {examination.interpreter}",
         **{
-            gpu.uuid: f"GPU {gpu.index}: {gpu.name or 'of unknown model'}, {gpu.uuid}"
+            gpu.uuid: f"GPU {gpu.index}: {gpu.name or 'unknown model'}, {gpu.uuid}"
             for gpu in examination.gpus
         },
     }
@@ -188,13 +188,20 @@ def _wrapped(text: str, first: str, others: str) -> list[str]:
 
 
 def conclusion(examination: Examination) -> str:
-    """What it comes to and what to do, in one line."""
+    """The result and what to do next, in one line."""
     count = Counter(finding.level for finding in examination.findings)
-    warnings = f"{count[Level.WARNING]} warning{'s' * (count[Level.WARNING] != 1)}"
+    warnings = _number(count[Level.WARNING], "warning")
     if count[Level.FAULT]:
         first = next(finding for finding in examination.findings if finding.level is Level.FAULT)
-        faults = f"{count[Level.FAULT]} fault{'s' * (count[Level.FAULT] != 1)}"
-        return f"{faults}, {warnings}: do what → says, {first.check} first, then run pytest-energy doctor again."
+        return (
+            f"{_number(count[Level.FAULT], 'fault')}, {warnings}: do what → says, "
+            f"{first.check} first, then run pytest-energy doctor again."
+        )
+    result = f"no faults, {warnings}: this machine can measure"
     if count[Level.WARNING]:
-        return f"no fault, {warnings}: this machine can measure; do what → says where a warning is not meant."
-    return "no fault, no warning: this machine can measure."
+        return f"{result}; do what → says unless that is intended."
+    return f"{result}."
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count or 'no'} {word}{'s' * (count != 1)}"

@@ -1,4 +1,4 @@
-"""What can be known of a machine. None: this driver or kernel does not tell."""
+"""What can be known about a machine. None: not reported by this driver or kernel."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,25 +6,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Process:
-    """A compute process on a GPU: the driver's process id, its name where it can be seen, its memory (MiB) where told."""
+    """A compute process on a GPU: the driver's process id, and its name if that can be seen."""
 
     pid: int
     name: str | None = None
-    memory_mib: int | None = None
 
 
 @dataclass(frozen=True)
 class CounterWatch:
-    """The energy counter, watched for a moment, between its first and its last update seen.
+    """The energy counter, watched for a moment.
 
     Attributes:
-        updates: how often it moved.
+        updates: how many were seen.
         seconds: from the first update to the last.
         energy_j: counted in this time.
         period_s: median time between updates; None with fewer than two.
-        power_w: mean of power readings in this time; None where there were none.
+        power_w: mean of power readings in this time; None without any.
         backwards: whether it ran backwards.
-        error: why it cannot be read, in the driver's words; empty where it can.
+        error: why it cannot be read, in the driver's words; empty if it can.
         supported: whether the GPU has one.
     """
 
@@ -44,14 +43,15 @@ class GpuFacts:
 
     Attributes:
         index, uuid, name: as the driver lists it.
-        lost: the driver's words where the GPU does not answer; empty where it does.
-        unknown: whether that is because there is no driver, or it knows no such GPU.
-        unreadable: facts that exist and could not be read, with the driver's words.
+        lost: the driver's words if the GPU does not respond; empty if it does.
+        unknown: whether that is because there is no driver or no such GPU.
+        unreadable: facts that exist but could not be read, with the driver's words.
         clock_reasons: nvmlDeviceGetCurrentClocksEventReasons, a bit mask.
-        memory_used_mib: without what the driver keeps for itself, where it tells these apart.
+        memory_used_mib: without what the driver reserves, if it reports the two separately.
         mig_pending, ecc_pending: the mode after the next reset or reboot.
-        ecc_uncorrected: memory errors since the driver was loaded that could not be corrected.
-        rows_pending, rows_failed: whether memory rows wait for a reset to be replaced; whether no replacement was left.
+        ecc_uncorrected: uncorrectable memory errors since the driver was loaded.
+        rows_pending: whether memory rows will be remapped at the next reset.
+        rows_failed: whether a row could not be remapped.
         compute_mode: NVML_COMPUTEMODE_*.
         processes: compute processes.
     """
@@ -85,7 +85,7 @@ class GpuFacts:
 
 @dataclass(frozen=True)
 class Lock:
-    """Whether another run has locked a GPU, and who it says to be."""
+    """Whether another run has locked a GPU, and how it describes itself."""
 
     held: bool = False
     holder: str = ""
@@ -93,7 +93,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class DriverFacts:
-    """The NVIDIA driver: its version and CUDA's; `error` says why it does not answer, empty where it does."""
+    """The NVIDIA driver: its version and CUDA's; `error` says why it does not respond, if so."""
 
     version: str | None = None
     cuda: str | None = None
@@ -107,10 +107,9 @@ class HostFacts:
     Attributes:
         cpu_model, cores: of the machine.
         usable_cores: that this process may use (affinity and cgroup).
-        governors: of all cores' frequencies; empty where none is told, as in virtual machines.
+        governors: of all cores' frequencies; empty if not reported, as in virtual machines.
         load_1min: running processes, mean over a minute.
-        memory_available_mib: MemAvailable, or what the cgroup leaves where that is less.
-        rapl_unavailable: why CPU energy cannot be read; empty where it can.
+        memory_available_mib: what is available, or what the cgroup leaves if that is less.
         temporary_folder, disk_free_mib: where logs go while an engine runs.
     """
 
@@ -120,7 +119,6 @@ class HostFacts:
     governors: tuple[str, ...] = ()
     load_1min: float | None = None
     memory_available_mib: int | None = None
-    rapl_unavailable: str = ""
     temporary_folder: str = ""
     disk_free_mib: int | None = None
 
@@ -130,10 +128,10 @@ class ClockFacts:
     """The host's clocks, compared over a moment.
 
     Attributes:
-        monotonic_s, wall_s: how far each went in the same moment.
+        monotonic_s, wall_s: how far each advanced in the same moment.
         step_ns: the smallest step of CLOCK_MONOTONIC that was seen.
-        year: by the wall clock.
-        source: the kernel's clock source; None where not told.
+        year: according to the wall clock.
+        source: the kernel's clock source; None if not reported.
     """
 
     monotonic_s: float
@@ -145,10 +143,10 @@ class ClockFacts:
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """vLLM under an interpreter: versions, or the last line of what went wrong.
+    """vLLM under an interpreter: versions, or the last line of the error.
 
     Attributes:
-        error: empty where vLLM was imported.
+        error: empty if vLLM was imported.
         stage: of the error: "start", "import" or "timeout".
     """
 

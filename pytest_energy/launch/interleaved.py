@@ -174,7 +174,7 @@ def _idle_power_w(meter: Meter) -> float | None:
         time.sleep(_IDLE_S)
     finally:
         meter.stop()
-    return counters.mean_power_w(meter.read()[0])
+    return counters.mean_power_w(meter.read())
 
 
 def _period(

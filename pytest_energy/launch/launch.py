@@ -67,10 +67,10 @@ def record_launch(
             yield cell, launch.record(cell, progress, stopping(cell, gpu_name))
 
 
-def let_leave(gpu_uuids: Collection[str], progress: Progress) -> None:
-    """Wait until nothing is on these GPUs, for a minute at most: the engines of a run that was killed take a moment to end.
+def wait_for_leftovers(gpu_uuids: Collection[str], progress: Progress) -> None:
+    """Wait up to a minute until no process is left on these GPUs: a killed run's engines take a moment to end.
 
-    What stays is told as a foreign process when an engine is launched.
+    What stays is reported as a foreign process when an engine is launched.
     """
     end = time.monotonic() + _LEAVE_S
     while gpu_uuids and time.monotonic() < end:
@@ -79,7 +79,7 @@ def let_leave(gpu_uuids: Collection[str], progress: Progress) -> None:
         }
         if not left:
             return
-        progress("waiting for what a run that was killed has left on the GPU to end")
+        progress("waiting until what a killed run left on the GPU has ended")
         time.sleep(0.5)
 
 
@@ -191,7 +191,6 @@ class Launch:
         counted = _Counted()
 
         def recording(stopped_ns: int) -> Recording:
-            gpus, cpu = self.meter.read()
             return Recording(
                 key=cell.key,
                 launch_id=self.launch_id,
@@ -199,10 +198,9 @@ class Launch:
                 tokens=TokenCounter(
                     tuple(counted.time_ns), tuple(counted.tokens), tuple(counted.finished)
                 ),
-                gpus=gpus,
+                gpus=self.meter.read(),
                 load_stopped_ns=stopped_ns,
                 kv_cache_tokens=ready.kv_cache_tokens,
-                cpu=cpu,
                 faults=faults,
                 client=self.engine.client,
                 requests=requests,

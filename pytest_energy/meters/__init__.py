@@ -1,1 +1,1 @@
-"""Meters: what reads energy. Each yields one trace per GPU on the system's monotonic clock."""
+"""Meters read energy: one trace per GPU, on the system's monotonic clock."""

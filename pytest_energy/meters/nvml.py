@@ -16,10 +16,11 @@ class Listed:
 
 
 def list_gpus() -> tuple[Listed, ...]:
-    """All GPUs that the driver lists, in its order; a GPU that does not tell its name is listed without one.
+    """All GPUs that the driver lists, in its order; the name is empty if it is not reported.
 
     Raises:
-        Exception: NVMLError where there is no driver or it does not answer, ImportError without nvidia-ml-py.
+        Exception: NVMLError if there is no driver or it does not respond; ImportError without
+            nvidia-ml-py.
     """
     import pynvml
 
@@ -59,9 +60,10 @@ def visible(listed: Sequence[Listed], named: str | None, order: str | None) -> t
 
     Args:
         listed: in the driver's order.
-        named: CUDA_VISIBLE_DEVICES: indices, UUIDs or beginnings of UUIDs; what follows one that names no GPU is hidden, as in CUDA.
-        order: CUDA_DEVICE_ORDER. Indices mean the driver's order under PCI_BUS_ID, and where all GPUs are of one model; otherwise
-            CUDA orders by speed, and each GPU may be meant.
+        named: CUDA_VISIBLE_DEVICES: indices, UUIDs or beginnings of UUIDs. As in CUDA, an unknown
+            one hides all that follow.
+        order: CUDA_DEVICE_ORDER. Indices mean the driver's order if it is PCI_BUS_ID or all GPUs
+            are of one model; otherwise CUDA orders by speed, and any GPU may be meant.
     """
     if named is None:
         return tuple(listed)
@@ -81,7 +83,7 @@ def visible(listed: Sequence[Listed], named: str | None, order: str | None) -> t
 
 
 def find(listed: Sequence[Listed], word: str) -> Listed | None:
-    """The GPU with that index, that UUID or the only one whose UUID begins so; None where there is none."""
+    """The GPU with that index or UUID, or the only one whose UUID begins so; None if unknown."""
     if word.isascii() and word.isdecimal():
         return next((gpu for gpu in listed if gpu.index == int(word)), None)
     fitting = (

@@ -1,26 +1,25 @@
-"""GPU and CPU energy through Zeus; what its device layer lacks (UUIDs, clocks, processes) from nvidia-ml-py.
+"""GPU energy through Zeus; what Zeus lacks (UUIDs, clocks, processes) from nvidia-ml-py.
 
-    counter     │    │    │    │    │    │    │    │    │    one update every 100 ms (H100, H200)
-    reads       ··│              ··│              ··│        none for 0.47 s, then dense until the value changes
-    samples       s                                 s        power, clock, … once a second, just after an update
+    counter  │    │    │    │    │    │    │    │  one update every 100 ms (H100, H200)
+    reads    ··│              ··│              ··│  none for 0.47 s, then dense until it changes
+    samples    s                                 s  power, clock, … once a second, after an update
 
-A kept update lies between the last unchanged and the first changed read; both times are kept. Reads are few
-because they may not be free: a driver call takes several milliseconds on some machines, and under a meter that read
-at every update a batch of 64 ran 2 % slower than without load generator and meter (docs/measurements.md).
+A kept update lies between the last unchanged and the first changed read; both times are kept. Reads
+are few because a driver call takes several milliseconds on some machines: under a meter that read
+at every update, a batch of 64 ran 2 % slower (docs/measurements.md).
 """
 
 import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_energy.errors import MeterError
 from pytest_energy.meters.nvml import text
-from pytest_energy.recording.recording import CpuEnergy, EnergyCounter, GpuSamples, GpuTrace
+from pytest_energy.recording.recording import EnergyCounter, GpuSamples, GpuTrace
 
-_REST_AFTER_UPDATE_S = 0.47  # ends shortly before an update, where they come every 0.1 s
+_PAUSE_AFTER_UPDATE_S = 0.47  # ends shortly before an update if they come every 0.1 s
 _DENSE_READ_S = 0.004
 _SAMPLE_EVERY_S = 1.0
 _STUCK_AFTER_S = 2.0
@@ -33,8 +32,8 @@ class Meter(Protocol):
     def start(self) -> None:
         """Begin a trace."""
 
-    def read(self) -> tuple[tuple[GpuTrace, ...], CpuEnergy]:
-        """The trace so far: one GpuTrace per GPU, in the engine's rank order, and the CPU's energy."""
+    def read(self) -> tuple[GpuTrace, ...]:
+        """The trace so far: one GpuTrace per GPU, in the engine's rank order."""
 
     def stop(self) -> None:
         """End the trace; `read` still returns it."""
@@ -47,8 +46,8 @@ class ZeusMeter:
     """Meter for exactly the NVIDIA GPUs with the given UUIDs, whatever CUDA_VISIBLE_DEVICES says.
 
     Args:
-        gpu_uuids: as NVML spells them, in the order in which the traces shall come.
-        is_engine_process: tells whether a process id belongs to the engine under test; any other compute
+        gpu_uuids: as NVML spells them, in the order of the traces.
+        is_engine_process: whether a process id belongs to the engine under test; any other compute
             process on the GPUs is a fault. None skips that check.
 
     Raises:
@@ -61,15 +60,13 @@ class ZeusMeter:
         self._gpus = _open_gpus(gpu_uuids)
         self._uuids = tuple(gpu_uuids)
         try:
-            self._names = tuple(
-                gpu.get_name() for gpu in self._gpus
-            )  # once: a GPU that is lost later does not tell it any more
+            # Once: a GPU that is lost later no longer reports its name.
+            self._names = tuple(gpu.get_name() for gpu in self._gpus)
         except Exception as error:
             raise MeterError(
-                f"the driver does not tell the GPU's name: {error}. Does nvidia-smi show it?"
+                f"the driver does not report the GPU's name: {error}. Run: pytest-energy doctor"
             ) from None
         self._is_engine_process = is_engine_process
-        self._cpu = _RaplReader()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -80,21 +77,19 @@ class ZeusMeter:
             _GpuReader(gpu, uuid, name, self._is_engine_process)
             for gpu, uuid, name in zip(self._gpus, self._uuids, self._names, strict=True)
         ]
-        self._cpu.clear()
         self._thread = threading.Thread(target=self._poll, name="energy-meter", daemon=True)
         self._thread.start()
 
     def _poll(self) -> None:
         while not self._stop.is_set():
-            updated = [reader.read() for reader in self._readers]
-            if any(updated):
-                self._cpu.read()
+            for reader in self._readers:
+                reader.read()
             due = min(reader.next_read_s for reader in self._readers)
             self._stop.wait(min(max(_DENSE_READ_S, due - time.monotonic()), 1.0))
 
-    def read(self) -> tuple[tuple[GpuTrace, ...], CpuEnergy]:
+    def read(self) -> tuple[GpuTrace, ...]:
         """The trace so far."""
-        return tuple(reader.trace() for reader in self._readers), self._cpu.energy()
+        return tuple(reader.trace() for reader in self._readers)
 
     def stop(self) -> None:
         """End the trace."""
@@ -104,7 +99,11 @@ class ZeusMeter:
             self._thread = None
 
     def describe(self) -> dict[str, Any]:
-        """GPU names, UUIDs, driver, power limits (W) and serial-independent settings."""
+        """GPU names, UUIDs, driver, power limits (W) and other settings of the driver.
+
+        Raises:
+            MeterError: the driver does not report its version or the power limit.
+        """
         import pynvml
 
         first = self._gpus[0]
@@ -118,7 +117,8 @@ class ZeusMeter:
             }
         except Exception as error:
             raise MeterError(
-                f"the driver does not tell the power limit or its own version: {error}. Does nvidia-smi show them?"
+                f"the driver does not report the power limit or its own version: {error}. "
+                "Run: pytest-energy doctor"
             ) from None
         optional: dict[str, Callable[[], Any]] = {
             "default_power_limit_w": lambda: (
@@ -138,7 +138,7 @@ class ZeusMeter:
 
 
 def compute_processes() -> dict[str, frozenset[int]]:
-    """Compute processes on every GPU of this host, by UUID, in the driver's own process ids; empty without a driver."""
+    """The driver's ids of compute processes on each GPU, by UUID; empty without a driver."""
     with contextlib.suppress(Exception):
         import pynvml
 
@@ -155,60 +155,63 @@ def compute_processes() -> dict[str, frozenset[int]]:
     return {}
 
 
-def rapl_unavailable() -> str:
-    """Why CPU energy cannot be read here; empty where it can."""
-    rapl = _RaplReader()
-    rapl.read()
-    return rapl.energy().unavailable
-
-
 def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
     if not gpu_uuids:
         raise MeterError(
-            "the engine runs on no NVIDIA GPU, so there is no energy counter to read and nothing to judge.\n"
-            "Run on a machine with a GPU (nvidia-smi must list it), or replay a recording: --energy-replay DIR"
+            "the engine does not run on an NVIDIA GPU, so its energy cannot be measured.\n"
+            "Run on a machine where nvidia-smi lists a GPU, or replay a recording: "
+            "--energy-replay DIR"
         )
+    index_of = _indices()
+    return [_open_gpu(uuid, index_of) for uuid in gpu_uuids]
+
+
+def _indices() -> dict[str, int]:
+    """The driver's index of each GPU, by UUID."""
     try:
         import pynvml
-        from zeus.device.gpu.nvidia import NVIDIAGPU
+        import zeus.device.gpu.nvidia  # noqa: F401
 
         pynvml.nvmlInit()
-        index_of = {
+        return {
             text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))): index
             for index in range(pynvml.nvmlDeviceGetCount())
         }
     except ImportError as error:
-        raise MeterError(
-            f"Zeus cannot be imported ({error}). Install it: pip install zeus"
-        ) from None
+        raise MeterError(f"Zeus cannot be imported ({error}). Run: pip install zeus") from None
     except pynvml.NVMLError as error:
         raise MeterError(
-            f"the NVIDIA driver does not answer ({error}). Does nvidia-smi work here?"
+            f"the NVIDIA driver does not respond: {error}. Run: pytest-energy doctor"
         ) from None
-    gpus = []
-    for uuid in gpu_uuids:
-        if uuid.startswith("MIG-"):
-            raise MeterError(
-                f"{uuid} is a MIG slice: its energy cannot be told from its neighbours'. Use a whole GPU."
-            )
-        if uuid not in index_of:
-            raise MeterError(
-                f"the engine runs on {uuid}, which the driver does not list: {', '.join(index_of) or 'no GPU'}"
-            )
-        try:
-            # Zeus's collection of GPUs follows CUDA_VISIBLE_DEVICES and fails on UUIDs in it; one GPU by its index does not.
-            gpu = NVIDIAGPU(index_of[uuid])
-            if not gpu.supports_get_total_energy_consumption():
-                raise MeterError(
-                    f"{gpu.get_name()} has no energy counter (Volta and later have one)."
-                )
+
+
+def _open_gpu(uuid: str, index_of: dict[str, int]) -> Any:
+    from zeus.device.gpu.nvidia import NVIDIAGPU
+
+    if uuid.startswith("MIG-"):
+        raise MeterError(
+            f"{uuid} is a MIG slice, whose energy cannot be separated from that of its neighbours. "
+            "Measure on a whole GPU."
+        )
+    if uuid not in index_of:
+        raise MeterError(
+            f"the engine runs on {uuid}, which the driver does not list: "
+            f"{', '.join(index_of) or 'no GPU'}. Measure on the engine's host."
+        )
+    try:
+        # Zeus's collection of GPUs follows CUDA_VISIBLE_DEVICES and fails on UUIDs in it; one GPU
+        # by its index does not.
+        gpu = NVIDIAGPU(index_of[uuid])
+        supported = gpu.supports_get_total_energy_consumption()
+        if supported:
             gpu.get_total_energy_consumption()
-        except MeterError:
-            raise
-        except Exception as error:
-            raise MeterError(f"the energy counter of {uuid} cannot be read: {error}") from None
-        gpus.append(gpu)
-    return gpus
+    except Exception as error:
+        raise MeterError(
+            f"the energy counter of {uuid} cannot be read: {error}. Run: pytest-energy doctor"
+        ) from None
+    if not supported:
+        raise MeterError(f"{uuid} has no energy counter. Measure on a Volta or later GPU.")
+    return gpu
 
 
 class _GpuReader:
@@ -217,12 +220,8 @@ class _GpuReader:
     def __init__(
         self, gpu: Any, uuid: str, name: str, is_engine_process: Callable[[int], bool] | None
     ) -> None:
-        self._gpu, self._uuid, self._name, self._is_engine_process = (
-            gpu,
-            uuid,
-            name,
-            is_engine_process,
-        )
+        self._gpu, self._uuid, self._name = gpu, uuid, name
+        self._is_engine_process = is_engine_process
         self._updates: list[tuple[int, int, int]] = []
         self._samples: list[tuple[int, ...]] = []
         self._faults: dict[str, None] = {}
@@ -234,10 +233,10 @@ class _GpuReader:
         self._next_sample_s = 0.0
         self.next_read_s = 0.0
 
-    def read(self) -> bool:
-        """Read the counter if it is due; True when it had been updated."""
+    def read(self) -> None:
+        """Read the counter if it is due, and its companions if it was updated."""
         if time.monotonic() < self.next_read_s:
-            return False
+            return
         try:
             before = time.monotonic_ns()
             energy_mj = self._gpu.get_total_energy_consumption()
@@ -245,10 +244,9 @@ class _GpuReader:
         except Exception as error:
             self._errors += 1
             self._fault("counter_unreadable", str(error))
-            self.next_read_s = (
-                float("inf") if self._errors >= _MAX_READ_ERRORS else time.monotonic() + 0.05
-            )
-            return False
+            given_up = self._errors >= _MAX_READ_ERRORS
+            self.next_read_s = float("inf") if given_up else time.monotonic() + 0.05
+            return
         now_s = time.monotonic()
         moved = energy_mj != self._last_mj
         if moved:
@@ -257,17 +255,16 @@ class _GpuReader:
             self._updated_s = now_s
         elif now_s - self._updated_s > _STUCK_AFTER_S:
             self._fault("counter_stuck", f"no update for {_STUCK_AFTER_S:.0f} s")
-        # Only a change since a read made just before is one update, seen; over a rest there were several.
+        # Only a change since the read just before is one update; a pause hides several.
         seen = moved and self._reading_densely
         if seen:
             self._updates.append((self._last_read_ns, after, energy_mj))
         self._reading_densely = not seen
         self._last_mj, self._last_read_ns = energy_mj, before
-        self.next_read_s = now_s + (_REST_AFTER_UPDATE_S if seen else _DENSE_READ_S)
+        self.next_read_s = now_s + (_PAUSE_AFTER_UPDATE_S if seen else _DENSE_READ_S)
         if seen and now_s >= self._next_sample_s:
-            self._next_sample_s = now_s + _SAMPLE_EVERY_S - _REST_AFTER_UPDATE_S / 2
+            self._next_sample_s = now_s + _SAMPLE_EVERY_S - _PAUSE_AFTER_UPDATE_S / 2
             self._sample(after)
-        return seen
 
     def _sample(self, time_ns: int) -> None:
         import pynvml
@@ -311,53 +308,3 @@ class _GpuReader:
             samples=GpuSamples(*columns),
             faults=tuple(self._faults),
         )
-
-
-class _RaplReader:
-    """CPU package energy where RAPL is readable.
-
-    Zeus finds the counters. Its own read starts a process per counter that watches for wrap-arounds; reading
-    twice a second sees every wrap itself, so the files are read directly.
-    """
-
-    def __init__(self) -> None:
-        self._zones: list[tuple[str, float]] = []
-        self._unavailable = ""
-        try:
-            from zeus.device.cpu.rapl import RAPLCPUs
-
-            self._zones = [
-                (cpu.rapl_file.energy_uj_path, cpu.rapl_file.max_energy_range_uj)
-                for cpu in RAPLCPUs().cpus
-                if cpu.rapl_file.name.startswith("package")
-            ]
-            if not self._zones:
-                self._unavailable = "RAPL lists no CPU package"
-        except Exception as error:
-            self._unavailable = str(error).splitlines()[0] if str(error) else type(error).__name__
-        self.clear()
-
-    def clear(self) -> None:
-        self._last: list[float] | None = None
-        self._reads: list[tuple[int, int]] = []
-        self._total_uj = 0.0
-
-    def read(self) -> None:
-        if not self._zones:
-            return
-        try:
-            values = []
-            for path, _ in self._zones:
-                values.append(float(Path(path).read_text()))
-        except (OSError, ValueError) as error:
-            self._zones, self._unavailable = [], str(error)
-            return
-        if self._last is not None:
-            for (_, limit), old, new in zip(self._zones, self._last, values, strict=True):
-                self._total_uj += new - old + (limit if new < old else 0.0)
-        self._last = values
-        self._reads.append((time.monotonic_ns(), round(self._total_uj / 1000)))
-
-    def energy(self) -> CpuEnergy:
-        reads = list(self._reads)  # the reading thread goes on
-        return CpuEnergy(tuple(t for t, _ in reads), tuple(e for _, e in reads), self._unavailable)

@@ -155,17 +155,17 @@ def pytest_collection_modifyitems(
         open_meter = config.hook.pytest_energy_open_meter
         energy_session = Session(
             settings=config.stash[_SETTINGS],
+            questions=[
+                _question(item, fixture)
+                for item in items
+                if item in all_gated
+                for fixture in FIXTURES
+                if fixture in getattr(item, "fixturenames", ())
+            ],
             open_meter=lambda uuids, is_ours: open_meter(
                 gpu_uuids=uuids, is_engine_process=is_ours
             ),
             progress=_ProgressLine(config),
-        )
-        energy_session.select(
-            _question(item, fixture)
-            for item in items
-            if item in all_gated
-            for fixture in FIXTURES
-            if fixture in getattr(item, "fixturenames", ())
         )
         config.stash[_SESSION] = energy_session
         _refuse_several_models(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pytest_energy.evidence import Evidence
 from pytest_energy.report.rows import Row
-from pytest_energy.session import Evidence
 
 _SKIP_REASONS = ("--benchmark-only active", "--benchmark-skip active")
 

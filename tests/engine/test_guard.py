@@ -16,12 +16,12 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
 from pytest_energy.errors import EngineError
-from pytest_energy.health import guard, reading
+from pytest_energy.health import read_host
 from pytest_energy.health.guard import Guard
 from pytest_energy.launch import launch
 from pytest_energy.measure import checks, stopping
 from pytest_energy.measure.measurement import measure
-from pytest_energy.recording.recording import CpuEnergy, GpuTrace, Recording
+from pytest_energy.recording.recording import GpuTrace, Recording
 from pytest_energy.settings import LaunchSettings
 from tests.driver import UUIDS, SimulatedDriver
 from tests.simulated import UPDATE_NS, SimulatedMeter, trace
@@ -133,8 +133,8 @@ def test_a_look_is_six_calls_a_gpu(driver: SimulatedDriver) -> None:
 
 def test_a_machine_that_slept(driver: SimulatedDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     looking = Guard(UUIDS)
-    paused = reading.suspended_s()
-    monkeypatch.setattr(guard.reading, "suspended_s", lambda: paused + 7.5)
+    paused = read_host.suspended_s()
+    monkeypatch.setattr(read_host, "suspended_s", lambda: paused + 7.5)
     (told,) = looking.faults()
     assert told.startswith("suspended: host: the machine was suspended for 7.5 s")
 
@@ -221,12 +221,10 @@ def test_a_cell_that_cannot_be_valid_is_cut_short(
 class LateMeter(SimulatedMeter):
     """Its counter is half a second behind, as a meter is that reads twice a second."""
 
-    def read(self) -> tuple[tuple[GpuTrace, ...], CpuEnergy]:
+    def read(self) -> tuple[GpuTrace, ...]:
         """The trace as it was then."""
         end = self._stopped_ns or time.monotonic_ns() - 500_000_000
-        return (
-            trace(self._start_ns, max(end, self._start_ns + 2 * UPDATE_NS), self._power_w),
-        ), CpuEnergy()
+        return (trace(self._start_ns, max(end, self._start_ns + 2 * UPDATE_NS), self._power_w),)
 
 
 def test_a_long_cycle_is_not_waited_for_once_the_energy_of_those_before_is_counted(
@@ -249,6 +247,6 @@ def test_an_engine_that_dies_with_its_gpu_says_so(
 
     with pytest.raises(
         EngineError,
-        match=rf"(?s)ended by SIGKILL \(gpu_lost: {UUIDS[0]}: the GPU does not answer any more",
+        match=rf"(?s)ended by SIGKILL \(gpu_lost: {UUIDS[0]}: the GPU no longer responds",
     ):
         record(cell, python, during)

@@ -18,7 +18,7 @@ import pynvml
 import pytest
 
 from pytest_energy.engines.offline import EngineReady, OfflineEngine
-from pytest_energy.health import reading
+from pytest_energy.health import read_host
 from pytest_energy.launch import gpu_locks, launch
 from pytest_energy.measure import checks, stopping
 from pytest_energy.meters import zeus_meter
@@ -70,7 +70,7 @@ class Ground:
         set_attribute(launch, "_LEAVE_S", 0.5)
         set_attribute(checks, "AVERAGED_NS", 100_000_000)
         set_attribute(zeus_meter, "_SAMPLE_EVERY_S", 0.1)
-        set_attribute(zeus_meter, "_REST_AFTER_UPDATE_S", 0.02)
+        set_attribute(zeus_meter, "_PAUSE_AFTER_UPDATE_S", 0.02)
         set_attribute(zeus_meter, "_STUCK_AFTER_S", 0.5)
         set_attribute(gpu_locks, "FOLDER", Path(os.environ["CAMPAIGN_SIGNS"]) / "locks")
 
@@ -227,9 +227,9 @@ def clock(ground: Ground, seconds: str) -> None:
 
 
 def suspended(ground: Ground) -> None:
-    paused = reading.suspended_s()
+    paused = read_host.suspended_s()
     ground.in_the_middle = lambda: ground.patch.setattr(
-        reading, "suspended_s", lambda: paused + 7.5
+        read_host, "suspended_s", lambda: paused + 7.5
     )
 
 

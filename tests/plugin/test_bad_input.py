@@ -122,7 +122,11 @@ def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> Non
     packages = Path(__file__).parents[1] / "engine" / "fake_packages"
     monkeypatch.setenv("PYTHONPATH", str(packages))
     refused(
-        project, [], "INVALID: tiny bs=8", "the engine runs on no NVIDIA GPU", "--energy-replay DIR"
+        project,
+        [],
+        "INVALID: tiny bs=8",
+        "the engine does not run on an NVIDIA GPU",
+        "--energy-replay DIR",
     )
 
 
@@ -177,7 +181,7 @@ def test_recordings_of_two_gpu_models_together(project: Project) -> None:
         project,
         ["--energy-replay", "a", "b"],
         "differ in gpu_name (NVIDIA H200, simulated GPU)",
-        "Replay them apart",
+        "Replay them separately",
     )
 
 
@@ -188,7 +192,7 @@ def test_recordings_of_two_engines_together(project: Project) -> None:
         project,
         ["--energy-replay", "a", "b"],
         "differ in engine_args_under_test",
-        "no launches of one engine",
+        "not launches of one engine",
     )
 
 

@@ -217,11 +217,11 @@ def test_what_a_killed_run_left_on_the_gpu_is_given_time_to_end(
         told.append(text)
         driver.gpus[UUIDS[0]].pids.clear()
 
-    launch.let_leave(UUIDS[:1], progress)
-    assert told == ["waiting for what a run that was killed has left on the GPU to end"]
-    launch.let_leave([], progress)
+    launch.wait_for_leftovers(UUIDS[:1], progress)
+    assert told == ["waiting until what a killed run left on the GPU has ended"]
+    launch.wait_for_leftovers([], progress)
     monkeypatch.setattr(launch, "_LEAVE_S", 0.1)
-    launch.let_leave(UUIDS[1:], progress)  # it never ends: the launch will tell it
+    launch.wait_for_leftovers(UUIDS[1:], progress)  # it never ends: the launch reports it
     assert len(told) == 2
 
 

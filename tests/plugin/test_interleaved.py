@@ -95,7 +95,7 @@ class Engines:
 def engines(project: Project, monkeypatch: pytest.MonkeyPatch) -> Engines:
     made = Engines()
     monkeypatch.setattr("pytest_energy.launch.launch.record_launch", made.record_launch)
-    monkeypatch.setattr("pytest_energy.session.record_pair", made.record_pair)
+    monkeypatch.setattr("pytest_energy.launch.interleaved.record_pair", made.record_pair)
     return made
 
 
@@ -255,7 +255,7 @@ def test_too_few_pairs_and_unequal_sides_give_no_verdict(project: Project) -> No
     unequal = project.run("--energy-replay", "three", "--energy-reference-replay", "two")
     unequal.assert_outcomes(failed=4)
     unequal.stdout.fnmatch_lines(
-        ["*3 launches of tiny bs=2 against 2 of the reference make no pairs.*"]
+        ["*3 launches of tiny bs=2 cannot be paired with 2 of the reference.*"]
     )
 
 
@@ -342,7 +342,7 @@ def test_engines_that_do_not_fit_together_alternate(project: Project, engines: E
     assert order(engines) == "old new new old old new"
     result.stdout.fnmatch_lines(
         [
-            "energy * launches alternate: the two engines do not fit on the GPU together (the candidate engine's KV cache holds 160 of *)"
+            "energy * launches alternate: the two engines do not fit on the GPU together: the candidate engine's KV cache holds 160 of *"
         ]
     )
 
@@ -431,7 +431,7 @@ def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(
     mixed = project.run("--energy-replay", "kept/candidate", "--energy-reference-replay", "apart")
     mixed.assert_outcomes(failed=4)
     mixed.stdout.fnmatch_lines(
-        ["*one side was measured beside a resident engine, the other without: they are no pairs"]
+        ["*only one side was measured with the other engine co-resident, so they are not pairs"]
     )
     after = project.files()
     assert {name: after[name] for name in before} == before

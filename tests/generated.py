@@ -1,0 +1,59 @@
+"""The pages of docs/generated that tables in the code give.
+
+python -m tests.generated     writes them; tests/test_generated.py holds them to the code
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pytest_energy.health.findings import FINDINGS
+from pytest_energy.measure.faults import FAULTS
+from tests.faults.promises import PROMISES
+
+FOLDER = Path(__file__).parents[1] / "docs" / "generated"
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def findings() -> str:
+    """What `pytest-energy doctor` can find."""
+    rows = [
+        (kind.check or "any", f"`{code}`", kind.level.value, kind.meaning)
+        for code, kind in FINDINGS.items()
+    ]
+    return "# What the doctor can find\n\n" + table(("check", "code", "level", "when"), rows)
+
+
+def faults() -> str:
+    """What makes a measurement invalid."""
+    rows = [(f"`{fault.code}`", fault.meaning) for fault in FAULTS.values()]
+    return "# What makes a measurement invalid\n\n" + table(("code", "meaning"), rows)
+
+
+def promises() -> str:
+    """What the gate never does, and the tests that show it."""
+    rows = [(what, "<br>".join(f"`{test}`" for test in tests)) for what, tests in PROMISES]
+    return "# What the gate promises\n\n" + table(("promise", "held by"), rows)
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "findings.md": findings,
+    "faults.md": faults,
+    "promises.md": promises,
+}
+
+
+def page(name: str) -> str:
+    """As it is written."""
+    title, _, rest = PAGES[name]().partition("\n\n")
+    return f"{title}\n\nWritten by `python -m tests.generated`.\n\n{rest}\n"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name in PAGES:
+        (FOLDER / name).write_text(page(name))
