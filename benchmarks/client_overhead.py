@@ -256,7 +256,7 @@ def main() -> None:
                         engine.ready.versions,
                         engine.ready.settings,
                         {},
-                        {},
+                        {"gpu_name": "not metered"},
                         engine.ready.synthetic_weights,
                     )
                     ratio = dataclasses.astuple(of_rounds(rates))[:3]
@@ -267,7 +267,7 @@ def main() -> None:
                         "ratio": ratio,
                     }
                     text = json.dumps(
-                        {"environment": environment, "results": results},
+                        {"environment": environment.plain, "results": results},
                         indent=1,
                         ensure_ascii=False,
                     )

@@ -17,9 +17,7 @@ def measured(folder: Path) -> dict[tuple[str, int], list[Measurement]]:
     for label in sorted({file.parent.parent for file in recording.find(folder)}):
         for periods in recording.read_launches([label]):
             m = measurement.measure(*periods)
-            cells.setdefault(
-                (label.relative_to(folder).as_posix(), int(m.key["batch_size"])), []
-            ).append(m)
+            cells.setdefault((label.relative_to(folder).as_posix(), m.key.batch_size), []).append(m)
     return {key: sorted(values, key=lambda m: m.launch_id) for key, values in sorted(cells.items())}
 
 

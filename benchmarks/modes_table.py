@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_energy.cell.key import canonical_key
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
@@ -27,7 +26,7 @@ def launches(folder: Path) -> dict[str, list[Measurement]]:
     """Launches below `folder` by cell key, in order."""
     cells: dict[str, list[Measurement]] = {}
     for periods in recording.read_launches([folder]):
-        cells.setdefault(canonical_key(periods[0].key), []).append(measure(*periods))
+        cells.setdefault(periods[0].key.canonical, []).append(measure(*periods))
     return cells
 
 
@@ -39,7 +38,7 @@ def rows(folders: Sequence[Path]) -> list[str]:
     ]
     for folder in folders:
         new, old = launches(folder / "new"), launches(folder / "reference")
-        for key in sorted(new, key=lambda k: (new[k][0].key["model"], new[k][0].key["batch_size"])):
+        for key in sorted(new, key=lambda k: (new[k][0].key.model, new[k][0].key.batch_size)):
             for metric in Metric:
                 a, b = ([getattr(m, metric.value) for m in side[key]] for side in (new, old))
                 paired, apart = (
@@ -48,7 +47,7 @@ def rows(folders: Sequence[Path]) -> list[str]:
                 )
                 variation = judge.variation(metric, new[key], old[key])
                 assert variation is not None
-                name = f"{new[key][0].key['model']} bs={new[key][0].key['batch_size']}"
+                name = f"{new[key][0].key.model} bs={new[key][0].key.batch_size}"
                 lines.append(
                     f"| {name} | {UNIT[metric]} | {len(a)} | {paired.value - 1:+.1%} | {variation.periods.deviation:.2%} "
                     f"| {variation.pairs.deviation:.2%} | {variation.by_periods:.2%} | {math.sqrt(2) * apart.spread.deviation:.2%} "

@@ -104,7 +104,7 @@ def main() -> None:
         arguments.python, {**cell.launch_args, "model": cell.model.location}, 600, 120
     ) as engine:
         meter = None if arguments.without_meter else ZeusMeter(engine.ready.gpu_uuids)
-        gpu = meter.describe() if meter else {}
+        gpu = meter.describe() if meter else {"gpu_name": "not metered"}
         for batch_size, blocks in arguments.blocks:
             rates = engine.compare(cell.workload, batch_size, blocks, meter)
             results[batch_size] = {"tokens_per_s": rates, "ratios": {}}
@@ -127,7 +127,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(
             json.dumps(
-                {"environment": environment, "results": results}, indent=1, ensure_ascii=False
+                {"environment": environment.plain, "results": results}, indent=1, ensure_ascii=False
             )
             + "\n"
         )

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_energy.cell.key import canonical_key
 from pytest_energy.measure import measurement
 from pytest_energy.recording import recording
 from pytest_energy.report import charts, collect, gallery, groups, results, trace
@@ -140,7 +139,7 @@ def _store(project: Path, labels: Sequence[str]) -> None:
         store, by_cell = Store(project / "baselines"), dict[str, list[measurement.Measurement]]()
         for file in recording.find(project / label):
             measured = measurement.measure(recording.read(file))
-            by_cell.setdefault(canonical_key(measured.key), []).append(measured)
+            by_cell.setdefault(measured.key.canonical, []).append(measured)
         for launches in by_cell.values():
             store.update(launches, {}, "an example")
 

@@ -12,20 +12,19 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from scipy.special import stdtrit
 
-from pytest_energy.cell.key import canonical_key
+from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import EnergyError
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, mean_gpu_power_w, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
+from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.report import rows
-from pytest_energy.store.baselines import boards, mixed
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison
 
@@ -59,7 +58,7 @@ class Side:
         first = self.launches[0]
         floor = store.floor(
             first.key,
-            str(first.environment["gpu_name"]),
+            first.environment.gpu_name,
             metric,
             {m.launch_id for m in self.launches},
         )
@@ -78,7 +77,7 @@ def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
     cells: dict[str, dict[tuple[str, ...], list[Measurement]]] = {}
     for periods in recording.read_launches(folders):
         m = measure(*periods)
-        on = boards(m.environment)
+        on = m.environment.gpus
         if not m.valid:
             raise ValueError(
                 f"launch {m.launch_id} is invalid: {'; '.join(m.faults)}. Leave it out."
@@ -87,10 +86,10 @@ def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
             raise ValueError(
                 f"launch {m.launch_id} ran on {len(on)} GPU{'s' * (len(on) > 1)}, not on {gpus}"
             )
-        cells.setdefault(canonical_key(_unspread(m.key)), {}).setdefault(on, []).append(m)
+        cells.setdefault(_unspread(m.key).canonical, {}).setdefault(on, []).append(m)
     for found in cells.values():
-        if differing := mixed(
-            [{**m.environment, "gpu_uuids": ()} for launches in found.values() for m in launches]
+        if differing := differing_engines(
+            [replace(m.environment, gpu_uuids=()) for launches in found.values() for m in launches]
         ):
             raise ValueError(
                 f"the launches of one cell differ in {differing}: they are of no one engine"
@@ -98,13 +97,9 @@ def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
     return {name: Side(found) for name, found in cells.items()}
 
 
-def _unspread(key: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **key,
-        "engine_args": {
-            name: value for name, value in key["engine_args"].items() if name != SPREAD_BY
-        },
-    }
+def _unspread(key: CellKey) -> CellKey:
+    arguments = {name: value for name, value in key.engine_args.items() if name != SPREAD_BY}
+    return replace(key, engine_args=arguments)
 
 
 def lines(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -> list[str]:
@@ -120,12 +115,14 @@ def lines(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -
     ]
     both = [key for key in one if key in two]
     for key in sorted(
-        both, key=lambda k: (one[k].launches[0].key["model"], one[k].launches[0].key["batch_size"])
+        both, key=lambda k: (one[k].launches[0].key.model, one[k].launches[0].key.batch_size)
     ):
         a, b = one[key], two[key]
         first, other = a.launches[0], b.launches[0]
         unequal = [
-            name for name in _EQUAL if first.environment.get(name) != other.environment.get(name)
+            name
+            for name in _EQUAL
+            if getattr(first.environment, name) != getattr(other.environment, name)
         ]
         if unequal:
             raise ValueError(
@@ -144,11 +141,11 @@ def lines(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -
             )
         if not spread.pooled([*a.groups("joules_per_token"), *b.groups("joules_per_token")]):
             raise ValueError(
-                f"one launch each of {first.key['model']} says nothing of how launches differ: give three of each"
+                f"one launch each of {first.key.model} says nothing of how launches differ: give three of each"
             )
         cells = [
-            str(first.key["model"]),
-            str(first.key["batch_size"]),
+            first.key.model,
+            str(first.key.batch_size),
             f"{' + '.join(str(len(launches)) for launches in a.on.values())}, {len(b.launches)}",
             *(f"{side.mean('joules_per_token'):#.4g}" for side in (a, b)),
             _change(a, b, Metric.JOULES_PER_TOKEN, store),

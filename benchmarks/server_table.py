@@ -28,7 +28,7 @@ def launches(folder: Path) -> dict[int, list[Measurement]]:
     for periods in sorted(
         recording.read_launches([folder]), key=lambda periods: periods[0].launch_id
     ):
-        cells.setdefault(int(periods[0].key["batch_size"]), []).append(measure(*periods))
+        cells.setdefault(periods[0].key.batch_size, []).append(measure(*periods))
     return cells
 
 

@@ -174,7 +174,7 @@ def main() -> None:
         if arguments.json:
             results = [asdict(outcome) for outcome in outcomes]
             text = json.dumps(
-                {"environment": {"host": fingerprint.host()}, "results": results},
+                {"environment": {"host": asdict(fingerprint.host())}, "results": results},
                 indent=1,
                 ensure_ascii=False,
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.key import canonical_key, key_differences
+from pytest_energy.cell.key import canonical
 from pytest_energy.errors import (
     EngineError,
     LockError,
@@ -30,9 +30,9 @@ from pytest_energy.measure.stopping import InterleavedStopping, is_enough
 from pytest_energy.meters import nvml
 from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.recording import recording
+from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import Settings
-from pytest_energy.store.baselines import mixed
 from pytest_energy.store.noise import NoiseStore
 
 CANDIDATE, REFERENCE = "candidate", "reference"
@@ -105,7 +105,7 @@ class LiveSource:
 
     def evidence(self, cell: Cell) -> Evidence:
         """The cell's measurements; the first call launches engines, whether or not that fails."""
-        key = canonical_key(cell.key)
+        key = cell.key.canonical
         if key not in self.found:
             self.check()
             self._measure([c for c in self.cells if _launch_key(c) == _launch_key(cell)] or [cell])
@@ -139,10 +139,10 @@ class LiveSource:
             raise
         finally:
             for cell in cells:
-                self.found[canonical_key(cell.key)] = replace(
+                self.found[cell.key.canonical] = replace(
                     launches.evidence(cell), failure=failure if cell in open_cells else None
                 )
-            if all(canonical_key(c.key) in self.found for c in self.cells):
+            if all(c.key.canonical in self.found for c in self.cells):
                 self._locks.release()
 
     def _open_meter(
@@ -170,7 +170,7 @@ class _Launches:
 
     def evidence(self, cell: Cell) -> Evidence:
         """What the launches so far gave of one cell."""
-        key = canonical_key(cell.key)
+        key = cell.key.canonical
         candidate, reference = (
             tuple(self._measured.get((side, key), ())) for side in (CANDIDATE, REFERENCE)
         )
@@ -233,7 +233,7 @@ class _Launches:
             with contextlib.closing(launched):
                 for side, cell, recorded in launched:
                     self._keep(cell, recorded, side)
-                    of_cell = periods.setdefault(canonical_key(cell.key), (cell, {}))[1]
+                    of_cell = periods.setdefault(cell.key.canonical, (cell, {}))[1]
                     of_cell.setdefault(side, []).append(recorded)
         except SideError as error:
             failed = outer if outer.name == error.side else inner
@@ -247,7 +247,7 @@ class _Launches:
 
     def _add(self, cell: Cell, side: str, *recordings: Recording) -> None:
         measured = measurement.measure(*recordings)
-        self._measured.setdefault((side, canonical_key(cell.key)), []).append(measured)
+        self._measured.setdefault((side, cell.key.canonical), []).append(measured)
 
     def _stopping(self, cell: Cell, gpu_name: str) -> launch.IsEnough:
         """Below a third of the deviation between launches, more cycles gain nothing."""
@@ -256,7 +256,7 @@ class _Launches:
 
     def _deviation(self, measured: Measurement) -> float:
         """Relative deviation of J/token between launches, in a measurement's cell."""
-        gpu_name = str(measured.environment.get("gpu_name"))
+        gpu_name = measured.environment.gpu_name
         return self.noise.floor(measured.key, gpu_name, Metric.JOULES_PER_TOKEN).deviation
 
     def _numbered(self, number: int, side: str) -> launch.Progress:
@@ -275,7 +275,7 @@ class _Launches:
             return
         folder = self.settings.record / side if self.settings.paired else self.settings.record
         period = "" if recorded.co_resident is None else f"-period{recorded.period}"
-        path = folder / recorded.launch_id / f"{cell.slug}{period}{recording.SUFFIX}"
+        path = folder / recorded.launch_id / f"{cell.key.slug}{period}{recording.SUFFIX}"
         try:
             recording.write(recorded, path)
         except OSError as error:
@@ -307,7 +307,7 @@ class ReplaySource:
             RecordingError: a file is damaged, a path holds no recordings, or one cell's recordings
                 are of several engines or GPUs.
         """
-        key = canonical_key(cell.key)
+        key = cell.key.canonical
         if key not in self.found:
             self.found[key] = self._of(cell)
         return self.found[key]
@@ -331,14 +331,14 @@ class ReplaySource:
     def _launches(self, cell: Cell, folders: tuple[Path, ...]) -> Evidence:
         if folders not in self._read:
             self._read[folders] = _read(folders, of_one_engine=not self.settings.noise)
-        measured = self._read[folders].get(canonical_key(cell.key), [])
+        measured = self._read[folders].get(cell.key.canonical, [])
         if measured:
             return Evidence(tuple(measured))
         message = f"no recording of {cell.name} in {', '.join(map(str, folders))}"
         for others in self._read[folders].values():
             other = others[0].key
-            if (other["model"], other["batch_size"]) == (cell.key["model"], cell.batch_size):
-                differing = ", ".join(key_differences(other, cell.key))
+            if (other.model, other.batch_size) == (cell.key.model, cell.batch_size):
+                differing = ", ".join(other.differences(cell.key))
                 message += f"\nA recording of the same model and batch size differs in {differing}"
         message += "\nRecord it with --energy-record DIR, or deselect the test with -k."
         return Evidence(failure=message)
@@ -355,10 +355,10 @@ def _read(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Measurem
     """
     cells: dict[str, list[Measurement]] = {}
     for periods in recording.read_launches(paths):
-        cells.setdefault(canonical_key(periods[0].key), []).append(measurement.measure(*periods))
+        cells.setdefault(periods[0].key.canonical, []).append(measurement.measure(*periods))
     for launches in cells.values():
         launches.sort(key=lambda measured: measured.launch_id)
-        differing = mixed([measured.environment for measured in launches])
+        differing = differing_engines([measured.environment for measured in launches])
         if differing and of_one_engine:
             raise RecordingError(
                 f"the recordings of one cell differ in {differing}, so they are not launches of "
@@ -372,4 +372,4 @@ def _named(side: Side) -> str:
 
 
 def _launch_key(cell: Cell) -> tuple[str, str, str]:
-    return cell.engine, cell.model.location, canonical_key(cell.launch_args)
+    return cell.engine, cell.model.location, canonical(cell.launch_args)

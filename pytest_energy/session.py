@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.key import canonical_key
 from pytest_energy.errors import EnergyError, RecordingError
 from pytest_energy.evidence import Evidence, LiveSource, ReplaySource, Source
 from pytest_energy.launch import launch
@@ -13,7 +12,7 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import Spread
 from pytest_energy.settings import Settings
-from pytest_energy.store.baselines import Baseline, Store, Update, boards
+from pytest_energy.store.baselines import Baseline, Store, Update
 from pytest_energy.store.noise import Noise, NoiseStore
 from pytest_energy.verdict import comparison, judge
 from pytest_energy.verdict.judge import Judgement, Variation
@@ -56,7 +55,7 @@ class Session:
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
         self.noise_store = NoiseStore(self.settings.baselines)
-        cells = {canonical_key(question.cell.key): question.cell for question in self.questions}
+        cells = {question.cell.key.canonical: question.cell for question in self.questions}
         self._source: Source = (
             ReplaySource(self.settings)
             if self.settings.replay
@@ -111,7 +110,7 @@ class Session:
             RecordingError: there are no measurements.
             OSError: nothing was written.
         """
-        key = canonical_key(cell.key)
+        key = cell.key.canonical
         if key not in self._updates:
             # Compared with earlier baselines, so by their tolerances, whatever this run compares.
             tolerance = {
@@ -150,16 +149,16 @@ class Session:
         for others are run by name.
         """
         seen = {
-            (_gpu_name([m]), len(boards(m.environment)), m.key["engine"])
+            (_gpu_name([m]), len(m.environment.gpus), m.key.engine)
             for evidence in self._source.found.values()
             for m in evidence.measurements
         }
-        asked = {canonical_key(question.cell.key) for question in self.questions}
+        asked = {question.cell.key.canonical for question in self.questions}
         return [
             entry
             for entry in self.store.entries()
-            if (entry.gpu_name, len(entry.boards), entry.key["engine"]) in seen
-            and canonical_key(entry.key) not in asked
+            if (entry.gpu_name, len(entry.gpus), entry.key.engine) in seen
+            and entry.key.canonical not in asked
         ]
 
     def _check_store(self) -> None:
@@ -179,8 +178,8 @@ class Session:
         )
 
     def _questions_on(self, cell: Cell) -> list[Question]:
-        key = canonical_key(cell.key)
-        return [question for question in self.questions if canonical_key(question.cell.key) == key]
+        key = cell.key.canonical
+        return [question for question in self.questions if question.cell.key.canonical == key]
 
     def _all_launches(self, cell: Cell) -> tuple[Measurement, ...]:
         evidence = self.evidence(cell)
@@ -198,7 +197,7 @@ class Session:
         if self.settings.paired:
             return Baseline.of(evidence.reference)
         first = evidence.measurements[0]
-        place = canonical_key(cell.key), _gpu_name([first]), boards(first.environment)
+        place = cell.key.canonical, _gpu_name([first]), first.environment.gpus
         if place not in self._baselines:
             self._baselines[place] = self.store.find(cell.key, *place[1:])
         return self._baselines[place]
@@ -261,4 +260,4 @@ def _of_a_launch(variation: Variation | None) -> Spread | None:
 
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:
-    return str(measurements[0].environment.get("gpu_name"))
+    return measurements[0].environment.gpu_name

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import Plan
+from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import (
     Client,
     Distribution,
@@ -62,6 +63,19 @@ def trace(
     )
 
 
+def fingerprint(**changes: Any) -> Fingerprint:
+    """Of an engine on the simulated GPU."""
+    usual: dict[str, Any] = {
+        "date": "2026-01-01T00:00:00+00:00",
+        "vllm": "0.0.1",
+        "gpu_name": GPU_NAME,
+        "gpu_uuids": (UUID,),
+        "power_limit_w": 700.0,
+    }
+    known = {**usual, **changes}
+    return Fingerprint(**{**known, "gpu_uuids": tuple(known["gpu_uuids"])})
+
+
 def client(tokens: int, **changes: Any) -> Client:
     """What clients saw of a healthy server that streamed `tokens`."""
     healthy: dict[str, Any] = {
@@ -93,7 +107,12 @@ class SimulatedMeter:
         self._stopped_ns = time.monotonic_ns()
 
     def describe(self) -> dict[str, Any]:
-        return {"gpu_name": GPU_NAME, "gpu_uuids": [UUID], "power_limit_w": 700.0, "driver": "none"}
+        return {
+            "gpu_name": GPU_NAME,
+            "gpu_uuids": (UUID,),
+            "power_limit_w": 700.0,
+            "driver": "none",
+        }
 
 
 def recording(
@@ -220,14 +239,7 @@ def _recorded(
     return Recording(
         key=cell.key,
         launch_id=launch_id,
-        environment={
-            "date": "2026-01-01T00:00:00+00:00",
-            "vllm": "0.0.1",
-            "gpu_name": GPU_NAME,
-            "gpu_uuids": list(shares),
-            "power_limit_w": 700.0,
-            **(environment or {}),
-        },
+        environment=fingerprint(**{"gpu_uuids": shares, **(environment or {})}),
         tokens=counted,
         gpus=gpus,
         load_stopped_ns=last,

@@ -1,11 +1,11 @@
 """The cell: one model, engine settings, workload and batch size. Its key finds the baseline."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from pytest_energy.cell.key import canonical_key, name_of, slugify
+from pytest_energy.cell.key import CellKey
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.safety import redact
@@ -51,13 +51,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Short and readable, as tables and messages show it."""
-        return name_of(self.key)
-
-    @property
-    def slug(self) -> str:
-        """A file name for the cell, distinct for every key."""
-        digest = hashlib.sha256(canonical_key(self.key).encode()).hexdigest()[:8]
-        return f"{slugify(self.model.name)}-bs{self.batch_size}-{digest}"
+        return self.key.name
 
     @property
     def launch_args(self) -> dict[str, Any]:
@@ -81,14 +75,14 @@ class Cell:
             )
         return {**_SERVER_ENGINE_ARGS, "max_num_batched_tokens": batched, **arguments}
 
-    @property
-    def key(self) -> dict[str, Any]:
-        """What must be equal for two measurements to be compared (the GPU model and power limit besides)."""
-        return {
-            "batch_size": self.batch_size,
-            "engine": self.engine,
-            "engine_args": redact.paths(dict(sorted(self.launch_args.items()))),
-            "model": self.model.name,
-            "model_config_sha256": self.model.config_sha256,
-            "workload": self.workload.key(self.batch_size),
-        }
+    @cached_property
+    def key(self) -> CellKey:
+        """What must be equal for two measurements to be compared, the GPU and its power limit aside."""
+        return CellKey(
+            model=self.model.name,
+            model_config_sha256=self.model.config_sha256,
+            engine=self.engine,
+            engine_args=redact.paths(dict(sorted(self.launch_args.items()))),
+            workload=self.workload.key(self.batch_size),
+            batch_size=self.batch_size,
+        )

@@ -1,54 +1,171 @@
-"""What a cell's key says: its name, what differs between two, and one text for equal keys."""
+"""The key of a cell: what must be equal for two measurements to be compared."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import TypeAdapter
+
+from pytest_energy.cell.lengths import OF_PROMPTS, OF_REPLIES, LengthDistribution
+from pytest_energy.safety.schema import STRICT, Count, Name, checked
+from pytest_energy.safety.untrusted import Malformed
 
 _SPREAD = {"tp": "tensor_parallel_size", "pp": "pipeline_parallel_size"}
-
-
-def spread_over(key: Mapping[str, Any]) -> dict[str, Any]:
-    """How the cell with this key is spread over GPUs: "tp" and "pp" where they are not 1."""
-    arguments = key.get("engine_args") or {}
-    return {
-        short: arguments[name] for short, name in _SPREAD.items() if arguments.get(name, 1) != 1
-    }
-
-
-def name_of(key: Mapping[str, Any]) -> str:
-    """What tables and messages call the cell with this key: its model, what of its engine is not usual, and its batch size."""
-    arguments = key.get("engine_args") or {}
-    parts = [str(key["model"]), *([str(key["engine"])] if key["engine"] != "offline" else [])]
-    parts += [str(arguments["quantization"])] if arguments.get("quantization") else []
-    parts += [f"{short}={size}" for short, size in spread_over(key).items()]
-    return " ".join([*parts, f"bs={key['batch_size']}"])
-
-
-def canonical_key(key: Mapping[str, Any]) -> str:
-    """A cell key as one line of JSON, equal for equal keys."""
-    return json.dumps(key, sort_keys=True, separators=(",", ":"))
-
-
 _EXPLAINED: Mapping[str, str] = {
     "prompts_sha256": " (another file of prompts, or its content was changed)"
 }
 
 
-def key_differences(
-    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
-) -> list[str]:
-    """What differs between two mappings, as "name: one → other", nested names joined by dots."""
-    differences = []
+@dataclass(frozen=True)
+class WorkloadKey:
+    """What of a key is the workload's: all that decides which requests are sent.
+
+    Attributes:
+        input_tokens, output_tokens: of every request, how they are distributed, or whose they are.
+        seed: of what is drawn.
+        requests: of a pass; None if all requests are alike.
+        prompts_sha256: digest of the file of prompts; None if there is none.
+    """
+
+    __pydantic_config__ = STRICT
+
+    input_tokens: Count | LengthDistribution | Literal["prompts"]
+    output_tokens: Count | LengthDistribution | Literal["replies"]
+    seed: int
+    requests: Count | None = None
+    prompts_sha256: Name | None = None
+
+    def __post_init__(self) -> None:
+        if self.requests is None and self.fixed_lengths is None:
+            raise ValueError("its requests vary in length, and their number is not given")
+
+    @property
+    def fixed_lengths(self) -> tuple[int, int] | None:
+        """Tokens in and out of every request; None if they vary."""
+        if isinstance(self.input_tokens, int) and isinstance(self.output_tokens, int):
+            return self.input_tokens, self.output_tokens
+        return None
+
+    def __str__(self) -> str:
+        """In a few words: "512 tokens in, 256 out"."""
+        if self.input_tokens != OF_PROMPTS:
+            return f"{self.input_tokens} tokens in, {self.output_tokens} out"
+        if self.output_tokens == OF_REPLIES:
+            answers = "answers as long as the file's"
+        else:
+            answers = f"{self.output_tokens} tokens out"
+        return f"prompts {str(self.prompts_sha256)[:8]}, {answers}"
+
+
+@dataclass(frozen=True, eq=False)
+class CellKey:
+    """What must be equal for two measurements to be compared, the GPU and its power limit aside.
+
+    Keys are equal if their canonical texts are: 1 and true differ.
+
+    Attributes:
+        model: the folder's name or the Hugging Face id.
+        model_config_sha256: digest of the folder's config.json; None for a Hugging Face id.
+        engine: "offline", "server" or "attached".
+        engine_args: all that the engine is started with, settings under test aside.
+        workload: what is asked of it.
+        batch_size: concurrent requests.
+    """
+
+    __pydantic_config__ = STRICT
+
+    model: Name
+    model_config_sha256: Name | None
+    engine: Name
+    engine_args: Mapping[str, Any]
+    workload: WorkloadKey
+    batch_size: Annotated[int, Ge(1), Le(10**6)]
+
+    @classmethod
+    def from_plain(cls, content: Any) -> "CellKey":
+        """The key that `plain` took apart.
+
+        Raises:
+            Malformed: the content is not the key of a cell.
+        """
+        try:
+            return checked(_ADAPTER, content)
+        except Malformed as error:
+            raise Malformed(f"its key names no cell: {error}") from None
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """As values of JSON."""
+        workload = {
+            name: value for name, value in asdict(self.workload).items() if value is not None
+        }
+        return {**asdict(self), "workload": workload}
+
+    @cached_property
+    def canonical(self) -> str:
+        """As one line of JSON, equal for equal keys."""
+        return canonical(self.plain)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CellKey) and self.canonical == other.canonical
+
+    def __hash__(self) -> int:
+        return hash(self.canonical)
+
+    @property
+    def spread_over(self) -> dict[str, Any]:
+        """How the engine is spread over GPUs: "tp" and "pp", if not 1."""
+        return {
+            short: self.engine_args[name]
+            for short, name in _SPREAD.items()
+            if self.engine_args.get(name, 1) != 1
+        }
+
+    @property
+    def name(self) -> str:
+        """For tables and messages: the model, what is unusual about its engine, the batch size."""
+        parts = [self.model, *([self.engine] if self.engine != "offline" else [])]
+        quantization = self.engine_args.get("quantization")
+        parts += [str(quantization)] if quantization else []
+        parts += [f"{short}={size}" for short, size in self.spread_over.items()]
+        return " ".join([*parts, f"bs={self.batch_size}"])
+
+    @property
+    def slug(self) -> str:
+        """A file name for the cell, distinct for every key."""
+        digest = hashlib.sha256(self.canonical.encode()).hexdigest()[:8]
+        return f"{slugify(self.model)}-bs{self.batch_size}-{digest}"
+
+    def differences(self, other: "CellKey") -> list[str]:
+        """What differs, as "name: this → other"."""
+        return differences(self.plain, other.plain)
+
+
+_ADAPTER = TypeAdapter(CellKey)
+
+
+def canonical(values: Mapping[str, Any]) -> str:
+    """One line of JSON, equal for equal values."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two mappings, as "name: one → other"; dots join nested names."""
+    found = []
     for name in sorted({*one, *other}):
         left, right = one.get(name), other.get(name)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            differences += key_differences(left, right, f"{prefix}{name}.")
+            found += differences(left, right, f"{prefix}{name}.")
         elif left != right:
-            differences.append(f"{prefix}{name}: {left} → {right}" + _EXPLAINED.get(name, ""))
-    return differences
+            found.append(f"{prefix}{name}: {left} → {right}" + _EXPLAINED.get(name, ""))
+    return found
 
 
 def slugify(name: str) -> str:
-    """`name` in lower case with anything but letters, digits and dots turned into single dashes."""
+    """`name` in lower case; anything but letters, digits and dots becomes a single dash."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "unnamed"

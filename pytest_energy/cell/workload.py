@@ -11,45 +11,14 @@ import heapq
 import itertools
 import math
 import random
-import statistics
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_energy.cell.key import WorkloadKey
+from pytest_energy.cell.lengths import OF_PROMPTS, OF_REPLIES, LengthDistribution, Lognormal
 from pytest_energy.cell.prompts import Conversation, Prompts
-
-OF_PROMPTS, OF_REPLIES = (
-    "prompts",
-    "replies",
-)  # in a key, where the file of prompts tells the lengths
-
-
-@dataclass(frozen=True)
-class Lognormal:
-    """Lengths whose logarithm is normally distributed, rounded, from 1 to `max` (longer ones are not drawn).
-
-    Attributes:
-        median: of the distribution before it is cut off, tokens.
-        sigma: standard deviation of the logarithm.
-        max: tokens.
-    """
-
-    median: float
-    sigma: float
-    max: int
-
-    def at(self, share: float) -> int:
-        """The length that `share` (0 to 1) of all do not exceed."""
-        normal = statistics.NormalDist(math.log(self.median), self.sigma)
-        below_max = normal.cdf(math.log(self.max + 0.5))
-        length = round(math.exp(normal.inv_cdf(min(max(share * below_max, 1e-12), 1 - 1e-12))))
-        return min(max(length, 1), self.max)
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """As the marker gives it, and as a cell's key holds it."""
-        return {"lognormal": {"max": self.max, "median": self.median, "sigma": self.sigma}}
 
 
 @dataclass(frozen=True)
@@ -111,28 +80,16 @@ class Workload:
             return None
         return _most(self.input_tokens) + _most(self.output_tokens)
 
-    def key(self, batch_size: int) -> dict[str, Any]:
+    def key(self, batch_size: int) -> WorkloadKey:
         """What of a cell's key is the workload's: all that decides what is drawn."""
-        if not self.varies:
-            return {
-                "input_tokens": self.input_tokens,
-                "output_tokens": self.output_tokens,
-                "seed": self.seed,
-            }
-        of_prompts = self.prompts_file is not None
-        return {
-            "input_tokens": OF_PROMPTS if of_prompts else _in_key(self.input_tokens),
-            "output_tokens": OF_REPLIES
-            if self.output_tokens is None
-            else _in_key(self.output_tokens),
-            "requests": self.requests_per_pass(batch_size),
-            "seed": self.seed,
-            **(
-                {"prompts_sha256": self.prompts_file.sha256}
-                if self.prompts_file is not None
-                else {}
-            ),
-        }
+        prompts = self.prompts_file
+        return WorkloadKey(
+            input_tokens=OF_PROMPTS if prompts is not None else _in_key(self.input_tokens),
+            output_tokens=OF_REPLIES if self.output_tokens is None else _in_key(self.output_tokens),
+            seed=self.seed,
+            requests=self.requests_per_pass(batch_size) if self.varies else None,
+            prompts_sha256=None if prompts is None else prompts.sha256,
+        )
 
     @staticmethod
     def requests_per_pass(batch_size: int) -> int:
@@ -266,26 +223,6 @@ def tokens_in_flight(lengths: Sequence[tuple[int, int]], batch_size: int, block_
     return most
 
 
-def described(workload: Mapping[str, Any]) -> str:
-    """What a key says of the workload, in a few words: "512 tokens in, 256 out"."""
-    tokens_in, out = (_described(workload.get(name)) for name in ("input_tokens", "output_tokens"))
-    if tokens_in != OF_PROMPTS:
-        return f"{tokens_in} tokens in, {out} out"
-    answers = "answers as long as the file's" if out == OF_REPLIES else f"{out} tokens out"
-    return f"prompts {str(workload.get('prompts_sha256'))[:8]}, {answers}"
-
-
-def _described(length: Any) -> str:
-    inner = length.get("lognormal") if isinstance(length, Mapping) else None
-    if isinstance(inner, Mapping):
-        median, sigma, longest = (
-            f"{inner[name]:g}" if isinstance(inner.get(name), int | float) else "?"
-            for name in ("median", "sigma", "max")
-        )
-        return f"lognormal (median {median}, sigma {sigma}, at most {longest})"
-    return str(length)
-
-
 def _below(share: float, count: int) -> int:
     """The whole number below `count` that a share (0 to 1) stands for."""
     return min(int(share * count), count - 1)
@@ -295,8 +232,11 @@ def _most(length: int | Lognormal) -> int:
     return length if isinstance(length, int) else length.max
 
 
-def _in_key(length: int | Lognormal) -> Any:
-    return length if isinstance(length, int) else length.key
+def _in_key(length: int | Lognormal) -> int | LengthDistribution:
+    if isinstance(length, int):
+        return length
+    # As floats, so that 512 and 512.0 make one key.
+    return LengthDistribution(Lognormal(float(length.median), float(length.sigma), length.max))
 
 
 def block_size(engine_settings: Mapping[str, Any]) -> int:

@@ -26,11 +26,11 @@ def read_host() -> HostFacts:
     except OSError:
         free = None
     return HostFacts(
-        cpu_model=described["cpu_model"],
-        cores=described["cpu_count"],
+        cpu_model=described.cpu_model or "unknown",
+        cores=described.cpu_count,
         usable_cores=_usable_cores(),
         governors=_governors(),
-        load_1min=described["load_1min"],
+        load_1min=described.load_1min,
         memory_available_mib=_memory_available_mib(),
         temporary_folder=folder,
         disk_free_mib=free,

@@ -17,6 +17,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.health.guard import Guard
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import fingerprint
+from pytest_energy.recording.fingerprint import RequestTokens
 from pytest_energy.recording.recording import Recording, Requests, TokenCounter
 from pytest_energy.settings import LaunchSettings
 
@@ -63,7 +64,7 @@ def record_launch(
             before = {gpu: pids - engine.processes() for gpu, pids in before.items()}
         launch = Launch.of(engine, settings, [engine], open_meter, before)
         for cell in cells:
-            gpu_name = str(launch.meter.describe().get("gpu_name"))
+            gpu_name = launch.meter.describe()["gpu_name"]
             yield cell, launch.record(cell, progress, stopping(cell, gpu_name))
 
 
@@ -178,12 +179,10 @@ class Launch:
             self.under_test,
             self.meter.describe(),
             ready.synthetic_weights,
+            None
+            if requests is None
+            else RequestTokens(sum(requests.input_tokens), sum(requests.output_tokens)),
         )
-        if requests is not None:  # so that "what changed" tells another tokenizer or chat template
-            environment["request_tokens"] = {
-                "input": sum(requests.input_tokens),
-                "output": sum(requests.output_tokens),
-            }
         pids = ", ".join(map(str, self.foreign))
         foreign = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
         guard = Guard(ready.gpu_uuids)

@@ -56,8 +56,8 @@ def of_cycles(cycles: Cycles, periods: Sequence[SteadyCycles], batch_size: int) 
 
 def kv_cache(recording: Recording) -> list[str]:
     """Whether the KV cache holds the batch; unknown if the engine did not say how large it is."""
-    lengths, batch_size = request_lengths(recording), int(recording.key["batch_size"])
-    block = block_size(recording.environment.get("engine_settings") or {})
+    lengths, batch_size = request_lengths(recording), recording.key.batch_size
+    block = block_size(recording.environment.engine_settings)
     needed = tokens_in_flight(lengths, batch_size, block)
     if not 0 < recording.kv_cache_tokens < needed:
         return []
@@ -133,7 +133,7 @@ def _implausible(cycles: Cycles) -> list[str]:
 def _batch(period: SteadyCycles, batch_size: int) -> list[str]:
     """Whether every slot of the batch generated."""
     recording = period.recording
-    if recording.key.get("engine") != "offline":
+    if recording.key.engine != "offline":
         return _waiting(recording)
     time_ns, tokens = np.asarray(recording.tokens.time_ns), np.asarray(recording.tokens.tokens)
     start_ns, end_ns = period.window_ns

@@ -65,8 +65,9 @@ def request_lengths(recording: Recording) -> Sequence[tuple[int, int]]:
         return tuple(
             zip(recording.requests.input_tokens, recording.requests.output_tokens, strict=True)
         )
-    workload = recording.key["workload"]
-    return ((int(workload["input_tokens"]), int(workload["output_tokens"])),)
+    lengths = recording.key.workload.fixed_lengths
+    assert lengths is not None
+    return (lengths,)
 
 
 def whole_cycles(recording: Recording) -> tuple[int, float]:
@@ -100,8 +101,8 @@ def _cycle_ends(
     recording: Recording, time_ns: np.ndarray, total: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Times at which the token counter passed C, 2C, 3C …; the first cycle is warm-up."""
-    output_tokens = int(recording.key["workload"]["output_tokens"])
-    cycle_tokens = int(recording.key["batch_size"]) * output_tokens
+    ((_, output_tokens),) = request_lengths(recording)
+    cycle_tokens = recording.key.batch_size * output_tokens
     # Within a step the tokens come about evenly. Times are relative, so that no ns is rounded away.
     marks = np.arange(1, total[-1] // cycle_tokens + 1) * cycle_tokens
     relative_ns = np.interp(marks, total, (time_ns - time_ns[0]).astype(float))
@@ -116,7 +117,7 @@ def _block_ends(
     The first wave of B and the pass after it are warm-up.
     """
     assert recording.requests is not None
-    batch_size = int(recording.key["batch_size"])
+    batch_size = recording.key.batch_size
     pass_requests = len(recording.requests.output_tokens)
     finished = np.cumsum(np.asarray(recording.tokens.finished, dtype=np.int64))
     blocks = min((int(finished[-1]) - batch_size) // pass_requests, len(finished))

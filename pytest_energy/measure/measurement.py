@@ -10,13 +10,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import checks, latency
 from pytest_energy.measure.conditions import Conditions, conditions, static_power_w
 from pytest_energy.measure.cycles import Cycles
 from pytest_energy.measure.faults import fault, unrecoverable, without_figures
 from pytest_energy.measure.steadiness import MIN_STEADY_CYCLES, SteadyCycles, steady_cycles
+from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import Client, CoResident, Recording
 
 
@@ -46,9 +47,9 @@ class Measurement:
         clients: what a server's clients saw, one entry per period; empty if there were none.
     """
 
-    key: Mapping[str, Any]
+    key: CellKey
     launch_id: str
-    environment: Mapping[str, Any]
+    environment: Fingerprint
     cycles: Cycles | None
     gpu_energy_j: Mapping[str, float]
     conditions: Conditions
@@ -115,7 +116,7 @@ def measure(*periods: Recording) -> Measurement:
     cycles, gpu_energy_j = None, {}
     if counted >= MIN_STEADY_CYCLES and len(steady) == len(periods):
         cycles, gpu_energy_j = _together(steady), _gpu_energy_j(steady)
-        faults += checks.of_cycles(cycles, steady, int(first.key["batch_size"]))
+        faults += checks.of_cycles(cycles, steady, first.key.batch_size)
     else:
         if not faults:
             faults.append(_too_short(periods, steady))

@@ -108,10 +108,10 @@ class ZeusMeter:
 
         first = self._gpus[0]
         try:
-            limit_w = sorted({gpu.get_power_management_limit() / 1000 for gpu in self._gpus})
+            limit_w = tuple(sorted({gpu.get_power_management_limit() / 1000 for gpu in self._gpus}))
             described: dict[str, Any] = {
                 "gpu_name": " + ".join(sorted(set(self._names))),
-                "gpu_uuids": list(self._uuids),
+                "gpu_uuids": self._uuids,
                 "power_limit_w": limit_w[0] if len(limit_w) == 1 else limit_w,
                 "driver": text(pynvml.nvmlSystemGetDriverVersion()),
             }

@@ -185,8 +185,6 @@ def _refuse_several_models(url: str | None, models: set[str]) -> None:
 
 
 def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> None:
-    from pytest_energy.cell.key import canonical_key
-
     try:
         marked = _marked(item)
         batch_size = item.callspec.params["energy_batch_size"]  # type: ignore[attr-defined]
@@ -199,7 +197,7 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
         raise pytest.UsageError(f"{item.nodeid}: {error}") from None
     for fixture in FIXTURES:
         if fixture in getattr(item, "fixturenames", ()):
-            other = taken.setdefault((fixture, canonical_key(cell.key)), item)
+            other = taken.setdefault((fixture, cell.key.canonical), item)
             if other is not item:
                 raise pytest.UsageError(
                     f"{item.nodeid} and {other.nodeid} gate the same cell ({cell.name}) with the same fixture ({fixture}).\n"

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_energy.cell.cell import ENGINES, Cell
+from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.prompts import Prompts
-from pytest_energy.cell.workload import Lognormal, Workload
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.synthetic_tokenizer import has_tokenizer
 from pytest_energy.errors import UsageError
 from pytest_energy.safety import redact

@@ -33,7 +33,7 @@ def add(
     from pytest_energy.report import collect, results
 
     new, old = judgement.sample.launches if judgement.sample else (), judgement.baseline
-    gpu_name = str(new[0].environment.get("gpu_name")) if new else old.gpu_name if old else ""
+    gpu_name = new[0].environment.gpu_name if new else old.gpu_name if old else ""
     launch_ids = [m.launch_id for m in new] + [
         launch.launch_id for launch in (old.launches if old else ())
     ]

@@ -1,70 +1,175 @@
-"""The fingerprint of a measurement: what may explain a change. An allow-list: no environment variable, path or user name."""
+"""The fingerprint of a measurement: what may explain a change.
+
+It is an allow-list: no environment variable, no path and no user name is in it.
+"""
 
 import datetime
+import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, MaxLen
+from pydantic import AfterValidator, TypeAdapter
 
 from pytest_energy import __version__
 from pytest_energy.safety import redact
+from pytest_energy.safety.schema import STRICT, Count, Name, Short, checked
+from pytest_energy.safety.untrusted import Malformed
+
+_MAX_SETTINGS = 5_000  # characters
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+_VERSIONS = ("vllm", "torch", "cuda", "python", "packages")
+
+Watts = Annotated[float, Gt(0), Le(1e6)]
 
 
-def host() -> dict[str, Any]:
-    """CPU model, core count, kernel, CPU governor and one-minute load of this host."""
-    described: dict[str, Any] = {
-        "cpu_model": _cpu_model(),
-        "cpu_count": os.cpu_count(),
-        "kernel": platform.release(),
-        "load_1min": round(os.getloadavg()[0], 2),
-    }
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    if governor.is_file():
-        described["cpu_governor"] = governor.read_text().strip()
-    return described
+def _short(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    if len(json.dumps(settings)) > _MAX_SETTINGS:
+        raise ValueError(f"longer than {_MAX_SETTINGS:,} characters")
+    return settings
 
 
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.machine()
+@dataclass(frozen=True)
+class Host:
+    """The machine that the engine runs on; None for what is unknown.
+
+    Attributes:
+        load_1min: the one-minute load average.
+        cpu_governor: of the first CPU.
+    """
+
+    __pydantic_config__ = STRICT
+
+    cpu_model: Name | None = None
+    cpu_count: Count | None = None
+    kernel: Name | None = None
+    load_1min: Annotated[float, Ge(0), Le(1e6)] | None = None
+    cpu_governor: Name | None = None
 
 
-def fingerprint(
-    versions: Mapping[str, Any],
-    engine_settings: Mapping[str, Any],
-    engine_args_under_test: Mapping[str, Any],
-    gpu: Mapping[str, Any],
-    synthetic_weights: Mapping[str, Any],
-) -> dict[str, Any]:
-    """All of it, as recordings and baselines keep it.
+@dataclass(frozen=True)
+class RequestTokens:
+    """Tokens in and out of a whole pass: they tell another tokenizer or chat template."""
 
-    Args:
-        versions: of the engine's environment ("vllm", "torch", "cuda", "python", "packages").
+    __pydantic_config__ = STRICT
+
+    input: Count
+    output: Count
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Engine, GPUs and host of a measurement; None or empty for what is unknown.
+
+    Attributes:
+        gpu_name: the GPUs' model; several are joined by " + ".
+        gpu_uuids: in the engine's rank order.
+        date: start of the load, ISO 8601.
+        pytest_energy: its version.
+        vllm, torch, cuda, python, packages: versions in the engine's environment.
         engine_settings: as the engine resolved them.
         engine_args_under_test: those given on the command line.
-        gpu: as the meter describes it.
-        synthetic_weights: what was seen of them at work; empty where there is nothing to tell.
+        synthetic_weights: what was seen of them at work.
+        request_tokens: of a pass; None if all requests are alike.
+        power_limit_w: of each GPU; several if they differ.
+        default_power_limit_w, persistence_mode, ecc, max_sm_clock_mhz: of the first GPU.
+        cuda_driver: the driver's CUDA version, as NVML gives it.
+        host: the machine.
     """
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "pytest_energy": __version__,
-        **{
-            name: versions[name]
-            for name in ("vllm", "torch", "cuda", "python", "packages")
-            if name in versions
-        },
-        "engine_settings": redact.paths(engine_settings),
-        "engine_args_under_test": redact.paths(engine_args_under_test),
-        **({"synthetic_weights": dict(synthetic_weights)} if synthetic_weights else {}),
-        **gpu,
-        "host": host(),
-    }
+
+    __pydantic_config__ = STRICT
+
+    gpu_name: Name
+    gpu_uuids: tuple[Name, ...] = ()
+    date: Short | None = None
+    pytest_energy: Short | None = None
+    vllm: Short | None = None
+    torch: Name | None = None
+    cuda: Name | None = None
+    python: Name | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    engine_settings: Mapping[str, Any] = field(default_factory=dict)
+    engine_args_under_test: Annotated[Mapping[str, Any], AfterValidator(_short)] = field(
+        default_factory=dict
+    )
+    synthetic_weights: Mapping[str, Any] = field(default_factory=dict)
+    request_tokens: RequestTokens | None = None
+    driver: Name | None = None
+    power_limit_w: Watts | Annotated[tuple[Watts, ...], MaxLen(64)] | None = None
+    default_power_limit_w: Watts | None = None
+    persistence_mode: bool | None = None
+    ecc: bool | None = None
+    max_sm_clock_mhz: int | None = None
+    cuda_driver: int | None = None
+    host: Host = field(default_factory=Host)
+
+    @classmethod
+    def from_plain(cls, content: Any) -> "Fingerprint":
+        """The fingerprint that `plain` took apart, or that an earlier version wrote.
+
+        Raises:
+            Malformed: the content is not a fingerprint.
+        """
+        try:
+            return checked(_ADAPTER, upgraded(content))
+        except Malformed as error:
+            raise Malformed(f"environment.{error}") from None
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """As values of JSON, without what is unknown."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values["host"] = {
+            name: value for name, value in values["host"].items() if value is not None
+        }
+        values["gpu_uuids"] = list(self.gpu_uuids)
+        if isinstance(self.power_limit_w, tuple):
+            values["power_limit_w"] = list(self.power_limit_w)
+        for name in ("packages", "synthetic_weights"):
+            if not values[name]:
+                del values[name]
+        return values
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """UUIDs, sorted: in which order an engine names its GPUs says nothing."""
+        return tuple(sorted(self.gpu_uuids))
+
+    @property
+    def settings_under_test(self) -> tuple[str, ...]:
+        """Those from the command line, "name=value" each, sorted."""
+        return tuple(f"{k}={v}" for k, v in sorted(self.engine_args_under_test.items()))
+
+    @property
+    def power_limit(self) -> str:
+        """For messages: "700.0 W"."""
+        if self.power_limit_w is None:
+            return "unknown"
+        limits = self.power_limit_w
+        each = limits if isinstance(limits, tuple) else (limits,)
+        return " and ".join(map(str, each)) + " W"
+
+
+_ADAPTER = TypeAdapter(Fingerprint)
+
+
+def differing_engines(fingerprints: Sequence[Fingerprint]) -> str | None:
+    """In what launches that should be of one engine on the same GPUs differ; None if in nothing.
+
+    It reads "name (one, other)".
+    """
+    for name in ("gpu_name", "gpu_uuids", "power_limit_w", "vllm", "engine_args_under_test"):
+        values = sorted(
+            {str(list(f.gpus) if name == "gpu_uuids" else f.plain.get(name)) for f in fingerprints}
+        )
+        if len(values) > 1:
+            return f"{name} ({', '.join(values)})"
+    return None
 
 
 def upgraded(content: Any) -> Any:
@@ -75,3 +180,56 @@ def upgraded(content: Any) -> Any:
         "synthetic_weights" if name == "made_up_weights" else name: value
         for name, value in content.items()
     }
+
+
+def fingerprint(
+    versions: Mapping[str, Any],
+    engine_settings: Mapping[str, Any],
+    engine_args_under_test: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+    synthetic_weights: Mapping[str, Any],
+    request_tokens: RequestTokens | None = None,
+) -> Fingerprint:
+    """The fingerprint of a load that is about to start.
+
+    Args:
+        versions: of the engine's environment; what is not in `Fingerprint` is left out.
+        engine_settings: as the engine resolved them.
+        engine_args_under_test: those given on the command line.
+        gpu: as the meter describes it.
+        synthetic_weights: what was seen of them at work; empty if there is nothing to report.
+        request_tokens: of a pass; None if all requests are alike.
+    """
+    return Fingerprint(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        pytest_energy=__version__,
+        engine_settings=redact.paths(engine_settings),
+        engine_args_under_test=redact.paths(engine_args_under_test),
+        synthetic_weights=synthetic_weights,
+        request_tokens=request_tokens,
+        host=host(),
+        **{name: versions[name] for name in _VERSIONS if name in versions},
+        **gpu,
+    )
+
+
+def host() -> Host:
+    """This host."""
+    governor = _GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None
+    return Host(
+        cpu_model=_cpu_model(),
+        cpu_count=os.cpu_count(),
+        kernel=platform.release(),
+        load_1min=round(os.getloadavg()[0], 2),
+        cpu_governor=governor,
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()

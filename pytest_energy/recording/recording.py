@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import RecordingError
-from pytest_energy.recording import fingerprint
+from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import write_atomically
 from pytest_energy.safety.untrusted import Malformed
@@ -195,9 +196,9 @@ class Recording:
         requests: their lengths; None where all are alike.
     """
 
-    key: Mapping[str, Any]
+    key: CellKey
     launch_id: str
-    environment: Mapping[str, Any]
+    environment: Fingerprint
     tokens: TokenCounter
     gpus: tuple[GpuTrace, ...]
     load_stopped_ns: int
@@ -285,9 +286,9 @@ def to_json(recording: Recording) -> dict[str, Any]:
     """The recording as plain JSON values."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "key": dict(recording.key),
+        "key": recording.key.plain,
         "launch_id": recording.launch_id,
-        "environment": dict(recording.environment),
+        "environment": recording.environment.plain,
         "tokens": _pack_series(recording.tokens),
         "gpus": [
             {
@@ -345,9 +346,9 @@ def client_from_json(content: Any) -> Client:
     return client
 
 
-def _requests(content: Any, key: Mapping[str, Any]) -> Requests | None:
+def _requests(content: Any, key: CellKey) -> Requests | None:
     """The requests' lengths, which must be there exactly where the key says that they vary."""
-    wanted = key["workload"].get("requests")
+    wanted = key.workload.requests
     if content is None and wanted is None:
         return None
     requests: Requests = _unpack_series(Requests, content, "requests")
@@ -355,9 +356,9 @@ def _requests(content: Any, key: Mapping[str, Any]) -> Requests | None:
         raise Malformed(
             f"it holds the lengths of {len(requests.input_tokens)} requests, its key says {wanted}"
         )
-    if key["batch_size"] > wanted:
+    if key.batch_size > wanted:
         raise Malformed(
-            f"its batch size is {key['batch_size']}, of which {wanted} requests are no pass"
+            f"its batch size is {key.batch_size}, of which {wanted} requests are no pass"
         )
     return requests
 
@@ -428,19 +429,14 @@ def _upgraded(content: Mapping[str, Any]) -> Mapping[str, Any]:
             co_resident = {name: value for name, value in co_resident.items() if name != "asleep"}
             co_resident["paused"] = content["beside"]["asleep"]
         renamed["co_resident"] = co_resident
-    renamed["environment"] = fingerprint.upgraded(renamed.get("environment"))
     return renamed
 
 
 def _recording(content: Mapping[str, Any]) -> Recording:
-    key = untrusted.key(content["key"])
+    key = CellKey.from_plain(content["key"])
     tokens: TokenCounter = _unpack_series(TokenCounter, content["tokens"], "tokens")
-    requests = _requests(content.get("requests"), key)
-    if (
-        requests is None
-        and sum(tokens.tokens) // (key["batch_size"] * key["workload"]["output_tokens"])
-        > _MAX_CYCLES
-    ):
+    requests, fixed = _requests(content.get("requests"), key), key.workload.fixed_lengths
+    if fixed and sum(tokens.tokens) // (key.batch_size * fixed[1]) > _MAX_CYCLES:
         raise Malformed(f"its tokens make more than {_MAX_CYCLES:,} cycles")
     gpus = tuple(map(_gpu, untrusted.objects(content["gpus"], "gpus")))
     if len({gpu.uuid for gpu in gpus}) < len(gpus):
@@ -448,7 +444,7 @@ def _recording(content: Mapping[str, Any]) -> Recording:
     return Recording(
         key=key,
         launch_id=untrusted.name(content["launch_id"], "launch_id"),
-        environment=untrusted.environment(content["environment"]),
+        environment=Fingerprint.from_plain(content["environment"]),
         tokens=tokens,
         gpus=gpus,
         load_stopped_ns=untrusted.integer(content["load_stopped_ns"], "load_stopped_ns", 0, FAR),
@@ -530,7 +526,7 @@ def read_launches(paths: Sequence[Path]) -> Iterator[tuple[Recording, ...]]:
     for path in paths:
         for file in find(path):
             recorded = read(file)
-            launch = json.dumps(recorded.key, sort_keys=True), recorded.launch_id
+            launch = recorded.key.canonical, recorded.launch_id
             if (*launch, recorded.period) in seen:
                 continue
             seen.add((*launch, recorded.period))

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_energy import __version__
-from pytest_energy.cell.key import canonical_key, name_of
+from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import EnergyError
 from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.recording import recording
+from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report import rows
 from pytest_energy.report.results import (
     Cell,
@@ -33,9 +34,8 @@ from pytest_energy.report.results import (
     Side,
     Split,
     interval,
-    settings_under_test,
 )
-from pytest_energy.store.baselines import Baseline, Store, boards
+from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison, judge
 from pytest_energy.verdict.judge import Judgement, Sample
@@ -46,15 +46,13 @@ _NO_NOISE = NoiseFloor(deviation=0.0, degrees_of_freedom=0, measured=True)
 _SPEAK_FOR_THEMSELVES = 3
 
 
-def noise_of(
-    store: NoiseStore, key: Mapping[str, Any], gpu_name: str, launch_ids: Sequence[str]
-) -> Noise:
+def noise_of(store: NoiseStore, key: CellKey, gpu_name: str, launch_ids: Sequence[str]) -> Noise:
     """The noise to state the intervals of these launches by."""
     return {metric: store.floor(key, gpu_name, metric, frozenset(launch_ids)) for metric in Metric}
 
 
 def judged(
-    judgement: Judgement, key: Mapping[str, Any], name: str, noise: Noise, said: rows.Explanation
+    judgement: Judgement, key: CellKey, name: str, noise: Noise, said: rows.Explanation
 ) -> Entry:
     """The entry of a judged test; the test's place and whether it passed are the caller's to add.
 
@@ -132,7 +130,7 @@ def compared(paths: Sequence[Path], noise_store: NoiseStore) -> tuple[Entry, ...
 def _comparison(
     new: Sequence[Measurement], old: Sequence[Measurement], metric: Metric, noise_store: NoiseStore
 ) -> Entry:
-    key, gpu_name = new[0].key, str(new[0].environment.get("gpu_name"))
+    key, gpu_name = new[0].key, new[0].environment.gpu_name
     left_out = [
         f"left out: launch {m.launch_id}: {fault}" for m in (*new, *old) for fault in m.faults
     ]
@@ -145,7 +143,7 @@ def _comparison(
         found = replace(found, sample=Sample.of(valid_new, noise), noise=noise[metric])
     if valid_new and valid_old:
         found = _against(found, Baseline.of(valid_old), noise[metric])
-    name = name_of(key)
+    name = key.name
     entry = judged(found, key, name, noise, rows.comparison(name, found, left_out))
     return replace(entry, verdict=None, green=None, tolerance=None)
 
@@ -172,15 +170,15 @@ def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
         for periods in recording.read_launches([path]):
             first, environment = periods[0], periods[0].environment
             place = (
-                (str(first.key["model"]), int(first.key["batch_size"]), canonical_key(first.key)),
+                (first.key.model, first.key.batch_size, first.key.canonical),
                 (
-                    str(environment.get("gpu_name")),
-                    boards(environment),
-                    str(environment.get("power_limit_w")),
+                    environment.gpu_name,
+                    environment.gpus,
+                    environment.power_limit,
                     first.co_resident is not None,
                 ),
             )
-            engine = repr((environment.get("vllm"), environment.get("engine_args_under_test")))
+            engine = repr((environment.vllm, environment.engine_args_under_test))
             found.setdefault(place, {}).setdefault(engine, {})[first.launch_id] = (
                 measurement.measure(*periods)
             )
@@ -209,15 +207,13 @@ def run(
 def history_of(baselines: Path, entries: Sequence[Entry]) -> tuple[HistoryEntry, ...]:
     """The history of the baselines that some entry was compared with; none where the store is damaged, which the entries say."""
     places = {
-        (canonical_key(entry.cell.key), entry.gpu)
-        for entry in entries
-        if entry.old and not entry.paired
+        (entry.cell.key.canonical, entry.gpu) for entry in entries if entry.old and not entry.paired
     }
     try:
         states = history(Store(baselines), NoiseStore(baselines))
     except EnergyError:
         return ()
-    return tuple(state for state in states if (canonical_key(state.cell.key), state.gpu) in places)
+    return tuple(state for state in states if (state.cell.key.canonical, state.gpu) in places)
 
 
 def history(store: Store, noise_store: NoiseStore) -> tuple[HistoryEntry, ...]:
@@ -237,7 +233,7 @@ def _states(baseline: Baseline, noise_store: NoiseStore) -> list[HistoryEntry]:
         [launch.launch_id for launch in baseline.launches],
     )
     cell, gpu, source = (
-        _cell(baseline.key, name_of(baseline.key)),
+        _cell(baseline.key, baseline.key.name),
         _gpu(baseline.environment),
         noise[Metric.JOULES_PER_TOKEN].source,
     )
@@ -297,7 +293,7 @@ def _side_of_launches(measurements: Sequence[Measurement], noise: Noise) -> Side
     ]
     return _side(
         launches,
-        max((m.environment for m in measurements), key=lambda e: str(e.get("date"))),
+        max((m.environment for m in measurements), key=lambda e: str(e.date)),
         noise,
     )
 
@@ -317,16 +313,16 @@ def _side_of_baseline(baseline: Baseline, noise: Noise) -> Side:
     return _side(launches, baseline.environment, noise)
 
 
-def _side(launches: Sequence[Launch], environment: Mapping[str, Any], noise: Noise) -> Side:
+def _side(launches: Sequence[Launch], environment: Fingerprint, noise: Noise) -> Side:
     power = [launch.power_w for launch in launches]
     static = [launch.static_power_w for launch in launches if launch.static_power_w is not None]
     of_power = comparison.estimate(
         power, _NO_NOISE if len(power) >= _SPEAK_FOR_THEMSELVES else _noise_of_power(noise)
     )
     return Side(
-        vllm=str(environment.get("vllm") or "?"),
-        settings_under_test=settings_under_test(environment),
-        date=str(environment.get("date") or ""),
+        vllm=environment.vllm or "?",
+        settings_under_test=environment.settings_under_test,
+        date=environment.date or "",
         launches=tuple(launches),
         joules_per_token=_estimate(
             [launch.joules_per_token for launch in launches], noise[Metric.JOULES_PER_TOKEN]
@@ -358,15 +354,15 @@ def _noise_of_power(noise: Noise) -> NoiseFloor:
     )
 
 
-def _cell(key: Mapping[str, Any], name: str) -> Cell:
+def _cell(key: CellKey, name: str) -> Cell:
     return Cell(
         name=name,
-        model=str(key["model"]),
-        engine=str(key["engine"]),
-        batch_size=int(key["batch_size"]),
-        input_tokens=_same_for_all(key["workload"]["input_tokens"]),
-        output_tokens=_same_for_all(key["workload"]["output_tokens"]),
-        key=dict(key),
+        model=key.model,
+        engine=key.engine,
+        batch_size=key.batch_size,
+        input_tokens=_same_for_all(key.workload.input_tokens),
+        output_tokens=_same_for_all(key.workload.output_tokens),
+        key=key,
     )
 
 
@@ -375,10 +371,10 @@ def _same_for_all(length: Any) -> int | None:
     return length if isinstance(length, int) else None
 
 
-def _gpu(environment: Mapping[str, Any]) -> Gpu:
-    limit = environment.get("power_limit_w")
+def _gpu(environment: Fingerprint) -> Gpu:
+    limit = environment.power_limit_w
     return Gpu(
-        name=str(environment.get("gpu_name")),
-        uuids=boards(environment),
-        power_limit_w=float(limit) if isinstance(limit, int | float) and limit > 0 else None,
+        name=environment.gpu_name,
+        uuids=environment.gpus,
+        power_limit_w=float(limit) if isinstance(limit, int | float) else None,
     )

@@ -1,10 +1,9 @@
 """Which pictures a report shows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_energy.cell.key import canonical_key
 from pytest_energy.report import charts, trace
 from pytest_energy.report.groups import Group, groups
 from pytest_energy.report.pictures import Picture
@@ -77,6 +76,5 @@ def wanted(group: Group) -> list[tuple[str, str]]:
     ]
     chosen = [size for size in charts.chosen(group.moves) if size in of_launch] or of_launch
     return [
-        (canonical_key({**group.key, "batch_size": size}), launch_id)
-        for size in chosen[:MAX_TRACES]
+        (replace(group.key, batch_size=size).canonical, launch_id) for size in chosen[:MAX_TRACES]
     ]

@@ -1,11 +1,9 @@
 """Which results belong into one picture: entries of one model, workload and engine settings on one board, by engine and batch size."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_energy.cell.key import canonical_key
-from pytest_energy.cell.workload import described
+from pytest_energy.cell.key import CellKey, canonical
 from pytest_energy.report.results import Cell, Entry, Gpu, HistoryEntry, Interval, Results, Side
 
 # Said already by the workload, or equal in every cell.
@@ -65,7 +63,7 @@ class Group:
         history: by batch size, ascending, the states of the stored baseline, oldest first.
     """
 
-    key: Mapping[str, Any]
+    key: CellKey
     title: str
     detail: str
     series: tuple[Series, ...] = ()
@@ -103,16 +101,12 @@ def groups(results: Results) -> tuple[Group, ...]:
 
 
 def _place(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
-    key = cell.key
-    workload = key.get("workload")
-    if isinstance(workload, dict):  # how many requests stand for it goes with the batch size
-        key = {
-            **key,
-            "workload": {name: value for name, value in workload.items() if name != "requests"},
-        }
-    return canonical_key(
+    workload = dict(cell.key.plain["workload"])
+    workload.pop("requests", None)  # how many stand for it goes with the batch size
+    return canonical(
         {
-            **key,
+            **cell.key.plain,
+            "workload": workload,
             "batch_size": 0,
             "gpu": [gpu.name, *gpu.uuids],
             "limit": gpu.power_limit_w,
@@ -122,12 +116,8 @@ def _place(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
 
 
 def _detail(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
-    settings = cell.key.get("engine_args")
-    told = (
-        [f"{k}={v}" for k, v in sorted(settings.items()) if k not in _UNTOLD_ARGS]
-        if isinstance(settings, dict)
-        else []
-    )
+    settings = sorted(cell.key.engine_args.items())
+    told = [f"{k}={v}" for k, v in settings if k not in _UNTOLD_ARGS]
     boards = ", ".join(uuid[:12] for uuid in gpu.uuids)
     parts = [
         _workload(cell),
@@ -142,8 +132,7 @@ def _detail(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
 def _workload(cell: Cell) -> str:
     if cell.input_tokens is not None and cell.output_tokens is not None:
         return f"{cell.input_tokens} tokens in, {cell.output_tokens} out"
-    workload = cell.key.get("workload")
-    return described(workload if isinstance(workload, dict) else {})
+    return str(cell.key.workload)
 
 
 def _series_and_moves(entries: Sequence[Entry]) -> tuple[tuple[Series, ...], tuple[Move, ...]]:

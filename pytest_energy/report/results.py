@@ -5,15 +5,16 @@ report of the run that wrote it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import write_atomically
@@ -25,6 +26,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Positive = Annotated[float, Gt(0), Lt(1e100)]
 NotNegative = Annotated[float, Ge(0), Lt(1e100)]
+Key = Annotated[CellKey, PlainSerializer(lambda key: key.plain)]
 Count = Annotated[int, Gt(0), Lt(1_000_000_000)]
 Name = Annotated[str, MinLen(1), MaxLen(10_000)]
 Verdict = Literal[
@@ -112,7 +114,7 @@ class Cell:
     batch_size: Count
     input_tokens: Count | None
     output_tokens: Count | None
-    key: dict[str, Any]
+    key: Key
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -327,14 +329,6 @@ def together(several: "list[Results]") -> Results:
             {repr(state): state for state in results.history}
         )  # runs that share a store share its history
     return Results(SCHEMA_VERSION, tuple(runs), tuple(entries), tuple(history.values()))
-
-
-def settings_under_test(environment: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of a fingerprint, "name=value" each."""
-    return tuple(
-        f"{name}={value}"
-        for name, value in sorted((environment.get("engine_args_under_test") or {}).items())
-    )
 
 
 def engine_name(vllm: str, settings: Sequence[str]) -> str:

@@ -316,10 +316,10 @@ def noise_table(measured: Sequence[tuple[Cell, Metric, Noise]], comparisons: int
                 *("-" if change is None else f"{change:.1%}" for change in finds),
             )
         )
-        if noise.boards:
-            low, high = (100 * (ratio - 1) for ratio in noise.boards)
+        if noise.gpus:
+            low, high = (100 * (ratio - 1) for ratio in noise.gpus)
             notes.append(
-                f"{cell.name}, {UNIT[metric]}: boards lie {low:+.1f} % to {high:+.1f} % about their mean"
+                f"{cell.name}, {UNIT[metric]}: GPUs lie {low:+.1f} % to {high:+.1f} % about their mean"
             )
         if noise.between and noise.between.degrees_of_freedom < MIN_OWN_DEGREES:
             missing = MIN_OWN_DEGREES - int(noise.between.degrees_of_freedom)
@@ -454,7 +454,7 @@ def _how_sure(judgement: Judgement, tolerance: str = "") -> str:
         if judgement.paired
         else f"{_launches(len(sample.launches))} against {len(baseline.launches)}"
     )
-    engine = f"vLLM {baseline.environment.get('vllm', '?')}"
+    engine = f"vLLM {baseline.environment.vllm or '?'}"
     return f"95 % interval {_interval(ratio)}{tolerance}; {new} of {engine}"
 
 
@@ -516,7 +516,7 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             f"raise {' and '.join(judgement.over)} in the test if the budget allows it; a baseline update does not change it"
         ]
     attached = (
-        judgement.sample is not None and judgement.sample.launches[0].key["engine"] == "attached"
+        judgement.sample is not None and judgement.sample.launches[0].key.engine == "attached"
     )
     if attached and not replayed and judgement.verdict is not Verdict.INVALID:
         return [
@@ -578,7 +578,7 @@ def _interval(ratio: Comparison) -> str:
 def unused(baselines: Sequence[Baseline]) -> list[str]:
     """One line per baseline that no test uses any more."""
     return [
-        f"unused baseline: {b.gpu_name}, {b.key['model']}, batch size {b.key['batch_size']} "
-        f"(engine args {', '.join(f'{k}={v}' for k, v in b.key['engine_args'].items())})"
+        f"unused baseline: {b.gpu_name}, {b.key.model}, batch size {b.key.batch_size} "
+        f"(engine args {', '.join(f'{k}={v}' for k, v in b.key.engine_args.items())})"
         for b in baselines
     ]

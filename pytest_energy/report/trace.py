@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_energy.cell.key import canonical_key
 from pytest_energy.errors import RecordingError
 from pytest_energy.measure import measurement, steadiness
 from pytest_energy.recording import counters, recording
 from pytest_energy.recording.recording import GpuTrace, Recording
-from pytest_energy.report.results import engine_name, settings_under_test
+from pytest_energy.report.results import engine_name
 
 _MIN_INTERVAL_NS = 450_000_000
 _MAX_UNKNOWN_NS = 30_000_000
@@ -62,9 +61,9 @@ def trace(recorded: Recording) -> Trace | None:
     )
     environment = recorded.environment
     return Trace(
-        engine=engine_name(str(environment.get("vllm") or "?"), settings_under_test(environment)),
-        gpu_name=str(environment.get("gpu_name")),
-        batch_size=int(recorded.key["batch_size"]),
+        engine=engine_name(environment.vllm or "?", environment.settings_under_test),
+        gpu_name=environment.gpu_name,
+        batch_size=recorded.key.batch_size,
         launch_id=recorded.launch_id,
         time_s=tuple(((updates_ns[1:] - begin_ns) / 1e9).tolist()),
         power_w=tuple(power_w.tolist()),
@@ -114,7 +113,7 @@ def find(folders: Sequence[Path], wanted: Iterable[tuple[str, str]]) -> list[Tra
                 recorded = recording.read(file)
             except RecordingError:
                 continue
-            name = canonical_key(recorded.key), recorded.launch_id
+            name = recorded.key.canonical, recorded.launch_id
             drawn = trace(recorded) if name in missing and name not in found else None
             if drawn is not None:
                 found[name] = drawn

@@ -19,7 +19,6 @@ _MAX_DEPTH = 20
 _MAX_TEXT = 10_000
 _MAX_NAME = 300  # the name of a folder has at most 255
 _MAX_SHORT = 100
-_MAX_SETTINGS = 5_000
 _MAX_INTEGER = 2**64  # a bit mask of the driver's has 64 bits
 # Control characters but tab and line end would steer a terminal, the others GitHub's runner, which reads commands from a log.
 _STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|^\s*::|##\[", re.MULTILINE)
@@ -186,59 +185,3 @@ def names(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise Malformed(f"{what} is no list")
     return tuple(name(entry, f"an entry of {what}") for entry in value)
-
-
-def key(value: Any) -> dict[str, Any]:
-    """The key of a cell (pytest_energy.cell.Cell.key).
-
-    Raises:
-        Malformed: it names no cell.
-    """
-    if not isinstance(value, dict) or not all(
-        isinstance(value.get(part), dict) for part in ("engine_args", "workload")
-    ):
-        raise Malformed("its key names no cell")
-    try:
-        for part in ("model", "engine"):
-            name(value.get(part), part)
-        integer(value.get("batch_size"), "batch_size", 1, 10**6)
-        workload = value["workload"]
-        varies = "requests" in workload
-        if varies:
-            integer(workload["requests"], "requests", 1, 10**9)
-        for part in ("input_tokens", "output_tokens"):
-            if not varies or type(workload.get(part)) is int:
-                integer(workload.get(part), part, 1, 10**9)
-            elif not isinstance(workload.get(part), dict):
-                name(workload.get(part), part)
-    except Malformed as error:
-        raise Malformed(f"its key names no cell: {error}") from None
-    return value
-
-
-def environment(value: Any) -> dict[str, Any]:
-    """A fingerprint (pytest_energy.recording.fingerprint).
-
-    Raises:
-        Malformed: what others rely on is missing or of another kind.
-    """
-    if not isinstance(value, dict):
-        raise Malformed("its environment is no object")
-    name(value.get("gpu_name"), "gpu_name")
-    names(value.get("gpu_uuids", []), "gpu_uuids")
-    for part in ("vllm", "date"):
-        if value.get(part) is not None:
-            short(value[part], part)
-    if value.get("power_limit_w") is not None:
-        number(value["power_limit_w"], "power_limit_w", 1e-3, 1e6)
-    for part in ("engine_settings", "engine_args_under_test", "host", "packages"):
-        if not isinstance(value.get(part, {}), dict):
-            raise Malformed(f"{part} is no object")
-    if len(json.dumps(value.get("engine_args_under_test", {}))) > _MAX_SETTINGS:
-        raise Malformed(f"engine_args_under_test are longer than {_MAX_SETTINGS:,} characters")
-    host = value.get("host", {})
-    if host.get("cpu_model") is not None:
-        name(host["cpu_model"], "cpu_model")
-    if host.get("load_1min") is not None:
-        number(host["load_1min"], "load_1min", 0, 1e6)
-    return value

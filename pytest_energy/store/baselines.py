@@ -1,4 +1,4 @@
-"""The store of baselines: one JSON file per GPU model and model, one entry per cell and board, changed only by an update.
+"""The store of baselines: one JSON file per GPU model and model, one entry per cell and GPU, changed only by an update.
 
 docs/baselines.md describes the file. Keys are sorted and numbers rounded to six digits, so that an update is a small diff.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_energy.cell.key import canonical_key, key_differences, slugify
+from pytest_energy.cell.key import CellKey, slugify
 from pytest_energy.errors import BaselineError
 from pytest_energy.measure import spread
 from pytest_energy.measure.cycles import FIGURES
 from pytest_energy.measure.measurement import Measurement, first_invalid
-from pytest_energy.recording.fingerprint import upgraded
+from pytest_energy.recording.fingerprint import Fingerprint, differing_engines
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import exclusively, write_atomically
 from pytest_energy.safety.untrusted import Malformed
@@ -75,10 +75,10 @@ class Baseline:
         update_reason: why a loss was accepted with this entry; None where there was none to accept.
     """
 
-    key: Mapping[str, Any]
+    key: CellKey
     gpu_name: str
     launches: tuple[LaunchValues, ...]
-    environment: Mapping[str, Any]
+    environment: Fingerprint
     history: tuple[Mapping[str, Any], ...] = ()
     update_reason: str | None = None
 
@@ -90,16 +90,16 @@ class Baseline:
         environments = [measurement.environment for measurement in measurements]
         return cls(
             key=measurements[0].key,
-            gpu_name=str(measurements[0].environment["gpu_name"]),
+            gpu_name=measurements[0].environment.gpu_name,
             launches=tuple(map(LaunchValues.from_measurement, measurements)),
-            environment=max(environments, key=lambda environment: str(environment.get("date"))),
+            environment=max(environments, key=lambda environment: str(environment.date)),
             history=tuple(history),
         )
 
     @property
-    def boards(self) -> tuple[str, ...]:
+    def gpus(self) -> tuple[str, ...]:
         """UUIDs of the GPUs that it was measured on, sorted."""
-        return boards(self.environment)
+        return self.environment.gpus
 
     @property
     def joules_per_token(self) -> list[float]:
@@ -152,26 +152,9 @@ class Update:
     change: float | None
 
 
-def boards(environment: Mapping[str, Any]) -> tuple[str, ...]:
-    """UUIDs of the GPUs in a fingerprint, sorted."""
-    return tuple(sorted(map(str, environment.get("gpu_uuids") or ())))
-
-
-def other_boards(uuids: Sequence[str]) -> str:
-    """What messages call boards that are not those measured."""
-    return f"{'another board' if len(uuids) < 2 else 'other boards'}, {' and '.join(uuids) or 'of unknown UUID'}"
-
-
-def mixed(environments: Sequence[Mapping[str, Any]]) -> str | None:
-    """In what launches that should be of one engine on one board differ, "name (one, other)"; None if in nothing."""
-    for name in ("gpu_name", "gpu_uuids", "power_limit_w", "vllm", "engine_args_under_test"):
-        # In which order an engine names its boards says nothing.
-        values = sorted(
-            {str(list(boards(e)) if name == "gpu_uuids" else e.get(name)) for e in environments}
-        )
-        if len(values) > 1:
-            return f"{name} ({', '.join(values)})"
-    return None
+def other_gpus(uuids: Sequence[str]) -> str:
+    """What messages call GPUs of the same model that are not those measured."""
+    return f"{'another GPU' if len(uuids) < 2 else 'other GPUs'}, {' and '.join(uuids) or 'of unknown UUID'}"
 
 
 class Store:
@@ -186,19 +169,14 @@ class Store:
         self._files: dict[Path, dict[str, Any]] = {}
         self._entries: dict[Path, list[Baseline]] = {}
 
-    def find(self, key: Mapping[str, Any], gpu_name: str, on: Sequence[str]) -> Baseline | None:
-        """The baseline of this cell on these boards (UUIDs), None where there is none.
+    def find(self, key: CellKey, gpu_name: str, on: Sequence[str]) -> Baseline | None:
+        """The baseline of this cell on these GPUs (UUIDs), None where there is none.
 
-        Boards of one model differ by more than any tolerance (docs/measurements.md), so a cell has one for each.
+        GPUs of one model differ by more than any tolerance (docs/measurements.md), so a cell has one for each.
         """
-        wanted, uuids = canonical_key(key), tuple(sorted(on))
+        uuids = tuple(sorted(on))
         for baseline in self.entries():
-            # Equal keys are equal mappings, which is cheaper to find out; 1 and true are told apart by the text alone.
-            if (
-                baseline.key == key
-                and canonical_key(baseline.key) == wanted
-                and (baseline.gpu_name, baseline.boards) == (gpu_name, uuids)
-            ):
+            if (baseline.key, baseline.gpu_name, baseline.gpus) == (key, gpu_name, uuids):
                 return baseline
         return None
 
@@ -206,20 +184,17 @@ class Store:
         """All baselines, in file order."""
         return [baseline for path in self._paths() for baseline in self._read(path)]
 
-    def near_misses(self, key: Mapping[str, Any], gpu_name: str) -> list[NearMiss]:
-        """Why baselines of the same model and batch size do not fit: other GPU models, other boards, other settings."""
+    def near_misses(self, key: CellKey, gpu_name: str) -> list[NearMiss]:
+        """Why baselines of the same model and batch size do not fit: other GPU models, other GPUs, other settings."""
         misses = []
         for baseline in self.entries():
-            if (baseline.key["model"], baseline.key["batch_size"]) != (
-                key["model"],
-                key["batch_size"],
-            ):
+            if (baseline.key.model, baseline.key.batch_size) != (key.model, key.batch_size):
                 continue
-            if canonical_key(baseline.key) != canonical_key(key):
+            if baseline.key != key:
                 if baseline.gpu_name == gpu_name:
                     misses.append(
                         NearMiss(
-                            "one differs in " + ", ".join(key_differences(baseline.key, key)), False
+                            "one differs in " + ", ".join(baseline.key.differences(key)), False
                         )
                     )
             elif baseline.gpu_name != gpu_name:
@@ -227,9 +202,7 @@ class Store:
                     NearMiss(f"one was measured on another GPU model, {baseline.gpu_name}", True)
                 )
             else:
-                misses.append(
-                    NearMiss(f"one was measured on {other_boards(baseline.boards)}", True)
-                )
+                misses.append(NearMiss(f"one was measured on {other_gpus(baseline.gpus)}", True))
         return misses
 
     def update(
@@ -247,7 +220,7 @@ class Store:
             reason: why a larger loss is accepted.
 
         Raises:
-            BaselineError: fewer than three launches, a launch twice, an invalid measurement, two boards, or a loss without a reason.
+            BaselineError: fewer than three launches, a launch twice, an invalid measurement, two GPUs, or a loss without a reason.
             OSError: nothing was written.
         """
         first = measurements[0]
@@ -266,10 +239,10 @@ class Store:
                 "Measure again without --energy-interleave periods; under --energy-update launches alternate by themselves."
             )
         environments = [measurement.environment for measurement in launches.values()]
-        differing = mixed(environments)
+        differing = differing_engines(environments)
         if differing:
             raise BaselineError(f"the launches differ in {differing}: they are no one baseline")
-        gpu_name = str(first.environment["gpu_name"])
+        gpu_name = first.environment.gpu_name
         with exclusively(self.folder):
             return self._replace(launches, gpu_name, tolerance, reason)
 
@@ -284,7 +257,7 @@ class Store:
         first = next(iter(launches.values()))
         self._files.clear()
         self._entries.clear()
-        previous = self.find(first.key, gpu_name, boards(first.environment))
+        previous = self.find(first.key, gpu_name, first.environment.gpus)
         history = _history(previous) if previous else ()
         baseline = Baseline.of([m for _, m in sorted(launches.items())], history)
         losses = baseline_drift(baseline.summary, history, tolerance)
@@ -295,7 +268,7 @@ class Store:
             )
         if losses:
             baseline = replace(baseline, update_reason=reason)
-        path = self.folder / slugify(gpu_name) / f"{slugify(str(first.key['model']))}.json"
+        path = self.folder / slugify(gpu_name) / f"{slugify(first.key.model)}.json"
         self._write(path, baseline)
         change = None
         if previous:
@@ -326,15 +299,20 @@ class Store:
             raise _damaged(path, f"a field is missing or malformed: {error!r}") from None
 
     def _write(self, path: Path, baseline: Baseline) -> None:
-        content = {"gpu_name": baseline.gpu_name, "model": baseline.key["model"], "cells": {}}
+        content: dict[str, Any] = {
+            "gpu_name": baseline.gpu_name,
+            "model": baseline.key.model,
+            "cells": {},
+        }
         if path.exists():
             self._read(path)
             content = self._content(path)
-        wanted = canonical_key(baseline.key), baseline.boards
+        wanted = baseline.key, baseline.gpus
         cells = {
             name: entry
             for name, entry in content["cells"].items()
-            if (canonical_key(entry["key"]), boards(entry["environment"])) != wanted
+            if (CellKey.from_plain(entry["key"]), Fingerprint.from_plain(entry["environment"]).gpus)
+            != wanted
         }
         cells[_entry_name(baseline, cells)] = _entry(baseline)
         text = _dump(
@@ -388,8 +366,8 @@ def baseline_drift(
 def _history(previous: Baseline) -> tuple[Mapping[str, Any], ...]:
     """The history of the entry that replaces `previous`."""
     entry = {
-        "date": previous.environment.get("date"),
-        "vllm": previous.environment.get("vllm"),
+        "date": previous.environment.date,
+        "vllm": previous.environment.vllm,
         **previous.summary,
     }
     if previous.update_reason:
@@ -398,13 +376,13 @@ def _history(previous: Baseline) -> tuple[Mapping[str, Any], ...]:
 
 
 def _entry_name(baseline: Baseline, taken: Mapping[str, Any]) -> str:
-    key, workload = baseline.key, baseline.key["workload"]
-    lengths = {
-        name: workload[name] if isinstance(workload[name], int | str) else "lognormal"
-        for name in ("input_tokens", "output_tokens")
-    }
-    stem = f"{key['engine']} in={lengths['input_tokens']} out={lengths['output_tokens']} bs={key['batch_size']:04d}"
-    stem += "".join(f" {uuid[:12]}" for uuid in baseline.boards)
+    key = baseline.key
+    tokens_in, tokens_out = (
+        length if isinstance(length, int | str) else "lognormal"
+        for length in (key.workload.input_tokens, key.workload.output_tokens)
+    )
+    stem = f"{key.engine} in={tokens_in} out={tokens_out} bs={key.batch_size:04d}"
+    stem += "".join(f" {uuid[:12]}" for uuid in baseline.gpus)
     name, count = stem, 1
     while name in taken:
         count += 1
@@ -451,9 +429,9 @@ def _entry(baseline: Baseline) -> dict[str, Any]:
     reason = {"update_reason": baseline.update_reason} if baseline.update_reason else {}
     return {
         **reason,
-        "environment": baseline.environment,
+        "environment": baseline.environment.plain,
         "history": list(baseline.history),
-        "key": baseline.key,
+        "key": baseline.key.plain,
         "launches": [
             {
                 "joules_per_token": _series(launch.joules_per_token),
@@ -477,10 +455,8 @@ def _entry(baseline: Baseline) -> dict[str, Any]:
 
 
 def _baseline(entry: Mapping[str, Any], gpu_name: str) -> Baseline:
-    key, environment = (
-        untrusted.key(entry["key"]),
-        untrusted.environment(upgraded(entry["environment"])),
-    )
+    key = CellKey.from_plain(entry["key"])
+    environment = Fingerprint.from_plain(entry["environment"])
     launches = tuple(map(_launch_values, untrusted.objects(entry["launches"], "launches")))
     if len(launches) < MIN_LAUNCHES:
         raise Malformed(f"an entry has {len(launches)} launches")

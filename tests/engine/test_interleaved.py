@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.workload import Lognormal, Workload
+from pytest_energy.cell.lengths import Lognormal
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.offline import session_members
 from pytest_energy.launch import interleaved, launch
 from pytest_energy.launch.interleaved import NoFit, Side, SideError, record_pair

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.prompts import Conversation, Prompts
-from pytest_energy.cell.workload import Lognormal, Workload
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.offline import OfflineEngine, Steps, session_members
 from pytest_energy.errors import EngineError
 from tests.engine.conftest import left_of

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.prompts import Conversation
-from pytest_energy.cell.workload import Lognormal, Workload
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import server, synthetic_tokenizer
 from pytest_energy.engines.offline import session_members
 from pytest_energy.engines.server import ServerEngine, command_line

@@ -257,10 +257,10 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
         assert measured.valid, measured.faults
         assert measured.power_w == pytest.approx(100.0, rel=0.01)
         assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.01)
-        assert measured.environment["gpu_name"] == "simulated GPU"
-        assert measured.environment["vllm"]
+        assert measured.environment.gpu_name == "simulated GPU"
+        assert measured.environment.vllm
         # Of vLLM's dummies only this can be seen: they are finite and not all equal.
-        assert 0 < measured.environment["synthetic_weights"]["likeliest_above_even_nats"] < 1e-3
+        assert 0 < measured.environment.synthetic_weights["likeliest_above_even_nats"] < 1e-3
 
     def table(result: pytest.RunResult) -> list[str]:
         return [line for line in result.outlines if line.startswith("tiny bs=")]

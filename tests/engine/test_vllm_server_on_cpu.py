@@ -230,10 +230,10 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
     (file,) = recording.find(pytester.path / "kept")
     measured = measurement.measure(recording.read(file))
     assert measured.valid, measured.faults
-    assert measured.key["engine"] == "server"
+    assert measured.key.engine == "server"
     assert measured.power_w == pytest.approx(100.0, rel=0.01)
     assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.01)
-    assert measured.environment["engine_settings"]["tokenizer"] == "synthetic"
+    assert measured.environment.engine_settings["tokenizer"] == "synthetic"
     latencies = measured.latencies_ms
     # Eight clients get a token per step each.
     assert latencies["itl"]["mean"] == pytest.approx(8 / measured.tokens_per_s * 1e3, rel=0.5)

@@ -56,7 +56,7 @@ def make(folder: Path, marker: dict[str, object] = MARKER) -> None:
                 power_w,
                 size / STEP_S * rate,
                 cycles=40.5,
-                environment={"gpu_uuids": [uuid]},  # type: ignore[arg-type]
+                environment={"gpu_uuids": (uuid,)},  # type: ignore[arg-type]
             )
             return measure(made)
 

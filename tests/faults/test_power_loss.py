@@ -129,7 +129,7 @@ def updated(
     launches = [
         measure(
             simulated.recording(
-                cell, f"new-{n}", 90.0, 400.0, cycles=40.5, environment={"gpu_uuids": [UUIDS[0]]}
+                cell, f"new-{n}", 90.0, 400.0, cycles=40.5, environment={"gpu_uuids": (UUIDS[0],)}
             )
         )
         for n in range(3)

@@ -33,7 +33,7 @@ kind, name, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 project = Path(sys.argv[4])
 cell = Marked.from_arguments((), {**setting.MARKER, "batch_sizes": [2, 4]}).cell(size, project)
 launches = [
-    measure(simulated.recording(cell, f"{name}-{n}", 100.0, 400.0, cycles=80.5, environment={"gpu_uuids": [UUIDS[0]], "vllm": name}))
+    measure(simulated.recording(cell, f"{name}-{n}", 100.0, 400.0, cycles=80.5, environment={"gpu_uuids": (UUIDS[0],), "vllm": name}))
     for n in range(3)
 ]
 for module in (baselines, noise):
@@ -82,9 +82,9 @@ def folder(tmp_path: Path) -> Path:
 def test_two_updates_of_different_cells_are_both_kept(folder: Path) -> None:
     both(folder, "update", (2, 4))
     entries = [
-        entry for entry in Store(folder / "baselines").entries() if entry.boards == (UUIDS[0],)
+        entry for entry in Store(folder / "baselines").entries() if entry.gpus == (UUIDS[0],)
     ]
-    assert sorted(entry.environment["vllm"] for entry in entries) == ["one", "two"]
+    assert sorted(entry.environment.vllm for entry in entries) == ["one", "two"]
     assert [len(entry.history) for entry in entries] == [1, 1]
 
 
@@ -93,9 +93,9 @@ def test_of_two_updates_of_one_cell_the_later_has_the_earlier_in_its_history(fol
     (entry,) = [
         entry
         for entry in Store(folder / "baselines").entries()
-        if entry.boards == (UUIDS[0],) and entry.key["batch_size"] == 2
+        if entry.gpus == (UUIDS[0],) and entry.key.batch_size == 2
     ]
-    assert sorted([entry.environment["vllm"], entry.history[-1]["vllm"]]) == ["one", "two"]
+    assert sorted([entry.environment.vllm, entry.history[-1]["vllm"]]) == ["one", "two"]
     assert entry.history[0]["vllm"] == "0.0.1"
 
 
@@ -118,13 +118,13 @@ def test_noise_that_two_runs_add_is_all_there(folder: Path) -> None:
 def test_an_update_sees_what_others_have_stored_since_the_file_was_read(folder: Path) -> None:
     store = Store(folder / "baselines")
     (key, *_) = [
-        entry.key for entry in store.entries() if entry.key["batch_size"] == 2
+        entry.key for entry in store.entries() if entry.key.batch_size == 2
     ]  # read, and remembered
     both(folder, "update", (2, 4))
     cell = Marked.from_arguments((), {**setting.MARKER, "batch_sizes": [2, 4]}).cell(2, folder)
     made = [
         simulated.recording(
-            cell, f"x{n}", 100.0, 400.0, cycles=80.5, environment={"gpu_uuids": [UUIDS[0]]}
+            cell, f"x{n}", 100.0, 400.0, cycles=80.5, environment={"gpu_uuids": (UUIDS[0],)}
         )
         for n in range(3)
     ]

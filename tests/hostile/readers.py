@@ -33,7 +33,7 @@ from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
-from pytest_energy.recording.fingerprint import fingerprint
+from pytest_energy.recording.fingerprint import Fingerprint, fingerprint
 from pytest_energy.recording.recording import Recording
 from pytest_energy.report import collect, markdown, publish, results, rows, summary, tables, trace
 from pytest_energy.report.groups import groups
@@ -135,7 +135,7 @@ class Readers:
             return Baseline.of(launches)
         Store(folder).update(launches, TOLERANCE)
         (stored,) = Store(folder).entries()
-        Store(folder).near_misses({**launches[0].key, "batch_size": 1}, "another")
+        Store(folder).near_misses(dataclasses.replace(launches[0].key, batch_size=1), "another")
         return stored
 
     def _report(
@@ -250,11 +250,10 @@ class Readers:
         engine._read_events(pipe)
         try:
             ready = engine._load_with(5.0)
-            json.dumps(
-                fingerprint(
-                    ready.versions, ready.settings, {}, {"gpu_name": "x"}, ready.synthetic_weights
-                )
+            made = fingerprint(
+                ready.versions, ready.settings, {}, {"gpu_name": "x"}, ready.synthetic_weights
             )
+            assert Fingerprint.from_plain(json.loads(json.dumps(made.plain))) == made
             engine.ready = dataclasses.replace(ready, vocabulary_size=ready.vocabulary_size or 10)
             engine.start_load(Workload(4, 4), 2)
             steps = engine.take_steps()

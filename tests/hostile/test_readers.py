@@ -73,8 +73,6 @@ def test_the_seeds_are_read_and_judged(readers: Readers, monkeypatch: pytest.Mon
 
 _GUARDS = {
     "pytest_energy.safety.untrusted._check": ("recording", lambda *_: None),
-    "pytest_energy.safety.untrusted.key": ("recording", lambda value: value),
-    "pytest_energy.safety.untrusted.environment": ("recording", lambda value: value),
     "pytest_energy.safety.untrusted.name": ("baseline", lambda value, what: value),
     "pytest_energy.safety.untrusted.number": ("baseline", lambda value, *_: value),
     "pytest_energy.engines.server_worker.served_models": (

@@ -110,7 +110,7 @@ def test_a_live_run_writes_none_of_them(project: Project, home: Path, engine: st
     live.stdout.fnmatch_lines(["NO BASELINE: *", "*~/venv/bin/python*"])
     (file,) = recording.find(project.path / "kept")
     recorded = recording.read(file)
-    assert recorded.environment["vllm"] == "0.0.1"
+    assert recorded.environment.vllm == "0.0.1"
     for number in range(3):
         recording.write(
             replace(recorded, launch_id=f"launch-{number}"),
@@ -235,18 +235,22 @@ def test_settings_that_could_not_be_read_again_are_refused() -> None:
 
 def test_paths_are_kept_by_their_last_part(cell: Cell) -> None:
     kept = fingerprint.fingerprint(
-        {}, {"model": "/home/alice/llama", "n": 1}, {"tokenizer": "~/tok", "dtype": "auto"}, {}, {}
+        {},
+        {"model": "/home/alice/llama", "n": 1},
+        {"tokenizer": "~/tok", "dtype": "auto"},
+        {"gpu_name": "x"},
+        {},
     )
-    assert kept["engine_settings"] == {"model": "llama", "n": 1}
-    assert kept["engine_args_under_test"] == {"tokenizer": "tok", "dtype": "auto"}
+    assert kept.engine_settings == {"model": "llama", "n": 1}
+    assert kept.engine_args_under_test == {"tokenizer": "tok", "dtype": "auto"}
     named = Cell(
         Model("/models/x", "x"),
         8,
         engine_args=(("speculative_config", {"model": "/home/alice/draft"}),),
     )
-    assert named.key["engine_args"]["speculative_config"] == {"model": "draft"}
+    assert named.key.engine_args["speculative_config"] == {"model": "draft"}
     assert named.launch_args["speculative_config"] == {"model": "/home/alice/draft"}
-    assert str(Path.home()) not in json.dumps(cell.key)
+    assert str(Path.home()) not in cell.key.canonical
 
 
 def test_the_fingerprint_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +261,7 @@ def test_the_fingerprint_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> No
         "environ": {"HF_TOKEN": MARK},
         "host": MARK,
     }
-    kept = fingerprint.fingerprint(versions, {}, {}, {"gpu_name": "x"}, {})
+    kept = fingerprint.fingerprint(versions, {}, {}, {"gpu_name": "x"}, {}).plain
     assert MARK not in json.dumps(kept)
     assert set(kept) == {
         "date",
@@ -267,6 +271,7 @@ def test_the_fingerprint_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> No
         "engine_settings",
         "engine_args_under_test",
         "gpu_name",
+        "gpu_uuids",
         "host",
     }
     assert set(kept["host"]) <= {"cpu_model", "cpu_count", "kernel", "load_1min", "cpu_governor"}

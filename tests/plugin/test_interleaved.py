@@ -261,7 +261,7 @@ def test_too_few_pairs_and_unequal_sides_give_no_verdict(project: Project) -> No
 
 def test_another_board_is_no_reference(project: Project) -> None:
     project.record("here")
-    project.record("there", environment={"gpu_uuids": ["GPU-11111111"]})
+    project.record("there", environment={"gpu_uuids": ("GPU-11111111",)})
     result = project.run("--energy-replay", "here", "--energy-reference-replay", "there")
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(

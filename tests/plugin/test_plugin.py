@@ -287,7 +287,7 @@ def test_what_stays_undecided_may_warn_instead_of_failing(project: Project) -> N
 
 def test_a_baseline_of_another_board_is_no_baseline(project: Project) -> None:
     project.store()
-    project.record("elsewhere", environment={"gpu_uuids": ["GPU-11111111"]})
+    project.record("elsewhere", environment={"gpu_uuids": ("GPU-11111111",)})
     result = project.run("--energy-replay", "elsewhere")
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(

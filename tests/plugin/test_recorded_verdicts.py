@@ -116,8 +116,7 @@ def test_on_every_board_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do
         expected = "pass" if label == "vllm-0.25.1-gate" else "regressed"
         result = suite(*cells, "--energy-replay", folder / label, baselines=tmp_path / "store")
         recorded = {
-            f"bs={recording.read(file).key['batch_size']}"
-            for file in recording.find(folder / label)
+            f"bs={recording.read(file).key.batch_size}" for file in recording.find(folder / label)
         }
         for metric in ("J/token", "tokens/s"):
             assert {

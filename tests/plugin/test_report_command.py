@@ -185,7 +185,7 @@ def test_a_recording_that_names_no_cell_is_refused(
     project.record("odd", launches=1, marker={**MARKER, "batch_sizes": [8]})
     (file,) = recording.find(Path("odd"))
     made = recording.read(file)
-    recording.write(dataclasses.replace(made, key={**made.key, **change}), file)
+    recording.write(dataclasses.replace(made, key=dataclasses.replace(made.key, **change)), file)
     assert run("report", "odd", "-o", "report") == 1
     assert "its key names no cell" in capsys.readouterr().err
 

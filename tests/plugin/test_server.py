@@ -61,7 +61,7 @@ def test_a_server_is_recorded_and_replayed(project: Project, served: list[str]) 
     )
     (file,) = recording.find(project.path / "kept")
     measured = measurement.measure(recording.read(file))
-    assert measured.key["engine"] == "server"
+    assert measured.key.engine == "server"
     assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.02)
     assert rows(run(project, "--energy-replay", "kept")) == rows(live) != []
 
@@ -166,9 +166,9 @@ def test_a_running_server_is_measured_left_alone_and_replayed(
     )
     (file,) = recording.find(project.path / "kept")
     recorded = recording.read(file)
-    assert (recorded.key["engine"], recorded.key["engine_args"]) == ("attached", {})
-    assert recorded.environment["vllm"] == "0.0.1"
-    assert recorded.environment["engine_settings"]["max_num_seqs"] == "unknown"
+    assert (recorded.key.engine, recorded.key.engine_args) == ("attached", {})
+    assert recorded.environment.vllm == "0.0.1"
+    assert recorded.environment.engine_settings["max_num_seqs"] == "unknown"
     replayed = run(project, "--energy-replay", "kept", "--energy-engine", "attached")
     shown = [
         [line for line in result.outlines if line.startswith("tiny attached bs=8")]

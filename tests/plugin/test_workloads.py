@@ -96,7 +96,7 @@ def test_recorded_and_replayed(
         "input": sum(recorded.requests.input_tokens),
         "output": sum(recorded.requests.output_tokens),
     }
-    assert recorded.environment["request_tokens"] == of_pass
+    assert recorded.environment.plain["request_tokens"] == of_pass
     replayed = run(
         project, "--energy-replay", "kept", "--energy-engine", engine, "--energy-report", "report"
     )

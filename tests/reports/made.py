@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from pytest_energy.cell.key import CellKey, WorkloadKey
 from pytest_energy.report import results
 from pytest_energy.report.results import (
     Cell,
@@ -30,12 +31,9 @@ RUN = Run(
 
 
 def cell(batch_size: int = 8, model: str = "tiny") -> Cell:
-    key = {
-        "batch_size": batch_size,
-        "engine": "offline",
-        "engine_args": {"dtype": "bfloat16"},
-        "model": model,
-    }
+    key = CellKey(
+        model, None, "offline", {"dtype": "bfloat16"}, WorkloadKey(512, 256, 0), batch_size
+    )
     return Cell(f"{model} bs={batch_size}", model, "offline", batch_size, 512, 256, key)
 
 
@@ -116,7 +114,11 @@ cells = st.builds(
     st.integers(1, 10**6),
     st.integers(1, 10**6),
     st.integers(1, 10**6),
-    st.dictionaries(names, names, max_size=2),
+    st.builds(
+        lambda name, engine_args: replace(cell().key, model=name, engine_args=engine_args),
+        names,
+        st.dictionaries(names, names, max_size=2),
+    ),
 )
 entries = st.builds(
     Entry,

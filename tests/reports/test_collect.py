@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.key import canonical_key
 from pytest_energy.measure import measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
@@ -120,7 +119,7 @@ def test_traces_are_found_by_cell_and_launch_whatever_the_files_are_called(
     cell: Cell, tmp_path: Path
 ) -> None:
     folder = written(tmp_path, cell, [500.0, 600.0])
-    key = canonical_key(cell.key)
+    key = cell.key.canonical
     (folder / "1.0-1").rename(folder / "renamed")
     found = trace.find(
         [folder, tmp_path / "nowhere"], [(key, "1.0-1"), (key, "1.0-0"), (key, "none")]
@@ -161,7 +160,7 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
 def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
     folder = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.25.1-against-itself" / "new"
     launches = {
-        (periods[0].key["batch_size"], periods[0].launch_id): periods
+        (periods[0].key.batch_size, periods[0].launch_id): periods
         for periods in recording.read_launches([folder])
     }
     assert max(map(len, launches.values())) > 1

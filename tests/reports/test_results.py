@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.report import results
 from tests.conftest import ROOT
@@ -124,6 +125,8 @@ def test_every_field_is_documented() -> None:
     def visit(kind: Any) -> None:
         if is_dataclass(kind) and isinstance(kind, type) and kind not in seen:
             seen.add(kind)
+            if kind is CellKey:  # docs/baselines.md
+                return
             for field in fields(kind):
                 assert f"`{field.name}`" in page or f"`{field.name}[]`" in page, (
                     f"{kind.__name__}.{field.name}"
@@ -133,4 +136,4 @@ def test_every_field_is_documented() -> None:
             visit(argument)
 
     visit(results.Results)
-    assert len(seen) == 10
+    assert len(seen) == 11

@@ -100,11 +100,11 @@ def test_an_update_is_a_small_diff(cell: Cell, tmp_path: Path) -> None:
             "differ in vllm",
         ),
         (
-            lambda c: [*launches(c), *launches(c, ("x",), environment={"power_limit_w": 500})],
+            lambda c: [*launches(c), *launches(c, ("x",), environment={"power_limit_w": 500.0})],
             "differ in power_limit_w",
         ),
         (
-            lambda c: [*launches(c), *launches(c, ("x",), environment={"gpu_uuids": ["GPU-x"]})],
+            lambda c: [*launches(c), *launches(c, ("x",), environment={"gpu_uuids": ("GPU-x",)})],
             "differ in gpu_uuids",
         ),
     ],
@@ -155,9 +155,9 @@ def test_each_board_has_its_own_baseline(cell: Cell, tmp_path: Path) -> None:
     }
     assert [b and round(b.summary["power_w"]) for b in found.values()] == [500, 560, None]
     assert [miss.reason for miss in store.near_misses(cell.key, GPU_NAME)] == [
-        "one was measured on another board, GPU-a",
-        "one was measured on other boards, GPU-a and GPU-d",
-        "one was measured on another board, GPU-b",
+        "one was measured on another GPU, GPU-a",
+        "one was measured on other GPUs, GPU-a and GPU-d",
+        "one was measured on another GPU, GPU-b",
     ]
 
 
@@ -178,7 +178,7 @@ def test_small_steps_that_add_up_need_a_reason(cell: Cell, tmp_path: Path) -> No
         step(3, 520.0)
     found = Store(tmp_path).find(cell.key, GPU_NAME, [UUID])
     assert found is not None
-    assert found.environment["date"] == "day 2"
+    assert found.environment.date == "day 2"
     step(3, 520.0, "FP8 was wrong before")
     assert (
         json.loads(only_file(tmp_path).read_text())["cells"].popitem()[1]["update_reason"]

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.model import Model
-from pytest_energy.cell.workload import Lognormal, Plan, Workload
+from pytest_energy.cell.workload import Plan, Workload
 from pytest_energy.errors import BaselineError, NoiseError, RecordingError
 from pytest_energy.measure import stopping
 from pytest_energy.measure.cycles import whole_cycles
@@ -260,7 +261,7 @@ def test_a_step_that_ends_several_requests_ends_the_block() -> None:
     )
     one, other = (
         measure(recorded),
-        measure(replace(recorded, key={**recorded.key, "engine": "server"}, tokens=merged)),
+        measure(replace(recorded, key=replace(recorded.key, engine="server"), tokens=merged)),
     )
     assert one.cycles is not None
     assert other.cycles is not None
@@ -292,6 +293,9 @@ def test_a_recording_keeps_the_lengths(tmp_path: Path) -> None:
     assert recording.read(tmp_path / "a.json.gz") == recorded
 
 
+LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -313,24 +317,28 @@ def test_a_recording_keeps_the_lengths(tmp_path: Path) -> None:
             "requests.input_tokens is not a list of integers",
         ),
         (
-            {"key": {"workload": {"input_tokens": 1, "output_tokens": 1}}},
+            {"key": {"workload": {"input_tokens": 1, "output_tokens": 1, "seed": 0}}},
             "it holds the lengths of 24 requests, its key says None",
         ),
         (
-            {"key": {"workload": {"requests": "24"}}},
-            "its key names no cell: requests is no whole number",
+            {"key": {"workload": {**LENGTHS, "requests": "24"}}},
+            "its key names no cell: workload.requests: Input should be a valid integer",
         ),
         (
-            {"key": {"workload": {"requests": 24, "input_tokens": 1}}},
-            "its key names no cell: output_tokens is no text",
+            {"key": {"workload": {"requests": 24, "input_tokens": 1, "seed": 0}}},
+            "its key names no cell: workload.output_tokens: Field required",
+        ),
+        (
+            {"key": {"workload": LENGTHS}, "requests": None},
+            "its key names no cell: workload: its requests vary in length, and their number is not",
         ),
         (
             {"key": {"batch_size": 10**6}},
             "its batch size is 1000000, of which 24 requests are no pass",
         ),
         (
-            {"key": {"workload": {"input_tokens": {}, "output_tokens": {}}}, "requests": None},
-            "input_tokens is no whole number",
+            {"key": {"workload": {**LENGTHS, "input_tokens": {}}}, "requests": None},
+            "its key names no cell: workload.input_tokens",
         ),
     ],
 )

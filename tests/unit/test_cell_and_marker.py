@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_energy.cell.key import key_differences
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.errors import UsageError
@@ -57,7 +56,7 @@ def test_the_server_is_another_cell_with_the_offline_engines_settings(folder: Pa
     }
     offline, server = of_engine["offline"], of_engine["server"]
     assert (offline.name, server.name) == ("tiny bs=8", "tiny server bs=8")
-    assert (offline.key["engine"], server.key["engine"]) == ("offline", "server")
+    assert (offline.key.engine, server.key.engine) == ("offline", "server")
     # LLMEngine's own default, which the offline engine is not told.
     assert server.launch_args["max_num_batched_tokens"] == 2048
     same = set(offline.launch_args) - {"skip_tokenizer_init"}
@@ -138,7 +137,7 @@ def test_cells_of_one_marker_share_a_launch(folder: Path) -> None:
     assert one.launch_args == eight.launch_args
     assert one.launch_args["max_num_seqs"] == 8
     assert one.key != eight.key
-    assert one.slug != eight.slug
+    assert one.key.slug != eight.key.slug
 
 
 def test_max_num_seqs_may_be_set(folder: Path) -> None:
@@ -158,10 +157,8 @@ def test_max_num_seqs_may_be_set(folder: Path) -> None:
 def test_whatever_is_measured_is_in_the_key(
     folder: Path, arguments: dict[str, Any], difference: str
 ) -> None:
-    differences = key_differences(
-        marked().cell(1, folder).key, marked(**arguments).cell(1, folder).key
-    )
-    assert difference in differences
+    usual, other = marked().cell(1, folder), marked(**arguments).cell(1, folder)
+    assert difference in usual.key.differences(other.key)
 
 
 def test_another_config_is_another_key(folder: Path) -> None:

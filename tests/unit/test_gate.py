@@ -14,12 +14,14 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
+from pytest_energy.recording.fingerprint import Host
 from pytest_energy.recording.recording import Client, Distribution
 from pytest_energy.report import rows
 from pytest_energy.store.baselines import Baseline, NearMiss, Store
 from pytest_energy.verdict import comparison
 from pytest_energy.verdict.judge import Judgement, compare, judge, variation, what_changed
 from pytest_energy.verdict.rule import DEFAULT_TOLERANCE, Rule, Verdict
+from tests import simulated
 from tests.simulated import UUID, client, recording
 
 STATIC_W, DYNAMIC_J = 120.0, 0.38
@@ -461,21 +463,13 @@ def test_no_reading_where_conditions_differ(
 
 
 def test_what_changed_tells_what_matters_first() -> None:
-    old = {
-        "date": "1",
-        "driver": "1",
-        "vllm": "1",
-        "gpu_uuids": ["a"],
-        "host": {"load_1min": 1, "cpu_model": "x"},
-    }
-    new = {
-        "date": "2",
-        "driver": "2",
-        "vllm": "2",
-        "gpu_uuids": ["b"],
-        "host": {"load_1min": 2, "cpu_model": "y"},
-    }
-    assert what_changed(old, new) == ["vllm: 1 → 2", "driver: 1 → 2", "host.cpu_model: x → y"]
+    old, new = (
+        simulated.fingerprint(
+            date=n, driver=n, vllm=n, gpu_uuids=(n,), host=Host(load_1min=float(n), cpu_model=n)
+        )
+        for n in ("1", "2")
+    )
+    assert what_changed(old, new) == ["vllm: 1 → 2", "driver: 1 → 2", "host.cpu_model: 1 → 2"]
 
 
 def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: Baseline) -> None:

@@ -333,7 +333,7 @@ def test_the_kv_cache_holds_whole_blocks() -> None:
     recorded = replace(recording(make_cell(batch_size=8)), kv_cache_tokens=8 * 314)
     assert measure(recorded).valid
     in_blocks = replace(
-        recorded, environment={**recorded.environment, "engine_settings": {"block_size": 16}}
+        recorded, environment=replace(recorded.environment, engine_settings={"block_size": 16})
     )
     assert measure(in_blocks).faults == (
         "kv_cache_too_small: it holds 2512 tokens, the batch needs 2560",

@@ -63,12 +63,12 @@ def test_only_launches_that_differ_in_nothing_are_compared(
     assert noise.between == Spread(pytest.approx(0, abs=1e-9), 2)
 
 
-def test_boards_are_told_apart_from_launches(cell: Cell, tmp_path: Path) -> None:
+def test_gpus_are_told_apart_from_launches(cell: Cell, tmp_path: Path) -> None:
     NoiseStore(tmp_path).add(
         [*launches(cell, [500, 500]), *launches(cell, [550], "b", gpu_uuids=["GPU-x"])]
     )
     noise = known(tmp_path, cell)
-    assert noise.boards == pytest.approx((1 / math.sqrt(1.1), math.sqrt(1.1)), rel=1e-3)
+    assert noise.gpus == pytest.approx((1 / math.sqrt(1.1), math.sqrt(1.1)), rel=1e-3)
 
 
 def test_the_floor_is_assumed_until_enough_is_measured(cell: Cell, tmp_path: Path) -> None:

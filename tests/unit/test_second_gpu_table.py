@@ -41,7 +41,7 @@ def record(
             power_shares=shares,
             **changes,
         )
-        recording.write(made, folder / made.launch_id / f"{spread.slug}{recording.SUFFIX}")
+        recording.write(made, folder / made.launch_id / f"{spread.key.slug}{recording.SUFFIX}")
     return folder
 
 
@@ -112,7 +112,7 @@ def test_the_noise_that_is_stored_for_a_side_counts(
                 500.0 * (1 + deviation * (-1) ** i),
                 power_shares={A: 1.0},
             )
-            recording.write(made, folder / made.launch_id / f"{cell.slug}{recording.SUFFIX}")
+            recording.write(made, folder / made.launch_id / f"{cell.key.slug}{recording.SUFFIX}")
         NoiseStore(store).add([measure(*periods) for periods in recording.read_launches([folder])])
         *_, row = table(capsys, monkeypatch, one, two)
         low, high = (

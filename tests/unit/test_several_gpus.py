@@ -1,4 +1,4 @@
-"""An engine on several GPUs: the energy is theirs together, each one's share is known, and the boards' order says nothing."""
+"""An engine on several GPUs: the energy is theirs together, each one's share is known, and the GPUs' order says nothing."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.key import name_of
+from pytest_energy.cell.key import CellKey, WorkloadKey
 from pytest_energy.cell.model import Model
 from pytest_energy.measure import spread
 from pytest_energy.measure.conditions import STATIC_POWER_UNCERTAINTY_W
@@ -22,9 +22,10 @@ from pytest_energy.measure.measurement import (
 )
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
+from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.report import collect, markdown, page, results, rows, tables
 from pytest_energy.report.results import Results
-from pytest_energy.store.baselines import Baseline, Store, mixed
+from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.verdict import judge, rule
 from pytest_energy.verdict.rule import Rule
 from tests import simulated
@@ -120,10 +121,10 @@ def test_the_row_of_jpt_alone_tells_the_shares(cell: Cell) -> None:
     assert [unequal for _, unequal in rows.gpu_lines([even])] == [False]
 
 
-def test_the_same_boards_in_another_order_are_the_same_boards(cell: Cell, tmp_path: Path) -> None:
+def test_the_same_gpus_in_another_order_are_the_same_gpus(cell: Cell, tmp_path: Path) -> None:
     first, second = launches(cell, UNEVEN), launches(cell, BACKWARDS, 1001.0)
-    assert first[0].environment["gpu_uuids"] != second[0].environment["gpu_uuids"]
-    assert mixed([m.environment for m in (*first, *second)]) is None
+    assert first[0].environment.gpu_uuids != second[0].environment.gpu_uuids
+    assert differing_engines([m.environment for m in (*first, *second)]) is None
     store = Store(tmp_path)
     store.update([first[0], first[1], second[2]], {})
     found = Store(tmp_path).find(cell.key, simulated.GPU_NAME, tuple(sorted(UNEVEN, reverse=True)))
@@ -135,10 +136,11 @@ def test_the_same_boards_in_another_order_are_the_same_boards(cell: Cell, tmp_pa
     )
     assert paired.verdict is not rule.Verdict.NOT_COMPARABLE
     others = launches(cell, {"GPU-aaaaaaaa-1": 0.5, "GPU-cccccccc-3": 0.5})
-    assert (mixed([first[0].environment, others[0].environment]) or "").startswith("gpu_uuids (")
+    assert (differing_engines([first[0].environment, others[0].environment]) or "").startswith(
+        "gpu_uuids ("
+    )
     assert (
-        Store(tmp_path).find(cell.key, simulated.GPU_NAME, others[0].environment["gpu_uuids"])
-        is None
+        Store(tmp_path).find(cell.key, simulated.GPU_NAME, others[0].environment.gpu_uuids) is None
     )
 
 
@@ -160,14 +162,12 @@ def test_the_static_power_of_each_gpu_is_uncertain(cell: Cell) -> None:
 
 
 def test_a_cells_name_tells_how_it_is_spread() -> None:
-    key = {"model": "m", "engine": "offline", "batch_size": 8, "engine_args": {}}
-    assert name_of(key) == "m bs=8"
-    assert (
-        name_of({**key, "engine": "server", "engine_args": {"tensor_parallel_size": 1}})
-        == "m server bs=8"
-    )
+    key = CellKey("m", None, "offline", {}, WorkloadKey(512, 256, 0), 8)
+    assert key.name == "m bs=8"
+    one = replace(key, engine="server", engine_args={"tensor_parallel_size": 1})
+    assert one.name == "m server bs=8"
     arguments = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "quantization": "fp8"}
-    assert name_of({**key, "engine_args": arguments}) == "m fp8 tp=4 pp=2 bs=8"
+    assert replace(key, engine_args=arguments).name == "m fp8 tp=4 pp=2 bs=8"
 
 
 def test_a_report_shows_each_gpus_share(cell: Cell) -> None:

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_energy.cell.key import canonical_key, key_differences
+from pytest_energy.cell.key import CellKey
+from pytest_energy.cell.lengths import LengthDistribution, Lognormal
 from pytest_energy.cell.prompts import Conversation, Prompts
-from pytest_energy.cell.workload import Lognormal, Plan, Workload, described, tokens_in_flight
+from pytest_energy.cell.workload import Plan, Workload, tokens_in_flight
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin.marker import Marked
 
@@ -49,7 +50,7 @@ def test_what_is_drawn_lies_within_its_bounds_and_is_the_same_each_time(
     assert (
         len(plan.lengths)
         == workload.requests_per_pass(batch_size)
-        == workload.key(batch_size)["requests"]
+        == workload.key(batch_size).requests
     )
     assert len(plan.lengths) % batch_size == 0
     assert len(plan.lengths) >= 8
@@ -184,12 +185,12 @@ KEY = {"model": "m/m", "batch_sizes": [1, 8, 64]}
 MEDIAN = {"lognormal": {"median": 512, "sigma": 0.6, "max": 2048}}
 
 
-def cell_key(folder: Path, batch_size: int = 8, **arguments: Any) -> dict[str, Any]:
+def cell_key(folder: Path, batch_size: int = 8, **arguments: Any) -> CellKey:
     return Marked.from_arguments((), {**KEY, **arguments}).cell(batch_size, folder).key
 
 
 def test_the_key_of_a_fixed_workload_is_as_it_was(tmp_path: Path) -> None:
-    assert cell_key(tmp_path, input_tokens=100)["workload"] == {
+    assert cell_key(tmp_path, input_tokens=100).plain["workload"] == {
         "input_tokens": 100,
         "output_tokens": 256,
         "seed": 0,
@@ -198,14 +199,15 @@ def test_the_key_of_a_fixed_workload_is_as_it_was(tmp_path: Path) -> None:
 
 def test_the_key_holds_all_that_is_drawn_from(tmp_path: Path) -> None:
     key = cell_key(tmp_path, input_tokens=MEDIAN)
-    assert key["workload"] == {
+    assert key.plain["workload"] == {
         "input_tokens": MEDIAN,
         "output_tokens": 256,
         "requests": 24,
         "seed": 0,
     }
-    assert key["engine_args"]["max_model_len"] == 2304
-    assert json.loads(canonical_key(key)) == key
+    assert key.engine_args["max_model_len"] == 2304
+    assert json.loads(key.canonical) == key.plain
+    assert CellKey.from_plain(json.loads(key.canonical)) == key
     assert (
         cell_key(tmp_path, input_tokens={"lognormal": {"median": 512.0, "max": 2048, "sigma": 0.6}})
         == key
@@ -213,7 +215,7 @@ def test_the_key_holds_all_that_is_drawn_from(tmp_path: Path) -> None:
     other = cell_key(
         tmp_path, input_tokens={"lognormal": {"median": 500, "max": 2048, "sigma": 0.6}}
     )
-    assert key_differences(key, other) == ["workload.input_tokens.lognormal.median: 512.0 → 500.0"]
+    assert key.differences(other) == ["workload.input_tokens.lognormal.median: 512.0 → 500.0"]
 
 
 @pytest.mark.parametrize(
@@ -443,16 +445,16 @@ def test_a_file_that_cannot_be_read(write: Write, monkeypatch: pytest.MonkeyPatc
 def test_the_files_content_is_the_key_and_never_its_name(write: Write) -> None:
     folder = write(SHAREGPT)
     key = cell_key(folder, prompts="prompts.jsonl")
-    assert key["workload"] | {"prompts_sha256": ""} == {
+    assert key.plain["workload"] | {"prompts_sha256": ""} == {
         "input_tokens": "prompts", "output_tokens": "replies", "prompts_sha256": "", "requests": 24, "seed": 0,
     }  # fmt: skip
-    assert "skip_tokenizer_init" not in key["engine_args"]
-    assert "max_model_len" not in key["engine_args"]
+    assert "skip_tokenizer_init" not in key.engine_args
+    assert "max_model_len" not in key.engine_args
     (folder / "sub").mkdir()
     (folder / "sub" / "other.jsonl").write_bytes((folder / "prompts.jsonl").read_bytes())
     assert cell_key(folder, prompts="sub/other.jsonl") == key
     write(SHAREGPT, SHAREGPT)
-    (difference,) = key_differences(key, cell_key(folder, prompts="prompts.jsonl"))
+    (difference,) = key.differences(cell_key(folder, prompts="prompts.jsonl"))
     assert difference.startswith("workload.prompts_sha256: ")
     assert difference.endswith(" (another file of prompts, or its content was changed)")
 
@@ -463,14 +465,10 @@ def test_prompts_without_replies_need_a_length(write: Write) -> None:
         UsageError, match=r"line 2: it has no reply and no output_tokens(.|\n)*output_tokens=256"
     ):
         cell_key(folder, prompts="prompts.jsonl")
-    assert (
-        cell_key(folder, prompts="prompts.jsonl", output_tokens=99)["workload"]["output_tokens"]
-        == 99
-    )
-    assert (
-        cell_key(folder, prompts="prompts.jsonl", output_tokens=MEDIAN)["workload"]["output_tokens"]
-        == MEDIAN
-    )
+    assert cell_key(folder, prompts="prompts.jsonl", output_tokens=99).workload.output_tokens == 99
+    assert cell_key(
+        folder, prompts="prompts.jsonl", output_tokens=MEDIAN
+    ).workload.output_tokens == LengthDistribution(Lognormal(512, 0.6, 2048))
 
 
 def test_a_model_without_a_tokenizer_takes_no_prompts(write: Write) -> None:
@@ -493,13 +491,13 @@ def test_workloads_in_words(write: Write) -> None:
     folder = write(SHAREGPT)
 
     def words(**arguments: Any) -> str:
-        return described(cell_key(folder, **arguments)["workload"])
+        return str(cell_key(folder, **arguments).workload)
 
     assert words() == "512 tokens in, 256 out"
     assert (
         words(input_tokens=MEDIAN)
         == "lognormal (median 512, sigma 0.6, at most 2048) tokens in, 256 out"
     )
-    digest = cell_key(folder, prompts="prompts.jsonl")["workload"]["prompts_sha256"][:8]
+    digest = str(cell_key(folder, prompts="prompts.jsonl").workload.prompts_sha256)[:8]
     assert words(prompts="prompts.jsonl") == f"prompts {digest}, answers as long as the file's"
     assert words(prompts="prompts.jsonl", output_tokens=99) == f"prompts {digest}, 99 tokens out"
