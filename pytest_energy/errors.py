@@ -1,4 +1,7 @@
-"""The errors that pytest-energy raises; every message says what happened, what it means and what to type next."""
+"""The errors that pytest-energy raises.
+
+Every message says what happened, what it means and what to type next.
+"""
 
 
 class EnergyError(Exception):
@@ -39,7 +42,7 @@ class MeterError(EnergyError):
 
 
 class RecordingError(EnergyError):
-    """A recording cannot be read, or is none."""
+    """A recording cannot be read or written, or none fits."""
 
 
 class BaselineError(EnergyError):

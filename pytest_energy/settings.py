@@ -1,10 +1,13 @@
-"""What the user asked for, checked. Light: every pytest run in an environment with the plugin reads it."""
+"""What the user asked for, checked. Light: every pytest run with the plugin installed loads it."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Fewer launches, or pairs of launches, say too little about how launches differ.
+MIN_LAUNCHES = 3
 
 
 @dataclass(frozen=True)
@@ -13,10 +16,11 @@ class LaunchSettings:
 
     Attributes:
         python: interpreter whose vLLM is measured.
-        engine_args_under_test: settings from the command line, over those of the suite.
-        load_timeout_s, progress_timeout_s: limits for start with load, and for no token while under load.
-        url: of a server that runs already and is measured instead of launching one; None to launch.
-        gpu_uuids: of its GPUs; empty to find them.
+        engine_args_under_test: settings from the command line; they override those of the suite.
+        load_timeout_s: limit for an engine to start and load.
+        progress_timeout_s: limit for an engine under load to generate no token.
+        url: of a running server that is measured instead of launching an engine; None to launch.
+        gpu_uuids: of that server's GPUs; empty to find them.
     """
 
     python: str
@@ -34,20 +38,23 @@ class Settings:
     Attributes:
         baselines: folder of the store.
         update: whether baselines are written.
-        update_reason: why an update may accept a loss, None where none was given.
-        noise: whether the runner's noise is measured and stored instead of judging.
+        update_reason: why an update may accept a loss; None if no reason was given.
+        noise: whether the runner's noise is measured and stored, and nothing judged.
         replay: recordings to judge instead of measuring; empty for a live run.
         record: folder that keeps the recordings of a live run, None to drop them.
-        launches: engine launches per cell in a live run: at most for a verdict, all of them for an update or the noise.
-        inconclusive_fails: whether a test fails that stays undecided.
-        launch: how engines are launched.
+        launches: engine launches per cell of a live run: at most, if it is judged; exactly, for an
+            update or the noise.
+        inconclusive_fails: whether a test fails if its verdict is inconclusive.
+        launch: how the engine, or the candidate of an interleaved comparison, is launched.
+        reference: how the reference of an interleaved comparison is launched; None to compare with
+            baselines.
+        reference_replay: recordings of the reference, judged in pairs with `replay`; empty to compare
+            with baselines.
+        report: folder for a report, None for none.
+        interleave: what alternates in a live comparison: "periods" of two engines that are resident on
+            the GPU together, "launches", or "auto": periods if both engines fit on the GPU.
         engine: what is measured, whatever a test's marker says; None to leave it to the marker.
-        default_engine: what is measured where neither says.
-        reference: how the other side of an interleaved comparison is launched; None to compare with baselines.
-        reference_replay: recordings of the other side, judged in pairs with `replay`; empty to compare with baselines.
-        report: folder that a report is written to, None for none.
-        interleave: what takes turns in a live comparison: "periods" of two engines that are resident together, "launches", or "auto",
-            periods if both engines fit on the GPU.
+        default_engine: what is measured if neither says.
         lock_timeout_s: limit for waiting until other runs on this host have left the GPUs.
     """
 
@@ -70,15 +77,15 @@ class Settings:
 
     @property
     def paired(self) -> bool:
-        """Whether two engines are compared launch by launch, and no baseline is asked."""
+        """Whether two engines are compared pair by pair, without a baseline."""
         return self.reference is not None or bool(self.reference_replay)
 
 
 def parse_engine_args(texts: Sequence[str]) -> dict[str, Any]:
-    """Texts "name=value" as engine arguments; a value that is JSON is taken as such, else as a string.
+    """Texts "name=value" as engine arguments; a value that is JSON is read as such, else as a string.
 
     Raises:
-        ValueError: a text has no "=", an empty name, or a name given twice.
+        ValueError: a text has no "=" or no name, or a name is given twice.
     """
     arguments: dict[str, Any] = {}
     for text in texts:
