@@ -206,7 +206,7 @@ def pictures() -> list[tuple[Picture, str]]:
 
 
 def readme(text: str, drawn: Sequence[tuple[Picture, str]]) -> str:
-    """The README with these pictures in their place."""
+    """The README with the first two of these pictures in their place."""
     begin, end = (
         "<!-- pictures, by benchmarks/render_reports.py -->\n",
         "<!-- end of pictures -->\n",
@@ -216,7 +216,7 @@ def readme(text: str, drawn: Sequence[tuple[Picture, str]]) -> str:
     blocks = [
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="docs/images/{picture.name}-dark.svg">'
         f'<img width="400" src="docs/images/{picture.name}-light.svg" alt="{html.escape(alternative)}"></picture>\n'
-        for picture, alternative in drawn
+        for picture, alternative in drawn[:2]
     ]
     return before + begin + "".join(blocks) + end + after
 

@@ -1,4 +1,4 @@
-"""What README and docs show is what happens: their suites are run as they stand, their tables computed again."""
+"""What README and docs show is what happens, their links lead somewhere, and they stay short."""
 
 import json
 import re
@@ -9,40 +9,38 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import launch_table, modes_table, second_gpu_table, server_table, turns_error_rates
+from benchmarks import recorded_pages, turns_error_rates
 from benchmarks.gate_error_rates import tables
-from pytest_energy.store.noise import NoiseStore
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
-H100 = ROOT / "recordings" / "h100-sxm-80gb"
+README, USAGE = ROOT / "README.md", ROOT / "docs" / "usage.md"
+WRITTEN = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+GENERATED = [*(ROOT / "docs" / "generated").glob("*.md")]
+COMMANDS = [command for commands in recorded_pages.COMMANDS.values() for command in commands]
+
+Run = Callable[[list[str]], pytest.RunResult]
 
 
-def blocks(document: str, language: str) -> list[str]:
-    text = (ROOT / document).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+def blocks(document: Path, language: str) -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), flags=re.M | re.S)
 
 
 def rows(text: str) -> list[str]:
     """Lines of the summary table, without the spaces that depend on the widest entry."""
-    return [
-        " ".join(line.split())
-        for line in text.splitlines()
-        if re.match(r"llama-3\.[12]-\d+b (server |fp8 )?(tp=2 )?bs=", line)
-    ]
-
-
-Run = Callable[[str], pytest.RunResult]
+    lines = recorded_pages.table(text).splitlines()
+    return [" ".join(line.split()) for line in lines]
 
 
 @pytest.fixture
 def run_pytest(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs `pytest` with the arguments of a command line, from the repository's root."""
+    """Runs pytest with these arguments in the repository's root."""
 
-    def run(arguments: str) -> pytest.RunResult:
+    def run(arguments: list[str]) -> pytest.RunResult:
         monkeypatch.chdir(ROOT)
         return pytester.runpytest_inprocess(
-            "-p", "no:cacheprovider", "--rootdir", str(ROOT), *shlex.split(arguments)
+            "-p", "no:cacheprovider", "--rootdir", str(ROOT), *arguments
         )
 
     return run
@@ -50,34 +48,39 @@ def run_pytest(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Ru
 
 @pytest.fixture
 def users_pytest(pytester: pytest.Pytester) -> Run:
-    """Runs `pytest` in a user's repository: the README's test files, the model's config, baselines."""
-    for block in blocks("README.md", "python"):
+    """Runs pytest in a user's repository: the pages' test files, a model's config, baselines."""
+    for block in blocks(README, "python") + blocks(USAGE, "python"):
         name = block.splitlines()[0].removeprefix("# ")
         (pytester.path / name).write_text(block)
     shutil.copytree(ROOT / "suites" / "models", pytester.path / "models")
     shutil.copytree(ROOT / "baselines", pytester.path / "baselines")
-    return lambda arguments: pytester.runpytest_inprocess(
-        "-p", "no:cacheprovider", *shlex.split(arguments)
-    )
+    return lambda arguments: pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+
+
+def shown_commands() -> list[list[str]]:
+    """The arguments of each pytest that the README runs on recordings."""
+    text = " ".join(README.read_text().split())
+    found = re.findall(r"\.venv/bin/pytest (suites [^`]*?--energy-replay [^\s`]+)", text)
+    return [shlex.split(command) for command in found]
 
 
 def test_readme_gate_is_ten_lines() -> None:
-    gate = blocks("README.md", "python")[0]
+    gate = blocks(README, "python")[0]
     code = [line for line in gate.splitlines() if line.strip() and not line.startswith("#")]
     assert len(code) <= 10
 
 
 def test_readme_gate_passes_for_an_unchanged_upgrade(users_pytest: Run) -> None:
     """At batch size 64 three launches cannot tell, so that cell is left to a warning."""
-    result = users_pytest(
-        f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1'} --energy-inconclusive warn"
-    )
+    replay = ["--energy-replay", str(RECORDINGS / "vllm-0.25.1"), "--energy-inconclusive", "warn"]
+    result = users_pytest(["test_my_model.py", *replay])
     assert result.ret == 0
     result.stdout.fnmatch_lines(["llama-3.1-8b bs=8 *J/token* pass *", "*2 passed*"])
 
 
 def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run) -> None:
-    result = users_pytest(f"test_my_model.py --energy-replay {RECORDINGS / 'vllm-0.25.1-eager'}")
+    replay = ["--energy-replay", str(RECORDINGS / "vllm-0.25.1-eager")]
+    result = users_pytest(["test_my_model.py", *replay])
     assert result.ret == 1
     failures = [
         line.split(" is ")[0].rpartition(" ")[0]
@@ -93,89 +96,48 @@ def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run)
     assert list(dict.fromkeys(failures)) == wanted
 
 
-def test_readme_power_budget_fails(users_pytest: Run) -> None:
-    result = users_pytest(f"test_my_budget.py --energy-replay {RECORDINGS / 'vllm-0.25.1'}")
+def test_power_budget_of_the_usage_page_fails(users_pytest: Run) -> None:
+    result = users_pytest(["test_my_budget.py", "--energy-replay", str(RECORDINGS / "vllm-0.25.1")])
     assert result.ret == 1
     assert "over the budget of 600 W" in result.stdout.str()
 
 
-def test_readme_message_is_the_one_printed(run_pytest: Run) -> None:
-    result = run_pytest(
-        f'suites -k "bs8 or bs64" --energy-replay {RECORDINGS / "vllm-0.25.1-eager"}'
-    )
-    shown = next(block for block in blocks("README.md", "text") if block.startswith("REGRESSED"))
-    assert [line for line in shown.splitlines() if line not in result.stdout.str()] == []
+def test_readme_shows_what_its_commands_print(run_pytest: Run) -> None:
+    upgrade, eager = (run_pytest(arguments) for arguments in shown_commands())
+    table, message = blocks(README, "text")
+    assert len(rows(table)) == 5
+    assert set(rows(table)) <= set(rows(upgrade.stdout.str()))
+    assert message.startswith("REGRESSED")
+    assert set(message.splitlines()) <= set(eager.outlines)
 
 
-def test_readme_table_is_the_one_printed(run_pytest: Run) -> None:
-    result = run_pytest(f"suites --energy-replay {RECORDINGS / 'vllm-0.25.1'}")
-    shown = rows(next(block for block in blocks("README.md", "text") if block.startswith("cell")))
-    assert shown
-    assert set(shown) <= set(rows(result.stdout.str()))
+@pytest.mark.parametrize("name", ["launches", "comparisons"])
+def test_generated_page_is_what_its_script_writes(name: str) -> None:
+    assert (recorded_pages.PAGES / f"{name}.md").read_text() == recorded_pages.page(name)
 
 
-@pytest.mark.parametrize("number", range(11))
-def test_verdicts_on_the_measurements_page(run_pytest: Run, number: int) -> None:
-    shown = "".join(b for b in blocks("docs/measurements.md", "text") if b.startswith("$ pytest"))
-    command, _, table = shown.split("$ pytest ")[1:][number].partition("\n")
-    result = run_pytest(command)
-    assert rows(table)
-    assert set(rows(table)) <= set(rows(result.stdout.str()))
+@pytest.mark.parametrize("number", range(len(COMMANDS)))
+def test_verdicts_page_shows_what_its_commands_print(
+    run_pytest: Run, number: int, tmp_path: Path
+) -> None:
+    shown = blocks(recorded_pages.PAGES / "verdicts.md", "text")[number]
+    command, _, table = shown.partition("\n")
+    assert command == f"$ {COMMANDS[number]}"
+    result = run_pytest(recorded_pages.arguments(COMMANDS[number], tmp_path))
+    assert rows(table) == rows(result.stdout.str())
 
 
-@pytest.mark.parametrize("folder", [RECORDINGS, H100])
-def test_launches_on_the_measurements_page(folder: Path) -> None:
-    assert (
-        "\n".join(launch_table.launch_rows(launch_table.measured(folder)))
-        in (ROOT / "docs" / "measurements.md").read_text()
-    )
-
-
-def test_turns_and_launches_on_the_measurements_page() -> None:
-    labels = (
-        "vllm-0.25.1-against-itself",
-        "vllm-0.20.2-to-0.25.1",
-        "vllm-0.25.1-no-async-in-turns",
-        "vllm-0.25.1-against-itself-1b",
-    )
-    assert (
-        "\n".join(modes_table.rows([H100 / label for label in labels]))
-        in (ROOT / "docs" / "measurements.md").read_text()
-    )
-
-
-def test_what_a_server_adds_on_the_measurements_page() -> None:
-    folders = [
-        (board / "vllm-0.25.1-server", board / "vllm-0.25.1")
-        for board in (H100, H100 / "board-a30fa4a8")
-    ]
-    assert (
-        "\n".join(server_table.rows(server_table.pairs(folders)))
-        in (ROOT / "docs" / "measurements.md").read_text()
-    )
-
-
-def test_what_a_second_gpu_costs_on_the_measurements_page() -> None:
-    one = second_gpu_table.sides([H100 / "board-90c8c798", H100 / "board-23100d1e"], 1)
-    two = second_gpu_table.sides([H100 / "boards-90c8c798-23100d1e"], 2)
-    rows = second_gpu_table.lines(one, two, NoiseStore(ROOT / "baselines"))
-    assert len(rows) == 2 + 3
-    assert "\n".join(rows) in (ROOT / "docs" / "measurements.md").read_text()
-
-
-def test_error_rates_in_turns_are_those_that_were_simulated() -> None:
+def test_interleaved_error_rates_are_those_that_were_simulated() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "turns-error-rates.json").read_text())
     assert results["runs"] >= 10_000
-    assert (
-        "\n".join(turns_error_rates.table(results["rows"])).strip()
-        in (ROOT / "docs" / "error-rates.md").read_text()
-    )
+    table = "\n".join(turns_error_rates.table(results["rows"])).strip()
+    assert table in (ROOT / "docs" / "generated" / "error-rates.md").read_text()
 
 
 def test_error_rates_are_those_that_were_simulated() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "gate-error-rates.json").read_text())
     assert results["runs"] >= 10_000
-    page = (ROOT / "docs" / "error-rates.md").read_text()
+    page = (ROOT / "docs" / "generated" / "error-rates.md").read_text()
     assert "\n".join(tables(results["ours"], results["others"])).strip() in page
     rows = {
         row["deviation"]: row
@@ -183,17 +145,47 @@ def test_error_rates_are_those_that_were_simulated() -> None:
         if row["variant"] == "noise measured, up to 5 launches"
     }
     summary = (ROOT / "docs" / "statistics.md").read_text()
-    for deviation in ("0.5%", "0.7%", "1.0%", "1.5%", "2.0%", "15.0%"):
-        row = rows[deviation]
-        figures = [f"{row[name]:.1%}" for name in ("false_alarm", "red_undecided")] + [
-            f"{row['launches_unchanged']:.2f}",
-            f"{row['+4%']:.1%}",
-        ]
-        assert f"| {deviation} | {' | '.join(figures)} |" in summary
+    for deviation, row in rows.items():
+        if re.fullmatch(r"[\d.]+%", deviation):
+            shares = ("false_alarm", "red_undecided", "+4%", "+6%", "+30%")
+            figures = [f"{row[name]:.1%}" for name in shares]
+            figures.insert(2, f"{row['launches_unchanged']:.2f}")
+            assert f"| {deviation} | {' | '.join(figures)} |" in summary
 
 
-def test_links_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for link in re.findall(r"\]\(([^)#]+)", document.read_text()):
-            if "://" not in link:
-                assert (document.parent / link).exists(), f"{document.name}: {link}"
+def anchors(document: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "document", WRITTEN + GENERATED, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_links_and_anchors_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path) if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_docs_stay_short() -> None:
+    words = {page.name: len(page.read_text().split()) for page in WRITTEN}
+    assert words["README.md"] <= 900
+    assert sum(words.values()) <= 15_000, words
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, todo = set(), [README]
+    while todo:
+        page = todo.pop()
+        reached.add(page)
+        for link in re.findall(r"\]\(([^)#\s]+\.md)", page.read_text()):
+            target = (page.parent / link).resolve()
+            if "://" not in link and target not in reached:
+                todo.append(target)
+    assert {page for page in WRITTEN + GENERATED if page not in reached} == set()

@@ -123,7 +123,7 @@ def _chosen(listed: Sequence[Listed], named: Sequence[str]) -> tuple[tuple[Liste
 
 
 def to_json(examination: Examination) -> str:
-    """The examination as JSON; docs/doctor.md has the schema."""
+    """The examination as JSON; docs/runner.md has the schema."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

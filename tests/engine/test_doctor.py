@@ -117,7 +117,7 @@ def test_json_is_what_the_page_says(
     driver.gpus[UUIDS[0]].persistence = 0
     status, text = examine(capsys, "--json", "--gpu", "0")
     found = json.loads(text)
-    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "runner.md").read_text()
     shown = json.loads(re.findall(r"^```json\n(.*?)^```$", page, flags=re.M | re.S)[0])
     assert list(found) == list(shown)
     assert [list(gpu) for gpu in found["gpus"]] == [list(gpu) for gpu in shown["gpus"]]

@@ -1,4 +1,4 @@
-"""Each row of the campaign as a test, and docs/reliability.md held to the rows."""
+"""Each row of the campaign as a test, and docs/generated/fault-campaign.md held to the rows."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tests.faults import campaign
 from tests.faults.campaign import ROWS, Outcome, Row
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[2] / "docs" / "generated" / "fault-campaign.md"
 
 
 @pytest.fixture(scope="module")

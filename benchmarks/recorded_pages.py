@@ -1,0 +1,172 @@
+"""The pages of docs/generated that the recordings give.
+
+    python -m benchmarks.recorded_pages            writes them
+    python -m benchmarks.recorded_pages launches   writes one
+
+tests/test_docs.py makes each again and compares.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from benchmarks import launch_table, modes_table, second_gpu_table, server_table
+from pytest_energy.store.noise import NoiseStore
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "generated"
+H200 = "recordings/h200-sxm-141gb"
+H100 = "recordings/h100-sxm-80gb"
+INTERLEAVED = (
+    ("0.25.1 against itself", "vllm-0.25.1-against-itself"),
+    ("0.20.2 against 0.25.1", "vllm-0.20.2-to-0.25.1"),
+    ("0.25.1 with and without asynchronous scheduling", "vllm-0.25.1-no-async-in-turns"),
+    ("the 1B against itself", "vllm-0.25.1-against-itself-1b"),
+)
+CANDIDATE = "new"
+
+
+def _interleaved(tests: str, folder: str) -> str:
+    folder = f"{H100}/{folder}"
+    return (
+        f"pytest {tests} --energy-replay {folder}/{CANDIDATE} "
+        f"--energy-reference-replay {folder}/reference"
+    )
+
+
+_8_AND_64 = 'suites -k "bs8 or bs64"'
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "H200, against the stored baseline of 0.20.2": (
+        f"pytest suites --energy-replay {H200}/vllm-0.25.1",
+        f"pytest {_8_AND_64} --energy-replay {H200}/vllm-0.25.1-eager",
+        f"pytest {_8_AND_64} --energy-replay {H200}/vllm-0.25.1-no-async",
+        f"pytest suites --energy-replay {H200}/vllm-0.25.1-gate",
+    ),
+    "H200, launches of both releases alternating": (
+        f"pytest suites --energy-replay {H200}/vllm-0.25.1 "
+        f"--energy-reference-replay {H200}/vllm-0.20.2",
+    ),
+    "H100, interleaved": tuple(
+        _interleaved("benchmarks/cpu_bound" if folder.endswith("1b") else _8_AND_64, folder)
+        for _, folder in INTERLEAVED
+    ),
+    "H100, the server's baseline judged against itself": (
+        f"pytest suites --energy-engine server "
+        f"--energy-replay {H100}/board-3bbffe5c/vllm-0.25.1-server",
+    ),
+    "Two H100s, their baseline judged against itself": (
+        f"pytest suites/two_gpus --energy-replay {H100}/boards-90c8c798-23100d1e",
+    ),
+    "Noise between launches": (
+        f"pytest-energy noise suites --energy-replay {H200}/vllm-0.25.1",
+        f"pytest-energy noise {_8_AND_64} --energy-replay {H100}/vllm-0.25.1",
+        f"pytest-energy noise benchmarks/cpu_bound "
+        f"--energy-replay {H100}/vllm-0.25.1-against-itself-1b",
+        f"pytest-energy noise suites --energy-engine server "
+        f"--energy-replay {H100}/board-3bbffe5c/vllm-0.25.1-server",
+        f"pytest-energy noise suites/two_gpus --energy-replay {H100}/boards-90c8c798-23100d1e",
+    ),
+}
+
+
+def arguments(command: str, folder: Path) -> list[str]:
+    """Of pytest, for a shown command; noise goes to a copy of the baselines in `folder`."""
+    program, *rest = shlex.split(command)
+    if program == "pytest":
+        return rest
+    copy = folder / "baselines"
+    shutil.copytree(ROOT / "baselines", copy, dirs_exist_ok=True)
+    return [*rest[1:], "--energy-noise", "--energy-baselines", str(copy)]
+
+
+def table(output: str) -> str:
+    """The summary table in what pytest printed: its heading and its rows."""
+    row = re.compile(r"^(?:cell +metric |llama-[^,]* bs=\d+ +(?:J/token|tokens/s) ).*$", re.M)
+    return "\n".join(row.findall(output))
+
+
+def _verdicts() -> str:
+    lines = ["# Verdicts on the recordings", ""]
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    for title, commands in COMMANDS.items():
+        lines += [f"## {title}", ""]
+        for command in commands:
+            with tempfile.TemporaryDirectory() as folder:
+                program = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+                ran = subprocess.run(
+                    [*program, *arguments(command, Path(folder))],
+                    cwd=ROOT,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+            if not (found := table(ran.stdout)):
+                raise SystemExit(f"no table from {command}:\n{ran.stdout}\n{ran.stderr}")
+            lines += ["```text", f"$ {command}", found, "```", ""]
+    return "\n".join(lines)
+
+
+def _launches() -> str:
+    lines = ["# Launches", ""]
+    for title, folder in (("H200", H200), ("H100", H100)):
+        rows = launch_table.launch_rows(launch_table.measured(ROOT / folder))
+        lines += [f"## {title}", "", f"Below `{folder}`.", "", *rows, ""]
+    return "\n".join(lines)
+
+
+def _comparisons() -> str:
+    lines = ["# Comparisons on the H100", "", "## Interleaved, and the same launches apart", ""]
+    for title, folder in INTERLEAVED:
+        rows = modes_table.rows([ROOT / H100 / folder])
+        lines += [f"### {title[0].upper()}{title[1:]}", "", *rows, ""]
+    boards = [
+        (ROOT / H100 / board / "vllm-0.25.1-server", ROOT / H100 / board / "vllm-0.25.1")
+        for board in ("", "board-a30fa4a8")
+    ]
+    rows = server_table.rows(server_table.pairs(boards))
+    lines += ["## The server and the offline engine", "", *rows, ""]
+    one = [ROOT / H100 / board / "vllm-0.25.1" for board in ("board-90c8c798", "board-23100d1e")]
+    rows = second_gpu_table.lines(
+        second_gpu_table.sides(one, 1),
+        second_gpu_table.sides([ROOT / H100 / "boards-90c8c798-23100d1e"], 2),
+        NoiseStore(ROOT / "baselines"),
+    )
+    lines += ["## One GPU and two", "", *rows, ""]
+    return "\n".join(lines)
+
+
+WRITERS: Mapping[str, Callable[[], str]] = {
+    "launches": _launches,
+    "comparisons": _comparisons,
+    "verdicts": _verdicts,
+}
+
+
+def page(name: str) -> str:
+    """As it is written to docs/generated."""
+    title, _, rest = WRITERS[name]().partition("\n\n")
+    note = f"Written by `python -m benchmarks.recorded_pages {name}`; "
+    note += "[measurements](../measurements.md) says what was measured and what follows."
+    return f"{title}\n\n{note}\n\n{rest}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pages", nargs="*", choices=[*WRITERS, []], metavar="PAGE")
+    for name in parser.parse_args().pages or WRITERS:
+        PAGES.mkdir(exist_ok=True)
+        (PAGES / f"{name}.md").write_text(page(name))
+
+
+if __name__ == "__main__":
+    main()
