@@ -1,43 +1,79 @@
-"""Every recorded launch in one Markdown table: what docs/measurements.md shows.
+"""Every recorded launch in one Markdown table, as docs/generated/launches.md shows it.
 
 python benchmarks/launch_table.py recordings/h200-sxm-141gb
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_energy.measure import measurement
+from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
 
+Cells = Mapping[tuple[str, int, int], Sequence[Measurement]]
 
-def measured(folder: Path) -> dict[tuple[str, int], list[Measurement]]:
-    """All launches below `folder` by label (the folder that holds the launch) and batch size, in order of their date."""
-    cells: dict[tuple[str, int], list[Measurement]] = {}
+
+def measured(folder: Path) -> Cells:
+    """Launches below `folder`, by date, of each label, number of tokens in, and batch size.
+
+    The label is the folder that holds the launches; the number is 0 if prompts vary in length.
+    """
+    cells: dict[tuple[str, int, int], list[Measurement]] = {}
     for label in sorted({file.parent.parent for file in recording.find(folder)}):
         for periods in recording.read_launches([label]):
             m = measurement.measure(*periods)
-            cells.setdefault((label.relative_to(folder).as_posix(), m.key.batch_size), []).append(m)
+            tokens_in, _ = m.key.workload.fixed_lengths or (0, 0)
+            cell = (label.relative_to(folder).as_posix(), tokens_in, m.key.batch_size)
+            cells.setdefault(cell, []).append(m)
     return {key: sorted(values, key=lambda m: m.launch_id) for key, values in sorted(cells.items())}
 
 
-def launch_rows(cells: dict[tuple[str, int], list[Measurement]]) -> list[str]:
+def launch_rows(cells: Cells) -> list[str]:
     """One row per launch."""
     rows = [
-        "| recording | batch size | launch (UTC) | J/token | W | tokens/s | cycles | W, hot and idle | °C | SM MHz | power cap |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| recording | tokens in | batch size | launch (UTC) | J/token | W | tokens/s | cycles "
+        "| W, hot and idle | °C | SM MHz | power cap |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (label, batch_size), launches in cells.items():
+    for (label, tokens_in, batch_size), launches in cells.items():
         for m in launches:
             assert m.cycles is not None
             assert m.conditions.power_cap_share is not None
             static = "-" if m.static_power_w is None else f"{m.static_power_w:.0f}"
             rows.append(
-                f"| {label} | {batch_size} | {m.launch_id[9:13]} | {m.joules_per_token:#.4g} | {m.power_w:.0f} "
-                f"| {m.tokens_per_s:,.0f} | {len(m.cycles.time_s)} | {static} | {m.conditions.temperature_c:.0f} "
+                f"| {label} | {tokens_in} | {batch_size} | {m.launch_id[9:13]} "
+                f"| {m.joules_per_token:#.4g} | {m.power_w:.0f} | {m.tokens_per_s:,.0f} "
+                f"| {len(m.cycles.time_s)} | {static} | {m.conditions.temperature_c:.0f} "
                 f"| {m.conditions.sm_clock_mhz:.0f} | {m.conditions.power_cap_share:.0%} |"
             )
     return rows
+
+
+def cell_rows(cells: Cells) -> list[str]:
+    """One row per cell: geometric means, and standard deviations between its launches."""
+    rows = [
+        "| recording | tokens in | batch size | launches | J/token | sd | W | tokens/s | sd |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (label, tokens_in, batch_size), launches in cells.items():
+        energy, power, rate = (
+            [getattr(m, name) for m in launches]
+            for name in (Metric.JOULES_PER_TOKEN.value, "power_w", Metric.TOKENS_PER_S.value)
+        )
+        rows.append(
+            f"| {label} | {tokens_in} | {batch_size} | {len(launches)} "
+            f"| {spread.geometric_mean(energy):#.4g} | {_deviation(energy)} "
+            f"| {spread.geometric_mean(power):.0f} "
+            f"| {spread.geometric_mean(rate):,.0f} | {_deviation(rate)} |"
+        )
+    return rows
+
+
+def _deviation(values: Sequence[float]) -> str:
+    between = spread.pooled([values])
+    return "-" if between is None else f"{between.deviation:.2%}"
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""How sure a comparison in turns is, and how sure the same launches are when they are compared as with a stored baseline.
+"""How precise an interleaved comparison is, and the same launches compared as with a baseline.
 
 python benchmarks/modes_table.py recordings/h100-sxm-80gb/vllm-0.25.1-against-itself ...
 
-Each folder holds `new` and `reference`. Deviations are those of new ÷ old: of neighbouring turns, of pairs, of pairs were the
-turns' all there is, and of two launches taken at random. Both ways rest on the launches' own spread alone, so that no other
-measurement is in it.
+Each folder holds the launches of the candidate (`candidate` or `new`) and of the `reference`.
+Deviations are those of candidate ÷ reference: between neighbouring periods, between pairs, between
+pairs if only their periods varied, and between two launches taken at random. All rest on the
+launches' own spread, not on stored noise.
 """
 
 import argparse
@@ -33,11 +34,14 @@ def launches(folder: Path) -> dict[str, list[Measurement]]:
 def rows(folders: Sequence[Path]) -> list[str]:
     """Markdown, one row per cell and metric."""
     lines = [
-        "| cell | metric | pairs | change | turn to turn | pair to pair | by turns alone | launches apart | interval, in turns | apart |",
+        "| cell | metric | pairs | change | between periods | between pairs "
+        "| by periods alone | launches apart | interval, interleaved | apart |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for folder in folders:
-        new, old = launches(folder / "new"), launches(folder / "reference")
+        candidate = folder / "candidate"
+        new = launches(candidate if candidate.exists() else folder / "new")
+        old = launches(folder / "reference")
         for key in sorted(new, key=lambda k: (new[k][0].key.model, new[k][0].key.batch_size)):
             for metric in Metric:
                 a, b = ([getattr(m, metric.value) for m in side[key]] for side in (new, old))

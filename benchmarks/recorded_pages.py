@@ -140,6 +140,10 @@ def _comparisons() -> str:
         NoiseStore(ROOT / "baselines"),
     )
     lines += ["## One GPU and two", "", *rows, ""]
+    lines += ["## Prompts inside and outside CUDA graphs, and altered engines", ""]
+    for gpu in ("gpu-2d029cfc", "gpu-bab983d3", "gpu-e4e905c4"):
+        rows = launch_table.cell_rows(launch_table.measured(ROOT / H100 / gpu))
+        lines += [f"Below `{H100}/{gpu}`.", "", *rows, ""]
     return "\n".join(lines)
 
 

@@ -1,11 +1,11 @@
-"""What a second GPU costs in J/token: the same model, workload and batch size on one GPU and on two, from recordings.
+"""What a second GPU costs in J/token: one cell on one GPU and on two, from recordings.
 
 python benchmarks/second_gpu_table.py --one ONE_GPU_RECORDINGS … --two TWO_GPU_RECORDINGS …
 
-A cell of the first folders is compared with the one of the second that differs from it in how many GPUs it is spread over
-(tensor_parallel_size) and in nothing else. Boards of one model differ by several percent, so those on one GPU must be of the two
-boards; where they are of both, the boards count alike. Intervals are 95 %; each side has its own deviation between launches,
-moderated by the noise that is stored for it (--baselines), without the launches that are compared.
+Cells are compared that differ in nothing but the number of GPUs (tensor_parallel_size). GPUs of one
+model differ by several percent, so launches on one GPU must be on one of the two; if both were
+measured alone, they count alike. Intervals are 95 %. Each side has its own deviation between
+launches, moderated by its stored noise (--baselines) without the launches compared.
 """
 
 import argparse
@@ -34,25 +34,25 @@ SPREAD_BY = "tensor_parallel_size"
 
 @dataclass(frozen=True)
 class Side:
-    """Launches of one cell on one number of GPUs: at least one on each board, or pair of boards, by the boards' UUIDs."""
+    """Launches of one cell by the UUIDs of the GPU, or pair of GPUs, they ran on."""
 
     on: Mapping[tuple[str, ...], Sequence[Measurement]]
 
     @property
     def launches(self) -> list[Measurement]:
-        """All of them, board by board."""
+        """All of them, GPU by GPU."""
         return [m for launches in self.on.values() for m in launches]
 
     def groups(self, name: str) -> list[list[float]]:
-        """A figure of each launch, a list per board."""
+        """A figure of each launch, a list per GPU."""
         return [[float(getattr(m, name)) for m in launches] for launches in self.on.values()]
 
     def mean(self, name: str) -> float:
-        """Geometric, boards counting alike."""
+        """Geometric, GPUs counting alike."""
         return spread.geometric_mean([spread.geometric_mean(group) for group in self.groups(name)])
 
     def error(self, metric: Metric, store: NoiseStore) -> spread.Spread:
-        """Of the logarithm of `mean`, with the degrees of freedom of what is known of how launches vary."""
+        """Standard error of ln(`mean`), with its degrees of freedom."""
         groups = self.groups(metric.value)
         own = spread.pooled(groups) or spread.Spread(0.0, 0.0)
         first = self.launches[0]
@@ -69,10 +69,11 @@ class Side:
 
 
 def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
-    """Launches below `folders` by their cell's key, how it is spread left out.
+    """Launches below `folders` by their cell's key without the number of GPUs.
 
     Raises:
-        ValueError: a launch is invalid or ran on another number of GPUs, or the launches of a cell are not of one engine.
+        ValueError: a launch is invalid or ran on another number of GPUs, or the launches of a cell
+            are not of one engine.
     """
     cells: dict[str, dict[tuple[str, ...], list[Measurement]]] = {}
     for periods in recording.read_launches(folders):
@@ -92,7 +93,7 @@ def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
             [replace(m.environment, gpu_uuids=()) for launches in found.values() for m in launches]
         ):
             raise ValueError(
-                f"the launches of one cell differ in {differing}: they are of no one engine"
+                f"the launches of one cell differ in {differing}: they are not of one engine"
             )
     return {name: Side(found) for name, found in cells.items()}
 
@@ -106,11 +107,12 @@ def lines(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -
     """Markdown, one row per cell that was measured on one GPU and on two.
 
     Raises:
-        ValueError: the two were not measured on the same boards with the same power limit, vLLM and settings, or no board by two launches.
+        ValueError: the two were not measured on the same GPUs with the same power limit, vLLM and
+            settings, or there are not two launches on any of them.
     """
     lines = [
-        "| model | batch size | launches, 1 GPU and 2 | J/token, 1 GPU | 2 GPUs | change | W, 1 GPU | 2 GPUs | tokens/s, 1 GPU "
-        "| 2 GPUs | change | the two GPUs' shares |",
+        "| model | batch size | launches, 1 GPU and 2 | J/token, 1 GPU | 2 GPUs | change "
+        "| W, 1 GPU | 2 GPUs | tokens/s, 1 GPU | 2 GPUs | change | the two GPUs' shares |",
         "|---|---:|---|---:|---:|---|---:|---:|---:|---:|---|---|",
     ]
     both = [key for key in one if key in two]
@@ -130,18 +132,20 @@ def lines(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -
             )
         if len(b.on) > 1:
             raise ValueError(
-                "the launches on two GPUs are of several pairs of boards: give those of one"
+                "the launches on two GPUs are of several pairs of GPUs: give those of one"
             )
         (pair,) = b.on
         if elsewhere := [uuid for (uuid,) in a.on if uuid not in pair]:
             names = " and ".join(uuid[:12] for uuid in pair)
             raise ValueError(
-                f"{elsewhere[0][:12]}, on which one GPU was measured, is neither of the two boards, {names}: "
-                "boards of one model differ by several percent. Measure on one of them, or on each (CUDA_VISIBLE_DEVICES)"
+                f"{elsewhere[0][:12]}, which was measured alone, is not one of the two GPUs, "
+                f"{names}; GPUs of one model differ by several percent. "
+                "Measure on one of these, or on each (CUDA_VISIBLE_DEVICES)."
             )
         if not spread.pooled([*a.groups("joules_per_token"), *b.groups("joules_per_token")]):
             raise ValueError(
-                f"one launch each of {first.key.model} says nothing of how launches differ: give three of each"
+                f"one launch each of {first.key.model} does not show how launches differ: "
+                "give three of each"
             )
         cells = [
             first.key.model,
@@ -161,14 +165,16 @@ def lines(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -
 def _change(one: Side, two: Side, metric: Metric, store: NoiseStore) -> str:
     """What the second GPU changes, with its interval.
 
-    The errors of the two sides differ, so their degrees of freedom are Satterthwaite's (1946, Biometrics Bulletin 2(6):110).
+    The errors of the two sides differ, so the degrees of freedom are Satterthwaite's (1946,
+    Biometrics Bulletin 2(6):110).
     """
     ratio = two.mean(metric.value) / one.mean(metric.value)
     errors = [side.error(metric, store) for side in (one, two)]
     variance = math.fsum(e.deviation**2 for e in errors)
     degrees = variance**2 / math.fsum(e.deviation**4 / e.degrees_of_freedom for e in errors)
     half = float(stdtrit(degrees, 0.5 + spread.CONFIDENCE / 2)) * math.sqrt(variance)
-    return f"{rows.percent(ratio)} ({rows.percent(ratio * math.exp(-half))} to {rows.percent(ratio * math.exp(half))})"
+    low, high = ratio * math.exp(-half), ratio * math.exp(half)
+    return f"{rows.percent(ratio)} ({rows.percent(low)} to {rows.percent(high)})"
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """What a server adds to the offline engine, at each batch size.
 
-python benchmarks/server_table.py recordings/h100-sxm-80gb/vllm-0.25.1-server=recordings/h100-sxm-80gb/vllm-0.25.1 ...
+python benchmarks/server_table.py SERVER_RECORDINGS=OFFLINE_RECORDINGS ...
 
-Each argument names the launches of the server and those of the offline engine on one board. They are paired in the order in which
-they were made, and the unit is the pair: what differs between boards, or drifts, is in both.
+Each argument names the launches of the server and of the offline engine on one GPU. They are paired
+in the order in which they were made, and the pair is the unit: differences between GPUs, and drift,
+cancel.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def launches(folder: Path) -> dict[int, list[Measurement]]:
 
 
 def pairs(folders: Sequence[tuple[Path, Path]]) -> dict[int, list[Pair]]:
-    """By batch size, over all boards.
+    """By batch size, over all GPUs.
 
     Raises:
         ValueError: there are not as many launches of the one as of the other.
@@ -47,10 +48,11 @@ def pairs(folders: Sequence[tuple[Path, Path]]) -> dict[int, list[Pair]]:
 
 
 def rows(paired: dict[int, list[Pair]]) -> list[str]:
-    """Markdown: geometric means over the launches, the server's share with its 95 % interval, percentiles of all requests after warm-up."""
+    """Markdown: geometric means, what the server adds with its 95 % interval, latencies."""
     lines = [
-        "| batch size | pairs | J/token: offline | server | it adds | W: offline | server | it adds "
-        "| tokens/s: offline | server | it adds | time to first token, ms: p50, p99 | inter-token latency, ms: p50, p99 |",
+        "| batch size | pairs | J/token: offline | server | it adds "
+        "| W: offline | server | it adds | tokens/s: offline | server | it adds "
+        "| time to first token, ms: p50, p99 | inter-token latency, ms: p50, p99 |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for batch_size, cells in paired.items():

@@ -129,7 +129,7 @@ def test_another_board_is_not_compared(
     one, two = record(tmp_path / "one", cell, 1, board=OTHER), record(tmp_path / "two", cell, 2)
     with pytest.raises(
         SystemExit,
-        match="GPU-cccccccc, on which one GPU was measured, is neither of the two boards",
+        match="GPU-cccccccc, which was measured alone, is not one of the two GPUs",
     ):
         table(capsys, monkeypatch, one, two)
 
@@ -139,7 +139,7 @@ def test_one_launch_each_is_no_comparison(
 ) -> None:
     one, two = record(tmp_path / "one", cell, 1, 1), record(tmp_path / "two", cell, 2, 1)
     with pytest.raises(
-        SystemExit, match="one launch each of tiny says nothing of how launches differ"
+        SystemExit, match="one launch each of tiny does not show how launches differ"
     ):
         table(capsys, monkeypatch, one, two)
 
