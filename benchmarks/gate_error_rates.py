@@ -21,8 +21,8 @@ import numpy as np
 from pytest_energy.measure import spread
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
-from pytest_energy.verdict import comparison, judge, rule
-from pytest_energy.verdict.rule import Rule, Verdict
+from pytest_energy.verdict import comparison
+from pytest_energy.verdict.rule import DEFAULT_TOLERANCE, Terms, Verdict, on_ratio
 
 CELLS = 16
 BASELINE_LAUNCHES = 3
@@ -128,11 +128,12 @@ def judge_cell(
     """One cell as a live run judges it: the verdicts, and after how many launches."""
     verdicts: dict[Metric, Verdict] = {}
     look = 0
-    for look in comparison.looks(budget):
-        at = Rule(2 * CELLS, budget).levels(look)
+    terms = Terms(2 * CELLS, budget)
+    for look in terms.looks():
+        levels = terms.levels(look)
         for metric in Metric:
             ratio = comparison.compare(new[metric][:look], old[metric], floor[metric])
-            verdicts[metric] = judge.compare(metric, ratio, rule.DEFAULT_TOLERANCE[metric], at)[0]
+            verdicts[metric] = on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], levels)
         if Verdict.INCONCLUSIVE not in verdicts.values():
             break
     return verdicts, look

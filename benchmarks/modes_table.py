@@ -18,7 +18,8 @@ from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording
 from pytest_energy.report.rows import UNIT
-from pytest_energy.verdict import comparison, judge
+from pytest_energy.verdict import comparison
+from pytest_energy.verdict.variation import variation
 
 NO_FLOOR = spread.NoiseFloor(0.0, 0.0)
 
@@ -49,12 +50,12 @@ def rows(folders: Sequence[Path]) -> list[str]:
                     comparison.compare_pairs(a, b, NO_FLOOR),
                     comparison.compare(a, b, NO_FLOOR),
                 )
-                variation = judge.variation(metric, new[key], old[key])
-                assert variation is not None
+                found = variation(metric, new[key], old[key])
+                assert found is not None
                 name = f"{new[key][0].key.model} bs={new[key][0].key.batch_size}"
                 lines.append(
-                    f"| {name} | {UNIT[metric]} | {len(a)} | {paired.value - 1:+.1%} | {variation.periods.deviation:.2%} "
-                    f"| {variation.pairs.deviation:.2%} | {variation.by_periods:.2%} | {math.sqrt(2) * apart.spread.deviation:.2%} "
+                    f"| {name} | {UNIT[metric]} | {len(a)} | {paired.value - 1:+.1%} | {found.periods.deviation:.2%} "
+                    f"| {found.pairs.deviation:.2%} | {found.by_periods:.2%} | {math.sqrt(2) * apart.spread.deviation:.2%} "
                     f"| ±{paired.relative_half_width:.1%} | ±{apart.relative_half_width:.1%} |"
                 )
     return lines

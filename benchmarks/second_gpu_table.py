@@ -63,7 +63,7 @@ class Side:
             {m.launch_id for m in self.launches},
         )
         squares = own.deviation**2 * own.degrees_of_freedom
-        of_launch, _, _ = comparison.spread_of(squares, int(own.degrees_of_freedom), floor)
+        of_launch = comparison.moderated(squares, int(own.degrees_of_freedom), floor).spread
         root = math.sqrt(math.fsum(1 / len(group) for group in groups)) / len(groups)
         return spread.Spread(of_launch.deviation * root, of_launch.degrees_of_freedom)
 

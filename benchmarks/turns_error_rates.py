@@ -21,8 +21,9 @@ import numpy as np
 from benchmarks.gate_error_rates import CELLS, Rates, Scenario, draw_floor, draw_side
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor, Spread
-from pytest_energy.verdict import comparison, judge, rule
-from pytest_energy.verdict.rule import MIN_PAIRS, Rule, Verdict
+from pytest_energy.verdict import comparison
+from pytest_energy.verdict.rule import INTERLEAVED_TOLERANCE, Terms, Verdict, on_ratio
+from pytest_energy.verdict.variation import raised
 
 DEVIATIONS = (0.005, 0.007, 0.010, 0.015, 0.020)
 CHANGES = (-0.03, 0.02, 0.04, 0.06, 0.10)
@@ -54,15 +55,14 @@ def judge_cell(
     """
     verdicts: dict[Metric, Verdict] = {}
     look = 0
-    for look in comparison.looks(budget, MIN_PAIRS):
-        at = Rule(2 * CELLS, budget, paired=True).levels(look)
+    terms = Terms(2 * CELLS, budget, paired=True)
+    for look in terms.looks():
+        levels = terms.levels(look)
         for metric in Metric:
             shown = Spread(float(np.sqrt(np.mean(periods[metric][:look] ** 2))), look)
-            noise = comparison.raised(floor[metric], shown)
+            noise = raised(floor[metric], shown)
             ratio = comparison.compare_pairs(new[metric][:look], old[metric][:look], noise)
-            verdicts[metric] = judge.compare(
-                metric, ratio, rule.PAIRED_TOLERANCE[metric], at, paired=True
-            )[0]
+            verdicts[metric] = on_ratio(metric, ratio, INTERLEAVED_TOLERANCE[metric], levels)
         if Verdict.INCONCLUSIVE not in verdicts.values():
             break
     return verdicts, look

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_energy.session import Question, Session
     from pytest_energy.settings import Settings
     from pytest_energy.store.noise import Noise
-    from pytest_energy.verdict.judge import Judgement
+    from pytest_energy.verdict.judgement import Judgement
 
 FIXTURES = {"energy": "joules_per_token", "throughput": "tokens_per_s"}
 _PARENTS_GPUS = "energy_parents_gpus"
@@ -208,19 +208,14 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
 def _question(item: pytest.Item, fixture: str) -> Question:
     from pytest_energy.measure.metric import Metric
     from pytest_energy.session import Question
+    from pytest_energy.verdict.judgement import Limits
 
     marked, metric = _marked(item), Metric(FIXTURES[fixture])
     tolerance = (
         marked.tolerance if metric is Metric.JOULES_PER_TOKEN else marked.throughput_tolerance
     )
-    return Question(
-        item.stash[_CELL],
-        metric,
-        tolerance,
-        marked.max_power_w,
-        marked.max_ttft_ms,
-        marked.max_itl_ms,
-    )
+    limits = Limits(tolerance, marked.max_power_w, marked.max_ttft_ms, marked.max_itl_ms)
+    return Question(item.stash[_CELL], metric, limits)
 
 
 def _rerun(item: pytest.Item) -> str:
@@ -264,7 +259,7 @@ class Gated:
 
     @property
     def judgement(self) -> Judgement:
-        """All that was found out (pytest_energy.verdict.judge.Judgement)."""
+        """All that was found out (pytest_energy.verdict.judgement.Judgement)."""
         if self._judgement is None:
             self._refuse_workers()
             try:

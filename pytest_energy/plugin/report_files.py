@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_energy.cell.cell import Cell
     from pytest_energy.report.results import Results
     from pytest_energy.session import Session
-    from pytest_energy.verdict.judge import Judgement
+    from pytest_energy.verdict.judgement import Judgement
 
 _ENTRIES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 

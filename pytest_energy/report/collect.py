@@ -37,8 +37,8 @@ from pytest_energy.report.results import (
 )
 from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.store.noise import NoiseStore
-from pytest_energy.verdict import comparison, judge
-from pytest_energy.verdict.judge import Judgement, Sample
+from pytest_energy.verdict import attribution, comparison
+from pytest_energy.verdict.judgement import Judgement, Sample
 from pytest_energy.verdict.rule import Verdict
 
 Noise = Mapping[Metric, NoiseFloor]
@@ -158,8 +158,8 @@ def _against(found: Judgement, old: Baseline, noise: NoiseFloor) -> Judgement:
         ratio=comparison.compare(
             [getattr(m, metric) for m in sample.launches], getattr(old, metric), noise
         ),
-        split=judge.split(sample, old),
-        changed=tuple(judge.what_changed(old.environment, sample.launches[-1].environment)),
+        split=attribution.split(sample.launches, old),
+        changed=tuple(attribution.what_changed(old.environment, sample.launches[-1].environment)),
     )
 
 

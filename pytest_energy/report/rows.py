@@ -14,10 +14,11 @@ from pytest_energy.measure.spread import Spread, deviation_interval
 from pytest_energy.safety import redact
 from pytest_energy.store.baselines import Baseline, Update
 from pytest_energy.store.noise import MIN_OWN_DEGREES, Noise
+from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.comparison import Comparison
 from pytest_energy.verdict.detectable import DETECTABLE_WITH, detectable
-from pytest_energy.verdict.judge import Judgement, Split
-from pytest_energy.verdict.rule import Verdict
+from pytest_energy.verdict.judgement import Judgement
+from pytest_energy.verdict.rule import Terms, Verdict
 
 UNIT = {Metric.JOULES_PER_TOKEN: "J/token", Metric.TOKENS_PER_S: "tokens/s"}
 _COLUMNS = ("cell", "metric", "J/token", "W", "tokens/s", "baseline", "change", "verdict", "sees")
@@ -305,7 +306,7 @@ def noise_table(measured: Sequence[tuple[Cell, Metric, Noise]], comparisons: int
     lines: list[Sequence[str]] = [_NOISE_COLUMNS]
     notes = []
     for cell, metric, noise in measured:
-        finds = [detectable(noise, n, comparisons) for n in DETECTABLE_WITH]
+        finds = [detectable(noise, n, Terms(comparisons).levels(n).alarm) for n in DETECTABLE_WITH]
         lines.append(
             (
                 cell.name,

@@ -1,64 +1,59 @@
-"""The smallest change that a gate finds."""
+"""The smallest change that a gate detects."""
 
 import dataclasses
 import math
 
 from pytest_energy.measure.spread import Spread, expm1
 from pytest_energy.store.noise import Noise
-from pytest_energy.verdict.comparison import Comparison, Levels
-from pytest_energy.verdict.rule import Rule
+from pytest_energy.verdict.comparison import Comparison
 
-BASELINE_LAUNCHES = 3  # of the comparison that `detectable` is stated for
-DETECTABLE_WITH = (1, 2, 3, 5)
+POWER = 0.95  # probability with which a detectable change is called regressed
+REFERENCE_LAUNCHES = 3  # of the comparison that `detectable` is stated for
+DETECTABLE_WITH = (1, 2, 3, 5)  # launches
 
 
 def smallest_detected(
-    ratio: Comparison,
-    old_launches: int | None,
-    limit: float,
-    budget: int,
-    at: Levels,
-    power: float = 0.95,
+    ratio: Comparison, reference_launches: int | None, limit: float, last_look: int, alarm: float
 ) -> float:
-    """The true change (log scale) that a run calls worse with probability `power`, if it goes on to its last look.
+    """The true change (log scale) that a run calls regressed in 95 % of cases at its last look.
 
     Args:
         ratio: what is known after the look that ended the run.
-        old_launches: on the old side, where it stays as it is; None where each new launch brings another old one.
-        limit: as for `decide`.
-        budget: launches on the new side at the last look.
-        at: the last look's levels.
+        reference_launches: if they stay as they are; None if each launch brings another of them.
+        limit: the smallest change for the worse that matters, on the same scale.
+        last_look: launches of the candidate by then.
+        alarm: probability of a false alarm at that look.
     """
-    more, root = (
-        budget - ratio.launches,
-        math.sqrt(1 / budget + (1 / old_launches if old_launches else 0)),
-    )
+    more = last_look - ratio.launches
     last = dataclasses.replace(
         ratio,
-        launches=budget,
-        root=root,
-        spread=dataclasses.replace(
-            ratio.spread, degrees_of_freedom=ratio.spread.degrees_of_freedom + more
-        ),
-        alarm_spread=dataclasses.replace(
-            ratio.alarm_spread, degrees_of_freedom=ratio.alarm_spread.degrees_of_freedom + more
-        ),
+        launches=last_look,
+        root=math.sqrt(1 / last_look + (1 / reference_launches if reference_launches else 0)),
+        spread=_with_more(ratio.spread, more),
+        alarm_spread=_with_more(ratio.alarm_spread, more),
     )
-    return max(limit, last.alarm_bound(1 - at.alarm)) + last.bound(power)
+    return max(limit, last.alarm_bound(1 - alarm)) + last.bound(POWER)
 
 
-def detectable(noise: Noise, launches: int, comparisons: int) -> float | None:
-    """The smallest change (relative) that so many launches call significant in 95 % of cases, against a baseline of three.
+def detectable(noise: Noise, launches: int, alarm: float) -> float | None:
+    """The smallest change (relative) that so many launches detect in 95 % of cases.
 
-    Any tolerance above it can be used. None without a deviation.
+    Against a reference of three launches and with no tolerance, so that any tolerance above it can
+    be used. None without a deviation.
+
+    Args:
+        noise: between launches.
+        launches: of the candidate.
+        alarm: probability of a false alarm.
     """
     if noise.between is None:
         return None
-    spread = Spread(
-        noise.between.deviation, noise.between.degrees_of_freedom + launches + BASELINE_LAUNCHES - 2
-    )
-    ratio = Comparison(
-        1.0, launches, math.sqrt(1 / launches + 1 / BASELINE_LAUNCHES), spread, spread
-    )
-    at = Rule(comparisons).levels(launches)
-    return expm1(smallest_detected(ratio, BASELINE_LAUNCHES, 0.0, launches, at))
+    spread = _with_more(noise.between, launches + REFERENCE_LAUNCHES - 2)
+    root = math.sqrt(1 / launches + 1 / REFERENCE_LAUNCHES)
+    ratio = Comparison(1.0, launches, root, spread, spread)
+    return expm1(smallest_detected(ratio, REFERENCE_LAUNCHES, 0.0, launches, alarm))
+
+
+def _with_more(spread: Spread, launches: int) -> Spread:
+    """The spread if so many more launches show the same."""
+    return Spread(spread.deviation, spread.degrees_of_freedom + launches)

@@ -1,22 +1,60 @@
-"""The rule."""
+"""The rule: what decides that a cell regressed. `decide` is the way in; nothing else decides.
+
+A cell has launches of a candidate and of a reference, which is a stored baseline or an engine
+interleaved with it. In each metric the rule looks at the *loss*: the logarithm of candidate ÷
+reference, turned so that more is worse.
+
+Preconditions come first, and the first that fails is the verdict: all launches are valid (else
+INVALID); a latency over its limit was seen in three launches (INCONCLUSIVE); GPUs and power limit
+are the reference's (NOT_COMPARABLE); there is a reference (NO_BASELINE); and, if interleaved, three
+pairs of launches (INCONCLUSIVE). Then:
+
+    REGRESSED     the loss reaches the tolerance and is larger than chance makes it (alarm level)
+    IMPROVED      the same for a gain
+    PASS          the loss, with what chance may hide of it, is below the tolerance (miss level)
+    INCONCLUSIVE  anything else; also a PASS that even a factor of two would have got
+    REGRESSED     whatever was found so far, if a limit of power or latency is broken
+
+Chance is a launch's standard error times Student's t. The variance is moderated by the runner's
+noise (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3), which an F test discards if the launches
+differ far more: comparison.py. A *look* judges the launches so far, and decides whether more are
+needed. All looks at all cells and metrics of a run together raise a false alarm with probability
+1 %, each its share of it (Bonferroni; over the looks as in Lan and DeMets 1983, Biometrika 70:659);
+all looks of one comparison pass a loss as large as the tolerance with probability 5 %.
+"""
 
 import enum
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
-from pytest_energy.verdict import comparison
-from pytest_energy.verdict.comparison import Levels
+from pytest_energy.measure.spread import NoiseFloor, expm1
+from pytest_energy.settings import MIN_LAUNCHES
+from pytest_energy.verdict.comparison import Comparison, compare, compare_pairs
+from pytest_energy.verdict.detectable import smallest_detected
 
-FALSE_ALARMS_PER_RUN = 0.01  # probability of any, shared by all cells, metrics and looks of a run
+FALSE_ALARMS_PER_RUN = 0.01
+MISSED_PER_COMPARISON = 0.05
+# The part of each level that the looks before the last one spend, by number of launches; the last
+# look spends the rest. A sum of levels bounds the error of all looks, however they depend.
+_ALARM_SPENT = {1: 0.05, 2: 0.15, 3: 0.30}
+_MISS_SPENT = {1: 0.20, 2: 0.20, 3: 0.25}
 
-
-MISSED_PER_CELL = 0.05  # probability of passing a change as large as the tolerance
+DEFAULT_TOLERANCE: Mapping[Metric, float] = {
+    Metric.JOULES_PER_TOKEN: 0.03,
+    Metric.TOKENS_PER_S: 0.10,
+}
+# The throughput of interleaved engines is of the same day.
+INTERLEAVED_TOLERANCE: Mapping[Metric, float] = {
+    Metric.JOULES_PER_TOKEN: 0.03,
+    Metric.TOKENS_PER_S: 0.05,
+}
+_LATENCY_LAUNCHES = 3  # a percentile far out in the tail may be off in one launch
 
 
 class Verdict(enum.Enum):
-    """Only `PASS` and `IMPROVED` (and, under an update, `UPDATED`) let a test pass."""
+    """Only `PASS` and `IMPROVED` let a test pass."""
 
     PASS = "pass"
     IMPROVED = "improved"
@@ -32,64 +70,165 @@ class Verdict(enum.Enum):
         return self in (Verdict.PASS, Verdict.IMPROVED)
 
 
-DEFAULT_TOLERANCE: Mapping[Metric, float] = {
-    Metric.JOULES_PER_TOKEN: 0.03,
-    Metric.TOKENS_PER_S: 0.10,
-}
+@dataclass(frozen=True)
+class Levels:
+    """Error levels of one look at one comparison.
 
+    Attributes:
+        alarm: probability of calling an unchanged engine regressed.
+        miss: probability of passing a loss as large as the tolerance.
+        may_alarm: whether the look may find regressed or improved; one launch of several may not.
+    """
 
-# Of two engines in turns: throughput is not that of another day.
-PAIRED_TOLERANCE: Mapping[Metric, float] = {
-    Metric.JOULES_PER_TOKEN: 0.03,
-    Metric.TOKENS_PER_S: 0.05,
-}
-
-
-MIN_PAIRS = 3
+    alarm: float
+    miss: float
+    may_alarm: bool = True
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What a run knows before it judges a cell.
+class Terms:
+    """What all verdicts of a run share.
 
     Attributes:
-        comparisons: cells × metrics that this run judges; they share its false-alarm level.
-        budget: engine launches at most; None where all launches there are are judged at once.
-        noise: the runner's noise between launches, by metric.
-        paired: whether the baseline's launches were made in turns with the new ones.
+        comparisons: cells × metrics that the run judges.
+        budget: launches at most; None to judge all launches at once.
+        paired: whether candidate and reference are interleaved, in pairs of launches.
     """
 
     comparisons: int = 1
     budget: int | None = None
-    noise: Mapping[Metric, NoiseFloor] = field(default_factory=lambda: ASSUMED_NOISE)
     paired: bool = False
 
-    @property
-    def first_look(self) -> int:
-        """Launches before the first verdict."""
-        return MIN_PAIRS if self.paired else 1
-
     def tolerance(self, metric: Metric, of_test: float | None) -> float:
-        """The test's own, or else the default."""
-        return (
-            (PAIRED_TOLERANCE if self.paired else DEFAULT_TOLERANCE)[metric]
-            if of_test is None
-            else of_test
-        )
+        """The test's own, or the default."""
+        default = INTERLEAVED_TOLERANCE if self.paired else DEFAULT_TOLERANCE
+        return default[metric] if of_test is None else of_test
 
-    def last_look(self, launches: int) -> int:
-        """How many launches a run has at its last look that has made so many."""
-        return max(self.budget or 0, launches)
+    def looks(self, launches: int = 1) -> list[int]:
+        """After how many launches a run judges that has made so many; the last look ends it."""
+        first, last = MIN_LAUNCHES if self.paired else 1, max(self.budget or 0, launches)
+        before = () if self.budget is None else tuple(_ALARM_SPENT)
+        return [*(n for n in before if first <= n < last), last]
 
     def levels(self, launches: int) -> Levels:
-        """The error levels of the look after so many launches."""
-        if self.budget is None:
-            return Levels(FALSE_ALARMS_PER_RUN / self.comparisons, MISSED_PER_CELL)
-        return comparison.levels(
-            launches,
-            self.last_look(launches),
-            self.comparisons,
-            FALSE_ALARMS_PER_RUN,
-            MISSED_PER_CELL,
-            self.first_look,
+        """The levels of the look after so many launches."""
+        *before, last = self.looks(launches)
+        if launches == last:
+            alarm = 1 - math.fsum(_ALARM_SPENT[n] for n in before)
+            miss = 1 - math.fsum(_MISS_SPENT[n] for n in before)
+        else:
+            alarm, miss = _ALARM_SPENT[launches], _MISS_SPENT[launches]
+        return Levels(
+            alarm=FALSE_ALARMS_PER_RUN * alarm / self.comparisons,
+            miss=MISSED_PER_COMPARISON * miss,
+            may_alarm=launches > 1 or launches == last,
         )
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that the rule looks at: one metric of one cell. What fails is given in words.
+
+    Attributes:
+        tolerance: the smallest loss that matters, relative.
+        candidate, reference: one positive value per launch, in pairs if interleaved.
+        noise: of the runner, between launches.
+        faults: of the launches.
+        not_comparable: why candidate and reference are not compared.
+        missing: why there is no reference.
+        slow, over_budget: limits of latency and of power that are broken, by name.
+    """
+
+    metric: Metric
+    tolerance: float
+    candidate: Sequence[float]
+    reference: Sequence[float]
+    noise: NoiseFloor
+    faults: Sequence[str] = ()
+    not_comparable: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    slow: Mapping[str, str] = field(default_factory=dict)
+    over_budget: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A verdict and what led to it.
+
+    Attributes:
+        reasons: the precondition that failed, or the limits that are broken; one line each.
+        ratio, levels: of the comparison; None if a precondition failed.
+        smallest_detected: loss, relative, that the run would have called regressed in 95 % of cases
+            at its last look; None if a precondition failed.
+        by_comparison: the verdict if no limit were broken.
+    """
+
+    verdict: Verdict
+    by_comparison: Verdict
+    reasons: tuple[str, ...] = ()
+    ratio: Comparison | None = None
+    levels: Levels | None = None
+    smallest_detected: float | None = None
+
+
+def decide(case: Case, terms: Terms) -> Decision:
+    """The verdict on a case."""
+    for verdict, reasons in _preconditions(case, terms):
+        if reasons:
+            return Decision(verdict, verdict, tuple(reasons))
+    ratio = (compare_pairs if terms.paired else compare)(case.candidate, case.reference, case.noise)
+    levels, last = terms.levels(ratio.launches), terms.looks(ratio.launches)[-1]
+    detected = smallest_detected(
+        ratio,
+        None if terms.paired else len(case.reference),
+        tolerated(case.metric, case.tolerance),
+        last,
+        terms.levels(last).alarm,
+    )
+    verdict = on_ratio(case.metric, ratio, case.tolerance, levels)
+    if verdict is Verdict.PASS and is_blind(detected):
+        verdict = Verdict.INCONCLUSIVE
+    broken = (*case.over_budget.values(), *case.slow.values())
+    final = Verdict.REGRESSED if broken else verdict
+    return Decision(final, verdict, broken, ratio, levels, expm1(detected))
+
+
+def _preconditions(case: Case, terms: Terms) -> Iterator[tuple[Verdict, Sequence[str]]]:
+    """In order: the verdict if one fails, and why it does; nothing if it holds."""
+    yield Verdict.INVALID, case.faults
+    launches = len(case.candidate)
+    few = launches < min(_LATENCY_LAUNCHES, terms.looks(launches)[-1])
+    slow = "; ".join(case.slow.values()) if case.reference and few else ""
+    yield Verdict.INCONCLUSIVE, [f"{slow}; {_LATENCY_LAUNCHES} launches decide"] if slow else []
+    yield Verdict.NOT_COMPARABLE, case.not_comparable
+    yield Verdict.NO_BASELINE, case.missing
+    few_pairs = f"a verdict needs {MIN_LAUNCHES} pairs of launches, this is {launches}"
+    yield Verdict.INCONCLUSIVE, [few_pairs] if terms.paired and launches < MIN_LAUNCHES else []
+
+
+def on_ratio(metric: Metric, ratio: Comparison, tolerance: float, levels: Levels) -> Verdict:
+    """The verdict if all preconditions hold and no limit is broken."""
+    worse, limit = loss(metric, ratio), tolerated(metric, tolerance)
+    by_chance = ratio.alarm_bound(1 - levels.alarm)
+    if levels.may_alarm and worse >= limit and worse > by_chance:
+        return Verdict.REGRESSED
+    if levels.may_alarm and -worse >= limit and -worse > by_chance:
+        return Verdict.IMPROVED
+    hidden = ratio.bound(1 - levels.miss)
+    return Verdict.PASS if worse + hidden < limit else Verdict.INCONCLUSIVE
+
+
+def is_blind(smallest: float) -> bool:
+    """Whether a gate whose smallest detected loss is so large would miss even a factor of two."""
+    return smallest > math.log(2)
+
+
+def loss(metric: Metric, ratio: Comparison) -> float:
+    """The log ratio, turned so that more is worse: J/token up, tokens/s down."""
+    return math.log(ratio.value) * (1 if metric is Metric.JOULES_PER_TOKEN else -1)
+
+
+def tolerated(metric: Metric, tolerance: float) -> float:
+    """The tolerance as a loss."""
+    of_energy = metric is Metric.JOULES_PER_TOKEN
+    return math.log1p(tolerance) if of_energy else -math.log1p(-tolerance)

@@ -32,6 +32,7 @@ from pytest_energy.errors import (
 from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.recording import recording
 from pytest_energy.recording.fingerprint import Fingerprint, fingerprint
 from pytest_energy.recording.recording import Recording
@@ -40,10 +41,13 @@ from pytest_energy.report.groups import groups
 from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import judge
-from pytest_energy.verdict.rule import Rule
+from pytest_energy.verdict.judgement import Limits
+from pytest_energy.verdict.rule import Terms
+from pytest_energy.verdict.variation import variation
 from tests.hostile import seeds
 
 _DRAWN = 200  # of so many results one is drawn, for pictures take seconds
+_ALONE = Terms()
 TOLERANCE = {"joules_per_token": 0.03, "tokens_per_s": 0.1}
 
 
@@ -107,17 +111,17 @@ class Readers:
             ]
             stores = self.folder / "stores"
             baseline = self._stored(launches, stores)
-            rules = (Rule(paired=True),) if recorded.co_resident else (None, Rule(4, 5))
-            for metric, rule in itertools.product(Metric, rules):
+            of_runs = (Terms(paired=True),) if recorded.co_resident else (Terms(), Terms(4, 5))
+            for metric, terms in itertools.product(Metric, of_runs):
                 if recorded.co_resident and baseline is not None:
-                    judge.variation(metric, launches, launches)
+                    variation(metric, launches, launches)
                 for new, old in (
                     (launches, baseline),
                     (launches, None),
                     (launches[:1] + ours[:2], baseline),
                     (ours, baseline),
                 ):
-                    self._report(new, old, metric, rule)
+                    self._report(new, old, metric, terms)
             entries = collect.compared(
                 [self.folder / "recordings"], NoiseStore(self.folder / "none")
             )
@@ -143,11 +147,10 @@ class Readers:
         new: Sequence[Measurement],
         old: Baseline | None,
         metric: Metric,
-        rule: Rule | None = None,
+        terms: Terms = _ALONE,
+        noise: Mapping[Metric, NoiseFloor] = spread.ASSUMED_NOISE,
     ) -> None:
-        judged = judge.judge(
-            metric, new, old, (), max_power_w=500, max_ttft_ms=50, max_itl_ms=50, rule=rule
-        )
+        judged = judge.judge(metric, new, old, Limits(None, 500, 50, 50), terms, noise)
         name: Any = SimpleNamespace(name="cell bs=8")
         row = rows.row(name, judged)
         said = rows.explanation("cell bs=8", judged, "pytest", replayed=True)
@@ -194,7 +197,7 @@ class Readers:
             baseline = Baseline.of(
                 [dataclasses.replace(ours[0], launch_id=str(i)) for i in range(3)]
             )
-            self._report(ours * 2, baseline, metric, Rule(4, 5, floors))
+            self._report(ours * 2, baseline, metric, Terms(4, 5), floors)
         store.add(ours)
         NoiseStore(path.parents[2]).check()
 

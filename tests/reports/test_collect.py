@@ -16,7 +16,7 @@ from pytest_energy.report import collect, groups, results, rows, trace
 from pytest_energy.store.baselines import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import judge
-from pytest_energy.verdict.rule import Rule
+from pytest_energy.verdict.rule import Terms
 from tests import simulated
 from tests.conftest import ROOT
 
@@ -140,7 +140,7 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
     ]
     still = [replace(m, static_power_w=0.0) for m in launches[1]]
     judgement = judge.judge(
-        Metric.JOULES_PER_TOKEN, still, Baseline.of(launches[0]), rule=Rule(comparisons=10**6)
+        Metric.JOULES_PER_TOKEN, still, Baseline.of(launches[0]), terms=Terms(comparisons=10**6)
     )
     assert judgement.smallest_detected is not None
     blind = replace(judgement, smallest_detected=math.inf)

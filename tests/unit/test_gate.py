@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from pytest_energy.recording.recording import Client, Distribution
 from pytest_energy.report import rows
 from pytest_energy.store.baselines import Baseline, NearMiss, Store
 from pytest_energy.verdict import comparison
-from pytest_energy.verdict.judge import Judgement, compare, judge, variation, what_changed
-from pytest_energy.verdict.rule import DEFAULT_TOLERANCE, Rule, Verdict
+from pytest_energy.verdict.attribution import what_changed
+from pytest_energy.verdict.judge import judge
+from pytest_energy.verdict.judgement import Judgement, Limits
+from pytest_energy.verdict.rule import DEFAULT_TOLERANCE, Terms, Verdict, on_ratio
+from pytest_energy.verdict.variation import variation
 from tests import simulated
 from tests.simulated import UUID, client, recording
 
@@ -30,7 +33,6 @@ NOISE = {
     Metric.JOULES_PER_TOKEN: NoiseFloor(0.01, 10, measured=True),
     Metric.TOKENS_PER_S: NoiseFloor(0.02, 10, measured=True),
 }
-MEASURED = Rule(noise=NOISE)
 
 
 def launches(
@@ -74,7 +76,8 @@ def verdict(
     metric = kwargs.pop("metric", Metric.JOULES_PER_TOKEN)
     tokens_per_s = 1000.0 * rate
     measured = at_pace(cell, tokens_per_s, (0.5 * energy * tokens_per_s - STATIC_W) / tokens_per_s)
-    return judge(metric, measured, baseline, **{"rule": MEASURED, **kwargs})
+    limits = Limits(**{f.name: kwargs.pop(f.name, None) for f in fields(Limits)})
+    return judge(metric, measured, baseline, limits, **{"noise": NOISE, **kwargs})
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_unequal_launches_are_inconclusive(cell: Cell, baseline: Baseline) -> No
         Metric.JOULES_PER_TOKEN,
         launches(cell, [440, 500, 560], [1000] * 3),
         baseline,
-        rule=MEASURED,
+        noise=NOISE,
     )
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "cannot be excluded" in judged.reasons[0]
@@ -124,7 +127,7 @@ def test_a_change_that_may_be_chance_is_inconclusive(cell: Cell, baseline: Basel
         Metric.JOULES_PER_TOKEN,
         launches(cell, [480, 520, 580], [1000] * 3),
         baseline,
-        rule=MEASURED,
+        noise=NOISE,
     )
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "reaches the tolerance" in judged.reasons[0]
@@ -132,15 +135,13 @@ def test_a_change_that_may_be_chance_is_inconclusive(cell: Cell, baseline: Basel
 
 def test_one_launch_carries_less_than_three(cell: Cell, baseline: Baseline) -> None:
     dearer = launches(cell, [507.0] * 3, [1000.0] * 3)
-    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.PASS
+    assert judge(Metric.JOULES_PER_TOKEN, dearer, baseline, noise=NOISE).verdict is Verdict.PASS
     assert (
-        judge(Metric.JOULES_PER_TOKEN, dearer[:1], baseline, rule=MEASURED).verdict
+        judge(Metric.JOULES_PER_TOKEN, dearer[:1], baseline, noise=NOISE).verdict
         is Verdict.INCONCLUSIVE
     )
     assert (
-        judge(
-            Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline, rule=MEASURED
-        ).verdict
+        judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 1000, 0.5)[:1], baseline, noise=NOISE).verdict
         is Verdict.REGRESSED
     )
 
@@ -155,7 +156,7 @@ def test_with_more_launches_to_come_one_is_never_a_regression(
     dearer = at_pace(cell, 1000, 0.9)
     verdicts = [
         judge(
-            Metric.JOULES_PER_TOKEN, dearer[:n], baseline, rule=replace(MEASURED, budget=5)
+            Metric.JOULES_PER_TOKEN, dearer[:n], baseline, terms=Terms(budget=5), noise=NOISE
         ).verdict
         for n in (1, 2)
     ]
@@ -165,9 +166,9 @@ def test_with_more_launches_to_come_one_is_never_a_regression(
 def test_an_assumed_noise_asks_for_more_before_an_alarm(cell: Cell, baseline: Baseline) -> None:
     dearer = at_pace(cell, 1000, 0.41)
     assert (
-        judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+        judge(Metric.JOULES_PER_TOKEN, dearer, baseline, noise=NOISE).verdict is Verdict.REGRESSED
     )
-    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=Rule(comparisons=32))
+    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, terms=Terms(comparisons=32))
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "pytest-energy noise a.py" in explain(cell, judged, "pytest a.py", replayed=False)
 
@@ -176,10 +177,10 @@ def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> Non
     """What is surely worse when judged alone may be chance among a thousand."""
     dearer = launches(cell, [519.0] * 3, [1000.0] * 3)
     assert (
-        judge(Metric.JOULES_PER_TOKEN, dearer, baseline, rule=MEASURED).verdict is Verdict.REGRESSED
+        judge(Metric.JOULES_PER_TOKEN, dearer, baseline, noise=NOISE).verdict is Verdict.REGRESSED
     )
     judged = judge(
-        Metric.JOULES_PER_TOKEN, dearer, baseline, rule=replace(MEASURED, comparisons=10_000)
+        Metric.JOULES_PER_TOKEN, dearer, baseline, terms=Terms(comparisons=10_000), noise=NOISE
     )
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "may be chance" in judged.reasons[0]
@@ -193,8 +194,8 @@ def test_for_every_number_of_launches_some_data_make_the_gate_fire(
 ) -> None:
     worse = 100.0 if metric is Metric.JOULES_PER_TOKEN else 0.01
     ratio = comparison.compare([worse] * new, [1.0] * 3, noise[metric])
-    at = Rule(comparisons=100).levels(new)
-    assert compare(metric, ratio, DEFAULT_TOLERANCE[metric], at)[0] is Verdict.REGRESSED
+    levels = Terms(comparisons=100).levels(new)
+    assert on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], levels) is Verdict.REGRESSED
 
 
 def test_a_pass_says_what_would_have_been_caught(cell: Cell, baseline: Baseline) -> None:
@@ -208,10 +209,10 @@ def test_a_pass_says_what_would_have_been_caught(cell: Cell, baseline: Baseline)
 
 
 def test_a_gate_that_cannot_fire_does_not_pass(cell: Cell, baseline: Baseline) -> None:
-    loud = replace(
-        MEASURED, noise={**NOISE, Metric.TOKENS_PER_S: NoiseFloor(0.3, 4, measured=True)}
+    loud = {**NOISE, Metric.TOKENS_PER_S: NoiseFloor(0.3, 4, measured=True)}
+    judged = verdict(
+        cell, baseline, rate=1.9, metric=Metric.TOKENS_PER_S, tolerance=0.9, noise=loud
     )
-    judged = verdict(cell, baseline, rate=1.9, metric=Metric.TOKENS_PER_S, tolerance=0.9, rule=loud)
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert judged.blind
     assert "cannot fire" in judged.reasons[0]
@@ -219,35 +220,38 @@ def test_a_gate_that_cannot_fire_does_not_pass(cell: Cell, baseline: Baseline) -
 
 values = st.floats(0.5, 2.0)
 news, olds = st.lists(values, min_size=1, max_size=5), st.lists(values, min_size=3, max_size=5)
-rules = st.builds(Rule, st.integers(1, 40), st.none(), st.sampled_from([ASSUMED_NOISE, NOISE]))
+all_terms = st.builds(Terms, st.integers(1, 40))
+noises = st.sampled_from([ASSUMED_NOISE, NOISE])
 
 
-def on_values(metric: Metric, new: Sequence[float], old: Sequence[float], rule: Rule) -> Verdict:
-    ratio = comparison.compare(new, old, rule.noise[metric])
-    return compare(metric, ratio, DEFAULT_TOLERANCE[metric], rule.levels(len(new)))[0]
+def on_values(
+    metric: Metric, new: Sequence[float], old: Sequence[float], terms: Terms, noise: Any
+) -> Verdict:
+    ratio = comparison.compare(new, old, noise[metric])
+    return on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], terms.levels(len(new)))
 
 
 @settings(max_examples=200, deadline=None)
-@given(news, olds, rules)
+@given(news, olds, all_terms, noises)
 def test_swapping_sides_mirrors_a_change_in_energy(
-    new: list[float], old: list[float], rule: Rule
+    new: list[float], old: list[float], terms: Terms, noise: Any
 ) -> None:
     mirrored = {Verdict.REGRESSED: Verdict.IMPROVED, Verdict.IMPROVED: Verdict.REGRESSED}
-    one = on_values(Metric.JOULES_PER_TOKEN, new, old, rule)
-    other = on_values(Metric.JOULES_PER_TOKEN, old, new, rule)
+    one = on_values(Metric.JOULES_PER_TOKEN, new, old, terms, noise)
+    other = on_values(Metric.JOULES_PER_TOKEN, old, new, terms, noise)
     assert mirrored.get(one) == (other if other in mirrored else None)
 
 
 @settings(max_examples=200, deadline=None)
-@given(news, olds, rules, st.sampled_from(Metric), st.integers(-20, 20))
+@given(news, olds, all_terms, noises, st.sampled_from(Metric), st.integers(-20, 20))
 def test_scaling_both_sides_changes_no_verdict(
-    new: list[float], old: list[float], rule: Rule, metric: Metric, power_of_two: int
+    new: list[float], old: list[float], terms: Terms, noise: Any, metric: Metric, power_of_two: int
 ) -> None:
     factor = 2.0**power_of_two  # exact, so that no verdict on the edge turns by rounding
-    scaled = on_values(metric, [v * factor for v in new], [v * factor for v in old], rule)
-    assert {on_values(metric, new, old, rule), scaled} != {Verdict.REGRESSED, Verdict.PASS}
+    scaled = on_values(metric, [v * factor for v in new], [v * factor for v in old], terms, noise)
+    assert {on_values(metric, new, old, terms, noise), scaled} != {Verdict.REGRESSED, Verdict.PASS}
     before, after = (
-        comparison.compare(a, b, rule.noise[metric])
+        comparison.compare(a, b, noise[metric])
         for a, b in ((new, old), ([v * factor for v in new], [v * factor for v in old]))
     )
     assert after.value == pytest.approx(before.value, rel=1e-12)
@@ -255,13 +259,13 @@ def test_scaling_both_sides_changes_no_verdict(
 
 
 @settings(max_examples=300, deadline=None)
-@given(news, olds, rules, st.sampled_from(Metric), st.integers(2, 4))
+@given(news, olds, all_terms, noises, st.sampled_from(Metric), st.integers(2, 4))
 def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(
-    new: list[float], old: list[float], rule: Rule, metric: Metric, times: int
+    new: list[float], old: list[float], terms: Terms, noise: Any, metric: Metric, times: int
 ) -> None:
     once, repeated = (
-        on_values(metric, new, old, rule),
-        on_values(metric, new * times, old * times, rule),
+        on_values(metric, new, old, terms, noise),
+        on_values(metric, new * times, old * times, terms, noise),
     )
     opposite = {
         Verdict.REGRESSED: {Verdict.PASS, Verdict.IMPROVED},
@@ -358,10 +362,9 @@ def test_an_energy_gain_that_breaks_a_latency_limit_fails_for_that(
 ) -> None:
     measured = of_clients(cell, 400, SLOW, SLOW, SLOW)
     assert (
-        judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED).verdict
-        is Verdict.IMPROVED
+        judge(Metric.JOULES_PER_TOKEN, measured, of_server, noise=NOISE).verdict is Verdict.IMPROVED
     )
-    judged = judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED, **limits)
+    judged = judge(Metric.JOULES_PER_TOKEN, measured, of_server, Limits(**limits), noise=NOISE)
     assert judged.verdict is Verdict.REGRESSED
     assert judged.reasons[0].startswith(message)
     said = explain(replace(cell, engine="server"), judged, "pytest a.py", replayed=False)
@@ -370,7 +373,7 @@ def test_an_energy_gain_that_breaks_a_latency_limit_fails_for_that(
     assert "--energy-update" not in said
     # tokens/s has its own test, which the limit does not fail.
     assert (
-        judge(Metric.TOKENS_PER_S, measured, of_server, rule=MEASURED, **limits).verdict
+        judge(Metric.TOKENS_PER_S, measured, of_server, Limits(**limits), noise=NOISE).verdict
         is Verdict.PASS
     )
 
@@ -381,22 +384,23 @@ def test_latencies_within_their_limits_change_nothing(cell: Cell, of_server: Bas
         Metric.JOULES_PER_TOKEN,
         of_clients(cell, 400, FAST, FAST, FAST),
         of_server,
-        rule=MEASURED,
-        **limits,
+        Limits(**limits),
+        noise=NOISE,
     )
     assert judged.verdict is Verdict.IMPROVED
 
 
 def test_one_slow_launch_breaks_no_limit(cell: Cell, of_server: Baseline) -> None:
-    rule = replace(MEASURED, budget=5)
+    limits = Limits(max_itl_ms=50.0)
 
     def after(*seen: Client) -> Verdict:
         return judge(
             Metric.JOULES_PER_TOKEN,
             of_clients(cell, 400, *seen),
             of_server,
-            rule=rule,
-            max_itl_ms=50.0,
+            limits,
+            Terms(budget=5),
+            NOISE,
         ).verdict
 
     assert after(SLOW) is after(SLOW, SLOW) is Verdict.INCONCLUSIVE
@@ -406,15 +410,18 @@ def test_one_slow_launch_breaks_no_limit(cell: Cell, of_server: Baseline) -> Non
         Metric.JOULES_PER_TOKEN,
         of_clients(cell, 400, SLOW),
         of_server,
-        rule=replace(MEASURED, budget=1),
-        max_itl_ms=50.0,
+        limits,
+        Terms(budget=1),
+        NOISE,
     )
     assert only.verdict is Verdict.REGRESSED
 
 
 def test_a_limit_of_latencies_that_were_not_recorded(cell: Cell, of_server: Baseline) -> None:
     measured = of_clients(cell, 500, FAST, FAST, client(19_000, inter_token=Distribution()))
-    judged = judge(Metric.JOULES_PER_TOKEN, measured, of_server, rule=MEASURED, max_itl_ms=50.0)
+    judged = judge(
+        Metric.JOULES_PER_TOKEN, measured, of_server, Limits(max_itl_ms=50.0), noise=NOISE
+    )
     assert judged.verdict is Verdict.INVALID
     assert "no latencies were recorded" in judged.reasons[0]
 
@@ -430,14 +437,14 @@ def test_swapping_sides_turns_regressed_into_improved(cell: Cell, tmp_path: Path
                 Metric.JOULES_PER_TOKEN,
                 new,
                 store.find(cell.key, "simulated GPU", [UUID]),
-                rule=MEASURED,
+                noise=NOISE,
             ).verdict
         )
     assert verdicts == [Verdict.REGRESSED, Verdict.IMPROVED]
 
 
 def test_a_slower_engine_reads_as_static_energy(cell: Cell, baseline: Baseline) -> None:
-    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, rule=MEASURED)
+    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, noise=NOISE)
     assert judged.verdict is Verdict.REGRESSED
     assert judged.split is not None
     assert judged.split.reading == "static"
@@ -473,7 +480,7 @@ def test_what_changed_tells_what_matters_first() -> None:
 
 
 def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: Baseline) -> None:
-    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, rule=MEASURED)
+    judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, noise=NOISE)
     message = explain(cell, judged, "pytest a.py", replayed=False)
     lines = (
         ("REGRESSED: tiny bs=8, J/token ", "+24.0 % against the baseline's "),

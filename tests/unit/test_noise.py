@@ -92,10 +92,10 @@ def test_launches_under_judgement_are_not_counted_twice(cell: Cell, tmp_path: Pa
 
 def test_more_launches_find_smaller_changes() -> None:
     noise = Noise(11, Spread(0.01, 10), None, None)
-    found = [detectable(noise, n, comparisons=8) for n in (1, 2, 3, 5)]
+    found = [detectable(noise, n, alarm=0.00125) for n in (1, 2, 3, 5)]
     assert all(change is not None for change in found)
     assert found == sorted(found, key=lambda change: -(change or 0))
-    assert detectable(Noise(1, None, None, None), 3, 8) is None
+    assert detectable(Noise(1, None, None, None), 3, 0.01) is None
 
 
 def test_invalid_measurements_are_refused(cell: Cell, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pytest_energy.report import collect, markdown, page, results, rows, tables
 from pytest_energy.report.results import Results
 from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.verdict import judge, rule
-from pytest_energy.verdict.rule import Rule
+from pytest_energy.verdict.rule import Terms
 from tests import simulated
 from tests.conftest import ROOT
 from tests.reports import made
@@ -132,7 +132,7 @@ def test_the_same_gpus_in_another_order_are_the_same_gpus(cell: Cell, tmp_path: 
     assert judge.judge(Metric.JOULES_PER_TOKEN, second, found).verdict is rule.Verdict.PASS
     # In turns, too, where the reference is the other side.
     paired = judge.judge(
-        Metric.JOULES_PER_TOKEN, second, Baseline.of(first), rule=Rule(paired=True)
+        Metric.JOULES_PER_TOKEN, second, Baseline.of(first), terms=Terms(paired=True)
     )
     assert paired.verdict is not rule.Verdict.NOT_COMPARABLE
     others = launches(cell, {"GPU-aaaaaaaa-1": 0.5, "GPU-cccccccc-3": 0.5})

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import (
     NoiseFloor,
     Spread,
@@ -14,19 +15,12 @@ from pytest_energy.measure.spread import (
     launch_means,
     pooled,
 )
-from pytest_energy.verdict.comparison import (
-    Comparison,
-    Outcome,
-    compare,
-    compare_pairs,
-    decide,
-    estimate,
-    levels,
-    looks,
-    raised,
-)
+from pytest_energy.verdict.comparison import Comparison, compare, compare_pairs, estimate
 from pytest_energy.verdict.detectable import smallest_detected
+from pytest_energy.verdict.rule import Terms, Verdict, on_ratio
+from pytest_energy.verdict.variation import raised
 
+ENERGY = Metric.JOULES_PER_TOKEN
 FLOOR = NoiseFloor(deviation=0.01, degrees_of_freedom=10, measured=True)
 ASSUMED = NoiseFloor(deviation=0.01, degrees_of_freedom=3)
 values = st.floats(min_value=1e-3, max_value=1e4)
@@ -122,9 +116,10 @@ def test_launches_that_differ_far_more_than_the_measured_noise_speak_alone() -> 
 
 @given(st.integers(1, 30), st.integers(1, 100))
 def test_all_looks_together_spend_the_levels_and_no_more(budget: int, comparisons: int) -> None:
-    each = [levels(look, budget, comparisons, alarm=0.01, miss=0.05) for look in looks(budget)]
+    terms = Terms(comparisons, budget)
+    each = [terms.levels(look) for look in terms.looks()]
     assert len(each) <= 4
-    assert looks(budget)[-1] == budget
+    assert terms.looks()[-1] == budget
     assert math.isclose(sum(at.alarm for at in each) * comparisons, 0.01)
     assert math.isclose(sum(at.miss for at in each), 0.05)
     assert all(at.alarm > 0 for at in each)
@@ -132,14 +127,8 @@ def test_all_looks_together_spend_the_levels_and_no_more(budget: int, comparison
 
 def test_one_launch_of_several_raises_no_alarm_however_bad() -> None:
     terrible = compare([2.0], [1.0] * 3, FLOOR)
-    assert (
-        decide(terrible, math.log(2.0), 0.03, levels(1, 5, 1, alarm=0.01, miss=0.05))
-        is Outcome.OPEN
-    )
-    assert (
-        decide(terrible, math.log(2.0), 0.03, levels(1, 1, 1, alarm=0.01, miss=0.05))
-        is Outcome.WORSE
-    )
+    verdicts = [on_ratio(ENERGY, terrible, 0.03, Terms(budget=n).levels(1)) for n in (5, 1)]
+    assert verdicts == [Verdict.INCONCLUSIVE, Verdict.REGRESSED]
 
 
 @given(st.integers(1, 6), st.integers(3, 6), st.sampled_from([FLOOR, ASSUMED]), st.integers(1, 40))
@@ -147,10 +136,12 @@ def test_a_change_as_large_as_it_claims_to_catch_is_caught(
     new: int, old: int, floor: NoiseFloor, comparisons: int
 ) -> None:
     """At the claimed change the expected ratio lies above the alarm's bound, and by the margin that 95 % of launches keep."""
-    at = levels(new, new, comparisons, alarm=0.01, miss=0.05)
-    caught = smallest_detected(compare([1.0] * new, [1.0] * old, floor), old, 0.03, new, at)
-    ratio = compare([math.exp(caught)] * new, [1.0] * old, floor)
-    assert decide(ratio, caught - ratio.bound(0.94), 0.03, at) is Outcome.WORSE
+    levels = Terms(comparisons).levels(new)
+    unchanged = compare([1.0] * new, [1.0] * old, floor)
+    detected = smallest_detected(unchanged, old, math.log1p(0.03), new, levels.alarm)
+    unlucky = math.exp(detected - unchanged.bound(0.94))
+    ratio = compare([unlucky] * new, [1.0] * old, floor)
+    assert on_ratio(ENERGY, ratio, 0.03, levels) is Verdict.REGRESSED
 
 
 def test_noise_is_pooled_within_groups() -> None:

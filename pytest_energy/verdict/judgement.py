@@ -1,0 +1,124 @@
+"""What a test allows, and what it is told."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import NoiseFloor
+from pytest_energy.store.baselines import Baseline
+from pytest_energy.verdict.attribution import Split
+from pytest_energy.verdict.comparison import Comparison, Estimate, estimate
+from pytest_energy.verdict.rule import Verdict, is_blind
+from pytest_energy.verdict.variation import Variation
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one test allows. None: the default tolerance, or no limit.
+
+    Attributes:
+        tolerance: the smallest loss that fails, relative.
+        max_power_w: power budget; J/token only.
+        max_ttft_ms, max_itl_ms: of a server's latencies, 99th percentiles; J/token only.
+    """
+
+    tolerance: float | None = None
+    max_power_w: float | None = None
+    max_ttft_ms: float | None = None
+    max_itl_ms: float | None = None
+
+    @property
+    def latencies_ms(self) -> dict[str, float]:
+        """Those of latencies, by the latency's name."""
+        limits = {"ttft": self.max_ttft_ms, "itl": self.max_itl_ms}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All launches of one cell on one side.
+
+    Attributes:
+        launches: the valid measurements.
+        joules_per_token, tokens_per_s: estimates over launches.
+        power_w: mean over launches.
+    """
+
+    launches: tuple[Measurement, ...]
+    joules_per_token: Estimate
+    tokens_per_s: Estimate
+    power_w: float
+
+    @classmethod
+    def of(
+        cls, measurements: Sequence[Measurement], noise: Mapping[Metric, NoiseFloor]
+    ) -> "Sample":
+        """Summarise valid measurements, one per launch."""
+        energy = [m.joules_per_token for m in measurements]
+        rate = [m.tokens_per_s for m in measurements]
+        return cls(
+            launches=tuple(measurements),
+            joules_per_token=estimate(energy, noise[Metric.JOULES_PER_TOKEN]),
+            tokens_per_s=estimate(rate, noise[Metric.TOKENS_PER_S]),
+            power_w=mean_power_w(measurements),
+        )
+
+
+def mean_power_w(measurements: Sequence[Measurement]) -> float:
+    """Over valid launches."""
+    return math.fsum(m.power_w for m in measurements) / len(measurements)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One metric of one cell, judged.
+
+    Attributes:
+        tolerance: relative loss that fails.
+        reasons: what led to the verdict, one line each.
+        ratio: candidate ÷ reference with its interval; None if nothing was compared.
+        sample: the candidate; None if a launch was invalid.
+        baseline: the reference; None if there is none.
+        split: of a change in J/token; None if it cannot be determined.
+        only_over_budget: regressed for a limit of the test alone.
+        over: the limits of the test that are broken, by their names in the marker.
+        smallest_detected: loss, relative, that the run, gone on to its last look, would have called
+            regressed in 95 % of cases; None if nothing was compared.
+        noise: between launches, measured or assumed; None if nothing was compared.
+        changed: what differs in the environment, one line each.
+        paired: whether the reference is interleaved with the candidate.
+        variation: of periods and pairs, if engines were interleaved period by period.
+    """
+
+    metric: Metric
+    verdict: Verdict
+    tolerance: float
+    reasons: tuple[str, ...]
+    ratio: Comparison | None = None
+    sample: Sample | None = None
+    baseline: Baseline | None = None
+    split: Split | None = None
+    only_over_budget: bool = False
+    over: tuple[str, ...] = ()
+    smallest_detected: float | None = None
+    noise: NoiseFloor | None = None
+    changed: tuple[str, ...] = ()
+    paired: bool = False
+    variation: Variation | None = None
+
+    @property
+    def change(self) -> float | None:
+        """Relative change of the metric, None if nothing was compared."""
+        return None if self.ratio is None else self.ratio.value - 1
+
+    @property
+    def blind(self) -> bool:
+        """Whether not even a doubled energy, or a halved throughput, would have been detected."""
+        return self.smallest_detected is not None and is_blind(math.log1p(self.smallest_detected))
+
+    @property
+    def undecided(self) -> bool:
+        """Whether more launches may bring a verdict."""
+        return self.verdict is Verdict.INCONCLUSIVE
