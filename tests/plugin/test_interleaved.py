@@ -267,7 +267,7 @@ def test_another_board_is_no_reference(project: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             "NOT COMPARABLE: *",
-            "*the reference ran on another board, GPU-11111111, this one on GPU-00000000-*",
+            "*the reference ran on another GPU, GPU-11111111, the candidate on GPU-00000000-*",
         ]
     )
 
@@ -417,7 +417,7 @@ def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(
     alone.stdout.fnmatch_lines(
         [
             "NOT COMPARABLE: tiny bs=2*",
-            "*measured in turns with another engine resident on the GPU, and a baseline is measured without one",
+            "*measured with another engine co-resident on the GPU, and a baseline is measured without one",
             "*next: judge it with its reference: --energy-replay DIR/candidate --energy-reference-replay DIR/reference",
         ]
     )
