@@ -28,7 +28,7 @@ from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import synthetic_tokenizer
 from pytest_energy.engines.server import ServerEngine
-from pytest_energy.engines.server_worker import GENERATED, counter
+from pytest_energy.engines.server_process import GENERATED, counter
 from pytest_energy.measure import spread
 from pytest_energy.recording import fingerprint
 from pytest_energy.settings import parse_engine_args

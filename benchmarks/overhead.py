@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,9 +32,9 @@ RATIOS = (("metered", "bare"), ("unmetered", "bare"), ("metered", "unmetered"))
 class OverheadEngine(OfflineEngine):
     """The offline engine with the worker that knows the comparison."""
 
-    worker = Path(__file__).with_name("overhead_worker.py")
-    fields: ClassVar[dict[str, set[str]]] = {
-        **OfflineEngine.fields,
+    program = Path(__file__).with_name("overhead_worker.py")
+    events: ClassVar[Mapping[str, set[str]]] = {
+        **OfflineEngine.events,
         "segment": {"arm"},
         "result": {"arm", "tokens_per_s"},
     }
@@ -46,7 +47,7 @@ class OverheadEngine(OfflineEngine):
         arms = [arm for block in range(blocks) for arm in orders[block % len(orders)]]
         rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
         plan = workload.plan(batch_size)
-        self._send(
+        self.worker.send(
             "run",
             command="run",
             run=0,
@@ -56,11 +57,11 @@ class OverheadEngine(OfflineEngine):
             prompts=workload.prompts(max(64, 2 * batch_size), self.ready.vocabulary_size),
         )
         while True:
-            event = self._receive("run", 120, "event")
+            event = self.worker.receive("run", 120, "no event for 120 s")
             if event["event"] == "segment":
                 if event["arm"] == "metered" and meter:
                     meter.start()
-                self._send("run", command="go")
+                self.worker.send("run", command="go")
             elif event["event"] == "result":
                 if event["arm"] == "metered" and meter:
                     meter.stop()

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pytest_energy.engines.offline import command_of, session_members
+from pytest_energy.engines.worker_process import command_of, session_members
 from pytest_energy.recording import fingerprint
 
 ROOT = Path(__file__).parents[1]

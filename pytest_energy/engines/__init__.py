@@ -1,1 +1,1 @@
-"""Engines: what generates the tokens. Each runs in a process of its own, under its own interpreter."""
+"""Engines generate the tokens, each in a process of its own under its own interpreter."""

@@ -1,19 +1,120 @@
-"""A server that runs already: whether it is on this machine, which processes it has, on which GPUs they are. From /proc."""
+"""A server that is already running on this machine: measured, never ended."""
 
 import contextlib
+import datetime
+import hashlib
+import os
 import socket
+import sys
 import urllib.parse
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-_LISTENING = "0A"
+import psutil
+
+from pytest_energy.engines.engine import EngineReady
+from pytest_energy.engines.server import WORKER_GRACE_S, HttpEngine
+from pytest_energy.errors import EngineError
+from pytest_energy.safety import untrusted
+
+_YEAR_9999_S = 2.5e11
+
+
+class AttachedEngine(HttpEngine):
+    """A running server: what it reports of itself is recorded, the rest as "unknown".
+
+    Its GPUs are those that the processes which listen on its port, and their descendants, use.
+
+    Args:
+        url: http://host:port.
+        gpu_uuids: its GPUs, if they cannot be seen; whatever is on them counts as the server's.
+        vocabulary_size: token ids below it are sent.
+        request_tokens: length of the longest request with its answer, which the server must accept;
+            0 if not yet known.
+        compute_processes: returns the processes on every GPU of this machine, by UUID.
+        progress_timeout_s: longest wait for a token under load, and for an answer when attaching.
+    """
+
+    _min_vocabulary = 0  # the server does not report it
+
+    def __init__(
+        self,
+        url: str,
+        gpu_uuids: Sequence[str],
+        vocabulary_size: int,
+        request_tokens: int,
+        compute_processes: Callable[[], Mapping[str, frozenset[int]]],
+        progress_timeout_s: float,
+    ) -> None:
+        super().__init__(sys.executable, {}, progress_timeout_s, progress_timeout_s)
+        self._url, self._named_gpus = url, tuple(gpu_uuids)
+        self._vocabulary_size, self._request_tokens = vocabulary_size, request_tokens
+        self._compute_processes = compute_processes
+        self._processes: frozenset[int] = frozenset()
+        self._launch_id: str | None = None
+
+    @property
+    def launch_id(self) -> str | None:
+        """The same for all measurements of one start of the server."""
+        return self._launch_id
+
+    def processes(self) -> frozenset[int]:
+        """The server's processes when it was attached."""
+        return self._processes
+
+    def _load(self) -> EngineReady:
+        host, port = address_of(self._url)
+        ready = self._load_with(
+            self._load_timeout_s + WORKER_GRACE_S,
+            "attach",
+            host=host,
+            port=port,
+            api_key=os.environ.get("PYTEST_ENERGY_API_KEY"),
+        )
+        longest = ready.settings["max_model_len"]
+        if type(longest) is int and longest < self._request_tokens:
+            raise EngineError(
+                "load",
+                f"the server accepts {longest} tokens per request (max_model_len), but the test "
+                f"needs {self._request_tokens}.\n"
+                f"Restart it with --max-model-len {self._request_tokens}, or shorten the requests.",
+            )
+        gpu_uuids = self._find_gpus(port)
+        return replace(ready, gpu_uuids=gpu_uuids, vocabulary_size=self._vocabulary_size)
+
+    def _find_gpus(self, port: int) -> tuple[str, ...]:
+        on_gpus = self._compute_processes()
+        self._processes = processes_of(port)
+        gpu_uuids = self._named_gpus or gpus_of(self._processes, on_gpus)
+        if not gpu_uuids and on_gpus:
+            busy = [gpu for gpu, pids in on_gpus.items() if pids] or list(on_gpus)
+            raise EngineError(
+                "load",
+                f"cannot tell which GPUs the server at {self._url} uses: none of the processes on "
+                "a GPU belongs to it. It may run in a container.\n"
+                f"Name its GPUs: --energy-gpu UUID, one of {', '.join(busy)} (nvidia-smi -L)",
+            )
+        for gpu in self._named_gpus:
+            self._processes |= on_gpus.get(gpu, frozenset())
+        return gpu_uuids
+
+    def _ready(self, event: Mapping[str, Any]) -> EngineReady:
+        started = event.get("started")
+        if started is not None:
+            start = datetime.datetime.fromtimestamp(
+                untrusted.number(started, "started", 0, _YEAR_9999_S), datetime.UTC
+            )
+            digest = hashlib.sha256(f"{self._url} {started}".encode()).hexdigest()
+            self._launch_id = f"{start:%Y%m%dT%H%M%SZ}-{digest[:6]}"
+        return super()._ready(event)
 
 
 def address_of(url: str) -> tuple[str, int]:
     """Host and port of http://host:port.
 
     Raises:
-        ValueError: it is no such address.
+        ValueError: it is not such an address.
     """
     parts = urllib.parse.urlsplit(url)
     if (
@@ -29,7 +130,7 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def is_local(host: str) -> bool:
-    """Whether all of a host's addresses belong to this machine: only to these can a socket be bound.
+    """Whether all of a host's addresses belong to this machine, so that sockets can be bound.
 
     Raises:
         OSError: there is no such host.
@@ -44,34 +145,39 @@ def is_local(host: str) -> bool:
 
 
 def processes_of(port: int) -> frozenset[int]:
-    """The processes that listen on a TCP port, and all their descendants; empty where they cannot be seen."""
-    inodes = set()
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-                    inodes.add(f"socket:[{fields[9]}]")
+    """The processes that listen on a TCP port, and their descendants; empty if they are hidden.
+
+    Those of other network namespaces, which may have a port of this number too, are not meant.
+    """
     found: set[int] = set()
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            parents[int(entry.name)] = int(
-                (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            )
-            if any(_target(file) in inodes for file in (entry / "fd").iterdir()):
-                found.add(int(entry.name))
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
+    # No /proc/net, or none of the known form: then nothing can be seen.
+    with contextlib.suppress(OSError, RuntimeError, psutil.Error):
+        for socket_ in psutil.net_connections("tcp"):
+            if socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port and socket_.pid:
+                found |= _family(socket_.pid, port)
     return frozenset(found)
 
 
-def _target(file: Path) -> str:
-    with contextlib.suppress(OSError):  # closed meanwhile
-        return str(file.readlink())
-    return ""
+def _family(pid: int, port: int) -> set[int]:
+    """A process that listens on the port and its descendants, and those that share the socket.
+
+    Of the processes that share a socket psutil names one, which may be a child of another.
+    """
+    with contextlib.suppress(psutil.Error):
+        eldest = psutil.Process(pid)
+        while (parent := eldest.parent()) is not None and _listens(parent, port):
+            eldest = parent
+        return {eldest.pid, *(child.pid for child in eldest.children(recursive=True))}
+    return {pid}
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    with contextlib.suppress(OSError, psutil.Error):
+        return any(
+            socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port
+            for socket_ in process.net_connections("tcp")
+        )
+    return False
 
 
 def gpus_of(processes: frozenset[int], on_gpus: Mapping[str, frozenset[int]]) -> tuple[str, ...]:

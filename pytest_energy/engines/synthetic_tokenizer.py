@@ -1,7 +1,8 @@
-"""A tokenizer made up for models of which only the config.json is there, so that a server can serve them.
+"""A synthetic tokenizer, so that a server can serve a model of which only config.json is there.
 
-Its tokens are as long as those of real ones (a space and four letters), because the server turns every generated token into
-text and sends it. Format: tokenizer.json of the Hugging Face `tokenizers` library, byte-level BPE without merges.
+Its tokens are as long as real ones (a space and four letters), because the server turns every
+generated token into text and sends it. Format: tokenizer.json of the Hugging Face `tokenizers`
+library, byte-level BPE without merges.
 """
 
 import json
@@ -16,19 +17,19 @@ _LETTERS = "etaoinshrdlucmfwypvbgkqjxz"
 
 
 def has_tokenizer(model_folder: Path) -> bool:
-    """Whether a model's folder brings a tokenizer of its own."""
+    """Whether a model's folder holds a tokenizer."""
     return any((model_folder / name).is_file() for name in _FILES)
 
 
 def write(folder: Path, model_config: Mapping[str, Any]) -> None:
-    """Write a tokenizer with as many tokens as the model has into `folder`; the same for the same number.
+    """Write a tokenizer with as many tokens as the model has; equal for equal numbers.
 
     Args:
-        folder: exists.
+        folder: an existing one, to write to.
         model_config: the content of the model's config.json.
 
     Raises:
-        KeyError: the configuration names no vocab_size, or none that can be true.
+        KeyError: the configuration has no vocab_size, or an impossible one.
     """
     size = vocabulary_size(model_config)
     if size is None:
@@ -70,7 +71,7 @@ def write(folder: Path, model_config: Mapping[str, Any]) -> None:
 
 
 def tokens(size: int) -> list[str]:
-    """The 256 bytes, then words; a word's letters are the digits of its number."""
+    """The 256 bytes, then words, whose letters are the digits of their numbers."""
     made = _byte_characters()[:size]
     for number in range(size - len(made)):
         letters = ""
@@ -82,7 +83,7 @@ def tokens(size: int) -> list[str]:
 
 
 def _byte_characters() -> list[str]:
-    """The character that stands for each byte in byte-level BPE: itself where it is printable, else one from U+0100 on."""
+    """The character of each byte in byte-level BPE: itself if printable, else from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printable)
     shifted = {byte: 0x100 + position for position, byte in enumerate(others)}

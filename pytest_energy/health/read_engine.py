@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 
-from pytest_energy.engines.offline import end_session
+from pytest_energy.engines.worker_process import end_session
 from pytest_energy.health.facts import EngineFacts
 
 TIMEOUT_S = 300.0

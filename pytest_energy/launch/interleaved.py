@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import block_size, tokens_in_flight
-from pytest_energy.engines.offline import EngineReady, OfflineEngine
+from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError
 from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter, Progress, new_engine
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
@@ -105,7 +105,7 @@ def record_pair(
             )
             ready = _load(engines[side.name], side, cells)
             with _named(side):
-                engines[side.name].rest()
+                engines[side.name].pause()
             idle_power_w.append(_idle_power_w(open_meter(ready.gpu_uuids, lambda _: True)))
         both = list(engines.values())
         launches = {
@@ -144,7 +144,7 @@ def _named(side: Side) -> Generator[None, None, None]:
         raise SideError(side.name, error) from error
 
 
-def _load(engine: OfflineEngine, side: Side, cells: Sequence[Cell]) -> EngineReady:
+def _load(engine: Engine, side: Side, cells: Sequence[Cell]) -> EngineReady:
     try:
         engine.__enter__()
     except EngineError as error:
@@ -189,18 +189,18 @@ def _period(
     watched = launches[waiting.name]
     with _named(waiting):
         rest_before, cpu_before_s, started_s = (
-            watched.engine.rest(),
+            watched.engine.pause(),
             watched.engine.cpu_s(),
             time.monotonic(),
         )
     with _named(side):
         recorded = launches[side.name].record(cell, progress, is_enough, looks_per_cycle=8)
-        launches[side.name].engine.rest()
+        launches[side.name].engine.pause()
     with _named(waiting):
         cpu_s, seconds, rest_after = (
             watched.engine.cpu_s() - cpu_before_s,
             time.monotonic() - started_s,
-            watched.engine.rest(),
+            watched.engine.pause(),
         )
     co_resident = CoResident(
         launch_id=watched.launch_id,

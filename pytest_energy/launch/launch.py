@@ -11,8 +11,10 @@ from typing import Any
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import Plan
-from pytest_energy.engines.offline import OfflineEngine, Steps
-from pytest_energy.engines.server import AttachedEngine, ServerEngine
+from pytest_energy.engines.attached import AttachedEngine
+from pytest_energy.engines.engine import Engine, Steps
+from pytest_energy.engines.offline import OfflineEngine
+from pytest_energy.engines.server import ServerEngine
 from pytest_energy.errors import EngineError
 from pytest_energy.health.guard import Guard
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
@@ -84,7 +86,7 @@ def wait_for_leftovers(gpu_uuids: Collection[str], progress: Progress) -> None:
         time.sleep(0.5)
 
 
-def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> OfflineEngine:
+def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> Engine:
     """The engine of a cell, not started; settings under test win over `engine_args`, and these over the suite's."""
     if settings.url is not None:
         vocabulary_size = cell.model.vocabulary_size or _SAFE_VOCABULARY
@@ -122,7 +124,7 @@ class Launch:
     """
 
     launch_id: str
-    engine: OfflineEngine
+    engine: Engine
     meter: Meter
     foreign: tuple[int, ...]
     under_test: Mapping[str, Any]
@@ -130,9 +132,9 @@ class Launch:
     @classmethod
     def of(
         cls,
-        engine: OfflineEngine,
+        engine: Engine,
         settings: LaunchSettings,
-        engines: Sequence[OfflineEngine],
+        engines: Sequence[Engine],
         open_meter: OpenMeter,
         before: Mapping[str, frozenset[int]],
     ) -> "Launch":
@@ -293,7 +295,7 @@ class _Counted:
 
 
 def _membership(
-    gpu_uuids: Sequence[str], engines: Sequence[OfflineEngine], before: Mapping[str, frozenset[int]]
+    gpu_uuids: Sequence[str], engines: Sequence[Engine], before: Mapping[str, frozenset[int]]
 ) -> Callable[[int], bool]:
     """Tells the engines' processes on the GPUs from others.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_energy.engines.offline import session_members
+from pytest_energy.engines.worker_process import session_members
 
 FAKE_PACKAGES = Path(__file__).with_name("fake_packages")
 
@@ -24,8 +24,8 @@ def interpreter(folder: Path) -> str:
 
 
 def left_of(session: int) -> list[int]:
-    """The processes of a session that live on ten seconds later; they are killed."""
-    deadline = time.monotonic() + 10
+    """The processes of a session that are still alive a minute later; they are killed."""
+    deadline = time.monotonic() + 60
     while (left := session_members(session)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in left:
@@ -40,7 +40,7 @@ def python(tmp_path: Path) -> str:
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sessions of all workers that were started, in order."""
+    """The POSIX sessions of all workers that were started, in order."""
     started: list[int] = []
     start = subprocess.Popen.__init__
 

@@ -1,4 +1,4 @@
-"""A server that runs already: what is known of it, which GPUs are its own, and that it is left running."""
+"""A running server: what is known of it, which GPUs are its own, and that it is left running."""
 
 import http.client
 import os
@@ -11,7 +11,8 @@ import pytest
 
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import attached
-from pytest_energy.engines.server import AttachedEngine, free_port
+from pytest_energy.engines.attached import AttachedEngine
+from pytest_energy.engines.server import free_port
 from pytest_energy.errors import EngineError
 from tests.engine.conftest import FAKE_PACKAGES
 from tests.engine.test_server_engine import client_of, drive
@@ -64,7 +65,7 @@ def engine(
     request_tokens: int = 54,
 ) -> AttachedEngine:
     return AttachedEngine(
-        f"http://127.0.0.1:{port}", gpu_uuids, 100, request_tokens, lambda: on_gpus or {}, 5
+        f"http://127.0.0.1:{port}", gpu_uuids, 100, request_tokens, lambda: on_gpus or {}, 60
     )
 
 
@@ -109,7 +110,7 @@ def test_no_two_prompts_begin_alike(start: Start) -> None:
     """A server that caches prefixes would have less to do with every cycle, cell and run."""
     _, port = start("forgetful")
     for _ in range(2):
-        with AttachedEngine(f"http://127.0.0.1:{port}", (), 1_000, 66, dict, 5) as attached_engine:
+        with AttachedEngine(f"http://127.0.0.1:{port}", (), 1_000, 66, dict, 60) as attached_engine:
             for batch_size in (8, 4):
                 attached_engine.start_load(Workload(input_tokens=64, output_tokens=2), batch_size)
                 finished = 0
@@ -123,7 +124,10 @@ def test_no_two_prompts_begin_alike(start: Start) -> None:
     [
         ("locked", "refused a request: 401 to /health: .*\n.*PYTEST_ENERGY_API_KEY"),
         ("unhealthy", "the server failed on a request: 503 to /health"),
-        ("busy", "is at work on 3 requests of others.\nMeasure it when it serves no one else"),
+        (
+            "busy",
+            "is busy with 3 requests of other clients.\nMeasure it while it serves no one else",
+        ),
         ("two_models", r"serves 2 models \(tiny, other\)"),
         ("uncounted", "no vllm:generation_tokens_total"),
     ],
@@ -157,7 +161,10 @@ def test_no_server() -> None:
 def test_requests_that_are_too_long_for_it(start: Start) -> None:
     _, port = start()
     with (
-        pytest.raises(EngineError, match=r"takes 96 tokens a request .*, the test asks for 97"),
+        pytest.raises(
+            EngineError,
+            match=r"accepts 96 tokens per request .*, but the test needs 97(.|\n)*--max-model-len 97",
+        ),
         engine(port, request_tokens=97),
     ):
         pass
@@ -192,7 +199,7 @@ def test_gpus_that_cannot_be_found_must_be_named(start: Start) -> None:
     with (
         pytest.raises(
             EngineError,
-            match=r"cannot be seen from here(.|\n)*--energy-gpu UUID, one of GPU-a, GPU-b ",
+            match=r"cannot tell which GPUs the server at (.|\n)*--energy-gpu UUID, one of GPU-a, GPU-b ",
         ),
         engine(port, on_gpus=on_gpus),
     ):
@@ -245,7 +252,7 @@ def test_which_hosts_are_this_machine(host: str, local: bool) -> None:
         "http://h:x",
     ],
 )
-def test_addresses_that_are_none(url: str) -> None:
+def test_what_is_not_an_address(url: str) -> None:
     with pytest.raises(ValueError, match=r"http://host:port|Port could not be cast"):
         attached.address_of(url)
 

@@ -12,7 +12,7 @@ import pynvml
 import pytest
 
 from pytest_energy.commands.main import main
-from pytest_energy.engines.offline import session_members
+from pytest_energy.engines.worker_process import session_members
 from pytest_energy.health import read_engine, read_gpu, read_host
 from pytest_energy.health.facts import EngineFacts
 from pytest_energy.launch import gpu_locks

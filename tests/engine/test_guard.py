@@ -14,7 +14,7 @@ import pytest
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import Workload
-from pytest_energy.engines.offline import EngineReady, OfflineEngine
+from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError
 from pytest_energy.health import read_host
 from pytest_energy.health.guard import Guard
@@ -142,12 +142,12 @@ def test_a_machine_that_slept(driver: SimulatedDriver, monkeypatch: pytest.Monke
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch, driver: SimulatedDriver) -> SimulatedDriver:
     """Engines say that they are on the first GPU."""
-    ready = OfflineEngine._ready
+    ready = Engine._ready
 
-    def there(self: OfflineEngine, event: Any, load_s: float) -> EngineReady:
-        return replace(ready(self, event, load_s), gpu_uuids=UUIDS[:1])
+    def there(self: Engine, event: Any) -> EngineReady:
+        return replace(ready(self, event), gpu_uuids=UUIDS[:1])
 
-    monkeypatch.setattr(OfflineEngine, "_ready", there)
+    monkeypatch.setattr(Engine, "_ready", there)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
     monkeypatch.setattr(stopping, "MIN_S", 1.0)
     monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)

@@ -11,7 +11,7 @@ import pytest
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.workload import Workload
-from pytest_energy.engines.offline import session_members
+from pytest_energy.engines.worker_process import session_members
 from pytest_energy.launch import interleaved, launch
 from pytest_energy.launch.interleaved import NoFit, Side, SideError, record_pair
 from pytest_energy.measure import checks, stopping
@@ -200,7 +200,7 @@ def test_the_measurement_is_given_up_in_the_middle(
 
 
 def test_an_engine_that_cannot_be_paused_is_told(cell: Cell, python: str) -> None:
-    faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="sleepless")}
+    faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="unpausable")}
     assert faults["candidate"] == ()
     (fault,) = faults["reference"]
     assert fault.startswith(
@@ -215,7 +215,9 @@ def test_an_engine_that_burns_cpu_while_it_waits_is_told(
     monkeypatch.setattr(
         interleaved, "_MAX_WAITING_CORES", 0.05
     )  # a busy machine gives it no half of one
-    faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="restless")}
+    faults = {
+        side: recorded.faults for side, _, recorded in pair(cell, python, inner="busy_while_paused")
+    }
     assert faults["candidate"] == ()
     assert faults["reference"][0].startswith(
         "not_at_rest: the engine that waited was not idle: it used "
@@ -227,16 +229,16 @@ def test_workers_of_several_gpus_may_poll_for_a_while(
 ) -> None:
     """Half a core per GPU: the engine that burns one is at rest where it runs on three."""
     monkeypatch.setenv("FAKE_GPUS", "GPU-a,GPU-b,GPU-c")
-    assert {recorded.faults for _, _, recorded in pair(cell, python, inner="restless", gpus=3)} == {
-        ()
-    }
+    assert {
+        recorded.faults for _, _, recorded in pair(cell, python, inner="busy_while_paused", gpus=3)
+    } == {()}
 
 
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        ("no_memory_beside", "did not load with 0.45 of the GPU's memory"),
-        ("small_cache_beside", "KV cache holds 160 of the 1152 tokens that tiny bs=8 needs"),
+        ("no_memory_for_two", "did not load with 0.45 of the GPU's memory"),
+        ("small_cache_for_two", "KV cache holds 160 of the 1152 tokens that tiny bs=8 needs"),
     ],
 )
 def test_engines_that_do_not_fit_together(

@@ -1,11 +1,10 @@
-"""The worker process: what it delivers, how its failures are told, and that nothing of it is ever left."""
+"""The worker process: what it delivers, how it reports failures, and that nothing is left of it."""
 
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,9 @@ import pytest
 from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.prompts import Conversation, Prompts
 from pytest_energy.cell.workload import Workload
-from pytest_energy.engines.offline import OfflineEngine, Steps, session_members
+from pytest_energy.engines.engine import Steps
+from pytest_energy.engines.offline import OfflineEngine
+from pytest_energy.engines.worker_process import session_members
 from pytest_energy.errors import EngineError
 from tests.engine.conftest import left_of
 
@@ -30,8 +31,8 @@ Open = Callable[..., OfflineEngine]
 def open_engine(python: str) -> Open:
     def opened(
         fault: str | None = None,
-        load_timeout_s: float = 20,
-        progress_timeout_s: float = 20,
+        load_timeout_s: float = 120,
+        progress_timeout_s: float = 120,
         **engine_args: Any,
     ) -> OfflineEngine:
         arguments = {**engine_args, **({"fault": fault} if fault else {})}
@@ -45,8 +46,8 @@ def drive(engine: OfflineEngine, batch_size: int, tokens_wanted: int) -> Steps:
     steps = [engine.take_steps()]
     while sum(sum(s.tokens) for s in steps) < tokens_wanted:
         steps.append(engine.take_steps())
-    rest, stopped_ns = engine.stop_load()
-    steps.append(rest)
+    last, stopped_ns = engine.stop_load()
+    steps.append(last)
     times = tuple(t for s in steps for t in s.time_ns)
     assert stopped_ns >= times[-1]
     return Steps(
@@ -79,14 +80,14 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
         ("crash_on_load", "load", "ValueError: the weights are missing"),
         ("exit_on_load", "load", "exited with status 7"),
         ("exit_on_load", "load", "CUDA error: out of memory"),
-        ("hang_on_load", "load", "no engine for 1 s"),
-        ("deaf", "load", "no engine for 1 s"),
+        ("hang_on_load", "load", "the engine did not load within 1 s"),
+        ("deaf", "load", "the engine did not load within 1 s"),
         ("crash", "run", "RuntimeError: EngineCore died"),
         ("kill", "run", "ended by SIGKILL"),
         ("core_dies", "run", r"the engine's process VLLM::EngineCore 1000 \(pid \d+\) is dead"),
-        ("hang", "run", "no token for 1 s"),
-        ("hang_at_stop", "stop", "no answer for 1 s"),
-        ("short", "run", "ended 1 tokens off its set length"),
+        ("hang", "run", "no token for 3 s"),
+        ("hang_at_stop", "stop", "no answer for 3 s"),
+        ("short", "run", "ended 1 tokens short of its set length"),
         ("garbage", "run", "unreadable message"),
         ("flood", "run", "unreadable message"),
         ("malformed", "run", "report of its steps is malformed"),
@@ -97,8 +98,12 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
 def test_failures(
     open_engine: Open, sessions: list[int], fault: str, stage: str, message: str
 ) -> None:
-    hangs = message.endswith("for 1 s")
-    engine = open_engine(fault, **({"load_timeout_s": 1, "progress_timeout_s": 1} if hangs else {}))
+    limits: dict[str, float] = {}
+    if message.endswith("within 1 s"):
+        limits = {"load_timeout_s": 1}
+    elif message.endswith("for 3 s"):
+        limits = {"progress_timeout_s": 3}
+    engine = open_engine(fault, **limits)
     with pytest.raises(EngineError, match=message) as caught, engine:
         drive(engine, 4, 2_000 if stage == "stop" else 100_000)
     assert caught.value.stage == stage
@@ -120,7 +125,7 @@ def test_a_child_in_another_group_ends_too(open_engine: Open) -> None:
 def test_an_interpreter_that_does_not_exist() -> None:
     with (
         pytest.raises(EngineError, match=r"cannot run /no/python.*\n.*--energy-python"),
-        OfflineEngine("/no/python", {}, 5, 5),
+        OfflineEngine("/no/python", {}, 120, 120),
     ):
         pass
 
@@ -128,15 +133,15 @@ def test_an_interpreter_that_does_not_exist() -> None:
 def test_an_interpreter_without_vllm() -> None:
     with (
         pytest.raises(EngineError, match=r"has no vLLM.*\n.*--energy-python"),
-        OfflineEngine(sys.executable, {}, 20, 5),
+        OfflineEngine(sys.executable, {}, 120, 120),
     ):
         pass
 
 
-def test_something_that_is_no_interpreter() -> None:
+def test_something_that_is_not_an_interpreter() -> None:
     with (
         pytest.raises(EngineError, match=r"exited with status|closed its pipe"),
-        OfflineEngine("/bin/true", {}, 5, 5),
+        OfflineEngine("/bin/true", {}, 120, 120),
     ):
         pass
 
@@ -160,7 +165,7 @@ def test_an_interrupt_while_the_engine_is_given_time_to_exit(
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_rest(
+def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_the_others(
     open_engine: Open, monkeypatch: pytest.MonkeyPatch, killed: int
 ) -> None:
     kill = os.kill
@@ -173,32 +178,32 @@ def test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_t
 
     engine = open_engine("child")
     engine.__enter__()
-    session, commands, process = engine.session_id, engine._commands, engine._process
+    session, worker = engine.session_id, engine.worker
+    commands, process = worker._commands, worker._process
     assert process is not None
     monkeypatch.setattr(os, "kill", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.__exit__(KeyboardInterrupt, None, None)
-    time.sleep(0.2)
     os.close(commands)  # as the end of this process would
     left = left_of(session)
-    process.wait(timeout=5)
-    engine._log.close()
+    process.wait(timeout=60)
+    worker._log.close()
     assert left == []
 
 
-def test_a_worker_that_is_told_to_exit_leaves_nothing_should_its_parent_be_killed_then(
+def test_a_worker_that_exits_leaves_nothing_even_if_its_parent_dies_meanwhile(
     open_engine: Open,
 ) -> None:
     with open_engine("child") as engine:
-        session, process = engine.session_id, engine._process
+        session, process = engine.session_id, engine.worker._process
         assert process is not None
         assert len(session_members(session)) == 2
-        os.write(engine._commands, b'{"command":"exit"}\n')
-        assert process.wait(timeout=10) == 0
-        assert session_members(session) == []
+        os.write(engine.worker._commands, b'{"command":"exit"}\n')
+        assert process.wait(timeout=60) == 0
+        assert left_of(session) == []
 
 
-def test_a_process_that_has_ended_and_waits_to_be_collected_is_not_left() -> None:
+def test_a_process_that_has_ended_and_waits_to_be_collected_is_not_a_member() -> None:
     with subprocess.Popen(["true"], start_new_session=True) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{process.pid}").exists()
@@ -206,7 +211,7 @@ def test_a_process_that_has_ended_and_waits_to_be_collected_is_not_left() -> Non
 
 
 UNDER_LOAD = """
-    with OfflineEngine({python!r}, {{"fault": "child"}}, 20, 20) as engine:
+    with OfflineEngine({python!r}, {{"fault": "child"}}, 120, 120) as engine:
         engine.start_load(Workload(4, 50), 4)
         engine.take_steps()
         print(engine.session_id, flush=True)
@@ -248,7 +253,7 @@ def test_nothing_is_left_when_the_parent_ends(
     session = int(parent.stdout.readline())
     assert len(session_members(session)) == processes
     os.kill(parent.pid, how)
-    parent.wait(timeout=20)
+    parent.wait(timeout=60)
     parent.stdout.close()
     assert left_of(session) == []
 
@@ -327,16 +332,16 @@ def test_prompts_are_rendered_and_tokenized_once(open_engine: Open) -> None:
         (
             "picky",
             "I say no thing",
-            r"template does not take the prompt of line 7: roles must alternate\nMend the line, or take it out",
+            r"template does not accept the prompt of line 7: roles must alternate\nCorrect the line, or remove it",
         ),
         (
             None,
             "word " * 90,
-            r"line 7 of prompts.jsonl is too long: 92 tokens in and 40 out, the engine takes 96 (.|\n)*'max_model_len': 132",
+            r"line 7 of prompts.jsonl is too long: 92 input and 40 output tokens, but the engine accepts 96 (.|\n)*'max_model_len': 132",
         ),
     ],
 )
-def test_prompts_that_the_model_does_not_take(
+def test_prompts_that_the_model_does_not_accept(
     open_engine: Open, sessions: list[int], fault: str | None, text: str, message: str
 ) -> None:
     bad = replace(

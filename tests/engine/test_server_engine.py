@@ -1,6 +1,7 @@
-"""The server's worker: what it delivers, how a server's failures are told, and that nothing is ever left.
+"""The server's worker: what it delivers, how it reports failures, and that nothing is left of it.
 
-The server is a small one of our own behind vLLM's names (fake_packages), for failures that the real one cannot be brought to show.
+The server is a small one of our own behind vLLM's names (fake_packages), for failures that the real
+one cannot be made to show.
 """
 
 import os
@@ -9,8 +10,11 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,8 +25,9 @@ from pytest_energy.cell.model import Model
 from pytest_energy.cell.prompts import Conversation
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import server, synthetic_tokenizer
-from pytest_energy.engines.offline import session_members
 from pytest_energy.engines.server import ServerEngine, command_line
+from pytest_energy.engines.server_process import Failure, Server, wait_until_healthy
+from pytest_energy.engines.worker_process import session_members
 from pytest_energy.errors import EngineError
 from pytest_energy.launch import interleaved, launch
 from pytest_energy.launch.interleaved import Side, record_pair
@@ -59,7 +64,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def open_engine(python: str, model: str, temporary: Path) -> Open:
     def opened(
-        fault: str | None = None, load_timeout_s: float = 20, progress_timeout_s: float = 20
+        fault: str | None = None, load_timeout_s: float = 120, progress_timeout_s: float = 120
     ) -> ServerEngine:
         arguments = {
             "model": model,
@@ -77,15 +82,6 @@ def total(distribution: Distribution) -> int:
     return sum(distribution.count)
 
 
-def median_us(distribution: Distribution) -> int:
-    values = [
-        value
-        for value, count in zip(distribution.value_us, distribution.count, strict=True)
-        for _ in range(count)
-    ]
-    return sorted(values)[len(values) // 2]
-
-
 def client_of(engine: ServerEngine) -> Client:
     assert engine.client is not None
     return engine.client
@@ -101,23 +97,23 @@ def test_keeps_the_batch_full_and_counts_every_token(
             client = client_of(engine)
             assert list(steps.time_ns) == sorted(steps.time_ns)
             # Requests that were in flight when the load was taken off ended, and counted.
-            assert sum(steps.tokens) < client.streamed_tokens <= sum(steps.tokens) + 51 * batch_size
+            tokens = sum(steps.tokens)
+            assert tokens <= client.streamed_tokens <= tokens + 50 * batch_size
             assert client.server_tokens == client.streamed_tokens
             assert client.preemptions == 0
             # Staggered from the start: requests end at an even rate.
-            assert sum(steps.finished) == pytest.approx(sum(steps.tokens) / 50, abs=batch_size)
-            assert 0 < client.cpu_cores < 0.9
-            # The server steps every 2 ms; a request takes 50 steps.
-            assert 2_000 <= median_us(client.inter_token) < 6_000
-            assert 50 * 2_000 <= median_us(client.end_to_end) < 50 * 6_000
+            assert sum(steps.finished) == pytest.approx(tokens / 50, abs=batch_size)
+            assert client.cpu_cores > 0
+            # The server steps every 2 ms at most; a request takes 50 steps.
+            assert min(client.end_to_end.value_us) > 49 * 2_000 * 0.99
             assert total(client.first_token) >= batch_size
-            assert median_us(client.first_token) < 20_000
+            assert 0 < total(client.inter_token) < tokens
         assert engine.ready is not None
         assert engine.ready.versions["vllm"] == "0.0.1"
         assert engine.ready.gpu_uuids == ()
         assert engine.ready.settings["tokenizer"] == "synthetic"
         # What the server counted, and every client's tokens are in it.
-        assert engine.rest().tokens >= 6 * 50 * 13
+        assert engine.pause().tokens >= 6 * 50 * 13
         session = engine.session_id
         assert len(session_members(session)) == 2
     assert session_members(session) == []
@@ -142,11 +138,11 @@ def test_requests_of_varying_lengths(open_engine: Open) -> None:
     with open_engine("forgetful") as engine:
         plan = engine.prepare(workload, 4)
         steps = drive_passes(engine, workload, 4, 3)
-        # But for those in flight, what finished had the plan's tokens: the clients check each.
-        of_pass = sum(out for _, out in plan.lengths)
-        assert sum(steps.tokens) == pytest.approx(
-            sum(out for _, out in plan.first_wave) + 3 * of_pass, rel=0.1
-        )
+        # What ended had the lengths of the plan, in its order; four requests are in flight.
+        sent = sum(steps.finished) + 4
+        lengths = [out for _, out in plan.first_wave]
+        lengths += [plan.lengths[n % len(plan.lengths)][1] for n in range(4, sent)]
+        assert sum(lengths) - 4 * 60 <= sum(steps.tokens) <= sum(lengths)
         client = client_of(engine)
         assert client.server_tokens == client.streamed_tokens
         assert total(client.end_to_end) >= 16
@@ -181,7 +177,7 @@ def test_prompts_go_to_the_server_as_texts(open_engine: Open, with_tokenizer: No
             "picky",
             "I say no thing",
             "tokenize",
-            r"does not take the prompt of line 7: .*roles must alternate(.|\n)*Mend the line",
+            r"does not accept the prompt of line 7: .*roles must alternate(.|\n)*Correct the line",
         ),
         (
             "truncating",
@@ -191,7 +187,7 @@ def test_prompts_go_to_the_server_as_texts(open_engine: Open, with_tokenizer: No
         ),
     ],
 )
-def test_prompts_that_the_server_does_not_take(
+def test_prompts_that_the_server_does_not_accept(
     open_engine: Open,
     with_tokenizer: None,
     sessions: list[int],
@@ -212,10 +208,11 @@ def test_prompts_that_the_server_does_not_take(
     assert [session_members(session) for session in sessions] == [[]]
 
 
-def test_a_made_up_tokenizer_says_nothing_of_texts(open_engine: Open) -> None:
+def test_a_synthetic_tokenizer_cannot_tokenize_texts(open_engine: Open) -> None:
     with (
         pytest.raises(
-            EngineError, match=r"has no tokenizer, so the prompts of prompts.jsonl have no length"
+            EngineError,
+            match=r"has no tokenizer, so the prompts of prompts.jsonl cannot be tokenized",
         ) as caught,
         open_engine() as engine,
     ):
@@ -257,11 +254,6 @@ def test_preemptions_are_kept(open_engine: Open) -> None:
         ),
         ("deaf", "load", "did not load its model within 1 s"),
         (
-            "unhealthy",
-            "load",
-            "was not healthy within 1 s: /health last answered 503.\nIf it needs longer: --energy-load-timeout",
-        ),
-        (
             "refuse_401",
             "run",
             r"refused a request: 401 Unauthorized: .*no \(refuse_401\).*\n.*API key",
@@ -282,26 +274,30 @@ def test_preemptions_are_kept(open_engine: Open) -> None:
             "run",
             "a connection to the server failed, with [0-3] others in flight: ClientPayloadError",
         ),
-        ("end", "run", "a stream was cut: [0-9]+ of its [0-9]+ tokens came, then it ended"),
-        ("hang", "run", "no token for 1 s"),
-        ("stop", "run", "no token for 1 s"),
-        ("short", "run", "ended 1 tokens off its set length of 50 .finish_reason 'stop'"),
+        ("end", "run", "a stream was cut off after [0-9]+ of its [0-9]+ tokens"),
+        ("hang", "run", "no token for 3 s"),
+        ("stop", "run", "no token for 3 s"),
+        ("short", "run", "ended 1 tokens short of its set length of 50 .finish_reason 'stop'"),
         ("silent", "run", "chunk has no usage(.|\n)*continuous_usage_stats"),
-        ("garbage", "run", "holds something that is no JSON object: b'data: no JSON'"),
+        ("garbage", "run", "holds something that is not a JSON object: b'data: no JSON'"),
         ("error", "run", "failed in the middle of a stream: .*EngineCore encountered an issue"),
         (
             "uncounted",
             "run",
             "/metrics has no vllm:generation_tokens_total (.|\n)*disable_log_stats",
         ),
-        ("hang_at_stop", "stop", "no answer for 1 s"),
+        ("hang_at_stop", "stop", "no answer for 3 s"),
     ],
 )
 def test_failures(
     open_engine: Open, sessions: list[int], temporary: Path, fault: str, stage: str, message: str
 ) -> None:
-    slow = "for 1 s" in message or "within 1 s" in message
-    engine = open_engine(fault, **({"load_timeout_s": 1, "progress_timeout_s": 1} if slow else {}))
+    limits: dict[str, float] = {}
+    if "within 1 s" in message:
+        limits = {"load_timeout_s": 1}
+    elif "for 3 s" in message:
+        limits = {"progress_timeout_s": 3}
+    engine = open_engine(fault, **limits)
     with pytest.raises(EngineError, match=message) as caught, engine:
         drive(engine, 4, 1_000 if stage == "stop" else 100_000)
     assert caught.value.stage == stage
@@ -309,6 +305,26 @@ def test_failures(
     assert sessions
     assert [session_members(session) for session in sessions] == [[]] * len(sessions)
     assert list(temporary.iterdir()) == []
+
+
+def test_a_server_that_does_not_become_healthy() -> None:
+    class Unhealthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Unhealthy) as unhealthy:
+        threading.Thread(target=unhealthy.serve_forever, daemon=True).start()
+        found = Server("127.0.0.1", unhealthy.server_port, "tiny")
+        with pytest.raises(
+            Failure,
+            match=r"loaded its model, but was not healthy within 2 s: /health last answered 503.\n"
+            r"If it needs longer: --energy-load-timeout",
+        ):
+            wait_until_healthy(found, time.monotonic() + 2, 2)
+        unhealthy.shutdown()
 
 
 def test_a_child_in_another_group_ends_too(open_engine: Open) -> None:
@@ -331,7 +347,10 @@ def test_a_port_that_another_process_took(
         port = other.getsockname()[1]
         monkeypatch.setattr(server, "free_port", lambda: port)
         with (
-            pytest.raises(EngineError, match=rf"port {port} was taken before(.|\n)*Run it again"),
+            pytest.raises(
+                EngineError,
+                match=rf"another process took port {port} before(.|\n)*Run the tests again",
+            ),
             open_engine(),
         ):
             pass
@@ -341,7 +360,7 @@ def test_a_port_that_another_process_took(
 def test_an_interpreter_that_does_not_exist(model: str) -> None:
     with (
         pytest.raises(EngineError, match=r"cannot run /no/python.*\n.*--energy-python"),
-        ServerEngine("/no/python", {"model": model}, 20, 5),
+        ServerEngine("/no/python", {"model": model}, 120, 120),
     ):
         pass
 
@@ -349,7 +368,7 @@ def test_an_interpreter_that_does_not_exist(model: str) -> None:
 def test_an_interpreter_without_vllm(model: str) -> None:
     with (
         pytest.raises(EngineError, match=r"has no vLLM.*\n.*--energy-python"),
-        ServerEngine(sys.executable, {"model": model}, 20, 5),
+        ServerEngine(sys.executable, {"model": model}, 120, 120),
     ):
         pass
 
@@ -358,19 +377,19 @@ def test_a_setting_that_the_server_does_not_know(python: str, model: str) -> Non
     arguments = {"model": model, "no_such_setting": 1}
     with (
         pytest.raises(EngineError, match="unrecognized arguments: --no-such-setting 1"),
-        ServerEngine(python, arguments, 20, 5),
+        ServerEngine(python, arguments, 120, 120),
     ):
         pass
 
 
-def test_a_model_of_which_no_tokenizer_can_be_made_up(
+def test_a_model_without_a_vocabulary_size_gets_no_synthetic_tokenizer(
     python: str, model: str, temporary: Path
 ) -> None:
     Path(model, "config.json").write_text("{}")
     arguments = {"model": model, "load_format": "dummy"}
     with (
-        pytest.raises(EngineError, match=r"names no vocab_size(.|\n)*tokenizer\.json"),
-        ServerEngine(python, arguments, 20, 5),
+        pytest.raises(EngineError, match=r"has no vocab_size(.|\n)*tokenizer\.json"),
+        ServerEngine(python, arguments, 120, 120),
     ):
         pass
     assert list(temporary.iterdir()) == []
@@ -406,7 +425,9 @@ def test_two_servers_take_turns(
     cell = Cell(
         Model.from_folder(Path(model)), 4, WORKLOAD, "dummy", (("max_num_seqs", 4),), "server"
     )
-    sides = [Side(name, LaunchSettings(python, {}, 20, 20)) for name in ("reference", "candidate")]
+    sides = [
+        Side(name, LaunchSettings(python, {}, 120, 120)) for name in ("reference", "candidate")
+    ]
     pair = record_pair(
         [cell],
         *sides,
@@ -432,7 +453,7 @@ def test_two_servers_take_turns(
 
 
 UNDER_LOAD = """
-    with ServerEngine({python!r}, {{"model": {model!r}, "load_format": "dummy", "fault": "child"}}, 20, 20) as engine:
+    with ServerEngine({python!r}, {{"model": {model!r}, "load_format": "dummy", "fault": "child"}}, 120, 120) as engine:
         engine.start_load(Workload(4, 50), 4)
         engine.take_steps()
         print(engine.session_id, flush=True)
@@ -441,11 +462,14 @@ UNDER_LOAD = """
 """
 LOADING = """
     class Loading(ServerEngine):
-        def _receive(self, stage, *args):
+        def _load_with(self, *args, **kwargs):
+            threading.Thread(target=self._report_server, daemon=True).start()
+            return super()._load_with(*args, **kwargs)
+
+        def _report_server(self):
             while len(session_members(self.session_id)) < 2:
                 time.sleep(0.02)
             print(self.session_id, flush=True)
-            return super()._receive(stage, *args)
     with Loading({python!r}, {{"model": {model!r}, "load_format": "dummy", "fault": "hang_on_load"}}, 1000, 1000):
         pass
 """
@@ -459,9 +483,9 @@ def test_nothing_is_left_when_the_parent_ends(
     python: str, model: str, temporary: Path, stage: str, processes: int, how: signal.Signals
 ) -> None:
     code = """
-    import signal, time
+    import signal, threading, time
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner may have been started with it ignored
-    from pytest_energy.engines.offline import session_members
+    from pytest_energy.engines.worker_process import session_members
     from pytest_energy.engines.server import ServerEngine
     from pytest_energy.cell.workload import Workload
     """
@@ -477,7 +501,7 @@ def test_nothing_is_left_when_the_parent_ends(
     session = int(parent.stdout.readline())
     assert len(session_members(session)) == processes
     os.kill(parent.pid, how)
-    parent.wait(timeout=20)
+    parent.wait(timeout=60)
     parent.stdout.close()
     assert left_of(session) == []
     assert list(temporary.iterdir()) == []

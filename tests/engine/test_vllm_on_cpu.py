@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from pytest_energy.cell.workload import Workload
-from pytest_energy.engines.offline import OfflineEngine, session_members
+from pytest_energy.engines.offline import OfflineEngine
+from pytest_energy.engines.worker_process import session_members
 from pytest_energy.errors import EngineError
 from pytest_energy.measure import measurement
 from pytest_energy.recording import recording

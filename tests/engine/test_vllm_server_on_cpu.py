@@ -19,8 +19,9 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import server, synthetic_tokenizer
-from pytest_energy.engines.offline import session_members
-from pytest_energy.engines.server import AttachedEngine, ServerEngine
+from pytest_energy.engines.attached import AttachedEngine
+from pytest_energy.engines.server import ServerEngine
+from pytest_energy.engines.worker_process import session_members
 from pytest_energy.errors import EngineError
 from pytest_energy.measure import measurement
 from pytest_energy.recording import recording

@@ -17,7 +17,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from pytest_energy.engines.offline import EngineReady, OfflineEngine
+from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.health import read_host
 from pytest_energy.launch import gpu_locks, launch
 from pytest_energy.measure import checks, stopping
@@ -76,21 +76,21 @@ class Ground:
 
     def _engine(self) -> None:
         """Engines say that they are on the GPU that they were given, and their stages are told."""
-        ready, load, steps, stop, close = (
-            getattr(OfflineEngine, name)
-            for name in ("_ready", "_load", "take_steps", "stop_load", "_close")
+        ready, start, steps, stop, close = (
+            getattr(Engine, name)
+            for name in ("_ready", "_load_with", "take_steps", "stop_load", "close")
         )
 
-        def _ready(engine: OfflineEngine, event: Any, load_s: float) -> EngineReady:
+        def _ready(engine: Engine, event: Any) -> EngineReady:
             index = int(os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
-            return replace(ready(engine, event, load_s), gpu_uuids=(UUIDS[index],))
+            return replace(ready(engine, event), gpu_uuids=(UUIDS[index],))
 
-        def _load(engine: OfflineEngine) -> EngineReady:
+        def _load_with(engine: Engine, *args: Any, **kwargs: Any) -> EngineReady:
             self.launches, self.messages = self.launches + 1, 0
             self.stage.reach("load")
-            return load(engine)  # type: ignore[no-any-return]
+            return start(engine, *args, **kwargs)  # type: ignore[no-any-return]
 
-        def take_steps(engine: OfflineEngine) -> Any:
+        def take_steps(engine: Engine) -> Any:
             self.messages += 1
             if self.messages == MIDDLE:
                 self.in_the_middle()
@@ -99,17 +99,18 @@ class Ground:
                     self.stage.reach("second")
             return steps(engine)
 
-        def stop_load(engine: OfflineEngine) -> Any:
+        def stop_load(engine: Engine) -> Any:
             self.stage.reach("stop")
             return stop(engine)
 
-        def _close(engine: OfflineEngine, grace_s: float) -> None:
-            if engine._process is not None and grace_s:
+        def close_(engine: Engine, grace_s: float) -> None:
+            if engine.worker.started and grace_s:
                 self.stage.reach("exit")
             close(engine, grace_s)
 
-        for function in (_ready, _load, take_steps, stop_load, _close):
-            self.patch.setattr(OfflineEngine, function.__name__, function)
+        for function in (_ready, _load_with, take_steps, stop_load):
+            self.patch.setattr(Engine, function.__name__, function)
+        self.patch.setattr(Engine, "close", close_)
 
     def nvml(self, error: int, fails: Callable[[str, int], bool]) -> None:
         self.driver.fails = lambda name, number: error if fails(name, number) else None
@@ -206,7 +207,7 @@ def engine(ground: Ground, number: str, fault: str) -> None:
     new = launch.new_engine
     made = []
 
-    def faulty(cell: Any, settings: Any, **engine_args: Any) -> OfflineEngine:
+    def faulty(cell: Any, settings: Any, **engine_args: Any) -> Engine:
         made.append(cell)
         return new(
             cell, settings, **engine_args, **({"fault": fault} if len(made) == int(number) else {})

@@ -19,8 +19,15 @@ from typing import Any
 
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
-from pytest_energy.engines import server_worker, synthetic_tokenizer
-from pytest_energy.engines.server import AttachedEngine, ServerEngine
+from pytest_energy.engines import (
+    running_server,
+    server_load,
+    server_process,
+    synthetic_tokenizer,
+)
+from pytest_energy.engines.attached import AttachedEngine
+from pytest_energy.engines.server import ServerEngine
+from pytest_energy.engines.worker_process import WorkerProcess
 from pytest_energy.errors import (
     BaselineError,
     EngineError,
@@ -247,10 +254,7 @@ class Readers:
                 self._converse(engine, log, pipe)
 
     def _converse(self, engine: Any, log: Any, pipe: Any) -> None:
-        engine._log, engine._process = log, SimpleNamespace(wait=lambda timeout: 3, returncode=3)
-        engine._events = queue.Queue()
-        engine._send = lambda *_, **__: None
-        engine._read_events(pipe)
+        engine.worker = EndedWorker(engine.events, log, pipe)
         try:
             ready = engine._load_with(5.0)
             made = fingerprint(
@@ -277,7 +281,7 @@ class Readers:
             assert (
                 recording.from_json(json.loads(json.dumps(recording.to_json(recorded)))) == recorded
             )
-            engine.rest()
+            engine.pause()
         except EngineError as error:
             tells(error, "engine failed during", "")
 
@@ -286,33 +290,33 @@ class Readers:
         generator = random.Random(len(content))
         cuts = sorted(generator.randrange(len(content) + 1) for _ in range(4))
         pieces = [content[a:b] for a, b in itertools.pairwise((0, *cuts, len(content)))]
-        tally = server_worker.Tally(1)
+        tally = server_load.Tally(1)
         command = {"lengths": [[4, 3]], "first_wave": [[0, 3]], "prompts": [[1, 2, 3, 4, 5]]}
-        requests = server_worker.Requests("tiny", command, {})
-        load = server_worker.Load(_Session(pieces), requests, 1, tally)
+        requests = server_load.RequestStream("tiny", command, {})
+        load = server_load.Load(_Session(pieces), requests, 1, tally)
         try:
-            asyncio.run(load._request(requests.next()))
-        except server_worker.Failure:
+            asyncio.run(load.send(requests.next()))
+        except server_process.Failure:
             pass
         else:
             assert tally.total == 3
-        server_worker.distribution(tally.inter_token_us)
+        server_load.distribution(tally.inter_token_us)
 
     def read_answers(self, content: bytes) -> None:
         """What a server answers to /metrics, /v1/models and /version, each taken from its part of the content."""
         metrics, models, version = [*content.split(b"\x1e"), b"", b""][:3]
         told = {"/health": "", "/metrics": metrics, "/v1/models": models, "/version": version}
-        original = server_worker.Server.get
+        original = server_process.Server.get
         try:
-            server_worker.Server.get = lambda _, path, timeout_s=1.0: (
+            server_process.Server.get = lambda _, path, timeout_s=1.0: (
                 200,
                 bytes(told[path] or b"").decode(errors="replace"),
             )  # type: ignore
-            _, facts = server_worker.attach({"host": "127.0.0.1", "port": 1, "api_key": None})
-        except server_worker.Failure:
+            _, facts = running_server.attach("127.0.0.1", 1, None)
+        except server_process.Failure:
             return
         finally:
-            server_worker.Server.get = original  # type: ignore
+            server_process.Server.get = original  # type: ignore
         self.read_events(json.dumps(facts).encode() + b"\n")
 
 
@@ -320,6 +324,19 @@ def tells(error: Exception, what: object, *remedies: str) -> None:
     """An error must name what is wrong, and one of the things to do."""
     if str(what) not in str(error) or not any(remedy in str(error) for remedy in remedies):
         raise AssertionError(f"an error that does not say what and what next: {error}")
+
+
+class EndedWorker(WorkerProcess):
+    """A worker that wrote what the pipe holds, and exited with status 3."""
+
+    def __init__(self, fields: Any, log: Any, pipe: Any) -> None:
+        super().__init__(lambda *_: [], "python", fields, 5.0)
+        self._log, self._events = log, queue.Queue()
+        self._process = SimpleNamespace(wait=lambda timeout: 3, returncode=3)  # type: ignore
+        self.read_events(pipe)
+
+    def send(self, stage: str, **command: Any) -> None:
+        pass
 
 
 class _Session:

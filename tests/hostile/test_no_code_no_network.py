@@ -12,7 +12,7 @@ import pytest
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.model import Model
-from pytest_energy.engines.offline import OfflineEngine
+from pytest_energy.engines.worker_process import WorkerProcess
 from pytest_energy.launch import launch
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.settings import LaunchSettings
@@ -30,8 +30,9 @@ _FORBIDDEN_MODULES = {
     "huggingface_hub", "transformers", "torch", "vllm", "ctypes", "webbrowser", "smtplib", "telnetlib", "code", "runpy", "zipimport",
 }  # fmt: skip
 _ALLOWED = {
-    ("engines/server_worker.py", "aiohttp"), ("engines/server_worker.py", "http.client"), ("engines/server_worker.py", "subprocess"),
-    ("engines/offline.py", "subprocess"), ("engines/server.py", "socket"), ("engines/attached.py", "socket"),
+    ("engines/server_worker.py", "aiohttp"), ("engines/server_process.py", "http.client"),
+    ("engines/running_server.py", "http.client"), ("engines/server_process.py", "subprocess"),
+    ("engines/worker_process.py", "subprocess"), ("engines/server.py", "socket"), ("engines/attached.py", "socket"),
     ("health/engine.py", "subprocess"),
     ("engines/workers/inside/pytest_energy_weights.py", "torch"), ("engines/workers/inside/pytest_energy_weights.py", "vllm"),
     ("engines/workers/vllm_worker.py", "torch"), ("engines/workers/vllm_worker.py", "vllm"), ("engines/workers/vllm_server.py", "vllm"),
@@ -156,13 +157,13 @@ def test_replaying_and_reporting_open_no_socket_start_no_process_and_unpickle_no
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the workers are sent, in order."""
     sent: list[dict[str, Any]] = []
-    send = OfflineEngine._send
+    send = WorkerProcess.send
 
-    def remember(self: OfflineEngine, stage: str, **command: Any) -> None:
+    def remember(self: WorkerProcess, stage: str, **command: Any) -> None:
         sent.append(json.loads(json.dumps(command)))
         send(self, stage, **command)
 
-    monkeypatch.setattr(OfflineEngine, "_send", remember)
+    monkeypatch.setattr(WorkerProcess, "send", remember)
     return sent
 
 

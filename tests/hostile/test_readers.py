@@ -75,12 +75,12 @@ _GUARDS = {
     "pytest_energy.safety.untrusted._check": ("recording", lambda *_: None),
     "pytest_energy.safety.untrusted.name": ("baseline", lambda value, what: value),
     "pytest_energy.safety.untrusted.number": ("baseline", lambda value, *_: value),
-    "pytest_energy.engines.server_worker.served_models": (
+    "pytest_energy.engines.running_server.served_models": (
         "answers",
         lambda answer: json.loads(answer)["data"],
     ),
-    "pytest_energy.engines.server_worker._choice": ("stream", lambda chunk: chunk["choices"][0]),
-    "pytest_energy.engines.offline.check_series": ("events", lambda *_: None),
+    "pytest_energy.engines.server_load.first_choice": ("stream", lambda chunk: chunk["choices"][0]),
+    "pytest_energy.engines.engine.check_series": ("events", lambda *_: None),
 }
 
 

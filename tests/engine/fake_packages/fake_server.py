@@ -1,16 +1,18 @@
-"""A small OpenAI-compatible server with vLLM's metrics that misbehaves on demand; standard library only.
+"""A small OpenAI-compatible server with vLLM's metrics that misbehaves on demand.
 
     python fake_server.py PORT [FAULT]
 
-Faults: unhealthy (503 for ever), refuse_401, refuse_429, refuse_500 (every completion), uncounted (no count of tokens in its
-metrics); and after `FAULT_AFTER_TOKENS`: cut (the connection breaks in the middle of a stream), end (a stream ends in the middle), die
-(the process is killed), hang (no more tokens), stop (the process is stopped), short (a request ends a token early), silent (no usage in
-the stream), garbage (no JSON), error (an error in the stream), miscount (its own count is off by one), shared (another client's tokens
-count, too), preempt (it says that it preempted a request), hang_at_stop (after 1,000 tokens requests do not end).
-Of a server that runs already: locked (wants the API key "secret"), busy (with others' requests), two_models,
-forgetful (fails on a second prompt that begins like another).
-Of prompts that are texts: untemplated (no chat template), picky (takes no prompt that says "no"), truncating (reads a token less
-than it should); a salt of its own makes two prompts begin differently. `bundled` is no fault: two tokens come in one chunk.
+Faults from the start: unhealthy (503 for ever), refuse_401, refuse_429, refuse_500 (every
+completion), uncounted (its metrics do not count tokens), locked (wants the API key "secret"), busy
+(with others' requests), two_models, forgetful (fails on a second prompt that begins like another).
+After `FAULT_AFTER_TOKENS`: cut (the connection breaks in the middle of a stream), end (a stream ends
+in the middle), die (the process is killed), hang (no more tokens), stop (the process is stopped),
+short (a request ends a token early), silent (no usage in the stream), garbage (not JSON), error (an
+error in the stream), miscount (its own count is off by one), shared (another client's tokens count,
+too), preempt (it says that it preempted a request), hang_at_stop (after 1,000 tokens requests do not
+end). Of prompts that are texts: untemplated (no chat template), picky (accepts no prompt that says
+"no"), truncating (reads a token less than it should); a salt of its own makes two prompts differ.
+`bundled` is not a fault: two tokens come in one chunk. Standard library only.
 """
 
 import asyncio
@@ -99,8 +101,12 @@ class FakeServer:
                 else f'vllm:generation_tokens_total{{model_name="m"}} {self.tokens + off}.0\n'
             )
             text += f'vllm:num_preemptions_total{{model_name="m"}} {preempted}.0\n'
-            text += f"process_start_time_seconds {self.started:.2f}\nvllm:num_requests_running {3 if self.fault == 'busy' else 0}.0\n"
-            text += 'vllm:cache_config_info{block_size="16",cache_dtype="auto",enable_prefix_caching="False",num_gpu_blocks="1000"} 1.0\n'
+            text += f"process_start_time_seconds {self.started:.2f}\n"
+            text += f"vllm:num_requests_running {3 if self.fault == 'busy' else 0}.0\n"
+            text += (
+                'vllm:cache_config_info{block_size="16",cache_dtype="auto",'
+                'enable_prefix_caching="False",num_gpu_blocks="1000"} 1.0\n'
+            )
             return await self._answer(writer, 200, text)
         await self._answer(writer, 404, '{"error":{"message":"Not Found"}}')
 
@@ -108,7 +114,10 @@ class FakeServer:
         assert request["model"] == self.model
         assert request["add_special_tokens"] is False
         if "messages" in request and self.fault == "untemplated":
-            message = "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
+            message = (
+                "As of transformers v4.44, default chat template is no longer allowed, "
+                "so you must provide a chat template"
+            )
             return await self._answer(writer, 400, json.dumps({"error": {"message": message}}))
         count = len(words(request))
         if self.fault == "picky" and "no" in words(request):
@@ -121,7 +130,10 @@ class FakeServer:
 
     async def _answer(self, writer: asyncio.StreamWriter, status: int, body: str) -> None:
         content = body.encode()
-        head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\n\r\n"
+        )
         writer.write(head.encode() + content)
         await writer.drain()
 
@@ -146,7 +158,8 @@ class FakeServer:
         self.openings.add(opening)
         read = len(prompt) - (self.fault == "truncating")
         writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         done = 0
         if chat:

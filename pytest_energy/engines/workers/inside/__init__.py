@@ -1,1 +1,1 @@
-"""What runs inside vLLM's workers: this folder is put on their module path, so each file in it has a name of its own."""
+"""What runs inside vLLM's workers, whose module path has this folder: so names are unique."""

@@ -1,12 +1,13 @@
-"""Made-up weights of the usual size, and a look at what they do: code that runs inside vLLM's own workers.
+"""Synthetic weights of the usual size, and statistics of them: runs inside vLLM's own workers.
 
-vLLM imports it in each worker, before that loads its model, as the worker_extension_cls that vllm_worker.py asks for. This file
-imports torch, vllm and the standard library only, and changes vLLM's dummy loader alone.
+Each of vLLM's workers imports it before loading its model, as the worker_extension_cls that
+vllm_worker.py sets. It imports torch, vllm and the standard library only, and changes nothing but
+vLLM's dummy loader.
 
-vLLM's own dummy weights are uniform between -0.001 and 0.001, those of the norms among them, so activations shrink from
-layer to layer: to some 1e-11 before the last projection of an MLP. bfloat16 holds that; FP8 rounds it to zero, and multiplying
-zeros draws less power (docs/measurements.md). Here matrices are normal with a deviation of 0.02, as models are initialised,
-and norms are 1.
+vLLM's own dummy weights are uniform between -0.001 and 0.001, those of norms among them, so
+activations shrink from layer to layer: to some 1e-11 before the last projection of an MLP. bfloat16
+holds that; FP8 rounds it to zero, and multiplying zeros draws less power (docs/measurements.md).
+Here matrices are normal with a deviation of 0.02, as models are initialised, and norms are 1.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from vllm.model_executor.model_loader import dummy_loader, weight_utils
 
 DEVIATION = 0.02
 _SEED = 1234
-_ROWS = 256  # of a matrix, looked at; all of it comes from one distribution
+_ROWS = 256  # of a matrix that are checked; all of it comes from one distribution
 _TOKENS = 64
 _FP8_MAX = 448.0
 _FP8_SMALLEST_SCALE = 1 / (_FP8_MAX * 512)  # vLLM's, of activations
@@ -25,56 +26,61 @@ _FP8_ROUNDS_TO_ZERO = 2.0**-10  # half of the smallest float8_e4m3fn
 _calls = itertools.count()
 
 
-class UnknownWeights(Exception):
-    """These weights cannot be made up so that they do the work of real ones; the message says why."""
+class UnsupportedWeights(Exception):
+    """Weights that cannot be synthesised so that they do the work of real ones."""
 
 
 @torch.no_grad()
-def make_up(param: torch.Tensor, *_: object, **__: object) -> None:
+def synthesise(param: torch.Tensor, *_: object, **__: object) -> None:
     """Fill one tensor of the model: what vLLM's initialize_single_dummy_weight is called for.
 
     Raises:
-        UnknownWeights: it holds integers or floats of less than 16 bits: a checkpoint's own quantised weights.
+        UnsupportedWeights: it holds integers or floats of less than 16 bits, which are a
+            checkpoint's own quantised weights.
     """
     if param.device.type == "meta" or param.ndim == 0:
         return  # made and quantised later, layer by layer; a scale of its own keeps its default
     if not torch.is_floating_point(param) or torch.finfo(param.dtype).bits < 16:
-        raise UnknownWeights(
-            f"config.json asks for weights that are quantised already ({param.dtype}), and such weights cannot be made up: most of them "
-            "would be zero or whatever memory held.\n"
-            "Take quantization_config out of config.json and let vLLM quantise: engine_args={'quantization': 'fp8'}"
+        raise UnsupportedWeights(
+            f"config.json asks for weights that are quantised already ({param.dtype}), and such "
+            "weights cannot be synthesised: most of them would be zero, or whatever memory held.\n"
+            "Remove quantization_config from config.json and let vLLM quantise: "
+            "engine_args={'quantization': 'fp8'}"
         )
-    fixed = getattr(
-        param, "dummy_weight_value", None
-    )  # of newer vLLMs, for what must not be random
+    # Newer vLLMs set it for what must not be random.
+    fixed = getattr(param, "dummy_weight_value", None)
     if param.ndim == 1 or fixed is not None:
         param.fill_(1.0 if fixed is None else fixed)
         return
-    # Another seed each time: the same layer over and over would drive every token to the same activations. Ranks agree on it.
+    # Each with its own seed, on which ranks agree: equal layers would drive all tokens to the same
+    # activations.
     generator = torch.Generator(device=param.device).manual_seed(_SEED + next(_calls))
     param.normal_(0.0, DEVIATION, generator=generator)
 
 
 for module in (weight_utils, dummy_loader):
     if not hasattr(module, "initialize_single_dummy_weight"):
-        raise UnknownWeights(
-            f"this vLLM makes up weights in a way that is not known here ({module.__name__}).\n"
-            "Load the model's own (weights='auto'), or, for a model that is not quantised, vLLM's (weights='dummy')."
+        raise UnsupportedWeights(
+            f"this vLLM fills dummy weights in an unknown way ({module.__name__}).\n"
+            "Load the model's own (weights='auto'), or, if it is not quantised, use vLLM's dummies "
+            "(weights='dummy')."
         )
-    module.initialize_single_dummy_weight = make_up
+    module.initialize_single_dummy_weight = synthesise
 
 
-class SeeWeights:
+class WeightStatistics:
     """Mixed into vLLM's worker; its method is called by name, on all workers at once."""
 
     @torch.inference_mode()
-    def pytest_energy_see_weights(self) -> str:
+    def pytest_energy_weight_statistics(self) -> str:
         """Statistics as JSON.
 
-        "norms" [least, most] of their weights; "deviation" [least, most] of the matrices of 16 bits and more; "zeros", the largest
-        share of zeros in one of 8 bits; "mlp", one entry for the first and the last one of this worker: what becomes of `_TOKENS`
-        random tokens of the size that a norm hands on. Each has "inner", the deviation of what goes into its last projection,
-        "rounded_to_zero", the share thereof that FP8 cannot hold, and "finite" and "zeros" of what comes out.
+        "norms": [least, greatest] of their weights. "deviation": [least, greatest] of the matrices
+        of 16 bits and more. "zeros": the largest share of zeros in a matrix of 8 bits. "mlp": an
+        entry for this worker's first and its last one, of what they make of `_TOKENS` random tokens
+        of the size that a norm hands on: "inner", the deviation of the last projection's input;
+        "rounded_to_zero", the share thereof that FP8 rounds to zero; "finite" and "zeros" of the
+        output.
         """
         model = self.get_model()
         deviations, zeros, norms = [], [], []
@@ -100,13 +106,16 @@ class SeeWeights:
                 "deviation": [min(deviations), max(deviations)] if deviations else None,
                 "zeros": max(zeros, default=None),
                 "mlp": [
-                    _see_mlp(mlp, dtype, self.device) for mlp in mlps[:: max(1, len(mlps) - 1)]
+                    _mlp_statistics(mlp, dtype, self.device)
+                    for mlp in mlps[:: max(1, len(mlps) - 1)]
                 ],
             }
         )
 
 
-def _see_mlp(mlp: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> dict[str, object]:
+def _mlp_statistics(
+    mlp: torch.nn.Module, dtype: torch.dtype, device: torch.device
+) -> dict[str, object]:
     generator = torch.Generator(device=device).manual_seed(_SEED)
     tokens = torch.randn(
         _TOKENS, mlp.gate_up_proj.input_size, generator=generator, device=device

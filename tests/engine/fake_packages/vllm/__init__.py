@@ -1,14 +1,19 @@
-"""A stand-in for vLLM that fails on demand, for failures that the real one cannot be brought to show quickly.
+"""A stand-in for vLLM that fails on demand, in ways that the real one cannot be made to show.
 
-The engine argument `fault` chooses: crash_on_load, exit_on_load, kill_on_load, hang_on_load, garbage_on_load, flood_on_load, crash, kill,
-hang, short, hang_at_stop, kill_at_stop, garbage, malformed, fieldless, flood, child (a process in a group of its own that would outlive a
-naive kill), deaf (hangs and ignores SIGTERM), core_dies (a process of its own, for which it then waits in vain), no_memory_beside and
-small_cache_beside (with less than half of the GPU's memory), sleepless (cannot be paused), restless (burns a CPU core while it is
-paused), kill_at_rest (when it is paused), untemplated (its tokenizer has no chat template), picky (its chat template takes no prompt
-that says "no"). Its tokenizer makes a token of every word. Of made-up weights: nan_logits, even_logits, deaf_to_the_end,
-deaf_to_context (what comes out does not depend on it), flat_logits (as of vLLM's dummies), zero_weights, vanishing (an MLP's
-activations round to zero), infinite, tiny_weights, no_norms. two_replicas: how it is spread. The variable FAULT_ON_IMPORT chooses kill
-or hang. Steps come every STEP_S seconds; one that is late is made up for.
+The engine argument `fault` chooses. While loading: crash_on_load, exit_on_load, kill_on_load,
+hang_on_load, garbage_on_load, flood_on_load, deaf (hangs and ignores SIGTERM), no_memory_for_two and
+small_cache_for_two (with less than half of the GPU's memory), two_replicas. Under load, after
+FAULT_AFTER_STEPS: crash, kill, hang, short, garbage, malformed, fieldless, flood, core_dies (a
+process of its own, for which it then waits in vain). Later: hang_at_stop, kill_at_stop,
+kill_at_pause, unpausable (cannot be paused), busy_while_paused (burns a CPU core while it is paused), child (a
+process in a group of its own that would outlive a naive kill). Of prompts: untemplated (no chat
+template), picky (accepts no prompt that says "no"). Of synthetic weights: nan_logits, even_logits,
+deaf_to_the_end, deaf_to_context (on which logits do not depend), flat_logits (as of vLLM's
+dummies), zero_weights, vanishing (an MLP's activations round to zero), infinite, tiny_weights,
+no_norms.
+
+Its tokenizer makes a token of every word. The variable FAULT_ON_IMPORT chooses kill or hang. Steps
+come every STEP_S seconds; one that is late is made up for.
 """
 
 import json
@@ -79,7 +84,7 @@ class LLMEngine:
         limit = arguments.kwargs.get("max_num_seqs", 8)
         self.paused, self.sampled = False, 0
         co_resident = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
-        blocks = 10 if self.fault == "small_cache_beside" and co_resident else 1000
+        blocks = 10 if self.fault == "small_cache_for_two" and co_resident else 1000
         if self.fault == "core_dies":
             self.core = subprocess.Popen(["VLLM::EngineCore", "1000"], executable="/bin/sleep")
         compilation = SimpleNamespace(cudagraph_mode="NONE")
@@ -115,7 +120,7 @@ class LLMEngine:
         if arguments.fault == "crash_on_load":
             raise ValueError("the weights are missing")
         if (
-            arguments.fault == "no_memory_beside"
+            arguments.fault == "no_memory_for_two"
             and arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
         ):
             print(
@@ -151,10 +156,10 @@ class LLMEngine:
     def sleep(self, level, mode="abort"):
         assert level == 0
         assert not self.requests
-        if self.fault == "kill_at_rest":
+        if self.fault == "kill_at_pause":
             os.kill(os.getpid(), signal.SIGKILL)
-        self.paused = self.fault != "sleepless"
-        if self.fault == "restless":
+        self.paused = self.fault != "unpausable"
+        if self.fault == "busy_while_paused":
             threading.Thread(target=self._burn, daemon=True).start()
 
     def _burn(self):
@@ -231,7 +236,7 @@ class LLMEngine:
         ]
 
     def collective_rpc(self, method):
-        assert method == "pytest_energy_see_weights"
+        assert method == "pytest_energy_weight_statistics"
         mlp = {
             "inner": 1.0,
             "rounded_to_zero": 0.0003,

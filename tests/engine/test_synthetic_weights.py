@@ -1,4 +1,4 @@
-"""Made-up weights count only where they do the work of real ones, and an engine only where all of its GPUs are known."""
+"""Synthetic weights must do the work of real ones, and all of an engine's GPUs must be known."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
-from pytest_energy.engines.offline import EngineReady, OfflineEngine
+from pytest_energy.engines.engine import EngineReady
+from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.server import ServerEngine
 from pytest_energy.errors import EngineError
 
 
 def ready(python: str, fault: str | None = None, **arguments: Any) -> EngineReady:
-    with OfflineEngine(python, {"model": "nothing", "fault": fault, **arguments}, 20, 20) as engine:
+    with OfflineEngine(
+        python, {"model": "nothing", "fault": fault, **arguments}, 120, 120
+    ) as engine:
         assert engine.ready is not None
         return engine.ready
 
@@ -24,7 +27,7 @@ def refusal(python: str, fault: str | None = None, **arguments: Any) -> str:
     return str(raised.value)
 
 
-def test_what_was_seen_of_made_up_weights_is_kept(python: str) -> None:
+def test_what_the_check_of_synthetic_weights_found_is_kept(python: str) -> None:
     assert ready(python).synthetic_weights == {}
     assert ready(python, load_format="auto").synthetic_weights == {}
     dummy = ready(python, load_format="dummy").synthetic_weights
@@ -41,8 +44,8 @@ def test_what_was_seen_of_made_up_weights_is_kept(python: str) -> None:
     ("fault", "what"),
     [
         ("nan_logits", "the logits are not finite"),
-        ("even_logits", "all logits are equal, as of activations that are zero"),
-        ("deaf_to_the_end", "the outcome does not depend on the last token"),
+        ("even_logits", "all logits are equal, as if activations were zero"),
+        ("deaf_to_the_end", "the logits do not depend on the last token"),
     ],
 )
 def test_an_engine_that_computes_nothing_is_refused(
@@ -59,34 +62,34 @@ def test_an_engine_that_computes_nothing_is_refused(
 @pytest.mark.parametrize(
     ("fault", "what"),
     [
-        ("flat_logits", "the likeliest token's log probability lies"),
+        ("flat_logits", "the likeliest token's log probability is"),
         ("deaf_to_context", "attention carries nothing"),
         ("tiny_weights", "deviations lie between 0.0006 and 0.0006 instead of about 0.02"),
         ("no_norms", "the norms' weights lie between 0 and 1 instead of at 1"),
         ("zero_weights", "98% of the quantised weights are zero"),
         (
             "vanishing",
-            "of an MLP's activations 100% round to zero in FP8, of its results 100% are zero",
+            "100% of an MLP's activations round to zero in FP8, and 100% of its results are zero",
         ),
         ("infinite", "an MLP's activations are not finite"),
     ],
 )
-def test_of_random_weights_more_is_asked(python: str, fault: str, what: str) -> None:
+def test_random_weights_must_do_more(python: str, fault: str, what: str) -> None:
     assert what in refusal(python, fault, load_format="random")
 
 
 @pytest.mark.parametrize("fault", ["flat_logits", "deaf_to_context"])
 def test_dummies_of_a_healthy_engine_raise_no_false_alarm(python: str, fault: str) -> None:
-    """vLLM's dummies are so small that logits differ by 1e-5 and the tokens before the last one do not show."""
+    """With vLLM's dummies logits differ by 1e-5, and only the last token shows."""
     assert ready(python, fault, load_format="dummy").synthetic_weights["load_format"] == "dummy"
 
 
-def test_weights_of_the_models_own_are_not_looked_at(python: str) -> None:
+def test_the_models_own_weights_are_not_checked(python: str) -> None:
     for fault in ("nan_logits", "even_logits"):
         assert ready(python, fault, load_format="auto").synthetic_weights == {}
 
 
-def test_dummies_that_vanish_in_a_quantised_model_are_refused(python: str) -> None:
+def test_vllms_dummies_in_a_quantised_model_are_refused(python: str) -> None:
     said = refusal(python, load_format="dummy", quantization="fp8")
     assert "vLLM's dummy weights are too small for a quantised model (fp8)" in said
     assert "weights='random'" in said
@@ -94,7 +97,9 @@ def test_dummies_that_vanish_in_a_quantised_model_are_refused(python: str) -> No
     assert ready(python, quantization="fp8").settings["quantization"] == "fp8"
 
 
-def test_weights_that_come_quantised_cannot_be_made_up(python: str, tmp_path: Path) -> None:
+def test_weights_that_are_quantised_already_cannot_be_synthesised(
+    python: str, tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"vocab_size": 100, "quantization_config": {"quant_method": "fp8"}})
     )
@@ -103,7 +108,7 @@ def test_weights_that_come_quantised_cannot_be_made_up(python: str, tmp_path: Pa
     assert "engine_args={'quantization': 'fp8'}" in said
 
 
-def test_the_gpus_of_an_engine_are_told_in_rank_order(
+def test_the_gpus_of_an_engine_are_reported_in_rank_order(
     python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_GPUS", "GPU-b,GPU-a,GPU-c")
@@ -112,7 +117,7 @@ def test_the_gpus_of_an_engine_are_told_in_rank_order(
 
 
 def test_replicas_whose_gpus_are_not_known_are_refused(python: str, tmp_path: Path) -> None:
-    """Before the load where the suite asks for them, since vLLM would wait for the others; else as soon as it is known."""
+    """Before the load if the suite asks for them, since vLLM would wait; else once known."""
     for said in (
         refusal(python, "hang_on_load", data_parallel_size=2),
         refusal(python, "two_replicas"),
@@ -124,6 +129,6 @@ def test_replicas_whose_gpus_are_not_known_are_refused(python: str, tmp_path: Pa
     arguments = {"model": str(tmp_path), "load_format": "dummy", "fault": "two_replicas"}
     with (
         pytest.raises(EngineError, match="2 replicas \\(data_parallel_size\\)"),
-        ServerEngine(python, arguments, 20, 20),
+        ServerEngine(python, arguments, 120, 120),
     ):
         pass
