@@ -1,11 +1,13 @@
 """Shared by all tests."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
-# Imported here so that pytester's runs, which forget what they imported, do not load numpy and matplotlib twice.
+# Imported here, since pytester's runs would otherwise load numpy and matplotlib again each time.
 import pytest_energy.report.page
 import pytest_energy.report.tables
 import pytest_energy.session
@@ -19,10 +21,15 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
 
+# HYPOTHESIS_PROFILE=nightly: .ci/nightly.
+hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("nightly", max_examples=500, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay with one worker: what a fixture makes for all of them, such as every row of the fault campaign, is made once."""
+    """A file's tests stay with one worker, so that what a fixture makes for all is made once."""
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log)
@@ -42,7 +49,7 @@ def cell() -> Cell:
 
 @pytest.fixture(autouse=True)
 def few_plugins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare pytester's runs the other plugins of this environment, which they would compile anew each time."""
+    """Spare pytester's runs the other plugins installed here, which they would load each time."""
     if "pytester" in request.fixturenames:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.setenv("PYTEST_PLUGINS", "pytest_energy.plugin,pytest_benchmark.plugin")

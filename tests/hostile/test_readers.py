@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from tests.hostile import made
 from tests.hostile.readers import Readers
 
-_EXAMPLES = 250
-
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> Readers:
@@ -21,8 +19,6 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> Readers:
 
 @pytest.mark.parametrize("name", made.NAMES)
 @settings(
-    max_examples=_EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(seed=st.integers(0, 2**32))
@@ -40,9 +36,7 @@ _JSON = st.recursive(
 
 
 @pytest.mark.parametrize("name", made.NAMES)
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=200) | _JSON.map(lambda value: str(value).encode(errors="replace"))
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_energy.cell.cell import Cell
@@ -30,7 +30,6 @@ from tests import simulated
 from tests.conftest import ROOT
 from tests.unit.test_measurement import scaled, with_samples
 
-SETTINGS = settings(max_examples=25, deadline=None)
 STATISTICS = " ".join((ROOT / "docs" / "statistics.md").read_text().split())
 VARYING = Workload(Lognormal(60, 0.6, 400), Lognormal(100, 0.8, 600))
 
@@ -39,7 +38,6 @@ def make_cell(batch_size: int = 8, workload: Workload = VARYING) -> Cell:
     return Cell(Model("/models/tiny", "tiny"), batch_size, workload, "dummy")
 
 
-@SETTINGS
 @given(
     power_w=st.floats(80, 700),
     batch_size=st.sampled_from([1, 3, 8, 64]),
@@ -65,7 +63,6 @@ def test_recovers_what_was_simulated(
     assert math.isclose(m.tokens_per_s, of_pass / seconds, rel_tol=0.02)
 
 
-@SETTINGS
 @given(st.sampled_from([1, 3, 8, 64]), st.integers(0, 10**6), st.integers(3, 11))
 def test_blocks_tile_the_window_and_hold_equal_numbers_of_requests(
     batch_size: int, seed: int, blocks: int
@@ -91,7 +88,6 @@ def test_blocks_tile_the_window_and_hold_equal_numbers_of_requests(
         )
 
 
-@SETTINGS
 @given(st.sampled_from([1.04, 0.9, 2.0]), st.integers(0, 10**6))
 def test_scaled_energy_scales_the_estimate_alone(factor: float, seed: int) -> None:
     recorded = simulated.recording(make_cell(), noise=0.05, seed=seed)
@@ -179,7 +175,6 @@ def test_the_error_of_the_ratio_is_what_it_says() -> None:
     )
 
 
-@SETTINGS
 @given(st.lists(st.floats(0.05, 2.0), min_size=2, max_size=12), st.integers(1, 10**6))
 def test_of_equal_blocks_the_error_is_that_of_the_mean(values: list[float], tokens: int) -> None:
     assert relative_standard_error(values, [tokens] * len(values)) == pytest.approx(
@@ -349,7 +344,6 @@ def test_damaged_lengths(damage: dict[str, Any], message: str) -> None:
         recording.from_json(json.loads(json.dumps(content)))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-5, 50), st.integers(-5, 50), st.integers(-9, 9)), max_size=30)
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_energy.cell.cell import Cell
@@ -231,7 +231,6 @@ def on_values(
     return on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], terms.levels(len(new)))
 
 
-@settings(max_examples=200, deadline=None)
 @given(news, olds, all_terms, noises)
 def test_swapping_sides_mirrors_a_change_in_energy(
     new: list[float], old: list[float], terms: Terms, noise: Any
@@ -242,7 +241,6 @@ def test_swapping_sides_mirrors_a_change_in_energy(
     assert mirrored.get(one) == (other if other in mirrored else None)
 
 
-@settings(max_examples=200, deadline=None)
 @given(news, olds, all_terms, noises, st.sampled_from(Metric), st.integers(-20, 20))
 def test_scaling_both_sides_changes_no_verdict(
     new: list[float], old: list[float], terms: Terms, noise: Any, metric: Metric, power_of_two: int
@@ -258,7 +256,6 @@ def test_scaling_both_sides_changes_no_verdict(
     assert after.standard_error == pytest.approx(before.standard_error, rel=1e-6, abs=1e-12)
 
 
-@settings(max_examples=300, deadline=None)
 @given(news, olds, all_terms, noises, st.sampled_from(Metric), st.integers(2, 4))
 def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(
     new: list[float], old: list[float], terms: Terms, noise: Any, metric: Metric, times: int

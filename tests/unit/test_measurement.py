@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_energy.cell.cell import Cell
@@ -24,8 +24,6 @@ from pytest_energy.recording.recording import (
     TokenCounter,
 )
 from tests.simulated import client, recording, trace
-
-SETTINGS = settings(max_examples=40, deadline=None)
 
 
 def make_cell(batch_size: int = 8, output_tokens: int = 250) -> Cell:
@@ -55,7 +53,6 @@ def scaled(gpu: GpuTrace, factor: float) -> GpuTrace:
     )
 
 
-@SETTINGS
 @given(
     power_w=st.floats(80, 700),
     batch_size=st.sampled_from([1, 3, 8, 64]),
@@ -77,7 +74,6 @@ def test_recovers_what_was_simulated(
     assert math.isclose(m.joules_per_token, m.power_w / m.tokens_per_s, rel_tol=1e-9)
 
 
-@SETTINGS
 @given(factor=st.floats(0.5, 2.0))
 def test_scaled_energy_scales_energy_alone(factor: float) -> None:
     recorded = recording(make_cell())
@@ -90,7 +86,6 @@ def test_scaled_energy_scales_energy_alone(factor: float) -> None:
     assert other.tokens_per_s == one.tokens_per_s
 
 
-@SETTINGS
 @given(shift_ns=st.integers(0, 10**16))
 def test_the_clock_may_start_anywhere(shift_ns: int) -> None:
     recorded = recording(make_cell(), noise=0.05)
@@ -268,7 +263,6 @@ def turns_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> 
     ]
 
 
-@SETTINGS
 @given(power_w=st.floats(80, 700), noise=st.floats(0, 0.1), count=st.integers(2, 5))
 def test_the_turns_of_a_launch_make_one_measurement(
     power_w: float, noise: float, count: int

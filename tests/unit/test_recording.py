@@ -114,9 +114,7 @@ def test_every_damage_is_told_with_the_files_name(cell: Cell, tmp_path: Path) ->
             recording.read(path)
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.recursive(
         st.none() | st.integers() | st.text() | st.floats(),

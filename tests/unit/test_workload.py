@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_energy.cell.key import CellKey
@@ -21,7 +21,6 @@ from pytest_energy.cell.workload import Plan, Workload, tokens_in_flight
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin.marker import Marked
 
-SETTINGS = settings(max_examples=60, deadline=None)
 LENGTHS = st.builds(
     lambda longest, share, sigma: Lognormal(max(1.0, share * longest), sigma, longest),
     st.integers(1, 4096),
@@ -39,7 +38,6 @@ def asked(number: int, answer: int) -> Conversation:
     return Conversation(number, (("user", "x" * number),), "y" * answer)
 
 
-@SETTINGS
 @given(LENGTHS, LENGTHS, BATCH_SIZES, st.integers(0, 10**6))
 def test_what_is_drawn_lies_within_its_bounds_and_is_the_same_each_time(
     tokens_in: Lognormal, out: Lognormal, batch_size: int, seed: int
@@ -63,7 +61,6 @@ def test_what_is_drawn_lies_within_its_bounds_and_is_the_same_each_time(
     assert workload.longest_request == tokens_in.max + out.max
 
 
-@SETTINGS
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 8, 64, 256]))
 def test_few_requests_stand_for_the_distribution(seed: int, batch_size: int) -> None:
     """Drawn freely, the mean of 8 requests would have a standard deviation of 23 %, that of 24 one of 13 %."""
@@ -96,7 +93,6 @@ def test_another_seed_draws_other_requests() -> None:
     assert one.lengths != other.lengths
 
 
-@SETTINGS
 @given(st.integers(1, 64), st.integers(1, 500))
 def test_equal_lengths_begin_evenly_staggered_whatever_the_input(batch_size: int, out: int) -> None:
     first_wave = Workload(Lognormal(100, 0.5, 500), out).plan(batch_size).first_wave
@@ -166,7 +162,6 @@ def played(plan: Plan, batch_size: int, block_size: int) -> int:
     return most
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 20), st.sampled_from([1, 16]), st.integers(0, 100), st.floats(0.1, 1.0))
 def test_tokens_in_flight(batch_size: int, block_size: int, seed: int, sigma: float) -> None:
     plan = Workload(Lognormal(40, sigma, 200), Lognormal(20, sigma, 100), seed).plan(batch_size)
@@ -393,7 +388,6 @@ def test_lines_that_are_no_conversation(write: Write, line: object, message: str
     assert text.endswith("Mend the line, or take it out.")
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text() | st.floats(),
