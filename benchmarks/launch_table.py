@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 
 Cells = Mapping[tuple[str, int, int], Sequence[Measurement]]
 
@@ -21,8 +21,8 @@ def measured(folder: Path) -> Cells:
     The label is the folder that holds the launches; the number is 0 if prompts vary in length.
     """
     cells: dict[tuple[str, int, int], list[Measurement]] = {}
-    for label in sorted({file.parent.parent for file in recording.find(folder)}):
-        for periods in recording.read_launches([label]):
+    for label in sorted({file.parent.parent for file in recording_file.find(folder)}):
+        for periods in recording_file.read_launches([label]):
             m = measurement.measure(*periods)
             tokens_in, _ = m.key.workload.fixed_lengths or (0, 0)
             cell = (label.relative_to(folder).as_posix(), tokens_in, m.key.batch_size)

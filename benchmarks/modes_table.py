@@ -16,7 +16,7 @@ from pathlib import Path
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.report.rows import UNIT
 from pytest_energy.verdict import comparison
 from pytest_energy.verdict.variation import variation
@@ -27,7 +27,7 @@ NO_FLOOR = spread.NoiseFloor(0.0, 0.0)
 def launches(folder: Path) -> dict[str, list[Measurement]]:
     """Launches below `folder` by cell key, in order."""
     cells: dict[str, list[Measurement]] = {}
-    for periods in recording.read_launches([folder]):
+    for periods in recording_file.read_launches([folder]):
         cells.setdefault(periods[0].key.canonical, []).append(measure(*periods))
     return cells
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_energy.measure import measurement
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.report import charts, collect, gallery, groups, results, trace
 from pytest_energy.report.pictures import THEMES, Picture
 from pytest_energy.report.rows import percent
@@ -137,8 +137,8 @@ def _store(project: Path, labels: Sequence[str]) -> None:
         shutil.copytree(noise, project / "baselines" / noise.parent.name / "noise")
     for label in labels:
         store, by_cell = Store(project / "baselines"), dict[str, list[measurement.Measurement]]()
-        for file in recording.find(project / label):
-            measured = measurement.measure(recording.read(file))
+        for file in recording_file.find(project / label):
+            measured = measurement.measure(recording_file.read(file))
             by_cell.setdefault(measured.key.canonical, []).append(measured)
         for launches in by_cell.values():
             store.update(launches, {}, "an example")

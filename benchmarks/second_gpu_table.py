@@ -22,7 +22,7 @@ from pytest_energy.errors import EnergyError
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, mean_gpu_power_w, measure
 from pytest_energy.measure.metric import Metric
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.report import rows
 from pytest_energy.store.noise import NoiseStore
@@ -76,7 +76,7 @@ def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:
             are not of one engine.
     """
     cells: dict[str, dict[tuple[str, ...], list[Measurement]]] = {}
-    for periods in recording.read_launches(folders):
+    for periods in recording_file.read_launches(folders):
         m = measure(*periods)
         on = m.environment.gpus
         if not m.valid:

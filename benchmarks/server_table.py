@@ -17,7 +17,7 @@ from benchmarks.modes_table import NO_FLOOR
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.verdict import comparison
 
 Pair = tuple[Measurement, Measurement]  # of the server and of the offline engine
@@ -27,7 +27,7 @@ def launches(folder: Path) -> dict[int, list[Measurement]]:
     """Launches below `folder` by batch size, in the order in which they were made."""
     cells: dict[int, list[Measurement]] = {}
     for periods in sorted(
-        recording.read_launches([folder]), key=lambda periods: periods[0].launch_id
+        recording_file.read_launches([folder]), key=lambda periods: periods[0].launch_id
     ):
         cells.setdefault(periods[0].key.batch_size, []).append(measure(*periods))
     return cells

@@ -29,7 +29,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.stopping import InterleavedStopping, is_enough
 from pytest_energy.meters import nvml
 from pytest_energy.meters.zeus_meter import Meter
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import Settings
@@ -275,9 +275,9 @@ class _Launches:
             return
         folder = self.settings.record / side if self.settings.paired else self.settings.record
         period = "" if recorded.co_resident is None else f"-period{recorded.period}"
-        path = folder / recorded.launch_id / f"{cell.key.slug}{period}{recording.SUFFIX}"
+        path = folder / recorded.launch_id / f"{cell.key.slug}{period}{recording_file.SUFFIX}"
         try:
-            recording.write(recorded, path)
+            recording_file.write(recorded, path)
         except OSError as error:
             raise RecordingError(
                 f"the recording of {cell.name} cannot be written to {path}: {error.strerror}.\n"
@@ -354,7 +354,7 @@ def _read(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Measurem
             of several engines or GPUs although `of_one_engine`.
     """
     cells: dict[str, list[Measurement]] = {}
-    for periods in recording.read_launches(paths):
+    for periods in recording_file.read_launches(paths):
         cells.setdefault(periods[0].key.canonical, []).append(measurement.measure(*periods))
     for launches in cells.values():
         launches.sort(key=lambda measured: measured.launch_id)

@@ -54,12 +54,12 @@ def trace(
         samples=GpuSamples(
             time_ns=tuple(ticks),
             average_power_mw=tuple(round(power * 1000) for power in powers),
-            instant_power_mw=tuple(round(power * 1000) for power in powers),
             sm_clock_mhz=(1980,) * count,
             temperature_c=(50,) * count,
             throttle_reasons=(0,) * count,
             utilization_percent=(99,) * count,
         ),
+        faults=(),
     )
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import TypeAdapter
+from pydantic import PlainSerializer, TypeAdapter
 
 from pytest_energy.cell.lengths import OF_PROMPTS, OF_REPLIES, LengthDistribution
 from pytest_energy.safety.schema import STRICT, Count, Name, checked
@@ -146,6 +146,7 @@ class CellKey:
         return differences(self.plain, other.plain)
 
 
+Key = Annotated[CellKey, PlainSerializer(lambda key: key.plain)]  # as schemas hold it
 _ADAPTER = TypeAdapter(CellKey)
 
 

@@ -9,7 +9,10 @@ from typing import Any, ClassVar, Self
 from pytest_energy.cell.workload import Plan, Workload
 from pytest_energy.engines.worker_process import WorkerProcess
 from pytest_energy.errors import EngineError
-from pytest_energy.recording.recording import FAR, Client, check_series
+from pytest_energy.recording import fingerprint
+from pytest_energy.recording.recording import Client
+from pytest_energy.recording.schema import tokens_from_steps
+from pytest_energy.recording.series import FAR
 from pytest_energy.safety import untrusted
 
 _EXIT_GRACE_S = 10.0
@@ -181,7 +184,7 @@ class Engine(ABC):
             if not isinstance(facts[name], dict):
                 raise ValueError(f"{name} is not an object")
         return EngineReady(
-            versions=facts["versions"],
+            versions=fingerprint.checked_versions(facts["versions"]),
             settings=facts["settings"],
             gpu_uuids=untrusted.names(facts["gpu_uuids"], "gpu_uuids"),
             kv_cache_tokens=untrusted.integer(facts["kv_cache_tokens"], "kv_cache_tokens", 0, FAR),
@@ -307,23 +310,17 @@ class Engine(ABC):
         return bool(event["event"] == kind and event["run"] == self._run)
 
     def _steps(self, event: Mapping[str, Any]) -> Steps:
-        series: dict[str, Any] = {name: event.get(name) for name in _STEP_SERIES}
         try:
-            for name, values in series.items():
-                if not isinstance(values, list) or not all(type(value) is int for value in values):
-                    raise ValueError(f"{name} is not a list of integers")
-                check_series(name, values, "steps")
-            if len(set(map(len, series.values()))) > 1:
-                raise ValueError("its series differ in length")
-            if series["time_ns"] and series["time_ns"][0] < self._last_step_ns:
+            steps = tokens_from_steps({name: event.get(name) for name in _STEP_SERIES})
+            if steps.time_ns and steps.time_ns[0] < self._last_step_ns:
                 raise ValueError("it is older than the one before")
         except ValueError as error:
             raise self.worker.error(
                 "run", f"the worker's report of its steps is malformed: {error}"
             ) from None
-        if series["time_ns"]:
-            self._last_step_ns = series["time_ns"][-1]
-        return Steps(**{name: tuple(values) for name, values in series.items()})
+        if steps.time_ns:
+            self._last_step_ns = steps.time_ns[-1]
+        return Steps(steps.time_ns, steps.tokens, steps.finished)
 
     def _client(self, event: Mapping[str, Any]) -> Client | None:
         """What clients saw, from a "stopped" event."""

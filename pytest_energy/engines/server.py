@@ -15,7 +15,8 @@ from pytest_energy.cell.workload import Plan, Workload
 from pytest_energy.engines import synthetic_tokenizer
 from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError, UsageError
-from pytest_energy.recording.recording import Client, client_from_json
+from pytest_energy.recording.recording import Client
+from pytest_energy.recording.schema import client_from_json
 
 WORKER_GRACE_S = 10.0  # so that the worker, which knows more, reports its own limit first
 _PACKAGES = Path(__file__).parents[2]

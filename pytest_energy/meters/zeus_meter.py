@@ -275,7 +275,6 @@ class _GpuReader:
                 (
                     time_ns,
                     self._gpu.get_average_power_usage(),
-                    self._gpu.get_instant_power_usage(),
                     pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
                     self._gpu.get_gpu_temperature(),
                     pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
@@ -300,7 +299,7 @@ class _GpuReader:
     def trace(self) -> GpuTrace:
         updates, samples = list(self._updates), list(self._samples)  # the reading thread goes on
         counter: Iterable[tuple[int, ...]] = zip(*updates, strict=True) if updates else ((), (), ())
-        columns: Iterable[tuple[int, ...]] = zip(*samples, strict=True) if samples else ()
+        columns: Iterable[tuple[int, ...]] = zip(*samples, strict=True) if samples else ((),) * 6
         return GpuTrace(
             uuid=self._uuid,
             name=self._name,

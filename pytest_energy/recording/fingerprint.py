@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, MaxLen
-from pydantic import AfterValidator, TypeAdapter
+from pydantic import AfterValidator, PlainSerializer, TypeAdapter
 
 from pytest_energy import __version__
 from pytest_energy.safety import redact
@@ -155,6 +155,7 @@ class Fingerprint:
         return " and ".join(map(str, each)) + " W"
 
 
+Environment = Annotated[Fingerprint, PlainSerializer(lambda f: f.plain)]  # as schemas hold it
 _ADAPTER = TypeAdapter(Fingerprint)
 
 
@@ -180,6 +181,17 @@ def upgraded(content: Any) -> Any:
         "synthetic_weights" if name == "made_up_weights" else name: value
         for name, value in content.items()
     }
+
+
+def checked_versions(reported: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the versions that an engine reports which a fingerprint holds.
+
+    Raises:
+        Malformed: one of them is not a version.
+    """
+    held = {name: reported[name] for name in _VERSIONS if name in reported}
+    checked(_ADAPTER, {"gpu_name": "any", **held})
+    return held
 
 
 def fingerprint(

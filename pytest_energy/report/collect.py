@@ -20,7 +20,7 @@ from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report import rows
 from pytest_energy.report.results import (
@@ -167,7 +167,7 @@ def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
     """By cell and board the engines, in the order in which they were given; of each its launches, in order. A launch counts once."""
     found: dict[tuple[Any, ...], dict[str, dict[str, Measurement]]] = {}
     for path in paths:
-        for periods in recording.read_launches([path]):
+        for periods in recording_file.read_launches([path]):
             first, environment = periods[0], periods[0].environment
             place = (
                 (first.key.model, first.key.batch_size, first.key.canonical),

@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_energy.errors import RecordingError
 from pytest_energy.measure import measurement, steadiness
-from pytest_energy.recording import counters, recording
+from pytest_energy.recording import counters, recording_file
 from pytest_energy.recording.recording import GpuTrace, Recording
 from pytest_energy.report.results import engine_name
 
@@ -102,7 +102,7 @@ def find(folders: Sequence[Path], wanted: Iterable[tuple[str, str]]) -> list[Tra
         try:
             # Those named after a launch that is looked for come first: most often nothing else need be read.
             files = sorted(
-                recording.find(folder), key=lambda file: not launch_ids & set(file.parts)
+                recording_file.find(folder), key=lambda file: not launch_ids & set(file.parts)
             )
         except RecordingError:
             continue
@@ -110,7 +110,7 @@ def find(folders: Sequence[Path], wanted: Iterable[tuple[str, str]]) -> list[Tra
             if set(found) == set(missing):
                 break
             try:
-                recorded = recording.read(file)
+                recorded = recording_file.read(file)
             except RecordingError:
                 continue
             name = recorded.key.canonical, recorded.launch_id

@@ -19,7 +19,7 @@ from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.worker_process import session_members
 from pytest_energy.errors import EngineError
 from pytest_energy.measure import measurement
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from tests.conftest import ROOT
 
 PYTHON = os.environ.get("PYTEST_ENERGY_VLLM_PYTHON", "")
@@ -251,10 +251,10 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
             "NO BASELINE: tiny bs=2*",
         ]
     )
-    files = list(recording.find(pytester.path / "kept"))
+    files = list(recording_file.find(pytester.path / "kept"))
     assert len(files) == 2
     for file in files:
-        measured = measurement.measure(recording.read(file))
+        measured = measurement.measure(recording_file.read(file))
         assert measured.valid, measured.faults
         assert measured.power_w == pytest.approx(100.0, rel=0.01)
         assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.01)
@@ -307,7 +307,9 @@ def test_two_engines_in_turns(pytester: pytest.Pytester) -> None:
         row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8")
     }
     for side in ("candidate", "reference"):
-        periods = [recording.read(file) for file in recording.find(pytester.path / "kept" / side)]
+        periods = [
+            recording_file.read(file) for file in recording_file.find(pytester.path / "kept" / side)
+        ]
         assert len({period.launch_id for period in periods}) == 3
         for period in periods:
             assert period.faults == ()

@@ -24,7 +24,7 @@ from pytest_energy.engines.server import ServerEngine
 from pytest_energy.engines.worker_process import session_members
 from pytest_energy.errors import EngineError
 from pytest_energy.measure import measurement
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from tests.engine.test_vllm_on_cpu import CONFIG, CONFTEST, PYTHON
 
 pytestmark = [
@@ -228,8 +228,8 @@ def test_from_a_test_file_to_a_recording_and_back(pytester: pytest.Pytester) -> 
             "tiny server bs=8: time to first token * ms (p99 *); inter-token latency * ms (p99 *); end-to-end *"
         ]
     )
-    (file,) = recording.find(pytester.path / "kept")
-    measured = measurement.measure(recording.read(file))
+    (file,) = recording_file.find(pytester.path / "kept")
+    measured = measurement.measure(recording_file.read(file))
     assert measured.valid, measured.faults
     assert measured.key.engine == "server"
     assert measured.power_w == pytest.approx(100.0, rel=0.01)

@@ -17,7 +17,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.launch import launch
 from pytest_energy.measure import checks, measurement, stopping
 from pytest_energy.plugin.marker import Marked
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings
 from tests.engine.test_vllm_on_cpu import CONFIG, PYTHON
@@ -125,8 +125,8 @@ def test_requests_of_varying_lengths(folder: Path, engine: str) -> None:
         assert sum(measured.cycles.tokens) / len(measured.cycles.tokens) == pytest.approx(
             of_pass, rel=0.1
         )
-        recording.write(made, folder / "a.json.gz")
-        assert recording.read(folder / "a.json.gz") == made
+        recording_file.write(made, folder / "a.json.gz")
+        assert recording_file.read(folder / "a.json.gz") == made
     requests = lognormal[1].requests
     assert requests is not None
     assert (max(requests.input_tokens), max(requests.output_tokens)) <= (96, 96)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_energy.errors import EnergyError
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 from tests.engine.conftest import interpreter
@@ -416,8 +416,8 @@ def _unreadable(project: Path) -> list[str]:
     try:
         Store(project / "baselines").entries()
         NoiseStore(project / "baselines").check()
-        for path in project.rglob(f"*{recording.SUFFIX}"):
-            recording.read(path)
+        for path in project.rglob(f"*{recording_file.SUFFIX}"):
+            recording_file.read(path)
     except EnergyError as error:
         said.append(str(error))
     return said

@@ -9,7 +9,7 @@ import pytest
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import measure
 from pytest_energy.plugin.marker import Marked
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.store.baselines import Baseline, Store
 from tests import simulated
 from tests.driver import UUIDS
@@ -180,10 +180,10 @@ def test_a_recording_is_there_whole_or_not_at_all(
 ) -> None:
     path = tmp_path / "a.json.gz"
     states, settled = states_of(
-        monkeypatch, path, lambda: recording.write(simulated.recording(cell), path)
+        monkeypatch, path, lambda: recording_file.write(simulated.recording(cell), path)
     )
     assert {state.get(path.name) for state in states} == {None, path.read_bytes()}
     assert settled == [{path.name: path.read_bytes()}]
     for state in states:
         for name in state:
-            assert name == path.name or not name.endswith(recording.SUFFIX)
+            assert name == path.name or not name.endswith(recording_file.SUFFIX)

@@ -40,9 +40,9 @@ from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file, schema
 from pytest_energy.recording.fingerprint import Fingerprint, fingerprint
-from pytest_energy.recording.recording import Recording
+from pytest_energy.recording.recording import Recording, TokenCounter
 from pytest_energy.report import collect, markdown, publish, results, rows, summary, tables, trace
 from pytest_energy.report.groups import groups
 from pytest_energy.store.baselines import Baseline, Store
@@ -64,7 +64,7 @@ class Readers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._drawn = 0
-        self._ours = [recording.from_json(content) for content in seeds.recordings()]
+        self._ours = [schema.from_json(content) for content in seeds.recordings()]
         self.by_name: Mapping[str, Callable[[bytes], None]] = {
             "recording": self.read_recording,
             "baseline": self.read_baseline,
@@ -86,18 +86,18 @@ class Readers:
         """A recording, gzipped."""
         path = self._file("recordings/x.json.gz", content)
         try:
-            recorded = recording.read(path)
+            recorded = recording_file.read(path)
         except RecordingError as error:
             return tells(
                 error,
                 path,
-                "Fetch it anew, or leave it out.",
+                "Fetch it again, or leave it out.",
                 "Replay it with the pytest-energy that wrote it",
             )
-        recording.write(recorded, path)
-        assert recording.read(path) == recorded
+        recording_file.write(recorded, path)
+        assert recording_file.read(path) == recorded
         try:
-            launches = list(recording.read_launches([path]))
+            launches = list(recording_file.read_launches([path]))
         except RecordingError as error:
             return tells(error, "", "Fetch all of its files")
         assert launches == [(recorded,)]
@@ -132,7 +132,11 @@ class Readers:
             entries = collect.compared(
                 [self.folder / "recordings"], NoiseStore(self.folder / "none")
             )
-            self._pages(results.Results(1, (results.Run("", "", "recordings", "", None),), entries))
+            self._pages(
+                results.Results(
+                    results.SCHEMA_VERSION, (results.Run("", "", "recordings", "", None),), entries
+                )
+            )
 
     def _stored(self, launches: Sequence[Measurement], folder: Path) -> Baseline | None:
         """What becomes a baseline and noise can be read back."""
@@ -183,7 +187,12 @@ class Readers:
         states = collect.history(Store(path.parents[1]), NoiseStore(self.folder / "none"))
         if states:
             self._pages(
-                results.Results(1, (results.Run("", "", "baselines", "", None),), (), states)
+                results.Results(
+                    results.SCHEMA_VERSION,
+                    (results.Run("", "", "baselines", "", None),),
+                    (),
+                    states,
+                )
             )
         rows.unused(entries)
 
@@ -268,7 +277,7 @@ class Readers:
             rest, stopped_ns = engine.stop_load()
             recorded = dataclasses.replace(
                 self._ours[2],
-                tokens=recording.TokenCounter(
+                tokens=TokenCounter(
                     *(
                         getattr(steps, n) + getattr(rest, n)
                         for n in ("time_ns", "tokens", "finished")
@@ -278,9 +287,7 @@ class Readers:
                 client=engine.client,
             )
             measurement.measure(recorded)
-            assert (
-                recording.from_json(json.loads(json.dumps(recording.to_json(recorded)))) == recorded
-            )
+            assert schema.from_json(json.loads(json.dumps(schema.to_json(recorded)))) == recorded
             engine.pause()
         except EngineError as error:
             tells(error, "engine failed during", "")

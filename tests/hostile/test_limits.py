@@ -25,7 +25,7 @@ from pytest_energy.store.baselines import Store
 from pytest_energy.cell.model import Model
 from pytest_energy.errors import EnergyError
 from pytest_energy.store.noise import NoiseStore
-from pytest_energy.recording.recording import read_launches
+from pytest_energy.recording.recording_file import read_launches
 from pytest_energy.report import results
 
 kind, limit_mb = sys.argv[1], int(sys.argv[2])
@@ -130,7 +130,7 @@ def test_recordings_that_unpack_without_end(tmp_path: Path) -> None:
     )
     for bomb, line in told.items():
         assert str(tmp_path / bomb / "x.json.gz") in line
-        assert "Fetch it anew, or leave it out." in line
+        assert "Fetch it again, or leave it out." in line
     for bomb in ("spaces", "zeros"):
         assert "it unpacks to more than 20 MB, and a real one to some 50 kB" in told[bomb]
 

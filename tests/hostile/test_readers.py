@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from pytest_energy.recording.recording import Recording, TokenCounter
 from tests.hostile import made
 from tests.hostile.readers import Readers
 
@@ -66,7 +68,7 @@ def test_the_seeds_are_read_and_judged(readers: Readers, monkeypatch: pytest.Mon
 
 
 _GUARDS = {
-    "pytest_energy.safety.untrusted._check": ("recording", lambda *_: None),
+    "pytest_energy.recording.schema._RECORDING": ("recording", TypeAdapter(Recording)),
     "pytest_energy.safety.untrusted.name": ("baseline", lambda value, what: value),
     "pytest_energy.safety.untrusted.number": ("baseline", lambda value, *_: value),
     "pytest_energy.engines.running_server.served_models": (
@@ -74,7 +76,10 @@ _GUARDS = {
         lambda answer: json.loads(answer)["data"],
     ),
     "pytest_energy.engines.server_load.first_choice": ("stream", lambda chunk: chunk["choices"][0]),
-    "pytest_energy.engines.engine.check_series": ("events", lambda *_: None),
+    "pytest_energy.engines.engine.tokens_from_steps": (
+        "events",
+        lambda steps: TokenCounter(**steps),
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from pytest_energy.cell.model import Model
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.errors import EngineError, UsageError
 from pytest_energy.plugin.marker import Marked
-from pytest_energy.recording import fingerprint, recording
+from pytest_energy.recording import fingerprint, recording_file
 from pytest_energy.safety import redact
 from tests.engine.conftest import FAKE_PACKAGES
 from tests.plugin.project import MARKER, TESTS, Project
@@ -108,11 +108,11 @@ def test_a_live_run_writes_none_of_them(project: Project, home: Path, engine: st
     )
     live.assert_outcomes(failed=2)
     live.stdout.fnmatch_lines(["NO BASELINE: *", "*~/venv/bin/python*"])
-    (file,) = recording.find(project.path / "kept")
-    recorded = recording.read(file)
+    (file,) = recording_file.find(project.path / "kept")
+    recorded = recording_file.read(file)
     assert recorded.environment.vllm == "0.0.1"
     for number in range(3):
-        recording.write(
+        recording_file.write(
             replace(recorded, launch_id=f"launch-{number}"),
             project.path / "three" / str(number) / "x.json.gz",
         )

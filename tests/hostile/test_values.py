@@ -23,7 +23,7 @@ from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.errors import BaselineError, EngineError, NoiseError, RecordingError, UsageError
 from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.metric import Metric
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file, schema
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison
@@ -57,28 +57,28 @@ def recorded(folder: Path, content: Any) -> Path:
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        ("period", 10**9, "period is no whole number from 0 to 1000000"),
-        ("period", True, "period is no whole number"),
-        ("load_stopped_ns", 2**63, "load_stopped_ns is no whole number"),
-        ("load_stopped_ns", "1", "load_stopped_ns is no whole number"),
-        ("launch_id", "", "launch_id is no text of 1 to 300 characters"),
-        ("launch_id", ["x"], "launch_id is no text"),
+        ("period", 10**9, "period: Input should be less than or equal to 1000000"),
+        ("period", True, "period: Input should be a valid integer"),
+        ("load_stopped_ns", 2**63, "load_stopped_ns: Input should be less than"),
+        ("load_stopped_ns", "1", "load_stopped_ns: Input should be a valid integer"),
+        ("launch_id", "", "launch_id: String should have at least 1 character"),
+        ("launch_id", ["x"], "launch_id: Input should be a valid string"),
         ("launch_id", "x\x1b[2J", "holds a text that must not be shown: 'x\\\\x1b"),
         ("launch_id", "x\n::stop-commands::y", "must not be shown"),
         ("launch_id", "\ud800", "must not be shown"),
         ("faults", ["x" * 10_001], "a text of more than 10,000 characters"),
-        ("faults", "throttled", "faults are no list of texts"),
-        ("gpus", "", "gpus is no list of objects"),
+        ("faults", "throttled", "faults: Input should be a valid array"),
+        ("gpus", "", "gpus: Input should be a valid array"),
         ("gpus", [RECORDING["gpus"][0]] * 2, "it holds a GPU twice"),
-        ("gpus/0/counter/energy_mj", [2**62, 2**62] + [0] * 173, "counter.energy_mj holds a value that cannot be true"),
+        ("gpus/0/counter/energy_mj", [2**62, 2**62] + [0] * 173, "counter.energy_mj: it holds a value that cannot be true"),
         ("gpus/0/samples/time_ns", [1] + [-1] * 175, "holds a value that cannot be true"),
         ("gpus/0/samples/average_power_mw", [-1] * 176, "holds a value that cannot be true"),
         ("tokens/time_ns", [10**9, -1], "is not in order"),
-        ("tokens/tokens", [10**9], "tokens.tokens holds a value that cannot be true"),
-        ("key/batch_size", 0, "its key names no cell: batch_size"),
-        ("key/batch_size", "64", "its key names no cell: batch_size"),
-        ("key/workload", None, "its key names no cell: workload"),
-        ("key/model", "", "its key names no cell: model"),
+        ("tokens/tokens", [10**9], "tokens.tokens: it holds a value that cannot be true"),
+        ("key/batch_size", 0, "key.batch_size: Input should be greater"),
+        ("key/batch_size", "64", "key.batch_size: Input should be a valid integer"),
+        ("key/workload", None, "key.workload: Input should be an object"),
+        ("key/model", "", "key.model: String should have at least 1 character"),
         ("environment/gpu_name", None, "environment.gpu_name: Input should be a valid string"),
         ("environment/gpu_uuids", "GPU-1", "environment.gpu_uuids: "),
         ("environment/date", "x" * 101, "environment.date: String should have at most 100 characters"),
@@ -91,29 +91,29 @@ def recorded(folder: Path, content: Any) -> Path:
 )  # fmt: skip
 def test_recordings(tmp_path: Path, where: str, value: Any, message: str) -> None:
     with pytest.raises(RecordingError, match=message) as raised:
-        recording.read(recorded(tmp_path, changed(RECORDING, where, value)))
+        recording_file.read(recorded(tmp_path, changed(RECORDING, where, value)))
     assert "x.json.gz" in str(raised.value)
-    assert "Fetch it anew, or leave it out." in str(raised.value)
+    assert "Fetch it again, or leave it out." in str(raised.value)
 
 
 def test_more_cycles_than_memory_holds(tmp_path: Path) -> None:
     small = changed(changed(RECORDING, "key/batch_size", 1), "key/workload/output_tokens", 1)
     steps = len(RECORDING["tokens"]["tokens"])
     with pytest.raises(RecordingError, match="more than 1,000,000 cycles"):
-        recording.read(recorded(tmp_path, changed(small, "tokens/tokens", [10**6] * steps)))
+        recording_file.read(recorded(tmp_path, changed(small, "tokens/tokens", [10**6] * steps)))
 
 
 def test_a_name_twice(tmp_path: Path) -> None:
     path = tmp_path / "x.json.gz"
     path.write_bytes(gzip.compress(json.dumps(RECORDING).encode()[:-1] + b',"faults":[]}'))
     with pytest.raises(RecordingError, match="holds a name twice"):
-        recording.read(path)
+        recording_file.read(path)
 
 
 def test_a_turn_that_is_missing_among_many(tmp_path: Path) -> None:
     path = recorded(tmp_path, changed(RECORDING, "period", 10**6))
-    with pytest.raises(RecordingError, match="turn 0 is missing"):
-        list(recording.read_launches([path]))
+    with pytest.raises(RecordingError, match="period 0 is missing"):
+        list(recording_file.read_launches([path]))
 
 
 def test_cycles_without_time_have_no_power() -> None:
@@ -122,7 +122,7 @@ def test_cycles_without_time_have_no_power() -> None:
     content = changed(RECORDING, "tokens/time_ns", [start + 10**10, *[0] * (steps - 1)])
     assert (
         "implausible: the tokens of whole cycles came at one time"
-        in measurement.measure(recording.from_json(content)).faults
+        in measurement.measure(schema.from_json(content)).faults
     )
 
 
@@ -133,7 +133,7 @@ def test_cycles_without_energy_are_no_zero() -> None:
     )
     (fault,) = [
         f
-        for f in measurement.measure(recording.from_json(content)).faults
+        for f in measurement.measure(schema.from_json(content)).faults
         if f.startswith("implausible")
     ]
     assert fault == "implausible: a cycle with 0 to 0 J/token"
@@ -143,7 +143,7 @@ def test_cycles_without_energy_are_no_zero() -> None:
 def test_bit_63_of_the_throttle_reasons_hides_no_other(bits: int, thermal: bool) -> None:
     samples = len(RECORDING["gpus"][0]["samples"]["throttle_reasons"])
     content = changed(RECORDING, "gpus/0/samples/throttle_reasons", [bits] * samples)
-    faults = measurement.measure(recording.from_json(content)).faults
+    faults = measurement.measure(schema.from_json(content)).faults
     assert [fault.endswith("hardware thermal slowdown") for fault in faults] == [True] * thermal
 
 
@@ -268,12 +268,12 @@ READY, STEPS = seeds.events()[:2]
         (
             json.dumps({**STEPS, "time_ns": [2, 1]}).encode(),
             OfflineEngine.take_steps,
-            "steps.time_ns is not in order",
+            "time_ns: it is not in order",
         ),
         (
             json.dumps({**STEPS, "tokens": [10**20, 1]}).encode(),
             OfflineEngine.take_steps,
-            "steps.tokens holds a value",
+            "tokens: it holds a value",
         ),
         (
             b'{"event":"error","message":"\\ud800 \\u001b[31mred"}',
@@ -369,4 +369,4 @@ def test_an_address_with_a_secret_is_none_and_not_repeated(url: str) -> None:
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.json.gz")
     with pytest.raises(RecordingError, match="it is no regular file"):
-        list(recording.read_launches([tmp_path]))
+        list(recording_file.read_launches([tmp_path]))

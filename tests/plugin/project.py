@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_energy.plugin.marker import Marked
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from tests import simulated
 
 MARKER = {
@@ -50,7 +50,7 @@ class Project:
                     tokens_per_s=1000.0 + launch,
                     **kwargs,
                 )
-                recording.write(made, self.path / label / made.launch_id / f"{size}.json.gz")
+                recording_file.write(made, self.path / label / made.launch_id / f"{size}.json.gz")
         return self.path / label
 
     def store(self) -> None:
@@ -69,7 +69,7 @@ class Project:
                     1000.0 + launch % 4,
                     cycles=12.5,
                 )
-                recording.write(made, self.path / "noise" / made.launch_id / f"{size}.json.gz")
+                recording_file.write(made, self.path / "noise" / made.launch_id / f"{size}.json.gz")
         assert self.run("--energy-replay", "noise", "--energy-noise").ret == 0
 
     def run(self, *arguments: str | Path) -> pytest.RunResult:

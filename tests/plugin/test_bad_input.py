@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file, schema
 from tests.plugin.project import MARKER, TESTS, Project
 
 
@@ -256,11 +256,11 @@ def test_options(project: Project, arguments: list[str], message: str) -> None:
 def test_a_counter_that_disagrees_with_power_is_no_measurement(project: Project) -> None:
     project.store()
     folder = project.record("odd")
-    for file in recording.find(folder):
-        content = recording.to_json(recording.read(file))
+    for file in recording_file.find(folder):
+        content = schema.to_json(recording_file.read(file))
         samples = content["gpus"][0]["samples"]
         samples["average_power_mw"] = [power * 11 // 10 for power in samples["average_power_mw"]]
-        recording.write(recording.from_json(json.loads(json.dumps(content))), file)
+        recording_file.write(schema.from_json(json.loads(json.dumps(content))), file)
     refused(
         project,
         ["--energy-replay", "odd"],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file, schema
 from pytest_energy.report import results
 from tests.conftest import ROOT
 
@@ -57,8 +57,8 @@ def verdicts(result: Result, metric: str = "J/token") -> dict[str, str]:
 
 def scaled_copy(label: str | Path, factor: float, target: Path) -> Path:
     """A copy of the recordings with all energy and power multiplied."""
-    for file in recording.find(RECORDINGS / label):
-        recorded = recording.read(file)
+    for file in recording_file.find(RECORDINGS / label):
+        recorded = recording_file.read(file)
         gpus = tuple(
             replace(
                 gpu,
@@ -72,7 +72,9 @@ def scaled_copy(label: str | Path, factor: float, target: Path) -> Path:
             )
             for gpu in recorded.gpus
         )
-        recording.write(replace(recorded, gpus=gpus), target / file.relative_to(RECORDINGS / label))
+        recording_file.write(
+            replace(recorded, gpus=gpus), target / file.relative_to(RECORDINGS / label)
+        )
     return target
 
 
@@ -116,7 +118,8 @@ def test_on_every_board_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do
         expected = "pass" if label == "vllm-0.25.1-gate" else "regressed"
         result = suite(*cells, "--energy-replay", folder / label, baselines=tmp_path / "store")
         recorded = {
-            f"bs={recording.read(file).key.batch_size}" for file in recording.find(folder / label)
+            f"bs={recording_file.read(file).key.batch_size}"
+            for file in recording_file.find(folder / label)
         }
         for metric in ("J/token", "tokens/s"):
             assert {
@@ -457,8 +460,8 @@ def test_the_shipped_baselines_of_the_h100_are_what_its_recordings_give(
 
 @pytest.mark.parametrize("folder", [RECORDINGS, H100])
 def test_every_shipped_recording_is_small_and_holds_no_path_or_variable(folder: Path) -> None:
-    for file in recording.find(folder):
+    for file in recording_file.find(folder):
         assert file.stat().st_size < 100_000
-        text = str(recording.to_json(recording.read(file))["environment"])
+        text = str(schema.to_json(recording_file.read(file))["environment"])
         assert "/tmp" not in text
         assert "/home" not in text

@@ -10,7 +10,7 @@ import pytest
 from pytest_energy.engines.server import free_port
 from pytest_energy.measure import measurement
 from pytest_energy.plugin.marker import Marked
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from tests import simulated
 from tests.conftest import ROOT
 from tests.engine.conftest import interpreter
@@ -59,8 +59,8 @@ def test_a_server_is_recorded_and_replayed(project: Project, served: list[str]) 
             "tiny server bs=8: time to first token * ms (p99 *); inter-token latency * ms (p99 *); end-to-end latency * ms (p99 *)",
         ]
     )
-    (file,) = recording.find(project.path / "kept")
-    measured = measurement.measure(recording.read(file))
+    (file,) = recording_file.find(project.path / "kept")
+    measured = measurement.measure(recording_file.read(file))
     assert measured.key.engine == "server"
     assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.02)
     assert rows(run(project, "--energy-replay", "kept")) == rows(live) != []
@@ -164,8 +164,8 @@ def test_a_running_server_is_measured_left_alone_and_replayed(
             "*a server that runs is one launch: restart it*",
         ]
     )
-    (file,) = recording.find(project.path / "kept")
-    recorded = recording.read(file)
+    (file,) = recording_file.find(project.path / "kept")
+    recorded = recording_file.read(file)
     assert (recorded.key.engine, recorded.key.engine_args) == ("attached", {})
     assert recorded.environment.vllm == "0.0.1"
     assert recorded.environment.engine_settings["max_num_seqs"] == "unknown"
@@ -281,7 +281,7 @@ def test_a_latency_limit_fails_the_test_of_energy_alone(
             ),
             client=simulated.client(9),
         )
-        recording.write(made, project.path / "old" / made.launch_id / "8.json.gz")
+        recording_file.write(made, project.path / "old" / made.launch_id / "8.json.gz")
     project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
     assert project.run("--energy-replay", "old", "--energy-update").ret == 0
     project.pytester.makepyfile(

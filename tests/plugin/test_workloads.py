@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_energy.measure import checks, measurement
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from tests.engine.conftest import interpreter
 from tests.plugin.project import MARKER, TESTS, Project
 from tests.plugin.test_bad_input import refused
@@ -86,8 +86,8 @@ def test_recorded_and_replayed(
     name = "tiny bs=8" if engine == "offline" else "tiny server bs=8"
     live.stdout.fnmatch_lines([f"*{name}: measuring*", f"NO BASELINE: {name}*"])
     assert ("tokenizing prompts" in live.stdout.str()) == ("prompts" in marker)
-    (file,) = recording.find(project.path / "kept")
-    recorded = recording.read(file)
+    (file,) = recording_file.find(project.path / "kept")
+    recorded = recording_file.read(file)
     assert recorded.requests is not None
     measured = measurement.measure(recorded)
     assert measured.valid, measured.faults

@@ -11,7 +11,8 @@ from scipy import stats
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure import measurement
 from pytest_energy.measure.metric import Metric
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
+from pytest_energy.recording.recording import CoResident
 from pytest_energy.report import collect, groups, results, rows, trace
 from pytest_energy.store.baselines import Baseline
 from pytest_energy.store.noise import NoiseStore
@@ -28,7 +29,7 @@ def written(folder: Path, cell: Cell, powers_w: list[float], version: str = "1.0
         made = simulated.recording(
             cell, f"{version}-{i}", power_w, 1000.0, environment={"vllm": version}
         )
-        recording.write(made, folder / version / made.launch_id / "cell.json.gz")
+        recording_file.write(made, folder / version / made.launch_id / "cell.json.gz")
     return folder / version
 
 
@@ -89,7 +90,7 @@ def test_what_changed_and_the_split_are_the_gates(cell: Cell, tmp_path: Path) ->
     + sorted((RECORDINGS / "vllm-0.25.1-eager").rglob("*.gz")),
 )
 def test_a_trace_shows_the_cycles_that_were_measured(file: Path) -> None:
-    recorded = recording.read(file)
+    recorded = recording_file.read(file)
     measured, drawn = measurement.measure(recorded), trace.trace(recorded)
     assert drawn is not None
     assert measured.cycles is not None
@@ -135,7 +136,7 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
         for power_w, version in ((500.0, "1.0"), (5e4, "2.0"))
     )
     launches = [
-        [measurement.measure(recording.read(file)) for file in recording.find(folder)]
+        [measurement.measure(recording_file.read(file)) for file in recording_file.find(folder)]
         for folder in (old, new)
     ]
     still = [replace(m, static_power_w=0.0) for m in launches[1]]
@@ -161,7 +162,7 @@ def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
     folder = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.25.1-against-itself" / "new"
     launches = {
         (periods[0].key.batch_size, periods[0].launch_id): periods
-        for periods in recording.read_launches([folder])
+        for periods in recording_file.read_launches([folder])
     }
     assert max(map(len, launches.values())) > 1
     for entry in collect.compared([folder], NoiseStore(folder)):
@@ -181,10 +182,10 @@ def test_launches_beside_a_resident_engine_are_not_compared_with_others(
     cell: Cell, tmp_path: Path
 ) -> None:
     alone = written(tmp_path, cell, [500.0] * 3, "1.0")
-    for file in recording.find(written(tmp_path, cell, [510.0] * 3, "2.0")):
-        made = recording.read(file)
-        recording.write(
-            replace(made, co_resident=recording.CoResident("other", 10.0, 0, True, 0.1)), file
+    for file in recording_file.find(written(tmp_path, cell, [510.0] * 3, "2.0")):
+        made = recording_file.read(file)
+        recording_file.write(
+            replace(made, co_resident=CoResident("other", 10.0, 0, True, 0.1)), file
         )
     entries = collect.compared([alone, tmp_path / "2.0"], NoiseStore(tmp_path))
     assert [(entry.new.vllm, entry.old) for entry in entries if entry.new] == [

@@ -17,7 +17,7 @@ import pytest
 from pytest_energy.measure import measurement
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.plugin.marker import Marked
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file, schema
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 from tests.conftest import ROOT
@@ -104,13 +104,11 @@ def test_a_thousand_replayed_cells(project: Project) -> None:
         for n in range(1000)
     ]
     for n, key in enumerate(keys):
-        recording.write(
-            recording.from_json({**content, "key": key}), project.path / "kept" / f"{n}.json.gz"
+        recording_file.write(
+            schema.from_json({**content, "key": key}), project.path / "kept" / f"{n}.json.gz"
         )
     launches = [
-        measurement.measure(
-            recording.from_json({**content, "key": keys[0], "launch_id": f"old-{n}"})
-        )
+        measurement.measure(schema.from_json({**content, "key": keys[0], "launch_id": f"old-{n}"}))
         for n in range(3)
     ]
     path = Store(project.path / "baselines").update(launches, {}).path

@@ -22,7 +22,7 @@ from pytest_energy.measure.cycles import whole_cycles
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import launch_means, launch_rates, relative_standard_error
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file, schema
 from pytest_energy.recording.recording import CoResident, Recording, TokenCounter
 from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.store.noise import NoiseStore
@@ -284,8 +284,8 @@ def test_turns_of_blocks_make_one_measurement() -> None:
 
 def test_a_recording_keeps_the_lengths(tmp_path: Path) -> None:
     recorded = simulated.recording(make_cell())
-    recording.write(recorded, tmp_path / "a.json.gz")
-    assert recording.read(tmp_path / "a.json.gz") == recorded
+    recording_file.write(recorded, tmp_path / "a.json.gz")
+    assert recording_file.read(tmp_path / "a.json.gz") == recorded
 
 
 LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
@@ -294,7 +294,7 @@ LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"requests": None}, "requests holds not just input_tokens, output_tokens"),
+        ({"requests": None}, "it holds the lengths of None requests, its key says 24"),
         (
             {"requests": {"input_tokens": [1], "output_tokens": [1]}},
             "it holds the lengths of 1 requests, its key says 24",
@@ -305,11 +305,11 @@ LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
         ),
         (
             {"requests": {"input_tokens": [1] * 24, "output_tokens": [0] * 24}},
-            "requests.output_tokens holds a value that cannot be true",
+            "requests.output_tokens: it holds a value that cannot be true",
         ),
         (
             {"requests": {"input_tokens": [1.5] * 24, "output_tokens": [1] * 24}},
-            "requests.input_tokens is not a list of integers",
+            "requests.input_tokens.0: Input should be a valid integer",
         ),
         (
             {"key": {"workload": {"input_tokens": 1, "output_tokens": 1, "seed": 0}}},
@@ -317,31 +317,31 @@ LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
         ),
         (
             {"key": {"workload": {**LENGTHS, "requests": "24"}}},
-            "its key names no cell: workload.requests: Input should be a valid integer",
+            "key.workload.requests: Input should be a valid integer",
         ),
         (
             {"key": {"workload": {"requests": 24, "input_tokens": 1, "seed": 0}}},
-            "its key names no cell: workload.output_tokens: Field required",
+            "key.workload.output_tokens: Field required",
         ),
         (
             {"key": {"workload": LENGTHS}, "requests": None},
-            "its key names no cell: workload: its requests vary in length, and their number is not",
+            "key.workload: its requests vary in length, and their number is not",
         ),
         (
             {"key": {"batch_size": 10**6}},
-            "its batch size is 1000000, of which 24 requests are no pass",
+            "its batch size is 1000000, and a pass has only 24 requests",
         ),
         (
             {"key": {"workload": {**LENGTHS, "input_tokens": {}}}, "requests": None},
-            "its key names no cell: workload.input_tokens",
+            "key.workload.input_tokens",
         ),
     ],
 )
 def test_damaged_lengths(damage: dict[str, Any], message: str) -> None:
-    content = recording.to_json(simulated.recording(make_cell()))
+    content = schema.to_json(simulated.recording(make_cell()))
     content = {**content, **damage, "key": {**content["key"], **damage.get("key", {})}}
     with pytest.raises(RecordingError, match=message):
-        recording.from_json(json.loads(json.dumps(content)))
+        schema.from_json(json.loads(json.dumps(content)))
 
 
 @given(

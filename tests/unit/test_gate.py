@@ -415,7 +415,7 @@ def test_one_slow_launch_breaks_no_limit(cell: Cell, of_server: Baseline) -> Non
 
 
 def test_a_limit_of_latencies_that_were_not_recorded(cell: Cell, of_server: Baseline) -> None:
-    measured = of_clients(cell, 500, FAST, FAST, client(19_000, inter_token=Distribution()))
+    measured = of_clients(cell, 500, FAST, FAST, client(19_000, inter_token=Distribution((), ())))
     judged = judge(
         Metric.JOULES_PER_TOKEN, measured, of_server, Limits(max_itl_ms=50.0), noise=NOISE
     )

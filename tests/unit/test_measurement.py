@@ -368,7 +368,9 @@ def test_latencies_of_turns_are_put_together() -> None:
 def test_an_engine_without_clients_has_no_latencies() -> None:
     assert measure(recording(make_cell(), cycles=9.5)).latencies_ms == {}
     assert measure(served(None)).latencies_ms == {}
-    assert "ttft" not in measure(served(client(19_000, first_token=Distribution()))).latencies_ms
+    assert (
+        "ttft" not in measure(served(client(19_000, first_token=Distribution((), ())))).latencies_ms
+    )
 
 
 @pytest.mark.parametrize(

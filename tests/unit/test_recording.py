@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import RecordingError
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file, schema
 from tests import simulated
 
 
@@ -22,14 +22,14 @@ def packed(content: object) -> bytes:
 
 def test_round_trip(cell: Cell, tmp_path: Path) -> None:
     recorded = simulated.recording(cell, noise=0.1)
-    recording.write(recorded, tmp_path / "a.json.gz")
-    assert recording.read(tmp_path / "a.json.gz") == recorded
+    recording_file.write(recorded, tmp_path / "a.json.gz")
+    assert recording_file.read(tmp_path / "a.json.gz") == recorded
 
 
 def test_what_clients_saw_survives(cell: Cell, tmp_path: Path) -> None:
     recorded = replace(simulated.recording(cell), client=simulated.client(13_000, preemptions=None))
-    recording.write(recorded, tmp_path / "a.json.gz")
-    assert recording.read(tmp_path / "a.json.gz") == recorded
+    recording_file.write(recorded, tmp_path / "a.json.gz")
+    assert recording_file.read(tmp_path / "a.json.gz") == recorded
 
 
 @pytest.mark.parametrize(
@@ -45,17 +45,17 @@ def test_what_clients_saw_survives(cell: Cell, tmp_path: Path) -> None:
 def test_a_damaged_account_of_clients(
     cell: Cell, tmp_path: Path, damage: dict[str, object]
 ) -> None:
-    content = recording.to_json(replace(simulated.recording(cell), client=simulated.client(13_000)))
+    content = schema.to_json(replace(simulated.recording(cell), client=simulated.client(13_000)))
     (tmp_path / "a.json.gz").write_bytes(
         packed({**content, "client": {**content["client"], **damage}})
     )
     with pytest.raises(RecordingError, match=r"a\.json\.gz"):
-        recording.read(tmp_path / "a.json.gz")
+        recording_file.read(tmp_path / "a.json.gz")
 
 
 def test_equal_recordings_give_equal_bytes_and_small_ones(cell: Cell, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        recording.write(simulated.recording(cell, noise=0.1), tmp_path / f"{name}.json.gz")
+        recording_file.write(simulated.recording(cell, noise=0.1), tmp_path / f"{name}.json.gz")
     content = (tmp_path / "a.json.gz").read_bytes()
     assert content == (tmp_path / "b.json.gz").read_bytes()
     assert len(content) < 100_000
@@ -66,7 +66,7 @@ def test_a_crash_while_writing_leaves_the_old_file(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     path = tmp_path / "a.json.gz"
-    recording.write(simulated.recording(cell), path)
+    recording_file.write(simulated.recording(cell), path)
     before = path.read_bytes()
 
     def crash(*_: object) -> None:
@@ -74,13 +74,13 @@ def test_a_crash_while_writing_leaves_the_old_file(
 
     monkeypatch.setattr(step, crash)
     with pytest.raises(OSError, match="No space"):
-        recording.write(simulated.recording(cell, power_w=1.0), path)
+        recording_file.write(simulated.recording(cell, power_w=1.0), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def damaged(cell: Cell) -> dict[str, bytes]:
-    content = recording.to_json(simulated.recording(cell))
+    content = schema.to_json(simulated.recording(cell))
     whole = packed(content)
     tokens = content["tokens"]
     return {
@@ -93,7 +93,7 @@ def damaged(cell: Cell) -> dict[str, bytes]:
         "no version": packed(
             {name: value for name, value in content.items() if name != "schema_version"}
         ),
-        "other version": packed({**content, "schema_version": 4}),
+        "other version": packed({**content, "schema_version": 5}),
         "field missing": packed({name: value for name, value in content.items() if name != "gpus"}),
         "lengths differ": packed({**content, "tokens": {**tokens, "finished": [0]}}),
         "a float": packed(
@@ -111,7 +111,7 @@ def test_every_damage_is_told_with_the_files_name(cell: Cell, tmp_path: Path) ->
         path = tmp_path / f"{name}.json.gz"
         path.write_bytes(content)
         with pytest.raises(RecordingError, match=f"{name}.json.gz"):
-            recording.read(path)
+            recording_file.read(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -123,26 +123,35 @@ def test_every_damage_is_told_with_the_files_name(cell: Cell, tmp_path: Path) ->
     )
 )
 def test_no_content_gets_through_unnoticed(tmp_path: Path, cell: Cell, content: object) -> None:
-    whole = recording.to_json(simulated.recording(cell, cycles=0.1))
+    whole = schema.to_json(simulated.recording(cell, cycles=0.1))
     path = tmp_path / "x.json.gz"
-    for name in ("tokens", "gpus", "cpu", "environment", "faults", "load_stopped_ns"):
+    for name in (
+        "key",
+        "tokens",
+        "gpus",
+        "client",
+        "requests",
+        "environment",
+        "faults",
+        "load_stopped_ns",
+    ):
         path.write_bytes(gzip.compress(json.dumps({**whole, name: content}).encode()))
         with contextlib.suppress(RecordingError):  # any other exception fails the test
-            recording.read(path)
+            recording_file.read(path)
 
 
 def test_find(cell: Cell, tmp_path: Path) -> None:
     file = tmp_path / "one" / "launch" / "cell.json.gz"
-    recording.write(simulated.recording(cell), file)
-    assert list(recording.find(tmp_path)) == list(recording.find(file)) == [file]
+    recording_file.write(simulated.recording(cell), file)
+    assert list(recording_file.find(tmp_path)) == list(recording_file.find(file)) == [file]
     with pytest.raises(RecordingError, match="does not exist"):
-        list(recording.find(tmp_path / "two"))
+        list(recording_file.find(tmp_path / "two"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordingError, match="holds no recordings"):
-        list(recording.find(tmp_path / "empty"))
+        list(recording_file.find(tmp_path / "empty"))
 
 
 def test_faults_survive(cell: Cell, tmp_path: Path) -> None:
     recorded = replace(simulated.recording(cell), faults=("a: b",))
-    recording.write(recorded, tmp_path / "a.json.gz")
-    assert recording.read(tmp_path / "a.json.gz").faults == ("a: b",)
+    recording_file.write(recorded, tmp_path / "a.json.gz")
+    assert recording_file.read(tmp_path / "a.json.gz").faults == ("a: b",)

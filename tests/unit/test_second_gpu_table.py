@@ -11,7 +11,7 @@ import pytest
 from benchmarks import second_gpu_table
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import measure
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 
@@ -41,7 +41,9 @@ def record(
             power_shares=shares,
             **changes,
         )
-        recording.write(made, folder / made.launch_id / f"{spread.key.slug}{recording.SUFFIX}")
+        recording_file.write(
+            made, folder / made.launch_id / f"{spread.key.slug}{recording_file.SUFFIX}"
+        )
     return folder
 
 
@@ -112,8 +114,12 @@ def test_the_noise_that_is_stored_for_a_side_counts(
                 500.0 * (1 + deviation * (-1) ** i),
                 power_shares={A: 1.0},
             )
-            recording.write(made, folder / made.launch_id / f"{cell.key.slug}{recording.SUFFIX}")
-        NoiseStore(store).add([measure(*periods) for periods in recording.read_launches([folder])])
+            recording_file.write(
+                made, folder / made.launch_id / f"{cell.key.slug}{recording_file.SUFFIX}"
+            )
+        NoiseStore(store).add(
+            [measure(*periods) for periods in recording_file.read_launches([folder])]
+        )
         *_, row = table(capsys, monkeypatch, one, two)
         low, high = (
             float(text) for text in re.findall(r"[+-][\d.]+(?= %(?: to|\)))", row.split("|")[6])

@@ -21,7 +21,7 @@ from pytest_energy.measure.measurement import (
     measure,
 )
 from pytest_energy.measure.metric import Metric
-from pytest_energy.recording import recording
+from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.report import collect, markdown, page, results, rows, tables
 from pytest_energy.report.results import Results
@@ -203,8 +203,8 @@ def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
 
 def test_a_recording_of_several_gpus_comes_back(cell: Cell, tmp_path: Path) -> None:
     recorded = simulated.recording(cell, power_shares=BACKWARDS)
-    recording.write(recorded, tmp_path / "a.json.gz")
-    assert recording.read(tmp_path / "a.json.gz") == recorded
+    recording_file.write(recorded, tmp_path / "a.json.gz")
+    assert recording_file.read(tmp_path / "a.json.gz") == recorded
 
 
 @pytest.mark.parametrize(

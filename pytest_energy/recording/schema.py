@@ -1,0 +1,134 @@
+"""Recordings as plain JSON values: the present version, and what makes earlier ones present."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, TypeAdapter
+
+from pytest_energy.errors import RecordingError
+from pytest_energy.recording import fingerprint
+from pytest_energy.recording.recording import Client, Recording, TokenCounter
+from pytest_energy.recording.series import deltas, equally_long
+from pytest_energy.safety.schema import checked
+from pytest_energy.safety.untrusted import Malformed
+
+SCHEMA_VERSION = 4
+# 1 knew neither interleaving nor clients, 2 no requests of varying lengths; 3 has other names and
+# two series that nobody reads.
+_READ_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
+_RENAMED = {"turn": "period", "beside": "co_resident"}
+_MAX_CYCLES = 1_000_000
+
+
+def _consistent(recording: Recording) -> Recording:
+    """Checks that no field contradicts another."""
+    requests = len(recording.requests.input_tokens) if recording.requests is not None else None
+    wanted, batch_size = recording.key.workload.requests, recording.key.batch_size
+    if requests != wanted:
+        raise ValueError(f"it holds the lengths of {requests} requests, its key says {wanted}")
+    if wanted is not None and batch_size > wanted:
+        raise ValueError(f"its batch size is {batch_size}, and a pass has only {wanted} requests")
+    fixed = recording.key.workload.fixed_lengths
+    if fixed and sum(recording.tokens.tokens) // (batch_size * fixed[1]) > _MAX_CYCLES:
+        raise ValueError(f"its tokens make more than {_MAX_CYCLES:,} cycles")
+    if len({gpu.uuid for gpu in recording.gpus}) < len(recording.gpus):
+        raise ValueError("it holds a GPU twice")
+    for gpu in recording.gpus:
+        reads = zip(gpu.counter.unchanged_ns, gpu.counter.changed_ns, strict=True)
+        if any(changed < unchanged for unchanged, changed in reads):
+            raise ValueError(f"{gpu.uuid}: an update was seen before it happened")
+    return recording
+
+
+_RECORDING = TypeAdapter(Annotated[Recording, AfterValidator(_consistent)])
+_CLIENT = TypeAdapter(Client)
+_TOKENS = TypeAdapter(Annotated[TokenCounter, equally_long("time_ns", "tokens", "finished")])
+
+
+def to_json(recording: Recording) -> dict[str, Any]:
+    """The recording as plain JSON values."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **_RECORDING.dump_python(recording, mode="json"),
+    }
+
+
+def from_json(content: Any) -> Recording:
+    """The recording that `to_json`, of this version or an earlier one, wrote.
+
+    Raises:
+        RecordingError: the content is not a recording of a version that is read.
+    """
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise RecordingError(
+            "it is not a recording: it has no schema_version. Fetch it again, or leave it out."
+        )
+    version = content["schema_version"]
+    if type(version) is not int or version not in _READ_VERSIONS:
+        raise RecordingError(
+            f"it has schema version {version}, this pytest-energy reads "
+            f"{', '.join(map(str, _READ_VERSIONS))}. "
+            "Replay it with the pytest-energy that wrote it, or record it again."
+        )
+    values = {name: value for name, value in content.items() if name != "schema_version"}
+    values = values if version == SCHEMA_VERSION else _upgraded(values)
+    try:
+        # Also those that have a default in Python: a file that lacks one is damaged.
+        for field in fields(Recording):
+            if field.name not in values:
+                raise Malformed(f"{field.name}: it is missing")
+        return checked(_RECORDING, values)
+    except Malformed as error:
+        raise RecordingError(
+            f"it is damaged or not a recording: {error}. Fetch it again, or leave it out."
+        ) from None
+
+
+def client_from_json(content: Any) -> Client:
+    """What clients saw, as `to_json` writes it.
+
+    Raises:
+        Malformed: it is something else.
+    """
+    return checked(_CLIENT, content)
+
+
+def tokens_from_steps(steps: Mapping[str, Any]) -> TokenCounter:
+    """Steps as a worker reports them: the fields of `TokenCounter`, times as they are.
+
+    Raises:
+        Malformed: they are not such steps.
+    """
+    times = steps.get("time_ns")
+    if not isinstance(times, list) or not all(type(time_ns) is int for time_ns in times):
+        raise Malformed("time_ns: it is not a list of integers")
+    return checked(_TOKENS, {**steps, "time_ns": deltas(times)})
+
+
+def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A recording of version 1, 2 or 3 under the names of this version.
+
+    Whatever is wrong with it is left as it is.
+    """
+    absent = {"period": 0, "co_resident": None, "client": None, "requests": None}
+    upgraded = {
+        **absent,
+        **{_RENAMED.get(name, name): value for name, value in content.items() if name != "cpu"},
+    }
+    co_resident = upgraded.get("co_resident")
+    if isinstance(co_resident, dict):
+        upgraded["co_resident"] = {
+            "paused" if name == "asleep" else name: value for name, value in co_resident.items()
+        }
+    upgraded["environment"] = fingerprint.upgraded(upgraded.get("environment"))
+    if isinstance(upgraded.get("gpus"), list):
+        upgraded["gpus"] = [_without_instant_power(gpu) for gpu in upgraded["gpus"]]
+    return upgraded
+
+
+def _without_instant_power(gpu: Any) -> Any:
+    if not isinstance(gpu, dict) or not isinstance(gpu.get("samples"), dict):
+        return gpu
+    samples = {name: v for name, v in gpu["samples"].items() if name != "instant_power_mw"}
+    return {**gpu, "samples": samples}
