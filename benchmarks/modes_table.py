@@ -17,7 +17,7 @@ from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
-from pytest_energy.report.rows import UNIT
+from pytest_energy.report.words import UNIT
 from pytest_energy.verdict import comparison
 from pytest_energy.verdict.variation import variation
 

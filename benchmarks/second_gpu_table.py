@@ -24,7 +24,8 @@ from pytest_energy.measure.measurement import Measurement, mean_gpu_power_w, mea
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
-from pytest_energy.report import rows
+from pytest_energy.report.gpu_shares import gpu_shares
+from pytest_energy.report.words import percent
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison
 
@@ -156,7 +157,7 @@ def lines(one: Mapping[str, Side], two: Mapping[str, Side], store: NoiseStore) -
             *(f"{side.mean('power_w'):,.0f}" for side in (a, b)),
             *(f"{side.mean('tokens_per_s'):,.0f}" for side in (a, b)),
             _change(a, b, Metric.TOKENS_PER_S, store),
-            rows.gpu_shares(mean_gpu_power_w(b.launches)),
+            gpu_shares(mean_gpu_power_w(b.launches)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -174,7 +175,7 @@ def _change(one: Side, two: Side, metric: Metric, store: NoiseStore) -> str:
     degrees = variance**2 / math.fsum(e.deviation**4 / e.degrees_of_freedom for e in errors)
     half = float(stdtrit(degrees, 0.5 + spread.CONFIDENCE / 2)) * math.sqrt(variance)
     low, high = ratio * math.exp(-half), ratio * math.exp(half)
-    return f"{rows.percent(ratio)} ({rows.percent(low)} to {rows.percent(high)})"
+    return f"{percent(ratio)} ({percent(low)} to {percent(high)})"
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 # Imported here, since pytester's runs would otherwise load numpy and matplotlib again each time.
 import pytest_energy.report.page
-import pytest_energy.report.tables
 import pytest_energy.session
 import pytest_energy.verdict.comparison  # noqa: F401
 from pytest_energy.cell.cell import Cell

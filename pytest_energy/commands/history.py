@@ -37,12 +37,13 @@ def run(options: argparse.Namespace) -> int:
         OSError: a file could not be written.
     """
     from pytest_energy.report import collect, publish, results
+    from pytest_energy.report.history import history
     from pytest_energy.store.baselines import Store
     from pytest_energy.store.noise import NoiseStore
 
     baselines = options.baselines
     publish.refuse_if_impossible(options.output)
-    states = collect.history(Store(baselines), NoiseStore(baselines))
+    states = history(Store(baselines), NoiseStore(baselines))
     if not states:
         raise ResultsError(
             f"{baselines} holds no baselines (GPU/MODEL.json).\n"

@@ -318,7 +318,7 @@ class Gated:
         if self._session.settings.noise:
             return self._add_noise()
         from pytest_energy.plugin import benchmark, report_files
-        from pytest_energy.report import rows
+        from pytest_energy.report import explanation, rows
 
         judgement, item = self.judgement, self._item
         self._checked = True
@@ -330,8 +330,10 @@ class Gated:
             except (EnergyError, OSError) as error:
                 refusal = f"the baseline of {cell.name} was not updated: {error}"
         row = rows.row(cell, judgement, update, session.settings.inconclusive_fails)
-        said = rows.explanation(cell.name, judgement, _rerun(item), bool(session.settings.replay))
-        explained = "" if judgement.verdict.green else rows.failure(judgement, said)
+        said = explanation.explain(
+            cell.name, judgement, _rerun(item), bool(session.settings.replay)
+        )
+        explained = "" if judgement.verdict.green else explanation.failure(judgement, said)
         if update is None and row.green and not judgement.verdict.green:
             # Told in the summary: as a Python warning it would fail where warnings are errors.
             row = replace(row, warning=explained)
@@ -424,7 +426,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """The table, and baselines that nothing uses any more."""
     collected = config.stash[_ROWS]
     if collected:
-        from pytest_energy.report import rows
+        from pytest_energy.report import noise_table, rows
         from pytest_energy.report.rows import Row
 
         parsed = [Row(**row) for row in collected]
@@ -435,7 +437,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for line in (
             *rows.latency_lines(parsed),
             *rows.period_lines(parsed),
-            *rows.noise_lines(parsed),
+            *noise_table.noise_lines(parsed),
         ):
             terminalreporter.write_line(line)
         for line, unequal in rows.gpu_lines(parsed):
@@ -445,11 +447,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
                 terminalreporter.write_line(f"warning: {row.warning}", yellow=True)
     session = config.stash.get(_SESSION, None)
     if session is not None and config.stash[_NOISE]:
-        from pytest_energy.report import rows
+        from pytest_energy.report import noise_table
 
         terminalreporter.section("noise between launches", sep="=")
         measured = config.stash[_NOISE]
-        for line in rows.noise_table(measured, session.comparisons):
+        for line in noise_table.noise_table(measured, session.comparisons):
             terminalreporter.write_line(line)
     if session is not None and config.stash.get(_SELECTED_IN_FULL, False):
         from pytest_energy.report import rows

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_energy.report.rows import Explanation, Row
+from pytest_energy.report.explanation import Explanation
+from pytest_energy.report.rows import Row
 from pytest_energy.safety import redact
 from pytest_energy.settings import Settings
 
@@ -30,15 +31,15 @@ def add(
     said: Explanation,
 ) -> None:
     """Keep a judged test for the report, as plain values that travel between processes."""
-    from pytest_energy.report import collect, results
+    from pytest_energy.report import collect, results, sides
 
     new, old = judgement.sample.launches if judgement.sample else (), judgement.baseline
     gpu_name = new[0].environment.gpu_name if new else old.gpu_name if old else ""
     launch_ids = [m.launch_id for m in new] + [
         launch.launch_id for launch in (old.launches if old else ())
     ]
-    noise = collect.noise_of(session.noise_store, cell.key, gpu_name, launch_ids)
-    entry = collect.judged(judgement, cell.key, cell.name, noise, said)
+    floors = sides.floors_of(session.noise_store, cell.key, gpu_name, launch_ids)
+    entry = collect.entry_of(judgement, cell.key, floors, said)
     top = Path(os.environ.get("GITHUB_WORKSPACE") or item.config.rootpath)
     place = {
         "test": item.nodeid,
@@ -128,7 +129,7 @@ class ReportPlugin:
             ]
 
     def _results(self, exit_status: int) -> "Results":
-        from pytest_energy.report import collect, results
+        from pytest_energy.report import collect, history, results
 
         run = collect.run("replay" if self._settings.replay else "live", self._header, exit_status)
         entries = tuple(results.from_plain(entry) for entry in self._entries)
@@ -136,7 +137,7 @@ class ReportPlugin:
             results.SCHEMA_VERSION,
             (run,),
             entries,
-            collect.history_of(self._settings.baselines, entries),
+            history.history_of(self._settings.baselines, entries),
         )
 
     @pytest.hookimpl(trylast=True)

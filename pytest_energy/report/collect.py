@@ -1,114 +1,54 @@
-"""Results from where they come about: a judged test, a folder of recordings, the history of the baselines.
-
-Intervals are those of the summary table: over launches, moderated by the runner's noise (docs/statistics.md). Power has no
-noise of its own on file. Three launches and more speak for themselves; of fewer it is known that power = J/token × tokens/s,
-so that its deviation is at most the sum of theirs, and that is taken.
-"""
+"""Entries of results.json: from a judged test, or from recordings that are only compared."""
 
 import datetime
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytest_energy import __version__
 from pytest_energy.cell.key import CellKey
-from pytest_energy.errors import EnergyError
-from pytest_energy.measure import measurement, spread
+from pytest_energy.measure import measurement
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.recording import recording_file
-from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.report import rows
-from pytest_energy.report.results import (
-    Cell,
-    Entry,
-    Gpu,
-    HistoryEntry,
-    Interval,
-    Launch,
-    Run,
-    Side,
-    Split,
-    interval,
-)
-from pytest_energy.store.baselines import Baseline, Store
+from pytest_energy.report import sides
+from pytest_energy.report.compared import Compared
+from pytest_energy.report.explanation import Explanation, explain_compared
+from pytest_energy.report.results import Entry, ReportedSplit, Run, Source, interval
+from pytest_energy.report.sides import Floors
+from pytest_energy.store.baselines import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import attribution, comparison
+from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.judgement import Judgement, Sample
-from pytest_energy.verdict.rule import Verdict
-
-Noise = Mapping[Metric, NoiseFloor]
-_NO_NOISE = NoiseFloor(deviation=0.0, degrees_of_freedom=0, measured=True)
-_SPEAK_FOR_THEMSELVES = 3
 
 
-def noise_of(store: NoiseStore, key: CellKey, gpu_name: str, launch_ids: Sequence[str]) -> Noise:
-    """The noise to state the intervals of these launches by."""
-    return {metric: store.floor(key, gpu_name, metric, frozenset(launch_ids)) for metric in Metric}
-
-
-def judged(
-    judgement: Judgement, key: CellKey, name: str, noise: Noise, said: rows.Explanation
-) -> Entry:
-    """The entry of a judged test; the test's place and whether it passed are the caller's to add.
+def entry_of(judgement: Judgement, key: CellKey, floors: Floors, said: Explanation) -> Entry:
+    """The entry of a judged test; its place and whether it passed are the caller's to add.
 
     Args:
         judgement: on the cell.
-        key, name: the cell's.
-        noise: the runner's; of the judged metric the judgement knows better.
+        key: the cell's.
+        floors: the runner's noise; the judgement's own replaces that of its metric.
         said: the judgement in words.
     """
-    if judgement.noise is not None:
-        noise = {**noise, judgement.metric: judgement.noise}
-    sample, old, split, ratio = (
-        judgement.sample,
-        judgement.baseline,
-        judgement.split,
-        judgement.ratio,
-    )
-    environment = sample.launches[0].environment if sample else old.environment if old else None
-    return Entry(
-        run=0,
-        cell=_cell(key, name),
-        gpu=None if environment is None else _gpu(environment),
-        metric=judgement.metric.value,
+    return replace(
+        _entry(Compared.of(judgement), key, floors, said),
         verdict=judgement.verdict.value,
         green=judgement.verdict.green,
         tolerance=judgement.tolerance,
-        new=_side_of_launches(sample.launches, noise) if sample else None,
-        old=_side_of_baseline(old, noise) if old else None,
-        paired=judgement.paired,
-        co_resident=bool(sample and sample.launches[0].co_resident),
-        ratio=interval(ratio.value, ratio.low, ratio.high) if ratio else None,
-        split=Split(
-            split.static_low,
-            split.static_high,
-            split.total,
-            split.reading,  # type: ignore[arg-type]
-        )
-        if split
-        else None,
-        detects=_known(judgement.smallest_detected),
-        noise=judgement.noise.source if judgement.noise else "",
-        what=said.what,
-        how_sure=said.how_sure,
-        reasons=said.reasons,
-        why=said.split,
-        changed=said.changed,
-        next=said.next,
+        detects=sides.known(judgement.smallest_detected),
     )
 
 
 def compared(paths: Sequence[Path], noise_store: NoiseStore) -> tuple[Entry, ...]:
-    """Recordings compared by engine, none of them judged: each engine with the first one given that was recorded in its cell.
+    """Recordings compared by engine, not judged: each with the first one given for its cell.
 
-    Launches belong to one engine that agree in GPU model, board, power limit, vLLM version and settings under test,
-    wherever their files lie. Boards are not compared with each other, nor launches that had the GPU to themselves with launches
-    beside a resident engine.
+    Launches belong to one engine if they agree in GPU model, GPU, power limit, vLLM version and
+    settings under test, wherever their files lie. Different GPUs are never compared, nor launches
+    that had the GPU to themselves with launches beside a co-resident engine.
 
     Args:
         paths: files or folders, in the order of the engines.
@@ -127,44 +67,103 @@ def compared(paths: Sequence[Path], noise_store: NoiseStore) -> tuple[Entry, ...
     return tuple(entries)
 
 
+def run(source: Source, settings: str, exit_status: int | None = None) -> Run:
+    """This run, dated with SOURCE_DATE_EPOCH if that is set, for reproducible reports."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = (
+        datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+        if epoch.isdigit()
+        else datetime.datetime.now(datetime.UTC)
+    )
+    return Run(moment.isoformat(timespec="seconds"), __version__, source, settings, exit_status)
+
+
+def _entry(found: Compared, key: CellKey, floors: Floors, said: Explanation) -> Entry:
+    candidate, reference, ratio, split = (
+        found.candidate,
+        found.reference,
+        found.ratio,
+        found.split,
+    )
+    if found.noise is not None:
+        floors = {**floors, found.metric: found.noise}
+    launches = candidate.launches if candidate else ()
+    environment = (
+        launches[0].environment if launches else reference.environment if reference else None
+    )
+    return Entry(
+        run=0,
+        cell=sides.reported_cell(key),
+        gpu=None if environment is None else sides.reported_gpu(environment),
+        metric=found.metric.value,
+        candidate=sides.side_of_launches(launches, floors) if launches else None,
+        reference=sides.side_of_baseline(reference, floors) if reference else None,
+        paired=found.paired,
+        co_resident=bool(launches and launches[0].co_resident),
+        ratio=interval(ratio.value, ratio.low, ratio.high) if ratio else None,
+        split=_reported_split(split) if split else None,
+        noise=found.noise.source if found.noise else "",
+        what=said.what,
+        how_sure=said.how_sure,
+        reasons=said.reasons,
+        why=said.split,
+        changed=said.changed,
+        next=said.next,
+    )
+
+
+def _reported_split(split: Split) -> ReportedSplit:
+    return ReportedSplit(
+        split.static_low,
+        split.static_high,
+        split.total,
+        split.reading,  # type: ignore[arg-type]
+    )
+
+
 def _comparison(
-    new: Sequence[Measurement], old: Sequence[Measurement], metric: Metric, noise_store: NoiseStore
+    candidate: Sequence[Measurement],
+    reference: Sequence[Measurement],
+    metric: Metric,
+    noise_store: NoiseStore,
 ) -> Entry:
-    key, gpu_name = new[0].key, new[0].environment.gpu_name
-    left_out = [
-        f"left out: launch {m.launch_id}: {fault}" for m in (*new, *old) for fault in m.faults
-    ]
-    valid_new, valid_old = [m for m in new if m.valid], [m for m in old if m.valid]
-    noise = noise_of(noise_store, key, gpu_name, [m.launch_id for m in (*new, *old)])
-    found = Judgement(
-        metric, Verdict.INVALID, 1.0, ()
-    )  # a carrier of figures; its verdict is dropped
-    if valid_new:
-        found = replace(found, sample=Sample.of(valid_new, noise), noise=noise[metric])
-    if valid_new and valid_old:
-        found = _against(found, Baseline.of(valid_old), noise[metric])
-    name = key.name
-    entry = judged(found, key, name, noise, rows.comparison(name, found, left_out))
-    return replace(entry, verdict=None, green=None, tolerance=None)
+    key, gpu_name = candidate[0].key, candidate[0].environment.gpu_name
+    launches = (*candidate, *reference)
+    left_out = [f"left out: launch {m.launch_id}: {fault}" for m in launches for fault in m.faults]
+    floors = sides.floors_of(noise_store, key, gpu_name, [m.launch_id for m in launches])
+    found = _compare(
+        [m for m in candidate if m.valid], [m for m in reference if m.valid], metric, floors
+    )
+    return _entry(found, key, floors, explain_compared(key.name, found, left_out))
 
 
-def _against(found: Judgement, old: Baseline, noise: NoiseFloor) -> Judgement:
-    """The figures of the new side by those of the old one."""
-    sample, metric = found.sample, found.metric.value
-    assert sample is not None
-    return replace(
-        found,
-        baseline=old,
-        ratio=comparison.compare(
-            [getattr(m, metric) for m in sample.launches], getattr(old, metric), noise
-        ),
-        split=attribution.split(sample.launches, old),
-        changed=tuple(attribution.what_changed(old.environment, sample.launches[-1].environment)),
+def _compare(
+    candidate: Sequence[Measurement],
+    reference: Sequence[Measurement],
+    metric: Metric,
+    floors: Floors,
+) -> Compared:
+    """The figures of valid launches; of one side alone if the other has none."""
+    if not candidate:
+        return Compared(metric)
+    sample, noise = Sample.of(candidate, floors), floors[metric]
+    if not reference:
+        return Compared(metric, sample, noise=noise)
+    baseline = Baseline.of(reference)
+    values = [getattr(m, metric.value) for m in candidate]
+    return Compared(
+        metric,
+        candidate=sample,
+        reference=baseline,
+        ratio=comparison.compare(values, getattr(baseline, metric.value), noise),
+        split=attribution.split(candidate, baseline),
+        noise=noise,
+        changed=tuple(attribution.what_changed(baseline.environment, candidate[-1].environment)),
     )
 
 
 def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
-    """By cell and board the engines, in the order in which they were given; of each its launches, in order. A launch counts once."""
+    """By cell and GPU the engines in the order given, and their launches; each launch once."""
     found: dict[tuple[Any, ...], dict[str, dict[str, Measurement]]] = {}
     for path in paths:
         for periods in recording_file.read_launches([path]):
@@ -179,202 +178,10 @@ def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
                 ),
             )
             engine = repr((environment.vllm, environment.engine_args_under_test))
-            found.setdefault(place, {}).setdefault(engine, {})[first.launch_id] = (
-                measurement.measure(*periods)
-            )
+            launches = found.setdefault(place, {}).setdefault(engine, {})
+            launches[first.launch_id] = measurement.measure(*periods)
     by_place = [engines for _, engines in sorted(found.items(), key=lambda item: item[0])]
     return [
         [[launch for _, launch in sorted(launches.items())] for launches in engines.values()]
         for engines in by_place
     ]
-
-
-def run(
-    source: Literal["live", "replay", "recordings", "baselines"],
-    settings: str,
-    exit_status: int | None = None,
-) -> Run:
-    """This run, now; at SOURCE_DATE_EPOCH where that is set, for reports that come out the same."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    moment = (
-        datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
-        if epoch.isdigit()
-        else datetime.datetime.now(datetime.UTC)
-    )
-    return Run(moment.isoformat(timespec="seconds"), __version__, source, settings, exit_status)
-
-
-def history_of(baselines: Path, entries: Sequence[Entry]) -> tuple[HistoryEntry, ...]:
-    """The history of the baselines that some entry was compared with; none where the store is damaged, which the entries say."""
-    places = {
-        (entry.cell.key.canonical, entry.gpu) for entry in entries if entry.old and not entry.paired
-    }
-    try:
-        states = history(Store(baselines), NoiseStore(baselines))
-    except EnergyError:
-        return ()
-    return tuple(state for state in states if (state.cell.key.canonical, state.gpu) in places)
-
-
-def history(store: Store, noise_store: NoiseStore) -> tuple[HistoryEntry, ...]:
-    """All states of all baselines in the store, each cell's oldest first.
-
-    Raises:
-        BaselineError, NoiseError: a file is damaged.
-    """
-    return tuple(state for baseline in store.entries() for state in _states(baseline, noise_store))
-
-
-def _states(baseline: Baseline, noise_store: NoiseStore) -> list[HistoryEntry]:
-    noise = noise_of(
-        noise_store,
-        baseline.key,
-        baseline.gpu_name,
-        [launch.launch_id for launch in baseline.launches],
-    )
-    cell, gpu, source = (
-        _cell(baseline.key, baseline.key.name),
-        _gpu(baseline.environment),
-        noise[Metric.JOULES_PER_TOKEN].source,
-    )
-    earlier = [
-        HistoryEntry(
-            cell=cell,
-            gpu=gpu,
-            date=str(entry.get("date") or ""),
-            vllm=str(entry.get("vllm") or "?"),
-            launches=int(entry["launches"]),
-            joules_per_token=_by_noise_alone(
-                entry["joules_per_token"], entry["launches"], noise[Metric.JOULES_PER_TOKEN]
-            ),
-            power_w=_by_noise_alone(entry["power_w"], entry["launches"], _noise_of_power(noise)),
-            tokens_per_s=_by_noise_alone(
-                entry["tokens_per_s"], entry["launches"], noise[Metric.TOKENS_PER_S]
-            ),
-            noise=source,
-            update_reason=entry.get("update_reason"),
-        )
-        for entry in baseline.history
-    ]
-    now = _side_of_baseline(baseline, noise)
-    newest = HistoryEntry(
-        cell=cell,
-        gpu=gpu,
-        date=now.date,
-        vllm=now.vllm,
-        launches=len(now.launches),
-        joules_per_token=now.joules_per_token,
-        power_w=now.power_w,
-        tokens_per_s=now.tokens_per_s,
-        noise=source,
-        update_reason=baseline.update_reason,
-    )
-    return [*earlier, newest]
-
-
-def _by_noise_alone(mean: float, launches: int, noise: NoiseFloor) -> Interval:
-    """The interval of a mean over so many launches whose own values are not kept any more."""
-    of_one = comparison.estimate([mean], noise)
-    half = math.log(of_one.high / of_one.value) / math.sqrt(launches)
-    return interval(mean, mean * spread.exp(-half), mean * spread.exp(half))
-
-
-def _side_of_launches(measurements: Sequence[Measurement], noise: Noise) -> Side:
-    launches = [
-        Launch(
-            m.launch_id,
-            m.joules_per_token,
-            m.power_w,
-            m.tokens_per_s,
-            _known(m.static_power_w),
-            measurement.mean_gpu_power_w([m]),
-        )
-        for m in measurements
-    ]
-    return _side(
-        launches,
-        max((m.environment for m in measurements), key=lambda e: str(e.date)),
-        noise,
-    )
-
-
-def _side_of_baseline(baseline: Baseline, noise: Noise) -> Side:
-    series = zip(
-        baseline.launches,
-        baseline.joules_per_token,
-        baseline.power_w,
-        baseline.tokens_per_s,
-        strict=True,
-    )
-    launches = [
-        Launch(launch.launch_id, jpt, power, rate, _known(launch.static_power_w))
-        for launch, jpt, power, rate in series
-    ]
-    return _side(launches, baseline.environment, noise)
-
-
-def _side(launches: Sequence[Launch], environment: Fingerprint, noise: Noise) -> Side:
-    power = [launch.power_w for launch in launches]
-    static = [launch.static_power_w for launch in launches if launch.static_power_w is not None]
-    of_power = comparison.estimate(
-        power, _NO_NOISE if len(power) >= _SPEAK_FOR_THEMSELVES else _noise_of_power(noise)
-    )
-    return Side(
-        vllm=environment.vllm or "?",
-        settings_under_test=environment.settings_under_test,
-        date=environment.date or "",
-        launches=tuple(launches),
-        joules_per_token=_estimate(
-            [launch.joules_per_token for launch in launches], noise[Metric.JOULES_PER_TOKEN]
-        ),
-        power_w=interval(math.fsum(power) / len(power), of_power.low, of_power.high),
-        tokens_per_s=_estimate(
-            [launch.tokens_per_s for launch in launches], noise[Metric.TOKENS_PER_S]
-        ),
-        static_power_w=math.fsum(static) / len(static) if len(static) == len(launches) else None,
-    )
-
-
-def _known(value: float | None) -> float | None:
-    """The value, None where it says nothing: zero watts, or a change without bound."""
-    return value if value is not None and 0 < value < 1e99 else None
-
-
-def _estimate(values: Sequence[float], noise: NoiseFloor) -> Interval:
-    estimate = comparison.estimate(values, noise)
-    return interval(estimate.value, estimate.low, estimate.high)
-
-
-def _noise_of_power(noise: Noise) -> NoiseFloor:
-    energy, rate = noise[Metric.JOULES_PER_TOKEN], noise[Metric.TOKENS_PER_S]
-    return NoiseFloor(
-        deviation=energy.deviation + rate.deviation,
-        degrees_of_freedom=min(energy.degrees_of_freedom, rate.degrees_of_freedom),
-        measured=energy.measured and rate.measured,
-    )
-
-
-def _cell(key: CellKey, name: str) -> Cell:
-    return Cell(
-        name=name,
-        model=key.model,
-        engine=key.engine,
-        batch_size=key.batch_size,
-        input_tokens=_same_for_all(key.workload.input_tokens),
-        output_tokens=_same_for_all(key.workload.output_tokens),
-        key=key,
-    )
-
-
-def _same_for_all(length: Any) -> int | None:
-    """A length of a key; None where requests differ in it."""
-    return length if isinstance(length, int) else None
-
-
-def _gpu(environment: Fingerprint) -> Gpu:
-    limit = environment.power_limit_w
-    return Gpu(
-        name=environment.gpu_name,
-        uuids=environment.gpus,
-        power_limit_w=float(limit) if isinstance(limit, int | float) else None,
-    )

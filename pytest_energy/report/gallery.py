@@ -4,21 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_energy.report import charts, trace
+from pytest_energy.report import charts, plane, trace
 from pytest_energy.report.groups import Group, groups
 from pytest_energy.report.pictures import Picture
 from pytest_energy.report.results import Results
 
 MAX_GROUPS = 5  # drawn; the others are in the table
 MAX_TRACES = 4
-NO_TRACE = (
-    "No power trace: it is drawn from recordings, which a live run keeps with --energy-record DIR."
-)
+NO_TRACE = "No power trace: it needs recordings, which a live run keeps with --energy-record DIR."
 
 
 @dataclass(frozen=True)
 class Section:
-    """One group's pictures; `missing` says why one of them is not there, empty where none is missing."""
+    """One group's pictures; `missing` says why one of them is missing, and is empty otherwise."""
 
     title: str
     detail: str
@@ -27,7 +25,7 @@ class Section:
 
 
 def sections(results: Results, recordings: Sequence[Path]) -> tuple[list[Section], int]:
-    """The groups to draw and how many were left out: those whose energy changed most for sure come first.
+    """The groups to draw and how many were left out; the largest clear changes come first.
 
     Args:
         results: of the report.
@@ -53,7 +51,7 @@ def _section(group: Group, prefix: str, recordings: Sequence[Path]) -> Section:
     if group.series:
         pictures.append(charts.against_batch_size(f"{prefix}against-batch-size", group))
         if group.moves:
-            pictures.append(charts.power_throughput_plane(f"{prefix}power-throughput", group))
+            pictures.append(plane.power_throughput_plane(f"{prefix}power-throughput", group))
         traces = trace.find(recordings, wanted(group))
         if traces:
             pictures.append(charts.launch_trace(f"{prefix}launch", traces))
@@ -65,7 +63,10 @@ def _section(group: Group, prefix: str, recordings: Sequence[Path]) -> Section:
 
 
 def wanted(group: Group) -> list[tuple[str, str]]:
-    """Cells of one launch: of the last engine's launches the newest that measured most, at batch sizes that the plane shows."""
+    """Cells of one launch, at batch sizes that the plane shows.
+
+    It is the last engine's launch that measured most cells, and of several such the newest.
+    """
     points = dict(group.series[-1].points)
     launch_ids = [launch.launch_id for side in points.values() for launch in side.launches]
     launch_id = max(launch_ids, key=lambda candidate: (launch_ids.count(candidate), candidate))
@@ -74,7 +75,7 @@ def wanted(group: Group) -> list[tuple[str, str]]:
         for size, side in points.items()
         if launch_id in {launch.launch_id for launch in side.launches}
     ]
-    chosen = [size for size in charts.chosen(group.moves) if size in of_launch] or of_launch
+    chosen = [size for size in plane.chosen(group.moves) if size in of_launch] or of_launch
     return [
         (replace(group.key, batch_size=size).canonical, launch_id) for size in chosen[:MAX_TRACES]
     ]

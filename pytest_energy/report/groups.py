@@ -1,13 +1,21 @@
-"""Which results belong into one picture: entries of one model, workload and engine settings on one board, by engine and batch size."""
+"""Which results belong in one picture: those of one model, workload, engine settings and GPU."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.cell.key import CellKey, canonical
-from pytest_energy.report.results import Cell, Entry, Gpu, HistoryEntry, Interval, Results, Side
+from pytest_energy.report.results import (
+    Entry,
+    Gpu,
+    HistoryEntry,
+    Interval,
+    ReportedCell,
+    ReportedSide,
+    Results,
+)
 
-# Said already by the workload, or equal in every cell.
-_UNTOLD_ARGS = {
+# Equal in every cell, or implied by the workload.
+_IMPLIED_ARGS = {
     "enable_prefix_caching",
     "load_format",
     "max_model_len",
@@ -21,32 +29,32 @@ class Series:
     """One engine at several batch sizes, ascending."""
 
     label: str
-    points: tuple[tuple[int, Side], ...]
+    points: tuple[tuple[int, ReportedSide], ...]
 
 
 @dataclass(frozen=True)
 class Move:
-    """What became of one batch size from the old engine to the new one.
+    """From the reference to the candidate at one batch size.
 
     Attributes:
-        old_label, new_label: of the series that the sides belong to.
-        change: new ÷ old in J/token; None where that was not compared.
-        tolerance: relative rise of J/token that fails; None where nothing was judged.
-        reading: which part of the energy moved; None where it was not told.
+        reference_label, candidate_label: of the series that the sides belong to.
+        change: candidate ÷ reference in J/token; None if that was not compared.
+        tolerance: relative rise of J/token that fails; None if nothing was judged.
+        reading: which part of the energy moved; None if there is no split.
     """
 
     batch_size: int
-    old: Side
-    new: Side
-    old_label: str
-    new_label: str
+    reference: ReportedSide
+    candidate: ReportedSide
+    reference_label: str
+    candidate_label: str
     change: Interval | None
     tolerance: float | None
     reading: str | None
 
     @property
     def clear(self) -> bool:
-        """Whether the change's interval excludes none."""
+        """Whether the change's interval excludes zero change."""
         return self.change is not None and not self.change.low <= 1 <= self.change.high
 
 
@@ -55,12 +63,12 @@ class Group:
     """One picture's worth.
 
     Attributes:
-        key: the cells' key, their batch size aside.
+        key: the cells' key, of any batch size.
         title: model and GPU.
-        detail: workload, board, power limit, engine settings.
-        series: the old engines first.
+        detail: workload, GPU, power limit, engine settings.
+        series: the references first.
         moves: by batch size.
-        history: by batch size, ascending, the states of the stored baseline, oldest first.
+        history: by batch size, ascending: the states of the stored baseline, oldest first.
     """
 
     key: CellKey
@@ -72,22 +80,20 @@ class Group:
 
     @property
     def batch_sizes(self) -> list[int]:
-        """Of all its series."""
+        """Of all its series, ascending."""
         return sorted({size for series in self.series for size, _ in series.points})
 
 
 def groups(results: Results) -> tuple[Group, ...]:
     """The results' groups, in the order in which they first occur."""
-    found: dict[str, tuple[Cell, Gpu, list[Entry], list[HistoryEntry]]] = {}
+    found: dict[str, tuple[ReportedCell, Gpu, list[Entry], list[HistoryEntry]]] = {}
     for entry in results.entries:
-        if entry.gpu is not None and (entry.new or entry.old):
-            found.setdefault(
-                _place(entry.cell, entry.gpu, entry.co_resident), (entry.cell, entry.gpu, [], [])
-            )[2].append(entry)
+        if entry.gpu is not None and (entry.candidate or entry.reference):
+            place = _place(entry.cell, entry.gpu, entry.co_resident)
+            found.setdefault(place, (entry.cell, entry.gpu, [], []))[2].append(entry)
     for state in results.history:
-        found.setdefault(
-            _place(state.cell, state.gpu, co_resident=False), (state.cell, state.gpu, [], [])
-        )[3].append(state)
+        place = _place(state.cell, state.gpu, co_resident=False)
+        found.setdefault(place, (state.cell, state.gpu, [], []))[3].append(state)
     return tuple(
         Group(
             cell.key,
@@ -100,9 +106,9 @@ def groups(results: Results) -> tuple[Group, ...]:
     )
 
 
-def _place(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
+def _place(cell: ReportedCell, gpu: Gpu, co_resident: bool) -> str:
     workload = dict(cell.key.plain["workload"])
-    workload.pop("requests", None)  # how many stand for it goes with the batch size
+    workload.pop("requests", None)  # their number depends on the batch size
     return canonical(
         {
             **cell.key.plain,
@@ -115,60 +121,63 @@ def _place(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
     )
 
 
-def _detail(cell: Cell, gpu: Gpu, co_resident: bool) -> str:
-    settings = sorted(cell.key.engine_args.items())
-    told = [f"{k}={v}" for k, v in settings if k not in _UNTOLD_ARGS]
-    boards = ", ".join(uuid[:12] for uuid in gpu.uuids)
-    parts = [
-        _workload(cell),
-        *([f"board {boards}"] if boards else []),
-        *([f"power limit {gpu.power_limit_w:.0f} W"] if gpu.power_limit_w else []),
-        f"{cell.engine} engine" + (f", {', '.join(told)}" if told else ""),
-        *(["a second engine resident, at rest"] if co_resident else []),
-    ]
+def _detail(cell: ReportedCell, gpu: Gpu, co_resident: bool) -> str:
+    arguments = sorted(cell.key.engine_args.items())
+    shown = [f"{name}={value}" for name, value in arguments if name not in _IMPLIED_ARGS]
+    parts = [_workload(cell)]
+    if gpu.uuids:
+        parts.append(", ".join(uuid[:12] for uuid in gpu.uuids))
+    if gpu.power_limit_w:
+        parts.append(f"power limit {gpu.power_limit_w:.0f} W")
+    parts.append(", ".join([f"{cell.engine} engine", *shown]))
+    if co_resident:
+        parts.append("a second engine co-resident, paused")
     return "; ".join(parts)
 
 
-def _workload(cell: Cell) -> str:
+def _workload(cell: ReportedCell) -> str:
     if cell.input_tokens is not None and cell.output_tokens is not None:
         return f"{cell.input_tokens} tokens in, {cell.output_tokens} out"
     return str(cell.key.workload)
 
 
 def _series_and_moves(entries: Sequence[Entry]) -> tuple[tuple[Series, ...], tuple[Move, ...]]:
-    # Energy entries last: where both metrics of a cell were compared, its move tells the change of J/token.
+    # J/token last: if both metrics of a cell were compared, its move shows the change of J/token.
     ordered = sorted(entries, key=lambda entry: entry.metric == "joules_per_token")
-    old, new = _Lines(), _Lines()
+    references, candidates = _Lines(), _Lines()
     moves: dict[tuple[int, int, str], Move] = {}
     for entry in ordered:
-        size = entry.cell.batch_size
+        size, reference, candidate = entry.cell.batch_size, entry.reference, entry.candidate
         role = "baseline" if entry.verdict is not None and not entry.paired else "reference"
-        old_label = (
-            old.add(f"{entry.old.engine} ({role})", size, entry.old, entry.run) if entry.old else ""
-        )
-        new_label = new.add(entry.new.engine, size, entry.new, entry.run) if entry.new else ""
-        if entry.old and entry.new:
-            change, tolerance = (
-                (entry.ratio, entry.tolerance)
-                if entry.metric == "joules_per_token"
-                else (None, None)
+        reference_label = candidate_label = ""
+        if reference:
+            label = f"{reference.engine} ({role})"
+            reference_label = references.add(label, size, reference, entry.run)
+        if candidate:
+            candidate_label = candidates.add(candidate.engine, size, candidate, entry.run)
+        if reference and candidate:
+            of_energy = entry.metric == "joules_per_token"
+            moves[size, entry.run, candidate_label] = Move(
+                batch_size=size,
+                reference=reference,
+                candidate=candidate,
+                reference_label=reference_label,
+                candidate_label=candidate_label,
+                change=entry.ratio if of_energy else None,
+                tolerance=entry.tolerance if of_energy else None,
+                reading=entry.split.reading if entry.split else None,
             )
-            reading = entry.split.reading if entry.split else None
-            moves[size, entry.run, new_label] = Move(
-                size, entry.old, entry.new, old_label, new_label, change, tolerance, reading
-            )
-    return (*old.series(), *new.series()), tuple(
-        sorted(moves.values(), key=lambda move: move.batch_size)
-    )
+    by_size = sorted(moves.values(), key=lambda move: move.batch_size)
+    return (*references.series(), *candidates.series()), tuple(by_size)
 
 
 class _Lines:
-    """Sides by label and batch size; of two that differ the later is told apart by its run."""
+    """Sides by label and batch size; if two differ, the later one's run is added to its label."""
 
     def __init__(self) -> None:
-        self._sides: dict[str, dict[int, Side]] = {}
+        self._sides: dict[str, dict[int, ReportedSide]] = {}
 
-    def add(self, label: str, batch_size: int, side: Side, run: int) -> str:
+    def add(self, label: str, batch_size: int, side: ReportedSide, run: int) -> str:
         """Returns the label that the side got."""
         taken = self._sides.get(label, {}).get(batch_size)
         if taken is not None and taken.launches != side.launches:
@@ -177,6 +186,7 @@ class _Lines:
         return label
 
     def series(self) -> list[Series]:
+        """One per label, in the order in which they were added."""
         return [Series(label, tuple(sorted(sides.items()))) for label, sides in self._sides.items()]
 
 

@@ -1,4 +1,4 @@
-"""The report as Markdown: for a pull request's comment (GitHub takes 65,536 characters) and for a job summary."""
+"""The report as Markdown, for a job summary or a comment (GitHub allows 65,536 characters)."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _SIGN = {"bad": "❌", "open": "⚠️", "good": "✅", "none": "ℹ️"}
 
 
 def escape(text: str) -> str:
-    """Data as Markdown that shows it: on one line, no markup, no mention of a person."""
+    """Data as Markdown that shows it literally: one line, no markup, no mention of a person."""
     text = (
         re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
         .replace("&", "&amp;")
@@ -29,7 +29,7 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Data as code, whatever backticks it holds."""
+    """Data as code, whatever backticks it contains."""
     text = " ".join(text.split())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
@@ -41,40 +41,48 @@ def page(results: Results) -> str:
     blocks = [f"## {_SIGN[head.tone]} {escape(head.text)}"]
     blocks += [escape(text) for text in filter(None, [summary.engines(results)])]
     blocks += [f"**{escape(note)}**" for note in summary.notes(results)]
-    explained = summary.needing_explanation(results)
     if results.entries:
         blocks.append(
             _table(summary.lines(results), summary.columns(results), summary.figures(results))
         )
-    for entry in explained[:_MAX_EXPLAINED]:
-        block = _explained(entry)
-        if sum(map(len, blocks)) + len(block) > MAX_CHARACTERS - 5_000:
-            break
-        blocks.append(block)
-    told = sum(block.startswith("### ") for block in blocks)
-    if told < len(explained):
-        blocks.append(
-            f"{len(explained) - told} more are explained in report.html and results.json."
-        )
+    blocks += _explanations(results, sum(map(len, blocks)))
     history = summary.history(results)
     if history:
         blocks.append(_history(history))
+    return "\n\n".join([*blocks, *_footer(results)]) + "\n"
+
+
+def _explanations(results: Results, length: int) -> list[str]:
+    """As many as fit behind what is `length` characters long."""
+    explained = summary.needing_explanation(results)
+    blocks: list[str] = []
+    for entry in explained[:_MAX_EXPLAINED]:
+        block = _explained(entry)
+        length += len(block)
+        if length > MAX_CHARACTERS - 5_000:
+            break
+        blocks.append(block)
+    if len(blocks) < len(explained):
+        more = len(explained) - len(blocks)
+        blocks.append(f"{more} more are explained in report.html and results.json.")
+    return blocks
+
+
+def _footer(results: Results) -> list[str]:
+    blocks = []
     gpus = summary.gpus(results)
     if gpus:
         blocks.append("\n".join(f"- {escape(line)}" for line in gpus[:_MAX_ROWS]))
     noise = summary.noise(results)
     if noise:
-        blocks.append(
-            "Noise between launches that the 95 % intervals rest on: "
-            + escape("; ".join(noise[:6]))
-            + "."
-        )
+        sources = escape("; ".join(noise[:6]))
+        blocks.append(f"The 95 % intervals rest on this noise between launches: {sources}.")
     runs = "; ".join(
         f"{run.settings} (pytest-energy {run.pytest_energy}, {run.date})"
         for run in results.runs[:10]
     )
     blocks.append(f"<sub>{escape(runs)}. Pictures: report.html.</sub>")
-    return "\n\n".join(blocks) + "\n"
+    return blocks
 
 
 def _table(lines: Sequence[summary.Line], columns: Sequence[str], figures: Sequence[str]) -> str:
@@ -115,9 +123,10 @@ def _next(text: str) -> str:
 def _history(states: Sequence[HistoryEntry]) -> str:
     newest = states[-_MAX_STATES:]
     rows = [
-        "| cell | vLLM | date | J/token, 95 % interval | W | tokens/s | launches | accepted because |"
+        "| cell | vLLM | date | J/token, 95 % interval | W | tokens/s | launches "
+        "| accepted because |",
+        "|---|---|---|" + "---:|" * 4 + "---|",
     ]
-    rows.append("|---|---|---|" + "---:|" * 4 + "---|")
     for state in map(summary.state, newest):
         texts = (
             state.cell,

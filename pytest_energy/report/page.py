@@ -1,14 +1,13 @@
-"""The report as one HTML file: no script, no network, light and dark, the answer first, then why, then the pictures."""
+"""The report as one HTML file, light and dark, without scripts or network access."""
 
 from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from pytest_energy.report import summary
 from pytest_energy.report.gallery import Section
 from pytest_energy.report.pictures import DARK, LIGHT, printable
-from pytest_energy.report.results import Results
+from pytest_energy.report.results import Entry, Results
 
 _MAX_STATES = 200
 _MAX_LINES = 1000
@@ -42,32 +41,8 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             figures=summary.figures(results),
             names={"run": "run", "gpu": "GPU", "engine": "engine", "metric": "gated by"},
             lines=summary.lines(results)[:_MAX_LINES],
-            explained=[
-                {
-                    "entry": entry,
-                    "tone": summary.tone(entry),
-                    "reading": summary.reading(entry),
-                    "next": [summary.command(text) for text in entry.next],
-                }
-                for entry in summary.needing_explanation(results)
-            ],
-            sections=[
-                {
-                    "title": section.title,
-                    "detail": section.detail,
-                    "missing": section.missing,
-                    "pictures": [
-                        {
-                            "title": p.title,
-                            "caption": p.caption,
-                            "words": p.words,
-                            "inline": Markup(p.inline()),
-                        }
-                        for p in section.pictures
-                    ],
-                }
-                for section in sections
-            ],
+            explained=[_explained(entry) for entry in summary.needing_explanation(results)],
+            sections=sections,
             not_drawn=not_drawn,
             history=[summary.state(state) for state in history],
             older=len(states) - len(history),
@@ -79,3 +54,12 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             dark=DARK,
         )
     )
+
+
+def _explained(entry: Entry) -> dict[str, object]:
+    return {
+        "entry": entry,
+        "tone": summary.tone(entry),
+        "reading": summary.reading(entry),
+        "next": [summary.command(text) for text in entry.next],
+    }

@@ -1,4 +1,7 @@
-"""A drawn figure as SVG: in two themes or following the page's, with a text alternative, the same bytes for the same figure."""
+"""A drawn figure as SVG, reproducible to the byte and with a text alternative.
+
+Its colours are a theme's, or follow the page that it stands in.
+"""
 
 import functools
 import io
@@ -17,9 +20,9 @@ from matplotlib.text import Text
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
-WIDTH_PX = 480.0  # readable when scaled down to a phone, and two of them fit beside each other
+WIDTH_PX = 480.0  # readable on a phone, and two of them fit beside each other
 
-# Figures are drawn in these stand-ins; a theme or the page's style sheet gives them their colours.
+# Figures are drawn in these stand-in colours; a theme or the page's style sheet replaces them.
 INK, MUTED, GRID, PAPER = "#000001", "#000002", "#000003", "#000004"
 SERIES = tuple(f"#0001{number:02x}" for number in range(5))
 _NAMES = {
@@ -30,20 +33,34 @@ _NAMES = {
     **{stand_in: f"series-{i}" for i, stand_in in enumerate(SERIES)},
 }
 
-# Series after Okabe and Ito's palette, which people with any colour vision tell apart; some of its colours are darkened or
-# lightened so that all of them have a contrast of 3 to 1 or more with the paper, text 4.5 to 1.
+# Series after Okabe and Ito's palette, which suits any colour vision; some colours are darkened or
+# lightened to give a contrast of at least 3 to 1 with the paper, text 4.5 to 1.
 LIGHT: Mapping[str, str] = {
-    "ink": "#1f2328", "muted": "#59636e", "grid": "#d1d9e0", "paper": "#ffffff",
-    "series-0": "#0072b2", "series-1": "#d55e00", "series-2": "#008f68", "series-3": "#b45c8f", "series-4": "#8a6d00",
-}  # fmt: skip
+    "ink": "#1f2328",
+    "muted": "#59636e",
+    "grid": "#d1d9e0",
+    "paper": "#ffffff",
+    "series-0": "#0072b2",
+    "series-1": "#d55e00",
+    "series-2": "#008f68",
+    "series-3": "#b45c8f",
+    "series-4": "#8a6d00",
+}
 DARK: Mapping[str, str] = {
-    "ink": "#e6edf3", "muted": "#9198a1", "grid": "#3d444d", "paper": "#0d1117",
-    "series-0": "#56b4e9", "series-1": "#e69f00", "series-2": "#2fbf93", "series-3": "#d58fb5", "series-4": "#f0e442",
-}  # fmt: skip
+    "ink": "#e6edf3",
+    "muted": "#9198a1",
+    "grid": "#3d444d",
+    "paper": "#0d1117",
+    "series-0": "#56b4e9",
+    "series-1": "#e69f00",
+    "series-2": "#2fbf93",
+    "series-3": "#d58fb5",
+    "series-4": "#f0e442",
+}
 THEMES: Mapping[str, Mapping[str, str]] = {"light": LIGHT, "dark": DARK}
 
 _STYLE: Mapping[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, and is wider than what browsers use instead
+    "font.family": "DejaVu Sans",  # comes with matplotlib; wider than what browsers use instead
     "font.size": 12.5,
     "text.parse_math": False,  # names are data
     "axes.titlesize": 12.5,
@@ -125,7 +142,7 @@ class Picture:
         return ElementTree.tostring(root, encoding="unicode") + "\n"
 
     def inline(self) -> str:
-        """An element for an HTML page that sets the custom properties --ink, --muted, --grid, --paper and --series-0 to -4."""
+        """An element for an HTML page that defines --ink, --muted, --grid, --paper, --series-N."""
         text = ElementTree.tostring(
             self._tree({name: f"var(--{name})" for name in _NAMES.values()}), encoding="unicode"
         )
@@ -134,18 +151,18 @@ class Picture:
     def _tree(self, colours: Mapping[str, str]) -> ElementTree.Element:
         drawn = re.sub("|".join(_NAMES), lambda match: colours[_NAMES[match[0]]], self._drawn)
         drawn = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 Helvetica, Arial, sans-serif", drawn)
-        # A hundredth of a pixel is enough; coordinates are most of the file.
+        # Hundredths of a pixel are enough; most of the file is coordinates.
         drawn = re.sub(
             r' (?:d|x|y|transform)="[^"]*"',
             lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]),
             drawn,
         )
-        # Several pictures stand in one page: no two ids may be the same.
+        # A page holds several pictures, and ids must be unique.
         drawn = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.name}-", drawn)
         ElementTree.register_namespace("", _SVG)
         ElementTree.register_namespace("xlink", _XLINK)
         root = ElementTree.fromstring(drawn)
-        for element in root.iter():  # what is between the elements is line ends
+        for element in root.iter():  # only line ends stand between elements
             element.tail = None
             element.text = element.text if (element.text or "").strip() else None
         for metadata in root.findall(f"{{{_SVG}}}metadata"):
@@ -164,7 +181,7 @@ class Picture:
         return root
 
     def faults(self) -> list[str]:
-        """Texts that leave the canvas or overlap, as laid out in the widest font that is likely."""
+        """Texts that leave the canvas or overlap, laid out in the widest likely font."""
         with style():
             self.figure.draw_without_rendering()
         width, height = self.figure.get_size_inches() * self.figure.dpi
@@ -187,7 +204,7 @@ class Picture:
 
 
 def _texts(figure: Figure) -> list[Text]:
-    """All that are drawn; ticks outside of the view are not."""
+    """All that are drawn; ticks outside the view are not."""
     hidden: set[int] = set()
     for axes in figure.axes:
         for axis, place, view in (
@@ -197,12 +214,14 @@ def _texts(figure: Figure) -> list[Text]:
             for label in axis.get_ticklabels(which="both"):
                 if not min(view) <= label.get_position()[place] <= max(view):
                     hidden.add(id(label))
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     return [
-        text for text in figure.findobj(Text)
-        if isinstance(text, Text) and text.get_visible() and text.get_text().strip() and id(text) not in hidden
-    ]  # fmt: skip
+        text
+        for text in texts
+        if text.get_visible() and text.get_text().strip() and id(text) not in hidden
+    ]
 
 
 def printable(text: str) -> str:
-    """Without what no XML file may hold."""
+    """Without characters that XML forbids."""
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)

@@ -1,4 +1,7 @@
-"""A report's files in a folder, and what of them GitHub shows. Light: it is asked before anything is measured."""
+"""A report's files in a folder, and its annotations on GitHub.
+
+Imports nothing heavy: whether a report can be made is checked before anything is measured.
+"""
 
 import importlib.util
 import os
@@ -12,44 +15,46 @@ from pytest_energy.safety.files import write_atomically
 if TYPE_CHECKING:
     from pytest_energy.report.results import Entry, Results
 
-_NEEDED = ("jinja2", "matplotlib", "pandas", "pydantic")
+_NEEDED = ("jinja2", "matplotlib")
 
 
 def refuse_if_impossible(folder: Path) -> None:
-    """Find out before it costs a measurement that the report could not be made or written.
+    """Check before a measurement that the report can be made and written.
 
     Raises:
         ResultsError: a package is missing, or the folder cannot be written to.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise ResultsError(
-            f"a report needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.\n"
+            f"a report needs {' and '.join(missing)}, which {verb} not installed.\n"
             "Install what reports need: pip install 'pytest-energy[report]'"
         )
-    standing = next(place for place in (folder, *folder.parents) if place.exists())
-    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
-        why = "is no folder" if not standing.is_dir() else "cannot be written to"
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        why = "is not a folder" if not existing.is_dir() else "cannot be written to"
         raise ResultsError(
-            f"the report cannot go to {folder}: {standing} {why}.\nGive another folder, or make that one writable."
+            f"the report cannot go to {folder}: {existing} {why}.\n"
+            "Give another folder, or make that one writable."
         )
 
 
-def publish(
-    results: "Results", folder: Path, recordings: Sequence[Path] = (), csv: bool = False
-) -> list[Path]:
-    """Write results.json, report.md, report.html and the pictures; each file whole or not at all. Returns their paths.
+def publish(results: "Results", folder: Path, recordings: Sequence[Path] = ()) -> list[Path]:
+    """Write results.json, report.md, report.html and the pictures, each whole or not at all.
 
     Args:
         results: what is reported.
-        folder: made where it does not exist.
-        recordings: folders to look for recordings of the launches in, for their power traces.
-        csv: whether tables are written, too.
+        folder: made if it does not exist.
+        recordings: folders to search for the launches' recordings, for their power traces.
+
+    Returns:
+        The files' paths.
 
     Raises:
         OSError: a file could not be written.
     """
-    from pytest_energy.report import gallery, markdown, page, pictures, tables
+    from pytest_energy.report import gallery, markdown, page, pictures
     from pytest_energy.report.results import to_json
 
     sections, not_drawn = gallery.sections(results, recordings)
@@ -64,10 +69,6 @@ def publish(
                 f"pictures/{picture.name}-{theme}.svg": picture.svg(theme)
                 for theme in pictures.THEMES
             }
-    if csv:
-        files |= {
-            f"{name}.csv": tables.csv(frame) for name, frame in tables.frames(results).items()
-        }
     for name, text in files.items():
         write_atomically(folder / name, text.encode(errors="replace"))
     return [folder / name for name in files]
@@ -87,7 +88,8 @@ def annotation(entry: "Entry") -> str:
         "line": str(entry.line or 1),
         "title": f"{entry.cell.name} {entry.verdict}",
     }
-    return f"::error {','.join(f'{name}={_property(value)}' for name, value in place.items())}::{_data(message)}"
+    properties = ",".join(f"{name}={_property(value)}" for name, value in place.items())
+    return f"::error {properties}::{_data(message)}"
 
 
 def _data(text: str) -> str:

@@ -1,7 +1,7 @@
 """What a run found, as results.json holds it: plain values, written and read strictly.
 
-docs/reports.md describes the file. Reports are made from nothing else, so a report of a file that was read back is the
-report of the run that wrote it.
+docs/reports.md describes the file. Reports are made from nothing else, so a file that is read back
+gives the report of the run that wrote it.
 """
 
 import json
@@ -17,7 +17,6 @@ from pydantic.dataclasses import dataclass
 from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.files import write_atomically
 
 SCHEMA_VERSION: Final = 2
 _MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
@@ -29,9 +28,18 @@ NotNegative = Annotated[float, Ge(0), Lt(1e100)]
 Key = Annotated[CellKey, PlainSerializer(lambda key: key.plain)]
 Count = Annotated[int, Gt(0), Lt(1_000_000_000)]
 Name = Annotated[str, MinLen(1), MaxLen(10_000)]
-Verdict = Literal[
-    "pass", "improved", "regressed", "inconclusive", "no baseline", "not comparable", "invalid", "created", "changed"
-]  # fmt: skip
+VerdictName = Literal[
+    "pass",
+    "improved",
+    "regressed",
+    "inconclusive",
+    "no baseline",
+    "not comparable",
+    "invalid",
+    "created",
+    "changed",
+]
+Source = Literal["live", "replay", "recordings", "baselines"]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -48,12 +56,13 @@ class Interval:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Launch:
+class ReportedLaunch:
     """One engine launch: means over its cycles.
 
     Attributes:
-        static_power_w: of the hot GPUs just after the load; None where not seen.
-        gpu_power_w: of each GPU by UUID, adding up to `power_w`; empty for a single GPU, and for a stored baseline, which does not keep it.
+        static_power_w: of the hot GPUs just after the load; None if not measured.
+        gpu_power_w: of each GPU by UUID, adding up to `power_w`. Empty for a single GPU, and for a
+            stored baseline, which does not keep it.
     """
 
     launch_id: Name
@@ -65,22 +74,22 @@ class Launch:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Side:
+class ReportedSide:
     """One engine in one cell.
 
     Attributes:
         vllm: its version.
         settings_under_test: "name=value" each, as given on the command line.
-        date: of its newest launch, ISO 8601; empty where unknown.
+        date: of its newest launch, ISO 8601; empty if unknown.
         launches: in order.
         joules_per_token, power_w, tokens_per_s: over the launches, with 95 % intervals.
-        static_power_w: mean over the launches; None where one of them did not see it.
+        static_power_w: mean over the launches; None if one of them lacks it.
     """
 
     vllm: Name
     settings_under_test: tuple[Name, ...]
     date: Annotated[str, MaxLen(100)]
-    launches: Annotated[tuple[Launch, ...], MinLen(1)]
+    launches: Annotated[tuple[ReportedLaunch, ...], MinLen(1)]
     joules_per_token: Interval
     power_w: Interval
     tokens_per_s: Interval
@@ -94,7 +103,7 @@ class Side:
 
 @dataclass(frozen=True, config=_STRICT)
 class Gpu:
-    """The GPUs that a cell ran on: model, UUIDs (boards), power limit of each."""
+    """The GPUs that a cell ran on: their model, UUIDs and power limit each."""
 
     name: Name
     uuids: tuple[Name, ...]
@@ -102,10 +111,12 @@ class Gpu:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Cell:
-    """One model × engine settings × workload × batch size; `key` is what must be equal to be compared.
+class ReportedCell:
+    """One model × engine settings × workload × batch size.
 
-    `input_tokens` and `output_tokens` are None where they differ from request to request.
+    Attributes:
+        input_tokens, output_tokens: None if they differ from request to request.
+        key: what must be equal for two measurements to be compared.
     """
 
     name: Name
@@ -118,8 +129,11 @@ class Cell:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Split:
-    """Why J/token changed, in J/token: total = static watts over fewer or more tokens (between the bounds) + work per token."""
+class ReportedSplit:
+    """Why J/token changed, in J/token: `total` = a static part between the bounds + a dynamic one.
+
+    The static part is the same static power over fewer or more tokens, the dynamic one work.
+    """
 
     static_low: float
     static_high: float
@@ -129,42 +143,46 @@ class Split:
 
 @dataclass(frozen=True, config=_STRICT)
 class Entry:
-    """One metric of one cell: a judged test, or, without a verdict, a comparison of recordings.
+    """One metric of one cell: a judged test or, without a verdict, a comparison of recordings.
 
     Attributes:
-        run: which of the runs it belongs to, counted from 0.
-        metric: "joules_per_token" or "tokens_per_s".
-        test, file, line: the test, its file relative to the repository, its line counted from 1; None where none was run.
-        verdict, green: None where nothing was judged. green: whether the test passed.
-        tolerance: relative change for the worse that fails; None where nothing was judged.
-        new, old: the two sides; None where there is none.
-        paired: whether the launches of both sides were made in turns.
-        beside: whether a second engine was resident on the GPU, at rest, while each was measured.
-        ratio: new ÷ old of the metric; None where nothing was compared.
-        split: of a change in J/token; None where it cannot be told.
-        detects: relative, for the worse, that this test would have called regressed in 95 % of cases.
+        run: index of the run that it belongs to.
+        what: the explanation's first line.
+        test, file, line: the test, its file relative to the repository, its line counted from 1;
+            None if no test was run.
+        verdict: None if nothing was judged.
+        green: whether the test passed; None if nothing was judged.
+        tolerance: relative change for the worse that fails; None if nothing was judged.
+        candidate: the engine under test; None if no launch was valid.
+        reference: what it was compared with; None if there is nothing to compare with.
+        paired: whether the launches of both sides were interleaved.
+        co_resident: whether a second, paused engine was on the GPU while each was measured.
+        ratio: candidate ÷ reference of the metric; None if nothing was compared.
+        split: of a change in J/token; None if it cannot be determined.
+        detects: the relative change for the worse that this test detects in 95 % of cases.
         noise: between launches, that verdict and intervals rest on.
-        turns: how much turns and launches differ, where both engines took turns on the GPU; else empty.
-        what, how_sure, reasons, why, changed, next: the explanation in words; `changed` is None where nothing was compared.
+        periods: how much periods and launches vary; empty if engines did not alternate in a launch.
+        how_sure, reasons, why, changed, next: the explanation in words; `changed` is None if
+            nothing was compared.
     """
 
     run: Annotated[int, Ge(0)]
-    cell: Cell
+    cell: ReportedCell
     metric: Literal["joules_per_token", "tokens_per_s"]
     what: str
     gpu: Gpu | None = None
     test: str | None = None
     file: str | None = None
     line: Count | None = None
-    verdict: Verdict | None = None
+    verdict: VerdictName | None = None
     green: bool | None = None
     tolerance: Positive | None = None
-    new: Side | None = None
-    old: Side | None = None
+    candidate: ReportedSide | None = None
+    reference: ReportedSide | None = None
     paired: bool = False
     co_resident: bool = False
     ratio: Interval | None = None
-    split: Split | None = None
+    split: ReportedSplit | None = None
     detects: Positive | None = None
     noise: str = ""
     periods: str = ""
@@ -174,23 +192,20 @@ class Entry:
     changed: str | None = None
     next: tuple[str, ...] = ()
 
-    @property
-    def change(self) -> float | None:
-        """Relative change of the metric, +0.06 for 6 % more."""
-        return None if self.ratio is None else self.ratio.value - 1
-
 
 @dataclass(frozen=True, config=_STRICT)
 class HistoryEntry:
-    """One state of a stored baseline. Earlier states are known by their means; their intervals rest on `noise` alone.
+    """One state of a stored baseline.
+
+    Only the means of earlier states are stored; their intervals rest on `noise` alone.
 
     Attributes:
-        date: of its newest launch, ISO 8601; empty where unknown.
+        date: of its newest launch, ISO 8601; empty if unknown.
         launches: how many.
-        update_reason: why a loss was accepted with it; None where there was none.
+        update_reason: why a loss was accepted with it; None if there was none.
     """
 
-    cell: Cell
+    cell: ReportedCell
     gpu: Gpu
     date: Annotated[str, MaxLen(100)]
     vllm: Name
@@ -209,21 +224,21 @@ class Run:
     Attributes:
         date: when the report was made, ISO 8601.
         pytest_energy: version.
-        source: "live", "replay", "recordings" (compared, not judged) or "baselines" (their history).
-        settings: those in force, as the run's header shows them.
-        exit_status: pytest's; None where pytest did not run.
+        source: "live", "replay", "recordings" (compared, not judged) or "baselines" (history).
+        settings: in force, as the run's header shows them.
+        exit_status: pytest's; None if pytest did not run.
     """
 
     date: str
     pytest_energy: str
-    source: Literal["live", "replay", "recordings", "baselines"]
+    source: Source
     settings: str
     exit_status: int | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Results:
-    """All of it. Raises ValueError (ValidationError) where an entry belongs to no run."""
+    """A whole report. Raises ValueError (ValidationError) if an entry belongs to no run."""
 
     schema_version: Literal[2]
     runs: Annotated[tuple[Run, ...], MinLen(1)]
@@ -260,47 +275,60 @@ def read(path: Path) -> Results:
     """The results in a file.
 
     Raises:
-        ResultsError: it cannot be read, is larger than 10 MB, of another schema version, or holds no results.
+        ResultsError: it cannot be read, is larger than 10 MB, has another schema version or holds
+            no results.
     """
     try:
         text = untrusted.read(path, _MAX_BYTES)
-        # So that neither what is parsed nor a list of all that is wrong with it fills the memory.
+        # So that neither the parsed values nor the list of errors fills the memory.
         if text.count(b",") > _MAX_VALUES:
             raise untrusted.Malformed(f"it holds more than {_MAX_VALUES:,} values")
     except untrusted.Malformed as error:
         raise ResultsError(
-            f"results file {path}: {error}, so it is no results.json of pytest-energy. Leave it out."
+            f"results file {path}: {error}, so pytest-energy did not write it. Leave it out."
         ) from None
     except OSError as error:
         raise ResultsError(f"results file {path} cannot be read: {error.strerror}") from None
     try:
         return _RESULTS.validate_json(_upgraded(text))
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)
-        if any(e["loc"] == ("schema_version",) and e["type"] == "literal_error" for e in errors):
-            raise ResultsError(
-                f"results file {path} has another schema version, this pytest-energy reads {SCHEMA_VERSION}.\n"
-                "Make the report with the pytest-energy that wrote it, or from the recordings."
-            ) from None
-        first, where = errors[0], ascii(".".join(map(str, errors[0]["loc"]))[:200]).strip("'")
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ResultsError(
-            f"results file {path} is damaged or none: {where or 'it'}: {first['msg']}{more}.\n"
-            "Nothing was written. Fetch it anew, leave it out, or make the report from the recordings."
-        ) from None
+        raise _refusal(path, error) from None
 
 
-_RENAMED = {"turns": "periods", "beside": "co_resident", "smallest_change_caught": "detects"}
+def _refusal(path: Path, error: ValidationError) -> ResultsError:
+    errors = error.errors(include_url=False, include_input=False)
+    if any(e["loc"] == ("schema_version",) and e["type"] == "literal_error" for e in errors):
+        return ResultsError(
+            f"results file {path} has another schema version; "
+            f"this pytest-energy reads versions 1 and {SCHEMA_VERSION}.\n"
+            "Make the report with the pytest-energy that wrote it, or from the recordings."
+        )
+    field = ascii(".".join(map(str, errors[0]["loc"]))[:200]).strip("'") or "content"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return ResultsError(
+        f"results file {path} is damaged or not a results.json: "
+        f"{field}: {errors[0]['msg']}{more}.\n"
+        "Nothing was written. Fetch it again, leave it out, or make the report from the recordings."
+    )
+
+
+_RENAMED_IN_2 = {
+    "new": "candidate",
+    "old": "reference",
+    "turns": "periods",
+    "beside": "co_resident",
+    "smallest_change_caught": "detects",
+}
 
 
 def _upgraded(text: bytes) -> bytes | str:
-    """The file under the names of this schema version; whatever is wrong with it is left as it is."""
+    """A file of version 1 under the names of version 2; anything else as it is."""
     try:
         content = json.loads(text)
         if content["schema_version"] != 1:
             return text
         entries = [
-            {_RENAMED.get(name, name): value for name, value in entry.items()}
+            {_in_version_2(name): value for name, value in entry.items()}
             for entry in content["entries"]
         ]
         return json.dumps({**content, "schema_version": SCHEMA_VERSION, "entries": entries})
@@ -308,16 +336,13 @@ def _upgraded(text: bytes) -> bytes | str:
         return text
 
 
-def write(results: Results, path: Path) -> None:
-    """Write the file whole or not at all.
-
-    Raises:
-        OSError: nothing was written.
-    """
-    write_atomically(path, to_json(results).encode())
+def _in_version_2(name: str) -> str:
+    """A field's name in version 2; one that version 1 does not have stays unknown."""
+    unknown = name in _RENAMED_IN_2.values()
+    return f"{name} (not in version 1)" if unknown else _RENAMED_IN_2.get(name, name)
 
 
-def together(several: "list[Results]") -> Results:
+def together(several: Sequence[Results]) -> Results:
     """The results of several runs as one, in the order given."""
     runs: list[Run] = []
     entries: list[Entry] = []
@@ -325,9 +350,8 @@ def together(several: "list[Results]") -> Results:
     for results in several:
         entries += [replace(entry, run=entry.run + len(runs)) for entry in results.entries]
         runs += results.runs
-        history.update(
-            {repr(state): state for state in results.history}
-        )  # runs that share a store share its history
+        # Runs that share a store share its history.
+        history.update({repr(state): state for state in results.history})
     return Results(SCHEMA_VERSION, tuple(runs), tuple(entries), tuple(history.values()))
 
 
@@ -337,7 +361,7 @@ def engine_name(vllm: str, settings: Sequence[str]) -> str:
 
 
 def interval(value: float, low: float, high: float) -> Interval:
-    """The figure with nine digits; the bounds give way where rounding would put the value outside, and where they say nothing any more."""
+    """The figure with nine digits; bounds are clipped to 1e±99, and include the rounded value."""
 
     def digits(number: float) -> float:
         return float(f"{min(max(number, 1e-99), 1e99):.9g}")

@@ -1,14 +1,17 @@
-"""What a report says first, and its table: shared by Markdown and HTML. Plain text, nothing escaped."""
+"""A report's headline, table and notes, shared by Markdown and HTML. Plain text, not escaped."""
 
 import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
-from pytest_energy.report.results import Entry, HistoryEntry, Results, Side
-from pytest_energy.report.rows import NO_READING, READING, UNIT, gpu_shares, noise_sources, percent
+from pytest_energy.report.explanation import NO_READING, READING
+from pytest_energy.report.gpu_shares import gpu_shares
+from pytest_energy.report.noise_table import noise_sources
+from pytest_energy.report.results import Entry, HistoryEntry, ReportedSide, Results
+from pytest_energy.report.words import UNIT, count, percent
 
-# In the order in which they are told.
+# In the order in which they are listed.
 _BAD = ("regressed", "invalid", "not comparable", "no baseline", "inconclusive")
 
 
@@ -24,58 +27,47 @@ def headline(results: Results) -> Headline:
     """The answer in one line."""
     judged = [entry for entry in results.entries if entry.verdict is not None]
     if not judged:
-        if results.entries:
-            return Headline(
-                f"{_count(len({e.cell.name for e in results.entries}), 'cell')} compared, not judged",
-                "none",
-            )
-        if results.history:
-            return Headline(
-                f"History of {_count(len({(s.cell.name, s.gpu.uuids) for s in results.history}), 'baseline')}",
-                "none",
-            )
-        return Headline("No energy test was judged", "open")
+        return _headline_unjudged(results)
     counts = collections.Counter(str(entry.verdict) for entry in judged)
     failed = sum(entry.green is False for entry in judged)
     bad = [f"{counts[verdict]} {verdict}" for verdict in _BAD if counts[verdict]]
+    tests = count(len(judged), "energy test")
     if not failed and not bad:
-        named = [
-            f"{counts[name]} {name}" for name in ("improved", "created", "changed") if counts[name]
-        ]
-        return Headline(
-            f"{_count(len(judged), 'energy test')}: all pass"
-            + (f" ({', '.join(named)})" if named else ""),
-            "good",
-        )
-    return Headline(
-        f"{_count(len(judged), 'energy test')}: {', '.join(bad) or f'{failed} failed'}",
-        "bad" if failed else "open",
-    )
+        good = [f"{counts[v]} {v}" for v in ("improved", "created", "changed") if counts[v]]
+        return Headline(f"{tests}: all pass" + (f" ({', '.join(good)})" if good else ""), "good")
+    return Headline(f"{tests}: {', '.join(bad) or f'{failed} failed'}", "bad" if failed else "open")
+
+
+def _headline_unjudged(results: Results) -> Headline:
+    cells = {entry.cell.name for entry in results.entries}
+    if cells:
+        return Headline(f"{count(len(cells), 'cell')} compared, not judged", "none")
+    baselines = {(state.cell.name, state.gpu.uuids) for state in results.history}
+    if baselines:
+        return Headline(f"History of {count(len(baselines), 'baseline')}", "none")
+    return Headline("No energy test was judged", "open")
 
 
 def notes(results: Results) -> list[str]:
-    """What the table alone would let a reader miss."""
-    told = []
-    for number, run in enumerate(results.runs, 1):
-        which = f"run {number}" if len(results.runs) > 1 else "the run"
-        if run.exit_status in (0, 1, None):
-            failed = any(
-                entry.run == number - 1 and entry.green is False for entry in results.entries
+    """What the table alone does not show."""
+    found = []
+    for number, run in enumerate(results.runs):
+        which = f"Run {number + 1}" if len(results.runs) > 1 else "The run"
+        failed = any(e.run == number and e.green is False for e in results.entries)
+        if run.exit_status not in (0, 1, None):
+            found.append(
+                f"{which} ended with exit status {run.exit_status}: not all tests were judged."
             )
-            if run.exit_status == 1 and not failed:
-                told.append(f"{which} failed for other reasons than these verdicts: read its log")
-        else:
-            told.append(
-                f"{which} ended with exit status {run.exit_status}: not all tests were judged"
-            )
-    return [text[0].upper() + text[1:] + "." for text in told]
+        elif run.exit_status == 1 and not failed:
+            found.append(f"{which} failed for reasons other than these verdicts: read its log.")
+    return found
 
 
 def engines(results: Results) -> str:
     """Which engines are compared, in a few words."""
     pairs = {
-        (entry.old.engine if entry.old else "", entry.new.engine if entry.new else "")
-        for entry in results.entries
+        (e.reference.engine if e.reference else "", e.candidate.engine if e.candidate else "")
+        for e in results.entries
     }
     texts = [" → ".join(filter(None, pair)) for pair in sorted(pairs) if any(pair)]
     gpus = sorted(
@@ -91,7 +83,7 @@ def engines(results: Results) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table, as texts; "-" where there is no figure."""
+    """One line of the table, as texts; "-" if there is no figure."""
 
     verdict: str
     tone: str
@@ -102,38 +94,49 @@ class Line:
     energy: str
     power: str
     rate: str
-    old: str
+    reference: str
     change: str
-    limit: str
-    sees: str
+    tolerance: str
+    detects: str
     run: str
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """In the order of `figures`; of what was not judged the last two are left out."""
-        return self.energy, self.power, self.rate, self.old, self.change, self.limit, self.sees
+        """In the order of the function `figures`, including its last two columns."""
+        return (
+            self.energy,
+            self.power,
+            self.rate,
+            self.reference,
+            self.change,
+            self.tolerance,
+            self.detects,
+        )
 
 
 def figures(results: Results) -> tuple[str, ...]:
-    """The table's columns of figures."""
+    """The table's columns of figures; the last two only if anything was judged."""
     return (
         "J/token",
         "W",
         "tokens/s",
-        "before",
+        "reference",
         "change, 95 % interval",
-        *(("limit", "sees") if has_verdicts(results) else ()),
+        *(("tolerance", "detects") if has_verdicts(results) else ()),
     )
 
 
 def columns(results: Results) -> tuple[str, ...]:
-    """The table's columns before the figures: the verdict where there is one; run, GPU and engine where they tell lines apart."""
+    """The table's columns before the figures.
+
+    The verdict only if anything was judged; run, GPU and engine only if lines differ in them.
+    """
     shown = {
         "run": len(results.runs) > 1,
         "verdict": has_verdicts(results),
         "cell": True,
         "gpu": len({entry.gpu for entry in results.entries if entry.gpu}) > 1,
-        "engine": len({entry.new.engine for entry in results.entries if entry.new}) > 1,
+        "engine": len({e.candidate.engine for e in results.entries if e.candidate}) > 1,
         "metric": True,
     }
     return tuple(name for name, is_shown in shown.items() if is_shown)
@@ -147,33 +150,44 @@ def has_verdicts(results: Results) -> bool:
 def lines(results: Results) -> list[Line]:
     """The table: what failed first, then what is undecided, each in the order of the run."""
     order = {"bad": 0, "open": 1}
-    return sorted(map(line, results.entries), key=lambda told: order.get(told.tone, 2))
+    return sorted(map(line, results.entries), key=lambda shown: order.get(shown.tone, 2))
 
 
 def line(entry: Entry) -> Line:
     """The entry's line in the table."""
-    side, is_energy = entry.new, entry.metric == Metric.JOULES_PER_TOKEN.value
-    sign = 1 if is_energy else -1
+    side, gpu, ratio = entry.candidate, entry.gpu, entry.ratio
+    is_energy = entry.metric == Metric.JOULES_PER_TOKEN.value
+    change = tolerance = detects = "-"
+    if ratio is not None:
+        change = f"{percent(ratio.value)} ({percent(ratio.low)} to {percent(ratio.high)})"
+    if entry.tolerance is not None:
+        tolerance = f"{(100 if is_energy else -100) * entry.tolerance:+.3g} %"
+    if entry.detects is not None and entry.verdict in ("pass", "improved"):
+        detects = percent(1 + entry.detects if is_energy else 1 / (1 + entry.detects))
     return Line(
         verdict=entry.verdict or "compared",
         tone=tone(entry),
         cell=entry.cell.name,
-        gpu=" ".join((entry.gpu.name, *(uuid[:12] for uuid in entry.gpu.uuids)))
-        if entry.gpu
-        else "-",
+        gpu=" ".join((gpu.name, *(uuid[:12] for uuid in gpu.uuids))) if gpu else "-",
         engine=side.engine if side else "-",
         metric=UNIT[Metric(entry.metric)],
-        energy="-" if side is None else f"{side.joules_per_token.value:#.4g}",
-        power="-" if side is None else f"{side.power_w.value:,.0f}",
-        rate="-" if side is None else f"{side.tokens_per_s.value:,.0f}",
-        old="-" if entry.old is None else _old(entry.old, is_energy),
-        change="-"
-        if entry.ratio is None
-        else f"{percent(entry.ratio.value)} ({percent(entry.ratio.low)} to {percent(entry.ratio.high)})",
-        limit="-" if entry.tolerance is None else f"{sign * 100 * entry.tolerance:+.3g} %",
-        sees=_sees(entry.detects, is_energy) if entry.verdict in ("pass", "improved") else "-",
+        energy=_energy(side),
+        power=f"{side.power_w.value:,.0f}" if side else "-",
+        rate=_rate(side),
+        reference=_energy(entry.reference) if is_energy else _rate(entry.reference),
+        change=change,
+        tolerance=tolerance,
+        detects=detects,
         run=str(entry.run + 1),
     )
+
+
+def _energy(side: ReportedSide | None) -> str:
+    return f"{side.joules_per_token.value:#.4g}" if side else "-"
+
+
+def _rate(side: ReportedSide | None) -> str:
+    return f"{side.tokens_per_s.value:,.0f}" if side else "-"
 
 
 def tone(entry: Entry) -> str:
@@ -186,21 +200,27 @@ def tone(entry: Entry) -> str:
 
 
 def reading(entry: Entry) -> str:
-    """Whether pace or work per token moved, where a change is clear; a regression's own words say it already."""
+    """Whether pace or work per token moved.
+
+    Empty for an unclear change, and for a regression, whose explanation says it.
+    """
     if entry.verdict == "regressed" or not _clear(entry):
         return ""
     return NO_READING if entry.split is None else READING[entry.split.reading]
 
 
 def command(text: str) -> tuple[str, str, str]:
-    """A "next" line as words, the command behind them and a note behind that; only words where there is no command."""
+    """A "next" line as words, command and note; as words alone if it has no command."""
     words, _, rest = text.partition(": ")
     typed, _, note = rest.partition("   ")
     return (words, typed, note) if typed.startswith("pytest") else (text, "", "")
 
 
 def needing_explanation(results: Results) -> list[Entry]:
-    """Entries that a reader must act on, those that fail first; of what was not judged clear changes of J/token and what was left out."""
+    """Entries to act on, the worst first.
+
+    Of those not judged: clear changes of J/token, and comparisons that left launches out.
+    """
     order = {verdict: i for i, verdict in enumerate(_BAD)}
     judged = sorted(
         (entry for entry in results.entries if entry.verdict in order),
@@ -223,7 +243,7 @@ def _clear(entry: Entry) -> bool:
 
 
 def history(results: Results) -> tuple[HistoryEntry, ...]:
-    """The states to list: none where no baseline has an earlier one, unless there is nothing else to show."""
+    """The states to list: none if every baseline has only one, unless there is nothing else."""
     baselines = {(state.cell.name, state.gpu) for state in results.history}
     return results.history if len(results.history) > len(baselines) or not results.entries else ()
 
@@ -258,7 +278,10 @@ def state(entry: HistoryEntry) -> State:
 
 
 def noise(results: Results) -> list[str]:
-    """What noise the intervals rest on, each source once; where a metric has several, with the cells that each is for."""
+    """The noise that the intervals rest on, each source once.
+
+    If a metric has several sources, each comes with its cells.
+    """
     sources = [
         (UNIT[Metric(entry.metric)], entry.noise, entry.cell.name)
         for entry in results.entries
@@ -277,7 +300,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def periods(results: Results) -> list[str]:
-    """How much turns and launches differ, of each test whose engines took turns on the GPU."""
+    """How much periods and launches vary, one line per test that has periods."""
     return [
         f"{entry.cell.name}, {UNIT[Metric(entry.metric)]}: {entry.periods}"
         for entry in results.entries
@@ -286,30 +309,17 @@ def periods(results: Results) -> list[str]:
 
 
 def gpus(results: Results) -> list[str]:
-    """Each GPU's share of the energy, of each cell that ran on several; and how unequal they are, where that is much."""
-    lines = []
+    """Each GPU's share of the energy, one line per cell that ran on several."""
+    found = []
     for entry in results.entries:
-        powers = [launch.gpu_power_w for launch in entry.new.launches] if entry.new else []
-        if (
-            entry.metric == Metric.JOULES_PER_TOKEN.value
-            and powers
-            and all(len(p) > 1 and p.keys() == powers[0].keys() for p in powers)
-        ):
-            mean = {uuid: sum(power[uuid] for power in powers) / len(powers) for uuid in powers[0]}
-            lines.append(
-                f"{entry.cell.name}, {entry.new.engine if entry.new else ''}, energy by GPU: {gpu_shares(mean)}"
-            )
-    return lines
-
-
-def _sees(caught: float | None, is_energy: bool) -> str:
-    """The smallest change for the worse that a pass would have called regressed in 95 % of cases."""
-    return "-" if caught is None else percent(1 + caught if is_energy else 1 / (1 + caught))
-
-
-def _old(side: Side, is_energy: bool) -> str:
-    return f"{side.joules_per_token.value:#.4g}" if is_energy else f"{side.tokens_per_s.value:,.0f}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+        side = entry.candidate
+        if side is None or entry.metric != Metric.JOULES_PER_TOKEN.value:
+            continue
+        powers_w = [launch.gpu_power_w for launch in side.launches]
+        uuids = powers_w[0].keys()
+        if len(uuids) > 1 and all(power_w.keys() == uuids for power_w in powers_w):
+            mean_w = {
+                uuid: sum(power_w[uuid] for power_w in powers_w) / len(powers_w) for uuid in uuids
+            }
+            found.append(f"{entry.cell.name}, {side.engine}, energy by GPU: {gpu_shares(mean_w)}")
+    return found

@@ -1,4 +1,4 @@
-"""Power during one cell of one launch, as its recording holds it, with the cycles that were measured."""
+"""Power during one cell of one launch, from its recording, with the cycles that were measured."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,13 @@ class Trace:
 
     Attributes:
         engine, gpu_name, batch_size, launch_id: what was measured.
-        time_s: ends of intervals of half a second or so, from update to update of the energy counter, shape (intervals,).
+        time_s: ends of intervals of about half a second, between updates of the energy counter,
+            shape (intervals,).
         power_w: mean power of all GPUs in each of them, shape (intervals,).
         cycles_s: start and end of each cycle, shape (cycles, 2).
         cycle_power_w: mean power of each cycle, shape (cycles,).
         load_stopped_s: when the load stopped.
-        static_power_w: just after it; None where not seen.
+        static_power_w: just after it; None if not measured.
         in_blocks: whether its cycles are blocks of finished requests.
     """
 
@@ -46,9 +47,12 @@ class Trace:
 
 
 def trace(recorded: Recording) -> Trace | None:
-    """The trace of a recording without faults; None of another. With several GPUs their power is summed at updates of the first."""
+    """The trace of a recording; None if that has an unrecoverable fault.
+
+    The power of several GPUs is summed at the updates of the first one's counter.
+    """
     measured = measurement.measure(recorded)
-    # A turn of a launch may be too short to be judged alone, and is drawn all the same.
+    # A single period may be too short to be judged, but it can be drawn.
     if measured.unrecoverable:
         return None
     updates_ns = counters.update_times_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])]
@@ -76,31 +80,36 @@ def trace(recorded: Recording) -> Trace | None:
 
 
 def _mean_power_w(gpus: Sequence[GpuTrace], times_ns: np.ndarray) -> np.ndarray:
-    """Mean power of all GPUs from each of the times to the next, from their energy counters; shape (times - 1,)."""
+    """Mean power of all GPUs from each time to the next, by their counters; shape (times - 1,)."""
     energy_j = np.sum([counters.energy_j(gpu, times_ns) for gpu in gpus], axis=0)
     return np.asarray(np.diff(energy_j) / (np.diff(times_ns) / 1e9))
 
 
 def _well_known(gpu: GpuTrace) -> list[int]:
-    """Updates whose time is known well against the time between them, so that no error of it looks like power."""
+    """Updates whose time is known precisely enough that its error does not look like power."""
     kept: list[int] = []
     for i, (unchanged, changed) in enumerate(
         zip(gpu.counter.unchanged_ns, gpu.counter.changed_ns, strict=True)
     ):
-        rested = not kept or changed - gpu.counter.changed_ns[kept[-1]] >= _MIN_INTERVAL_NS
-        if rested and changed - unchanged <= _MAX_UNKNOWN_NS:
+        far = not kept or changed - gpu.counter.changed_ns[kept[-1]] >= _MIN_INTERVAL_NS
+        if far and changed - unchanged <= _MAX_UNKNOWN_NS:
             kept.append(i)
     return kept
 
 
 def find(folders: Sequence[Path], wanted: Iterable[tuple[str, str]]) -> list[Trace]:
-    """The traces of cells (canonical key) in launches (id) whose recordings lie below `folders`; those that do not are left out."""
+    """The traces of the wanted cells and launches that have a recording below `folders`.
+
+    Args:
+        folders: to search; one without recordings is passed over.
+        wanted: canonical key of the cell and id of the launch, each.
+    """
     missing = dict.fromkeys(wanted)
     found: dict[tuple[str, str], Trace] = {}
     launch_ids = {launch_id for _, launch_id in missing}
     for folder in folders:
         try:
-            # Those named after a launch that is looked for come first: most often nothing else need be read.
+            # Files named after a wanted launch come first: usually no others need to be read.
             files = sorted(
                 recording_file.find(folder), key=lambda file: not launch_ids & set(file.parts)
             )

@@ -43,7 +43,18 @@ from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.recording import recording_file, schema
 from pytest_energy.recording.fingerprint import Fingerprint, fingerprint
 from pytest_energy.recording.recording import Recording, TokenCounter
-from pytest_energy.report import collect, markdown, publish, results, rows, summary, tables, trace
+from pytest_energy.report import (
+    collect,
+    explanation,
+    history,
+    markdown,
+    noise_table,
+    publish,
+    results,
+    rows,
+    summary,
+    trace,
+)
 from pytest_energy.report.groups import groups
 from pytest_energy.store.baselines import Baseline, Store
 from pytest_energy.store.noise import NoiseStore
@@ -164,13 +175,13 @@ class Readers:
         judged = judge.judge(metric, new, old, Limits(None, 500, 50, 50), terms, noise)
         name: Any = SimpleNamespace(name="cell bs=8")
         row = rows.row(name, judged)
-        said = rows.explanation("cell bs=8", judged, "pytest", replayed=True)
-        rows.failure(judged, said)
-        lines = [*rows.table([row]), *rows.noise_lines([row]), *rows.latency_lines([row])]
+        said = explanation.explain("cell bs=8", judged, "pytest", replayed=True)
+        explanation.failure(judged, said)
+        lines = [*rows.table([row]), *noise_table.noise_lines([row]), *rows.latency_lines([row])]
         assert len(str(lines)) < 100_000
         json.dumps([row.as_dict(), row.properties()], allow_nan=False)
-        entry = collect.judged(
-            judged, new[0].key, "cell bs=8", {m: spread.ASSUMED_NOISE[m] for m in Metric}, said
+        entry = collect.entry_of(
+            judged, new[0].key, {m: spread.ASSUMED_NOISE[m] for m in Metric}, said
         )
         assert results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) == entry
 
@@ -184,7 +195,7 @@ class Readers:
         ours = [measurement.measure(self._ours[0])]
         for entry, metric in itertools.product(entries, Metric):
             self._report(ours, entry, metric)
-        states = collect.history(Store(path.parents[1]), NoiseStore(self.folder / "none"))
+        states = history.history(Store(path.parents[1]), NoiseStore(self.folder / "none"))
         if states:
             self._pages(
                 results.Results(
@@ -208,7 +219,7 @@ class Readers:
         for metric in Metric:
             key, gpu_name = ours[0].key, "NVIDIA H200"
             name: Any = SimpleNamespace(name="cell bs=64")
-            rows.noise_table([(name, metric, store.noise(key, gpu_name, metric))], 8)
+            noise_table.noise_table([(name, metric, store.noise(key, gpu_name, metric))], 8)
             floors = {m: store.floor(key, gpu_name, m) for m in Metric}
             baseline = Baseline.of(
                 [dataclasses.replace(ours[0], launch_id=str(i)) for i in range(3)]
@@ -227,7 +238,7 @@ class Readers:
         self._pages(results.together([read, read]))
         self._drawn += 1
         if self._drawn % _DRAWN == 0:
-            publish.publish(read, self.folder / "report", csv=True)
+            publish.publish(read, self.folder / "report")
 
     def _pages(self, reported: results.Results) -> None:
         """All of a report but its pictures, which take seconds."""
@@ -235,8 +246,6 @@ class Readers:
         groups(reported)
         summary.lines(reported)
         results.to_json(reported)
-        for frame in tables.frames(reported).values():
-            tables.csv(frame)
 
     def read_config(self, content: bytes) -> None:
         """A model's config.json."""

@@ -107,7 +107,7 @@ def watch(event, arguments):
 
 import importlib, zlib, tempfile
 # What numpy, scipy, matplotlib and pydantic do while they are imported is not about our files.
-for name in ("pytest_energy.session", "pytest_energy.report.page", "pytest_energy.report.tables", "pytest_benchmark.plugin", "pandas",
+for name in ("pytest_energy.session", "pytest_energy.report.page", "pytest_benchmark.plugin",
              "scipy.stats", "matplotlib.backends.backend_svg", "pytest_energy.commands.main"):
     importlib.import_module(name)
 sys.addaudithook(watch)

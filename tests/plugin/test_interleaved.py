@@ -118,7 +118,7 @@ def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(
             f"energy: live, up to 5 pairs of launches (launches): {NEW} in turns with {OLD}, baselines in baselines",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 1 of up to 5 (candidate): tiny: loading*",
-            "cell * metric * J/token * W * tokens/s * reference * change * verdict * sees",
+            "cell * metric * J/token * W * tokens/s * reference * change * verdict * detects",
             "tiny bs=2 * J/token * 0.5000 * pass *",
         ]
     )
@@ -135,8 +135,8 @@ def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "REGRESSED: tiny bs=2, J/token 0.5600 is +12.0 % against the reference's 0.5000",
-            "  how sure: 95 % interval *; 3 pairs of vLLM 1.0",
+            "REGRESSED: tiny bs=2, J/token 0.5600, +12.0 % vs the reference's 0.5000",
+            "  how sure: 95 % interval *; 3 pairs with vLLM 1.0",
             "  what changed: engine_args_under_test.enforce_eager: None → True; vllm: 1.0 → 2.0",
             f"  next: measure again: pytest *--energy-python {NEW} --energy-engine-arg enforce_eager=true --energy-reference-python {OLD}*",
         ]
@@ -160,7 +160,7 @@ def test_only_undecided_cells_take_more_pairs(project: Project, engines: Engines
     result = project.run(*IN_TURNS, "-k", "test_energy and bs2")
     result.assert_outcomes(failed=1)
     assert order(engines) == "old new new old old new new old old new"
-    result.stdout.fnmatch_lines(["INCONCLUSIVE: *", "  how sure: *; 5 pairs of vLLM 1.0"])
+    result.stdout.fnmatch_lines(["INCONCLUSIVE: *", "  how sure: *; 5 pairs with vLLM 1.0"])
 
 
 @pytest.mark.parametrize(("python", "side"), [(OLD, "reference"), (NEW, "candidate")])
@@ -321,14 +321,15 @@ def test_engines_that_fit_together_take_turns_cycle_by_cycle(
             f"energy: live, up to 5 pairs of launches (periods if both engines fit on the GPU): {NEW} in turns with {OLD}, *",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 2 of up to 5 (candidate): tiny: loading*",
-            "cell * metric * J/token * W * tokens/s * reference * change * verdict * sees",
+            "cell * metric * J/token * W * tokens/s * reference * change * verdict * detects",
             "tiny bs=2 * J/token * pass *",
             # The first two turns of a pair draw the same, the last 1 % less: ratios of 1 and 1 ± 1 %, and pairs of 1 ± 0.5 %.
-            "tiny bs=2, J/token: new ÷ reference varies by 0.71% (3 df) from turn to turn, by 0.58% (2 df) from pair to pair "
-            "where the turns alone would make 0.50%; the engine at rest generated 0 tokens and used 2.5% of a CPU core; "
-            "loading the second engine moved the idle GPU by +0.5 W",
-            "tiny bs=2, tokens/s: new ÷ reference varies by 0.00% (3 df) from turn to turn, by 0.00% (2 df) from pair to pair "
-            "where the turns alone would make 0.00%",
+            "tiny bs=2, J/token: candidate ÷ reference varies by 0.71% (3 df) between periods "
+            "and by 0.58% (2 df) between pairs (0.50% expected from the periods alone); "
+            "the paused engine generated 0 tokens and used 2.5% of a CPU core; "
+            "loading the second engine changed the idle GPU's power by +0.5 W",
+            "tiny bs=2, tokens/s: candidate ÷ reference varies by 0.00% (3 df) between periods "
+            "and by 0.00% (2 df) between pairs (0.00% expected from the periods alone)",
         ]
     )
 

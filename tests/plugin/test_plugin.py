@@ -42,11 +42,11 @@ def test_passes_and_shows_the_table(project: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             "energy: replay of same, baselines in baselines",
-            "cell * metric * J/token * W * tokens/s * baseline * change * verdict * sees",
+            "cell * metric * J/token * W * tokens/s * baseline * change * verdict * detects",
             "tiny bs=2 * J/token * 0.4995 ±* 500 * 1,001 * 0.4995 *+0.0% ±* pass * +*%",
             "tiny bs=8 * tokens/s * 500 * 1,001 * 1,001 * pass * -*%",
             "noise of J/token between launches: 1.0% assumed",
-            "*measure the runner's own with pytest-energy noise",
+            "*measure this runner's own with pytest-energy noise",
         ]
     )
 
@@ -212,13 +212,13 @@ def test_recordings_of_a_live_run_replay_to_the_same_table(
     assert table(measured)
     assert live == [[2, 8]]
 
-    def without_what_it_sees(lines: list[str]) -> list[str]:
+    def without_detects(lines: list[str]) -> list[str]:
         return [line.rpartition("  ")[0] for line in lines]
 
     # A replay has no launches to come, so it would have caught less.
-    assert without_what_it_sees(
-        table(project.run("--energy-replay", "kept"))
-    ) == without_what_it_sees(table(measured))
+    assert without_detects(table(project.run("--energy-replay", "kept"))) == without_detects(
+        table(measured)
+    )
     assert len(list((project.path / "kept").rglob("*.json.gz"))) == 2
 
 
@@ -258,7 +258,7 @@ def test_launches_are_spent_on_what_is_undecided(
             "tiny bs=8 * regressed",
         ]
     )
-    result.stdout.fnmatch_lines(["*next: or compare both engines in turns on this GPU*"])
+    result.stdout.fnmatch_lines(["*next: or interleave both engines on this GPU*"])
 
 
 def test_what_stays_undecided_may_warn_instead_of_failing(project: Project) -> None:
@@ -311,7 +311,7 @@ def test_noise_is_measured_added_up_and_judged_by(project: Project, live: list[l
     first.stdout.fnmatch_lines(
         [
             "energy: live, 2 launches of *, noise ADDED to baselines",
-            "cell * metric * launches * between launches * within * 1 finds * 5 finds",
+            "cell * metric * launches * between launches * within * n=1 detects * n=5 detects",
             "tiny bs=2 * J/token * 2 * 0.00% (0.00 to 0.00, 1 df) *",
             "tiny bs=2: 4 more launches until it is judged by its own noise",
         ]

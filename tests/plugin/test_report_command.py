@@ -31,20 +31,18 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -> None:
     found = results.read(compared / "results.json")
     assert {entry.verdict for entry in found.entries} == {None}
-    assert {entry.old.engine for entry in found.entries if entry.old} == {"vLLM 0.20.2"}
-    assert {entry.new.engine for entry in found.entries if entry.new} == {
+    assert {entry.reference.engine for entry in found.entries if entry.reference} == {"vLLM 0.20.2"}
+    assert {entry.candidate.engine for entry in found.entries if entry.candidate} == {
         "vLLM 0.25.1",
         "vLLM 0.25.1 enforce_eager=True",
     }
     energy = {
-        (entry.new.engine, entry.cell.batch_size): entry
+        (entry.candidate.engine, entry.cell.batch_size): entry
         for entry in found.entries
-        if entry.new and entry.metric == "joules_per_token"
+        if entry.candidate and entry.metric == "joules_per_token"
     }
     eager = energy["vLLM 0.25.1 enforce_eager=True", 8]
-    assert (
-        eager.what == "llama-3.1-8b bs=8, J/token 0.4653 is +35.5 % against the reference's 0.3433"
-    )
+    assert eager.what == "llama-3.1-8b bs=8, J/token 0.4653, +35.5 % vs the reference's 0.3433"
     assert len(energy) == 6
     text = (compared / "report.md").read_text()
     assert text.startswith("## ℹ️ 4 cells compared, not judged\n")
@@ -55,7 +53,7 @@ def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -
 def test_a_lone_recording_is_shown_without_a_comparison(tmp_path: Path) -> None:
     assert run("report", RECORDINGS / "board-8bb286c2", "-o", tmp_path) == 0
     found = results.read(tmp_path / "results.json")
-    assert {(entry.cell.batch_size, entry.old, entry.ratio) for entry in found.entries} == {
+    assert {(entry.cell.batch_size, entry.reference, entry.ratio) for entry in found.entries} == {
         (8, None, None),
         (64, None, None),
     }
@@ -68,7 +66,7 @@ def test_boards_are_not_compared(tmp_path: Path) -> None:
         run("report", RECORDINGS / "vllm-0.25.1", RECORDINGS / "board-8bb286c2", "-o", tmp_path)
         == 0
     )
-    assert all(entry.old is None for entry in results.read(tmp_path / "results.json").entries)
+    assert all(entry.reference is None for entry in results.read(tmp_path / "results.json").entries)
 
 
 def test_pandas_reads_the_results(compared: Path) -> None:
@@ -77,8 +75,10 @@ def test_pandas_reads_the_results(compared: Path) -> None:
     comparisons = pd.json_normalize(entries)
     assert len(comparisons) == 12
     cell = (comparisons["cell.batch_size"] == 8) & (comparisons.metric == "joules_per_token")
-    reference = comparisons[cell].explode("old.launches").dropna(subset="old.launches")
-    launches = pd.json_normalize(reference["old.launches"].tolist()).drop_duplicates("launch_id")
+    reference = comparisons[cell].explode("reference.launches").dropna(subset="reference.launches")
+    launches = pd.json_normalize(reference["reference.launches"].tolist()).drop_duplicates(
+        "launch_id"
+    )
     assert launches.joules_per_token.round(4).tolist() == [0.3430, 0.3428, 0.3441]
     assert launches.power_w.round().tolist() == [504, 507, 503]
 
@@ -103,7 +103,7 @@ def test_the_intervals_are_those_of_the_summary_table(compared: Path) -> None:
     entry = next(
         e
         for e in results.read(compared / "results.json").entries
-        if e.new and "eager" in e.new.engine
+        if e.candidate and "eager" in e.candidate.engine
     )
     assert entry.ratio is not None
     assert [
@@ -118,12 +118,12 @@ def test_invalid_launches_are_left_out_and_named(project: Project) -> None:
     project.record("none", launches=1, environment={"vllm": "0.0.3"}, faults=["throttled: hot"])
     assert run("report", "good", "half", "hot", "none", "-o", "report") == 0
     found = {
-        entry.new.vllm if entry.new else "": entry
+        entry.candidate.vllm if entry.candidate else "": entry
         for entry in results.read(Path("report/results.json")).entries
     }
     assert found["0.0.2"].reasons == ("left out: launch hot-0: throttled: hot",)
-    assert found["0.0.2"].new is not None
-    assert len(found["0.0.2"].new.launches) == 3
+    assert found["0.0.2"].candidate is not None
+    assert len(found["0.0.2"].candidate.launches) == 3
     assert found[""].reasons == ("left out: launch none-0: throttled: hot",)
     assert "left out: launch none-0: throttled: hot" in Path("report/report.html").read_text()
 
@@ -151,7 +151,7 @@ def test_the_history_of_the_store(project: Project) -> None:
         (["report", "nowhere"], "nowhere does not exist. Give a folder that --energy-record wrote"),
         (["report", "stores"], "stores holds no recordings"),
         (["report", "no.json"], "results file no.json cannot be read: No such file or directory"),
-        (["report", "bad.json"], "results file bad.json is damaged or none"),
+        (["report", "bad.json"], "results file bad.json is damaged or not a results.json"),
         (["report", "bad.json.gz"], "recording bad.json.gz cannot be read"),
         (["history", "nowhere"], "nowhere holds no baselines"),
         (["history", "stores/damaged"], "tiny.json is damaged"),
@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_written_is_told(
     project.record("some")
     Path("file").write_text("")
     assert run("report", "some", "-o", "file") == 1
-    assert "file is no folder" in capsys.readouterr().err
+    assert "file is not a folder" in capsys.readouterr().err
 
 
 def test_without_matplotlib_it_says_what_to_install(

@@ -54,15 +54,19 @@ def test_a_replay_writes_its_report_and_nothing_else(project: Project) -> None:
         8,
         "joules_per_token",
     )
-    assert entry.new is not None
-    assert entry.old is not None
+    assert entry.candidate is not None
+    assert entry.reference is not None
     assert entry.ratio is not None
-    assert entry.new.joules_per_token.value == pytest.approx(0.559441, rel=1e-5)
-    assert entry.new.power_w.value == pytest.approx(560)
+    assert entry.candidate.joules_per_token.value == pytest.approx(0.559441, rel=1e-5)
+    assert entry.candidate.power_w.value == pytest.approx(560)
     assert entry.ratio.value == pytest.approx(1.12, rel=1e-4)
-    assert [launch.launch_id for launch in entry.new.launches] == ["dear-0", "dear-1", "dear-2"]
-    assert (entry.old.vllm, entry.new.vllm) == ("0.0.1", "0.0.2")
-    assert entry.new.static_power_w == pytest.approx(120, rel=0.01)
+    assert [launch.launch_id for launch in entry.candidate.launches] == [
+        "dear-0",
+        "dear-1",
+        "dear-2",
+    ]
+    assert (entry.reference.vllm, entry.candidate.vllm) == ("0.0.1", "0.0.2")
+    assert entry.candidate.static_power_w == pytest.approx(120, rel=0.01)
     pictures = {path.name for path in (project.path / "out/report/pictures").iterdir()}
     assert pictures == {
         f"{name}-{theme}.svg"
@@ -120,7 +124,7 @@ def test_on_github_the_job_summary_is_added_to_and_regressions_are_annotated(
     assert len(annotations) == 2
     place = f"file={project.path.name}/test_tiny.py,line=4,title=tiny bs=2 regressed"
     assert annotations[0].startswith(
-        f"::error {place}::REGRESSED: tiny bs=2, J/token 0.5594 is +12.0 %25 against the baseline's 0.4995%0A"
+        f"::error {place}::REGRESSED: tiny bs=2, J/token 0.5594, +12.0 %25 vs the baseline's 0.4995%0A"
     )
     assert (
         project.run("--energy-replay", "old", "--energy-report", "report")
@@ -141,7 +145,7 @@ def test_a_live_run_draws_the_trace_from_the_recordings_it_keeps(
     project.store()
     assert project.run("--energy-report", "without", "--energy-launches", "1").ret == 0
     assert (
-        "it is drawn from recordings, which a live run keeps with --energy-record"
+        "it needs recordings, which a live run keeps with --energy-record"
         in (project.path / "without/report.html").read_text()
     )
     project.run("--energy-report", "with", "--energy-launches", "1", "--energy-record", "kept")
@@ -190,7 +194,7 @@ def test_updates_improvements_and_failures_are_reported(project: Project) -> Non
         "report",
     )
     found = written(project)
-    assert [(entry.verdict, entry.new) for entry in found.entries] == [("invalid", None)] * 4
+    assert [(entry.verdict, entry.candidate) for entry in found.entries] == [("invalid", None)] * 4
     assert found.entries[0].reasons[0] == "launch bad-0: throttled: hot"
     project.record("new", marker={**MARKER, "output_tokens": 500})
     project.run("--energy-replay", "new", "--energy-report", "report")
@@ -233,7 +237,7 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(project:
     result = project.run("--energy-replay", "old", "--energy-report", "file/report")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["*the report cannot go to *file/report: *file is no folder.", "Give another folder*"]
+        ["*the report cannot go to *file/report: *file is not a folder.", "Give another folder*"]
     )
 
 
@@ -311,7 +315,7 @@ def test_results_json_is_plain_json_of_the_schema(project: Project) -> None:
     project.store()
     project.run("--energy-replay", "old", "--energy-report", "report", "-k", "bs8")
     content = json.loads((project.path / "report/results.json").read_text())
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", content["runs"][0]["date"])
     assert str(project.path) not in json.dumps(content)
 

@@ -11,7 +11,7 @@ from tests.plugin.project import MARKER, TESTS, Project
 
 SPREAD = {**MARKER, "engine_args": {"tensor_parallel_size": 2}}
 UNEVEN = {"GPU-aaaaaaaa-1": 0.45, "GPU-bbbbbbbb-2": 0.55}
-SHARES = "tiny tp=2 bs=8, energy by GPU: GPU-aaaaaaaa 45.0% (225 W), GPU-bbbbbbbb 55.0% (275 W); IMBALANCE: GPU-bbbbbbbb takes 22.2% more *"
+SHARES = "tiny tp=2 bs=8, energy by GPU: GPU-aaaaaaaa 45.0% (225 W), GPU-bbbbbbbb 55.0% (275 W); IMBALANCE: GPU-bbbbbbbb uses 22.2% more *"
 
 
 @pytest.fixture
@@ -37,16 +37,16 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     assert uneven.ret == 0
     uneven.stdout.fnmatch_lines(["tiny tp=2 bs=8*pass*", SHARES])
     found = results.read(spread.path / "report" / "results.json")
-    launch = next(entry.new.launches[0] for entry in found.entries if entry.new)
+    launch = next(entry.candidate.launches[0] for entry in found.entries if entry.candidate)
     assert launch.gpu_power_w == pytest.approx(
         {"GPU-aaaaaaaa-1": 225, "GPU-bbbbbbbb-2": 275}, rel=1e-3
     )
     assert (
-        "IMBALANCE: GPU-bbbbbbbb takes 22.2% more"
+        "IMBALANCE: GPU-bbbbbbbb uses 22.2% more"
         in (spread.path / "report" / "report.md").read_text()
     )
     assert (
-        "IMBALANCE: GPU-bbbbbbbb takes 22.2% more"
+        "IMBALANCE: GPU-bbbbbbbb uses 22.2% more"
         in (spread.path / "report" / "report.html").read_text()
     )
 

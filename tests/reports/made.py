@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from pytest_energy.cell.key import CellKey, WorkloadKey
 from pytest_energy.report import results
 from pytest_energy.report.results import (
-    Cell,
     Entry,
     Gpu,
     HistoryEntry,
-    Launch,
+    ReportedCell,
+    ReportedLaunch,
+    ReportedSide,
     Results,
     Run,
-    Side,
     interval,
 )
 
@@ -30,11 +30,11 @@ RUN = Run(
 )
 
 
-def cell(batch_size: int = 8, model: str = "tiny") -> Cell:
+def cell(batch_size: int = 8, model: str = "tiny") -> ReportedCell:
     key = CellKey(
         model, None, "offline", {"dtype": "bfloat16"}, WorkloadKey(512, 256, 0), batch_size
     )
-    return Cell(f"{model} bs={batch_size}", model, "offline", batch_size, 512, 256, key)
+    return ReportedCell(f"{model} bs={batch_size}", model, "offline", batch_size, 512, 256, key)
 
 
 def side(
@@ -44,13 +44,13 @@ def side(
     launches: int = 3,
     static: float | None = 120.0,
     settings: Sequence[str] = (),
-) -> Side:
+) -> ReportedSide:
     made = tuple(
-        Launch(f"{vllm}-{i}", jpt * (1 + i / 1000), jpt * rate, rate, static)
+        ReportedLaunch(f"{vllm}-{i}", jpt * (1 + i / 1000), jpt * rate, rate, static)
         for i in range(launches)
     )
     figures = [interval(x, 0.98 * x, 1.02 * x) for x in (jpt, jpt * rate, rate)]
-    return Side(vllm, tuple(settings), "2026-01-01T00:00:00+00:00", made, *figures, static)
+    return ReportedSide(vllm, tuple(settings), "2026-01-01T00:00:00+00:00", made, *figures, static)
 
 
 def entry(
@@ -60,8 +60,10 @@ def entry(
     metric: str = "joules_per_token",
     **changes: Any,
 ) -> Entry:
-    old = side(0.5 / batch_size**0.6, 1000 * batch_size**0.7)
-    new = side(old.joules_per_token.value * ratio, old.tokens_per_s.value / ratio, "2.0")
+    reference = side(0.5 / batch_size**0.6, 1000 * batch_size**0.7)
+    candidate = side(
+        reference.joules_per_token.value * ratio, reference.tokens_per_s.value / ratio, "2.0"
+    )
     made = Entry(
         run=0,
         cell=cell(batch_size, model),
@@ -74,8 +76,8 @@ def entry(
         verdict="regressed",
         green=False,
         tolerance=0.03,
-        new=new,
-        old=old,
+        candidate=candidate,
+        reference=reference,
         ratio=interval(ratio, ratio * 0.99, ratio * 1.01),
         noise="1.0% assumed",
         how_sure="95 % interval +9 % to +11 %",
@@ -101,13 +103,22 @@ figures = st.tuples(st.floats(1e-6, 1e6), factors, factors).map(
     lambda made: interval(made[0], made[0] / made[1], made[0] * made[2])
 )
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
-launches = st.builds(Launch, names, *[st.floats(1e-6, 1e6)] * 3, st.none() | st.floats(1, 1e3))
+launches = st.builds(
+    ReportedLaunch, names, *[st.floats(1e-6, 1e6)] * 3, st.none() | st.floats(1, 1e3)
+)
 sides = st.builds(
-    Side, names, st.lists(names, max_size=2).map(tuple), names, st.lists(launches, min_size=1, max_size=3).map(tuple),
-    figures, figures, figures, st.none() | st.floats(1, 1e3),
-)  # fmt: skip
+    ReportedSide,
+    names,
+    st.lists(names, max_size=2).map(tuple),
+    names,
+    st.lists(launches, min_size=1, max_size=3).map(tuple),
+    figures,
+    figures,
+    figures,
+    st.none() | st.floats(1, 1e3),
+)
 cells = st.builds(
-    Cell,
+    ReportedCell,
     names,
     names,
     names,
@@ -132,8 +143,8 @@ entries = st.builds(
     | st.sampled_from(["pass", "regressed", "inconclusive", "invalid", "no baseline"]),
     green=st.none() | st.booleans(),
     tolerance=st.none() | st.floats(0.001, 0.99),
-    new=st.none() | sides,
-    old=st.none() | sides,
+    candidate=st.none() | sides,
+    reference=st.none() | sides,
     paired=st.booleans(),
     ratio=st.none() | figures,
     reasons=st.lists(names, max_size=2).map(tuple),

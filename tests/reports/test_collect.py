@@ -13,7 +13,7 @@ from pytest_energy.measure import measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import CoResident
-from pytest_energy.report import collect, groups, results, rows, trace
+from pytest_energy.report import collect, explanation, groups, results, sides, trace
 from pytest_energy.store.baselines import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import judge
@@ -35,7 +35,7 @@ def written(folder: Path, cell: Cell, powers_w: list[float], version: str = "1.0
 
 def test_power_of_three_launches_has_students_interval(cell: Cell, tmp_path: Path) -> None:
     powers_w = [500.0, 505.0, 512.0]
-    side = collect.compared([written(tmp_path, cell, powers_w)], NoiseStore(tmp_path))[0].new
+    side = collect.compared([written(tmp_path, cell, powers_w)], NoiseStore(tmp_path))[0].candidate
     assert side is not None
     logs = np.log(powers_w)
     low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
@@ -49,7 +49,7 @@ def test_power_of_one_launch_has_the_interval_that_it_cannot_exceed(
     cell: Cell, tmp_path: Path
 ) -> None:
     """1 % of J/token and 3 % of tokens/s are assumed."""
-    side = collect.compared([written(tmp_path, cell, [500.0])], NoiseStore(tmp_path))[0].new
+    side = collect.compared([written(tmp_path, cell, [500.0])], NoiseStore(tmp_path))[0].candidate
     assert side is not None
     half = float(stats.t.ppf(0.975, 3)) * 0.04
     assert side.power_w.high / side.power_w.value == pytest.approx(math.exp(half), rel=1e-5)
@@ -63,11 +63,16 @@ def test_a_recording_given_twice_counts_once_and_order_names_the_reference(
         for power_w, version in ((500.0, "1.0"), (550.0, "2.0"))
     )
     entries = collect.compared([new, old, new], NoiseStore(tmp_path))
-    assert [(entry.old.vllm, entry.new.vllm) for entry in entries if entry.old and entry.new] == [
-        ("2.0", "1.0")
-    ] * 2
+    assert [
+        (entry.reference.vllm, entry.candidate.vllm)
+        for entry in entries
+        if entry.reference and entry.candidate
+    ] == [("2.0", "1.0")] * 2
     assert all(
-        len(side.launches) == 3 for entry in entries for side in (entry.old, entry.new) if side
+        len(side.launches) == 3
+        for entry in entries
+        for side in (entry.reference, entry.candidate)
+        if side
     )
     assert entries[0].ratio is not None
     assert entries[0].ratio.value == pytest.approx(500 / 550, rel=1e-4)
@@ -145,17 +150,16 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
     )
     assert judgement.smallest_detected is not None
     blind = replace(judgement, smallest_detected=math.inf)
-    noise = collect.noise_of(NoiseStore(tmp_path), cell.key, "simulated GPU", [])
-    entry = collect.judged(
+    floors = sides.floors_of(NoiseStore(tmp_path), cell.key, "simulated GPU", [])
+    entry = collect.entry_of(
         blind,
         cell.key,
-        cell.name,
-        noise,
-        rows.explanation(cell.name, blind, "pytest a.py", replayed=False),
+        floors,
+        explanation.explain(cell.name, blind, "pytest a.py", replayed=False),
     )
     assert entry.detects is None
-    assert entry.new is not None
-    assert {launch.static_power_w for launch in entry.new.launches} == {None}
+    assert entry.candidate is not None
+    assert {launch.static_power_w for launch in entry.candidate.launches} == {None}
 
 
 def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
@@ -166,8 +170,8 @@ def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
     }
     assert max(map(len, launches.values())) > 1
     for entry in collect.compared([folder], NoiseStore(folder)):
-        assert entry.new is not None
-        for launch in entry.new.launches:
+        assert entry.candidate is not None
+        for launch in entry.candidate.launches:
             measured = measurement.measure(*launches[entry.cell.batch_size, launch.launch_id])
             assert (launch.power_w, launch.tokens_per_s) == (
                 measured.power_w,
@@ -188,10 +192,10 @@ def test_launches_beside_a_resident_engine_are_not_compared_with_others(
             replace(made, co_resident=CoResident("other", 10.0, 0, True, 0.1)), file
         )
     entries = collect.compared([alone, tmp_path / "2.0"], NoiseStore(tmp_path))
-    assert [(entry.new.vllm, entry.old) for entry in entries if entry.new] == [
+    assert [(entry.candidate.vllm, entry.reference) for entry in entries if entry.candidate] == [
         ("1.0", None)
     ] * 2 + [("2.0", None)] * 2
     found = groups.groups(
         results.Results(results.SCHEMA_VERSION, (collect.run("recordings", ""),), entries)
     )
-    assert ["a second engine resident" in group.detail for group in found] == [False, True]
+    assert ["a second engine co-resident" in group.detail for group in found] == [False, True]

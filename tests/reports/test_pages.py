@@ -11,7 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_energy.report import charts, gallery, groups, markdown, publish, results, summary
+from pytest_energy.report import (
+    drawing,
+    gallery,
+    groups,
+    markdown,
+    plane,
+    publish,
+    results,
+    summary,
+)
 from pytest_energy.report.pictures import DARK, LIGHT, SERIES, Picture
 from pytest_energy.report.results import Entry, Results
 from tests.reports import made
@@ -48,7 +57,7 @@ class Tags(html.parser.HTMLParser):
 
 def check(found: Results, folder: Path) -> tuple[str, str]:
     """Publish, check what must hold whatever the results are, return the Markdown and the HTML."""
-    publish.publish(found, folder, csv=True)
+    publish.publish(found, folder)
     assert results.read(folder / "results.json") == found
     page, markdown_text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     assert len(page.encode()) < 1_000_000
@@ -91,7 +100,7 @@ def inconclusive(entry: Entry) -> Entry:
 
 def without_baseline(entry: Entry) -> Entry:
     return replace(
-        entry, verdict="no baseline", old=None, ratio=None, changed=None, why="", how_sure=""
+        entry, verdict="no baseline", reference=None, ratio=None, changed=None, why="", how_sure=""
     )
 
 
@@ -114,18 +123,18 @@ RESULTS = {
     "invalid, nothing measured": made.of(
         replace(
             made.entry(verdict="invalid", reasons=("engine hung",)),
-            new=None,
-            old=None,
+            candidate=None,
+            reference=None,
             ratio=None,
             gpu=None,
         )
     ),
     "nothing": made.of(),
-    "no static power": made.of(made.entry(new=made.side(0.5, 900, "2.0", static=None))),
+    "no static power": made.of(made.entry(candidate=made.side(0.5, 900, "2.0", static=None))),
     "nothing moved": made.of(made.entry(ratio=1.0)),
     "tiny and huge": made.of(
-        made.entry(new=made.side(3e-9, 9e8, "2.0")),
-        made.entry(1_000_000, new=made.side(4e8, 2e-5, "2.0")),
+        made.entry(candidate=made.side(3e-9, 9e8, "2.0")),
+        made.entry(1_000_000, candidate=made.side(4e8, 2e-5, "2.0")),
     ),
     "a thousand states": made.of(
         history=[
@@ -149,7 +158,7 @@ def test_odd_results_render_and_fit(name: str, tmp_path: Path) -> None:
 def test_odd_names_are_shown_and_do_nothing(name: str, tmp_path: Path) -> None:
     new = made.side(0.6, 900, "2.0", settings=(name,))
     odd = made.entry(
-        model=name, new=new, what=f"REGRESSED: {name}", reasons=(name,), changed=name, next=(f"again: pytest {name}",), noise=name,
+        model=name, candidate=new, what=f"REGRESSED: {name}", reasons=(name,), changed=name, next=(f"again: pytest {name}",), noise=name,
         gpu=results.Gpu(name, (name,), None),
     )  # fmt: skip
     state = replace(made.state(1), vllm=name, update_reason=name, cell=odd.cell, gpu=odd.gpu)
@@ -188,7 +197,11 @@ def test_the_answer_stands_first() -> None:
 
 @pytest.mark.parametrize(
     ("status", "note"),
-    [(1, "failed for other reasons"), (2, "not all tests were judged"), (0, None)],
+    [
+        (1, "failed for reasons other than these verdicts"),
+        (2, "not all tests were judged"),
+        (0, None),
+    ],
 )
 def test_a_green_table_of_a_run_that_failed_says_so(
     status: int, note: str | None, tmp_path: Path
@@ -209,14 +222,14 @@ def test_a_warned_inconclusive_is_open_and_no_pass() -> None:
 
 def test_what_is_not_drawn_or_told_is_said(tmp_path: Path) -> None:
     markdown_text, page = check(RESULTS["sixty models"], tmp_path)
-    assert "55 more groups of cells are in the table and not drawn" in page
+    assert "55 more groups of cells are in the table but not drawn" in page
     assert "more are explained in report.html and results.json" in markdown_text
     captions = " ".join(picture.caption for picture in drawn(RESULTS["sixty batch sizes"]))
-    assert "Drawn are 6 of 60 batch sizes" in captions
+    assert "6 of 60 batch sizes are drawn" in captions
 
 
 def test_several_runs_are_told_apart(tmp_path: Path) -> None:
-    again = made.entry(new=made.side(0.2, 900, "2.0", launches=4))
+    again = made.entry(candidate=made.side(0.2, 900, "2.0", launches=4))
     both = results.together([made.of(made.entry()), made.of(again)])
     markdown_text, _ = check(both, tmp_path)
     assert "| run | verdict | cell | metric |" in markdown_text
@@ -234,16 +247,16 @@ def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_told_apart(
     runs = []
     for i in range(12):
         sides = {
-            "old": made.side(0.2, 3000, f"1.{i}"),
-            "new": made.side(0.21 + i / 1000, 2900, f"2.{i}"),
+            "reference": made.side(0.2, 3000, f"1.{i}"),
+            "candidate": made.side(0.21 + i / 1000, 2900, f"2.{i}"),
         }
         runs.append(made.of(made.entry(8, 1.05 + i / 100, **sides), made.entry(64, 1.0, **sides)))
     found = results.together(runs)
     check(found, tmp_path)
     assert layout_faults(found) == []
-    against, plane = drawn(found)
-    assert "16 more engines are in results.json and not drawn" in against.caption
-    assert "vLLM 1.11 (baseline) to vLLM 2.11" in plane.words
+    against, throughput = drawn(found)
+    assert "16 more engines are in results.json but not drawn" in against.caption
+    assert "vLLM 1.11 (baseline) to vLLM 2.11" in throughput.words
 
 
 def test_boards_are_never_in_one_picture() -> None:
@@ -258,12 +271,12 @@ def test_the_text_alternative_says_every_figure_with_its_interval() -> None:
     entries = [made.entry(1), made.entry(8)]
     for picture in drawn(made.of(*entries)):
         for entry in entries:
-            for side in (entry.old, entry.new):
+            for side in (entry.reference, entry.candidate):
                 assert side is not None
                 for figure, unit in ((side.power_w, "W"), (side.tokens_per_s, "tokens/s")):
-                    assert charts.told(figure, unit) in picture.words
+                    assert drawing.in_words(figure, unit) in picture.words
     assert (
-        charts.told(results.interval(1469.24, 1437.1, 1502.0), "tokens/s")
+        drawing.in_words(results.interval(1469.24, 1437.1, 1502.0), "tokens/s")
         == "1,469 tokens/s (1,437 to 1,502)"
     )
 
@@ -279,28 +292,30 @@ def test_every_point_is_drawn_with_its_interval() -> None:
     assert bars == [2] * 7
 
 
-def test_the_line_of_pace_goes_through_the_old_point_and_the_static_power() -> None:
+def test_the_line_of_pace_goes_through_the_reference_and_the_static_power() -> None:
     move = groups.groups(made.of(made.entry()))[0].moves[0]
-    plane = drawn(made.of(made.entry()))[1]
+    picture = drawn(made.of(made.entry()))[1]
     (dotted,) = [
         line
-        for line in plane.figure.axes[0].lines
+        for line in picture.figure.axes[0].lines
         if line.get_linestyle() == ":" and len(line.get_xdata())
     ]
     (x0, x1), (y0, y1) = dotted.get_xdata(), dotted.get_ydata()
     slope = (y1 - y0) / (x1 - x0)
     assert y0 - slope * x0 == pytest.approx(120)
-    assert y0 + slope * (move.old.tokens_per_s.value - x0) == pytest.approx(move.old.power_w.value)
-    assert charts.static_power_w(replace(move, new=made.side(0.5, 900, static=None))) is None
+    assert y0 + slope * (move.reference.tokens_per_s.value - x0) == pytest.approx(
+        move.reference.power_w.value
+    )
+    assert plane.static_power_w(replace(move, candidate=made.side(0.5, 900, static=None))) is None
 
 
 def test_the_plane_says_where_pace_and_work_cannot_be_told_apart() -> None:
-    told = results.Split(0.0, 0.01, 0.05, "dynamic")
+    told = results.ReportedSplit(0.0, 0.01, 0.05, "dynamic")
     captions = [
         drawn(made.of(entry))[1].caption
         for entry in (made.entry(), made.entry(split=told), made.entry(ratio=1.001))
     ]
-    assert ["cannot be told apart" in caption for caption in captions] == [True, False, False]
+    assert ["cannot be separated" in caption for caption in captions] == [True, False, False]
 
 
 def test_the_batch_sizes_that_moved_most_for_sure_are_drawn() -> None:
@@ -311,8 +326,8 @@ def test_the_batch_sizes_that_moved_most_for_sure_are_drawn() -> None:
     ]
     entries[-1] = replace(entries[-1], ratio=unsure)
     (group,) = groups.groups(made.of(*entries))
-    assert 100 in charts.chosen(group.moves)
-    assert 101 not in charts.chosen(group.moves)
+    assert 100 in plane.chosen(group.moves)
+    assert 101 not in plane.chosen(group.moves)
 
 
 def test_the_same_results_give_the_same_bytes() -> None:

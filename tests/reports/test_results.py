@@ -25,7 +25,7 @@ def test_what_is_written_is_read_back(
 ) -> None:
     path = tmp_path_factory.mktemp("results") / "results.json"
     written = made.of(*entries, history=[made.state(1)])
-    results.write(written, path)
+    path.write_text(results.to_json(written))
     assert results.read(path) == written
     assert [
         results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) for entry in entries
@@ -37,7 +37,8 @@ def test_a_damaged_file_is_refused_and_named(tmp_path: Path, damage: Callable[[s
     path = tmp_path / "results.json"
     path.write_text(damage(results.to_json(made.of(made.entry()))))
     with pytest.raises(
-        ResultsError, match=r"results\.json is damaged or none: .*\n.*from the recordings"
+        ResultsError,
+        match=r"results\.json is damaged or not a results\.json: .*\n.*from the recordings",
     ):
         results.read(path)
 
@@ -52,16 +53,16 @@ def _set(content: Any, where: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        ("entries.0.new.joules_per_token.value", "0.5"),
-        ("entries.0.new.joules_per_token.value", -0.5),
-        ("entries.0.new.joules_per_token.low", 99.0),
-        ("entries.0.new.power_w.value", 1e300),
-        ("entries.0.new.power_w.value", 0),
+        ("entries.0.candidate.joules_per_token.value", "0.5"),
+        ("entries.0.candidate.joules_per_token.value", -0.5),
+        ("entries.0.candidate.joules_per_token.low", 99.0),
+        ("entries.0.candidate.power_w.value", 1e300),
+        ("entries.0.candidate.power_w.value", 0),
         ("entries.0.cell.batch_size", 0),
         ("entries.0.cell.batch_size", 8.5),
         ("entries.0.cell.name", "x" * 20_000),
         ("entries.0.verdict", "fine"),
-        ("entries.0.new.launches", []),
+        ("entries.0.candidate.launches", []),
         ("entries.0.more", 1),
         ("entries.0.run", 7),
         ("runs", []),
@@ -71,7 +72,7 @@ def test_values_that_no_run_writes_are_refused(tmp_path: Path, where: str, value
     content = json.loads(results.to_json(made.of(made.entry())))
     _set(content, where, value)
     (tmp_path / "results.json").write_text(json.dumps(content))
-    with pytest.raises(ResultsError, match="is damaged or none: "):
+    with pytest.raises(ResultsError, match=r"is damaged or not a results\.json: "):
         results.read(tmp_path / "results.json")
 
 
@@ -87,10 +88,46 @@ def test_another_schema_version_and_no_file_are_told_apart(tmp_path: Path) -> No
     with pytest.raises(ResultsError, match="cannot be read: No such file"):
         results.read(path)
     path.write_text(
-        results.to_json(made.of()).replace('"schema_version": 1', '"schema_version": 2')
+        results.to_json(made.of()).replace('"schema_version": 2', '"schema_version": 3')
     )
-    with pytest.raises(ResultsError, match="another schema version, this pytest-energy reads 1"):
+    with pytest.raises(ResultsError, match=r"another schema version; .* reads versions 1 and 2"):
         results.read(path)
+
+
+def _as_version_1(content: Any) -> Any:
+    """A file of version 2 under the names that version 1 had."""
+    names = {
+        "candidate": "new",
+        "reference": "old",
+        "periods": "turns",
+        "co_resident": "beside",
+        "detects": "smallest_change_caught",
+    }
+    entries = [
+        {names.get(name, name): value for name, value in entry.items()}
+        for entry in content["entries"]
+    ]
+    return {**content, "schema_version": 1, "entries": entries}
+
+
+def test_version_1_is_read_under_the_names_of_version_2(tmp_path: Path) -> None:
+    written = made.of(
+        made.entry(detects=0.04, periods="varies by 1 %", co_resident=True),
+        history=[made.state(1)],
+    )
+    (tmp_path / "results.json").write_text(
+        json.dumps(_as_version_1(json.loads(results.to_json(written))))
+    )
+    assert results.read(tmp_path / "results.json") == written
+
+
+@pytest.mark.parametrize("name", ["candidate", "detects", "more"])
+def test_a_field_that_version_1_does_not_have_is_refused_in_it(tmp_path: Path, name: str) -> None:
+    content = _as_version_1(json.loads(results.to_json(made.of(made.entry()))))
+    content["entries"][0][name] = None
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ResultsError, match=rf"entries\.0\.{name}.*Unexpected keyword argument"):
+        results.read(tmp_path / "results.json")
 
 
 def test_a_figure_lies_in_its_interval() -> None:

@@ -16,7 +16,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.recording.fingerprint import Host
 from pytest_energy.recording.recording import Client, Distribution
-from pytest_energy.report import rows
+from pytest_energy.report import explanation, rows
 from pytest_energy.store.baselines import Baseline, NearMiss, Store
 from pytest_energy.verdict import comparison
 from pytest_energy.verdict.attribution import what_changed
@@ -147,7 +147,7 @@ def test_one_launch_carries_less_than_three(cell: Cell, baseline: Baseline) -> N
 
 
 def explain(cell: Cell, judged: Judgement, rerun: str, replayed: bool) -> str:
-    return rows.failure(judged, rows.explanation(cell.name, judged, rerun, replayed))
+    return explanation.failure(judged, explanation.explain(cell.name, judged, rerun, replayed))
 
 
 def test_with_more_launches_to_come_one_is_never_a_regression(
@@ -204,7 +204,7 @@ def test_a_pass_says_what_would_have_been_caught(cell: Cell, baseline: Baseline)
     assert 0.03 < judged.smallest_detected < 0.07
     assert verdict(cell, baseline, energy=1 + judged.smallest_detected).verdict is Verdict.REGRESSED
     assert rows.table([rows.row(cell, judged)])[1][0].endswith(
-        f"  pass     {judged.smallest_detected:+.1%}"
+        f"  pass       {judged.smallest_detected:+.1%}"
     )
 
 
@@ -480,9 +480,9 @@ def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: 
     judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, noise=NOISE)
     message = explain(cell, judged, "pytest a.py", replayed=False)
     lines = (
-        ("REGRESSED: tiny bs=8, J/token ", "+24.0 % against the baseline's "),
+        ("REGRESSED: tiny bs=8, J/token ", "+24.0 % vs the baseline's "),
         ("how sure: 95 % interval +", "tolerance 3.0 %; 3 launches against 3 of vLLM "),
-        ("power 310 W (-", "power fell too", "static"),
+        ("power 310 W (-", "power fell, but", "static"),
         ("what changed: nothing that is recorded",),
         ("next: measure again: pytest a.py", "--energy-update"),
     )

@@ -1,0 +1,259 @@
+"""A verdict, or a bare comparison, in words: what happened, how sure it is, why, what to type."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_energy.measure.metric import Metric
+from pytest_energy.report.compared import Compared
+from pytest_energy.report.words import UNIT, count, percent
+from pytest_energy.safety import redact
+from pytest_energy.verdict.attribution import Split
+from pytest_energy.verdict.judgement import Judgement
+from pytest_energy.verdict.rule import Verdict
+
+_MAX_CHANGES = 12
+
+READING: Mapping[str, str] = {
+    "static": "mostly static power over fewer or more tokens: the engine's pace changed",
+    "dynamic": "mostly work per token: other kernels or another precision",
+    "both": "both the engine's pace and the work per token changed",
+    "cannot tell": (
+        "static and dynamic energy cannot be separated within the uncertainty of the static power"
+    ),
+}
+NO_READING = (
+    "static and dynamic energy cannot be separated: "
+    "clocks, power cap or temperature differ, or static power was not measured"
+)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """In the order in which it is read; a text is empty if there is nothing to say.
+
+    Attributes:
+        what: the verdict, the figure and what it is compared with.
+        how_sure: interval, tolerance and launches of a comparison.
+        reasons: for the verdict, one line each.
+        split: the change as power ÷ throughput, and which of them moved.
+        changed: what differs between the two sides; None if nothing was compared.
+        next: what to type, one way a line.
+    """
+
+    what: str
+    how_sure: str
+    reasons: tuple[str, ...]
+    split: str
+    changed: str | None
+    next: tuple[str, ...]
+
+
+def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Explanation:
+    """Why a test has its verdict.
+
+    Args:
+        name: of the cell.
+        judgement: on it.
+        rerun: a command line that runs only this test, without options.
+        replayed: whether recordings were judged, not a live engine.
+    """
+    found = Compared.of(judgement)
+    other = "reference" if judgement.paired else "baseline"
+    regressed = judgement.verdict is Verdict.REGRESSED and not judgement.only_over_budget
+    reasons = [line for reason in judgement.reasons for line in redact.home(reason).splitlines()]
+    return Explanation(
+        what=f"{judgement.verdict.value.upper()}: {_headline(name, found, other)}",
+        how_sure=_how_sure(found, f", tolerance {100 * judgement.tolerance:.1f} %"),
+        reasons=tuple(reasons),
+        split="; ".join([*_power_and_rate(found), *(_why(found) if regressed else ())]),
+        changed=_changes(found),
+        next=tuple(_next(judgement, rerun, replayed)),
+    )
+
+
+def explain_compared(name: str, found: Compared, left_out: Sequence[str]) -> Explanation:
+    """Two engines compared and not judged.
+
+    Args:
+        name: of the cell.
+        found: one engine's launches by the other's.
+        left_out: launches that were left out, and why, one line each.
+    """
+    return Explanation(
+        what=_headline(name, found, "reference"),
+        how_sure=_how_sure(found),
+        reasons=tuple(left_out),
+        split="; ".join(_power_and_rate(found)),
+        changed=_changes(found),
+        next=(),
+    )
+
+
+def failure(judgement: Judgement, said: Explanation) -> str:
+    """The explanation as the test's message.
+
+    A regression takes five lines: what, how sure, split, what changed, next.
+    """
+    how_sure, reasons = said.how_sure, said.reasons
+    if judgement.only_over_budget:
+        how_sure = ""  # nothing about the budget is estimated
+    elif judgement.verdict is Verdict.REGRESSED:
+        how_sure, reasons = "; ".join((how_sure, *reasons)), ()
+    lines = [f"how sure: {how_sure}"] if how_sure else []
+    lines += [*reasons, *([said.split] if said.split else [])]
+    lines += [] if said.changed is None else [f"what changed: {said.changed}"]
+    return "\n  ".join([said.what, *lines, *(f"next: {line}" for line in said.next)])
+
+
+def _headline(name: str, found: Compared, other: str) -> str:
+    text = f"{name}, {UNIT[found.metric]}"
+    if found.candidate is None:
+        return text
+    value = getattr(found.candidate, found.metric.value).value
+    pattern = "#.4g" if found.metric is Metric.JOULES_PER_TOKEN else ",.0f"
+    if found.ratio is None or found.reference is None:
+        return f"{text} {value:{pattern}} ({_launches(len(found.candidate.launches))})"
+    compared_with = found.reference.summary[found.metric.value]
+    change = percent(found.ratio.value)
+    return f"{text} {value:{pattern}}, {change} vs the {other}'s {compared_with:{pattern}}"
+
+
+def _how_sure(found: Compared, tolerance: str = "") -> str:
+    ratio, candidate, reference = found.ratio, found.candidate, found.reference
+    if ratio is None or candidate is None or reference is None:
+        return ""
+    launches = len(candidate.launches)
+    engine = f"vLLM {reference.environment.vllm or '?'}"
+    compared = (
+        f"{count(launches, 'pair')} with {engine}"
+        if found.paired
+        else f"{_launches(launches)} against {len(reference.launches)} of {engine}"
+    )
+    return f"95 % interval {percent(ratio.low)} to {percent(ratio.high)}{tolerance}; {compared}"
+
+
+def _relative(found: Compared) -> tuple[float, float] | None:
+    """Power and throughput, candidate ÷ reference; None if nothing was compared."""
+    if found.ratio is None or found.candidate is None or found.reference is None:
+        return None
+    reference = found.reference.summary
+    return (
+        found.candidate.power_w / reference["power_w"],
+        found.candidate.tokens_per_s.value / reference["tokens_per_s"],
+    )
+
+
+def _power_and_rate(found: Compared) -> list[str]:
+    """The figure as power ÷ throughput; empty if nothing was compared."""
+    relative, candidate = _relative(found), found.candidate
+    if relative is None or candidate is None:
+        return []
+    power, rate = map(percent, relative)
+    return [
+        f"power {candidate.power_w:.0f} W ({power})"
+        f" ÷ throughput {candidate.tokens_per_s.value:,.0f} tokens/s ({rate})"
+        f" = {candidate.joules_per_token.value:#.4g} J/token"
+    ]
+
+
+def _why(found: Compared) -> list[str]:
+    """What made a regression, as far as power, throughput and the split tell."""
+    relative = _relative(found)
+    clauses = (
+        ["power fell, but throughput fell further: every token occupies the GPU for longer"]
+        if relative is not None and relative[1] < relative[0] < 1
+        else []
+    )
+    separated = found.split is not None and found.split.reading != "cannot tell"
+    if found.metric is Metric.JOULES_PER_TOKEN and (separated or not clauses):
+        clauses.append(_reading(found.split))
+    return clauses
+
+
+def _reading(split: Split | None) -> str:
+    if split is None:
+        return NO_READING
+    low, high = sorted((split.static_low, split.static_high))
+    digits = max(0, 1 - math.floor(math.log10(abs(split.total)))) if split.total else 4
+    return (
+        f"{READING[split.reading]} (static part {low:+.{digits}f} to {high:+.{digits}f} "
+        f"of {split.total:+.{digits}f} J/token)"
+    )
+
+
+def _changes(found: Compared) -> str | None:
+    """What differs between the environments; None if nothing was compared."""
+    if found.ratio is None:
+        return None
+    if not found.changed:
+        return "nothing that is recorded"
+    more = len(found.changed) - _MAX_CHANGES
+    return "; ".join(found.changed[:_MAX_CHANGES]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
+    if judgement.only_over_budget:
+        limits = " and ".join(judgement.over)
+        return [
+            f"raise {limits} in the test if the budget allows it; "
+            "updating the baseline does not change it"
+        ]
+    candidate = judgement.sample.launches[0] if judgement.sample else None
+    verdict = judgement.verdict
+    if (
+        candidate is not None
+        and candidate.key.engine == "attached"
+        and not replayed
+        and verdict is not Verdict.INVALID
+    ):
+        return [
+            f"measure again: {rerun}",
+            "a running server counts as one launch: restart it, record each with "
+            "--energy-record DIR, and judge or store them together: "
+            "--energy-engine attached --energy-replay A B C   (--energy-update)",
+        ]
+    update = f"{rerun} --energy-update"
+    if replayed:
+        update += " --energy-replay A B C   (recordings of at least three launches)"
+    if verdict is Verdict.REGRESSED and replayed:
+        return [f"if the change is intended: {update}"]
+    if verdict is Verdict.REGRESSED:
+        return [f"measure again: {rerun}   (--energy-update, if the change is intended)"]
+    if verdict is Verdict.INCONCLUSIVE:
+        return _more_evidence(judgement, rerun, replayed)
+    if verdict is Verdict.NO_BASELINE:
+        return [f"if the cell is new, store a baseline: {update}"]
+    if verdict is Verdict.NOT_COMPARABLE and candidate is not None and candidate.co_resident:
+        return [
+            "judge it with its reference: "
+            "--energy-replay DIR/candidate --energy-reference-replay DIR/reference"
+        ]
+    if verdict is Verdict.NOT_COMPARABLE:
+        return [f"run on the baseline's hardware, or store a baseline for this one: {update}"]
+    if verdict is Verdict.INVALID and not replayed:
+        return [f"fix the cause and measure again: {rerun}"]
+    return []
+
+
+def _more_evidence(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
+    """What to type if the launches do not decide."""
+    ways = []
+    if judgement.noise is not None and not judgement.noise.measured:
+        arguments = rerun.removeprefix("pytest ")
+        ways.append(f"measure this runner's noise once: pytest-energy noise {arguments}")
+    if replayed:
+        more = "pairs" if judgement.paired else "launches"
+        ways.append(f"record more {more} and replay all of them together")
+    else:
+        ways.append(f"measure with more launches: {rerun} --energy-launches 10")
+    if not judgement.paired:
+        ways.append(
+            "or interleave both engines on this GPU: "
+            "--energy-reference-python PYTHON (docs/usage.md)"
+        )
+    return ways
+
+
+def _launches(number: int) -> str:
+    return count(number, "launch", "launches")

@@ -1,0 +1,144 @@
+"""Measurements and stored baselines as the cells, GPUs and sides of results.json.
+
+Intervals are those of the summary table: over launches, moderated by the runner's noise
+(docs/statistics.md). No noise of power is stored. From three launches on, their own spread gives
+its interval (Student t). For fewer, power = J/token × tokens/s bounds its deviation by the sum of
+theirs, and that sum is used.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_energy.cell.key import CellKey
+from pytest_energy.measure import measurement
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import NoiseFloor
+from pytest_energy.recording.fingerprint import Fingerprint
+from pytest_energy.report.results import (
+    Gpu,
+    Interval,
+    ReportedCell,
+    ReportedLaunch,
+    ReportedSide,
+    interval,
+)
+from pytest_energy.store.baselines import Baseline
+from pytest_energy.store.noise import NoiseStore
+from pytest_energy.verdict import comparison
+
+Floors = Mapping[Metric, NoiseFloor]
+_NO_NOISE = NoiseFloor(deviation=0.0, degrees_of_freedom=0, measured=True)
+_MIN_LAUNCHES_OF_OWN_SPREAD = 3
+
+
+def floors_of(store: NoiseStore, key: CellKey, gpu_name: str, launch_ids: Sequence[str]) -> Floors:
+    """The noise floors that the intervals of these launches rest on."""
+    return {metric: store.floor(key, gpu_name, metric, frozenset(launch_ids)) for metric in Metric}
+
+
+def side_of_launches(measurements: Sequence[Measurement], floors: Floors) -> ReportedSide:
+    """Valid measurements of one engine, at least one, one per launch."""
+    launches = [
+        ReportedLaunch(
+            m.launch_id,
+            m.joules_per_token,
+            m.power_w,
+            m.tokens_per_s,
+            known(m.static_power_w),
+            measurement.mean_gpu_power_w([m]),
+        )
+        for m in measurements
+    ]
+    newest = max((m.environment for m in measurements), key=lambda e: str(e.date))
+    return _side(launches, newest, floors)
+
+
+def side_of_baseline(baseline: Baseline, floors: Floors) -> ReportedSide:
+    """A stored baseline, or the other engine of an interleaved comparison."""
+    series = zip(
+        baseline.launches,
+        baseline.joules_per_token,
+        baseline.power_w,
+        baseline.tokens_per_s,
+        strict=True,
+    )
+    launches = [
+        ReportedLaunch(launch.launch_id, jpt, power_w, rate, known(launch.static_power_w))
+        for launch, jpt, power_w, rate in series
+    ]
+    return _side(launches, baseline.environment, floors)
+
+
+def _side(
+    launches: Sequence[ReportedLaunch], environment: Fingerprint, floors: Floors
+) -> ReportedSide:
+    power_w = [launch.power_w for launch in launches]
+    static_w = [launch.static_power_w for launch in launches if launch.static_power_w is not None]
+    own_spread = len(power_w) >= _MIN_LAUNCHES_OF_OWN_SPREAD
+    of_power = comparison.estimate(power_w, _NO_NOISE if own_spread else floor_of_power(floors))
+    return ReportedSide(
+        vllm=environment.vllm or "?",
+        settings_under_test=environment.settings_under_test,
+        date=environment.date or "",
+        launches=tuple(launches),
+        joules_per_token=_estimate(
+            [launch.joules_per_token for launch in launches], floors[Metric.JOULES_PER_TOKEN]
+        ),
+        power_w=interval(math.fsum(power_w) / len(power_w), of_power.low, of_power.high),
+        tokens_per_s=_estimate(
+            [launch.tokens_per_s for launch in launches], floors[Metric.TOKENS_PER_S]
+        ),
+        static_power_w=(
+            math.fsum(static_w) / len(static_w) if len(static_w) == len(launches) else None
+        ),
+    )
+
+
+def known(value: float | None) -> float | None:
+    """The value; None if it carries no information: zero watts, or an unbounded change."""
+    return value if value is not None and 0 < value < 1e99 else None
+
+
+def _estimate(values: Sequence[float], floor: NoiseFloor) -> Interval:
+    estimate = comparison.estimate(values, floor)
+    return interval(estimate.value, estimate.low, estimate.high)
+
+
+def floor_of_power(floors: Floors) -> NoiseFloor:
+    """The largest noise that power can have, given that of J/token and tokens/s."""
+    energy, rate = floors[Metric.JOULES_PER_TOKEN], floors[Metric.TOKENS_PER_S]
+    return NoiseFloor(
+        deviation=energy.deviation + rate.deviation,
+        degrees_of_freedom=min(energy.degrees_of_freedom, rate.degrees_of_freedom),
+        measured=energy.measured and rate.measured,
+    )
+
+
+def reported_cell(key: CellKey) -> ReportedCell:
+    """A cell by its key."""
+    return ReportedCell(
+        name=key.name,
+        model=key.model,
+        engine=key.engine,
+        batch_size=key.batch_size,
+        input_tokens=_same_for_all(key.workload.input_tokens),
+        output_tokens=_same_for_all(key.workload.output_tokens),
+        key=key,
+    )
+
+
+def _same_for_all(length: Any) -> int | None:
+    """A length of a key; None if requests differ in it."""
+    return length if isinstance(length, int) else None
+
+
+def reported_gpu(environment: Fingerprint) -> Gpu:
+    """The GPUs of a fingerprint."""
+    limit_w = environment.power_limit_w
+    return Gpu(
+        name=environment.gpu_name,
+        uuids=environment.gpus,
+        power_limit_w=float(limit_w) if isinstance(limit_w, int | float) else None,
+    )
