@@ -1,10 +1,12 @@
-"""How often the gate is wrong: simulated runs, judged by the gate's own code, beside the rules of other tools.
+"""How often the gate is wrong: simulated runs, judged by the gate's own code and by other tools'.
 
-A run is a suite of 16 cells, J/token and tokens/s of each, against a stored baseline of three launches. Launches are
-added as a live run adds them, until every verdict is clear or the budget is spent. Other tools judge the same simulated
-cycles of three launches a side. Seeded.
+A run is a suite of 16 cells, J/token and tokens/s of each, against a stored baseline of three
+launches. Launches are added as a live run adds them, until every verdict is clear or the budget is
+spent. Other tools judge the same simulated cycles of three launches on each side. Seeded.
 
-    pip install asv && python benchmarks/gate_error_rates.py --runs 10000 --json benchmarks/results/gate-error-rates.json
+    pip install asv
+    python -m benchmarks.gate_error_rates --runs 10000 \\
+        --json benchmarks/results/gate-error-rates.json
 """
 
 import argparse
@@ -29,7 +31,8 @@ BASELINE_LAUNCHES = 3
 CYCLES = 6
 DEVIATIONS = (0.005, 0.007, 0.010, 0.015, 0.020, 0.15)
 CHANGES = (-0.03, 0.02, 0.04, 0.06, 0.10, 0.30)
-# From the recordings (docs/measurements.md): tokens/s varies 1.7 times as much as J/token, against it; cycles within a launch 1.6 times.
+# From the recordings (docs/measurements.md): tokens/s varies 1.7 times as much as J/token, against
+# it; cycles within a launch 1.6 times.
 FITTED = {
     "recorded": (0.0052, 0.0074, 0.0182, 0.0039),
     "recorded, upper 95 % limit": (0.0128, 0.0130, 0.0319, 0.0095),
@@ -44,14 +47,16 @@ class Scenario:
     """What is simulated.
 
     Attributes:
-        deviation: of J/token between launches, relative; of several, the cells take one after the other.
+        deviation: of J/token between launches, relative; of several, the cells take turns.
         change: true relative change of J/token; throughput changes the other way.
         budget: launches at most.
-        floor: "measured" with `degrees` of freedom, its own error drawn anew for each cell; "upper", the same at the upper end of
-            its 95 % interval; "days", measured on as many days as it has launches, so that the drift is in it; or "assumed".
+        floor: "measured" with `degrees` of freedom, its own error drawn anew for each cell;
+            "upper", the same at the upper end of its 95 % interval; "days", measured on as many
+            days as it has launches, so that the drift is in it; or "assumed".
         tails: degrees of freedom of Student t noise between launches; None for normal noise.
-        drift: standard deviation, in deviations, of a shift between the baseline's day and the run's, common to all cells.
-        bad_baseline: the baseline's mean lies at its 5th percentile, which makes every new launch look dear.
+        drift: standard deviation, in deviations, of a shift between the baseline's day and the
+            run's, common to all cells.
+        bad_baseline: the baseline's mean lies at its 5th percentile, so that launches look dear.
         baseline: launches in it.
         degrees: of freedom of the measured noise.
     """
@@ -69,10 +74,11 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Rates:
-    """What came of it.
+    """What a scenario gives.
 
     Attributes:
-        false_alarm, red: share of suite runs with a regressed cell, and with one that is regressed or inconclusive.
+        false_alarm, red: share of suite runs with a regressed cell, and with one that is regressed
+            or inconclusive.
         regressed, passed: share of cells by their J/token.
         launches: mean number of launches per cell.
     """
@@ -120,8 +126,8 @@ def draw_floor(
 
 
 def judge_cell(
-    new: dict[Metric, np.ndarray],
-    old: dict[Metric, np.ndarray],
+    candidate: dict[Metric, np.ndarray],
+    reference: dict[Metric, np.ndarray],
     floor: dict[Metric, NoiseFloor],
     budget: int,
 ) -> tuple[dict[Metric, Verdict], int]:
@@ -132,7 +138,7 @@ def judge_cell(
     for look in terms.looks():
         levels = terms.levels(look)
         for metric in Metric:
-            ratio = comparison.compare(new[metric][:look], old[metric], floor[metric])
+            ratio = comparison.compare(candidate[metric][:look], reference[metric], floor[metric])
             verdicts[metric] = on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], levels)
         if Verdict.INCONCLUSIVE not in verdicts.values():
             break
@@ -148,23 +154,24 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
     red = alarmed = launches = 0
     counts: Counter[Verdict] = Counter()
     for _ in range(runs):
-        old = dict(zip(Metric, draw_side(generator, s, cells, s.baseline), strict=True))
-        new = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
+        reference = dict(zip(Metric, draw_side(generator, s, cells, s.baseline), strict=True))
+        candidate = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
         shift = s.drift * deviations[:, None] * generator.standard_normal() + math.log1p(s.change)
         if s.bad_baseline:
             shift += 1.645 * deviations[:, None] / math.sqrt(s.baseline)
             for metric in Metric:  # the mean is fixed at its 5th percentile, the spread stays
-                old[metric] = old[metric] - old[metric].mean(axis=1, keepdims=True)
-        new[Metric.JOULES_PER_TOKEN] += shift
-        new[Metric.TOKENS_PER_S] -= shift
+                mean = reference[metric].mean(axis=1, keepdims=True)
+                reference[metric] = reference[metric] - mean
+        candidate[Metric.JOULES_PER_TOKEN] += shift
+        candidate[Metric.TOKENS_PER_S] -= shift
         run: Counter[Verdict] = Counter()
         for i in range(cells):
             floor = {
                 metric: draw_floor(generator, s, float(deviations[i]), metric) for metric in Metric
             }
             verdicts, used = judge_cell(
-                {m: np.exp(new[m][i]) for m in Metric},
-                {m: np.exp(old[m][i]) for m in Metric},
+                {m: np.exp(candidate[m][i]) for m in Metric},
+                {m: np.exp(reference[m][i]) for m in Metric},
                 floor,
                 s.budget,
             )
@@ -183,7 +190,7 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
     )
 
 
-# -- other tools, on the same kind of cycles ---------------------------------------------------------------------------------------
+# -- other tools, on the same kind of cycles -------------------------------------------------------
 
 
 def cycles(
@@ -207,11 +214,15 @@ def cycles(
 _P_VALUES: dict[int, float] = {}
 
 
-def asv_differs(new: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """asv's is_different: Mann-Whitney U on all cycles, p < 0.002. Shapes (count, 3, CYCLES) → (count,)."""
+def asv_differs(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """asv's is_different: Mann-Whitney U on all cycles, p < 0.002.
+
+    Shapes (count, 3, CYCLES) → (count,).
+    """
     from asv._stats import mann_whitney_u
 
-    a, b = new.reshape(len(new), -1), old.reshape(len(old), -1)
+    a = candidate.reshape(len(candidate), -1)
+    b = reference.reshape(len(reference), -1)
     u = (a[:, :, None] > b[:, None, :]).sum(axis=(1, 2))
     for i, value in enumerate(u):
         if int(value) not in _P_VALUES:  # the p-value depends on U alone
@@ -219,17 +230,19 @@ def asv_differs(new: np.ndarray, old: np.ndarray) -> np.ndarray:
     return np.array([_P_VALUES[int(value)] for value in u]) < 0.002
 
 
-def _means(new: np.ndarray, old: np.ndarray) -> np.ndarray:
-    return new.mean(axis=(1, 2)) / old.mean(axis=(1, 2))
+def _means(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    return candidate.mean(axis=(1, 2)) / reference.mean(axis=(1, 2))
 
 
-def _medians(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+def _medians(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.where(
-        asv_differs(new, old), np.median(new, axis=(1, 2)) / np.median(old, axis=(1, 2)), 0.0
+        asv_differs(candidate, reference),
+        np.median(candidate, axis=(1, 2)) / np.median(reference, axis=(1, 2)),
+        0.0,
     )
 
 
-# Each: what it compares (0 where it says "no difference"), and the factor above which it fails by default.
+# What each compares (0 for "no difference"), and the factor above which it fails by default.
 OTHER_TOOLS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], float]] = {
     "pytest-benchmark mean:5%": (_means, 1.05),
     "asv compare (factor 1.1)": (_medians, 1.10),
@@ -240,7 +253,7 @@ OTHER_TOOLS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], flo
 def other_tool(
     name: str, deviation: float, correlated: float, count: int, seed: int
 ) -> list[dict[str, float]]:
-    """The tool at its default, and at the factor that gives 1 % false alarms per suite of 16 at this very deviation."""
+    """The tool at its default, and at the factor of 1 % false alarms per suite of 16 cells."""
     measure, default = OTHER_TOOLS[name]
     generator = np.random.default_rng([seed, int(1e6 * deviation)])
 
@@ -263,7 +276,7 @@ def other_tool(
     return rows
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
 VARIANTS: dict[str, Scenario] = {
     "noise measured, up to 5 launches": Scenario(()),

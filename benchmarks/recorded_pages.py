@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import launch_table, modes_table, second_gpu_table, server_table
+from benchmarks import interleaving_table, launch_table, second_gpu_table, server_table
 from pytest_energy.store.noise import NoiseStore
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +125,7 @@ def _launches() -> str:
 def _comparisons() -> str:
     lines = ["# Comparisons on the H100", "", "## Interleaved, and the same launches apart", ""]
     for title, folder in INTERLEAVED:
-        rows = modes_table.rows([ROOT / H100 / folder])
+        rows = interleaving_table.rows([ROOT / H100 / folder])
         lines += [f"### {title[0].upper()}{title[1:]}", "", *rows, ""]
     boards = [
         (ROOT / H100 / board / "vllm-0.25.1-server", ROOT / H100 / board / "vllm-0.25.1")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.modes_table import NO_FLOOR
+from benchmarks.interleaving_table import NO_FLOOR
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import recorded_pages, turns_error_rates
-from benchmarks.gate_error_rates import tables
+from benchmarks import error_rates_page, recorded_pages
 from tests.conftest import ROOT
 
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
@@ -127,18 +126,13 @@ def test_verdicts_page_shows_what_its_commands_print(
     assert rows(table) == rows(result.stdout.str())
 
 
-def test_interleaved_error_rates_are_those_that_were_simulated() -> None:
-    results = json.loads((ROOT / "benchmarks" / "results" / "turns-error-rates.json").read_text())
-    assert results["runs"] >= 10_000
-    table = "\n".join(turns_error_rates.table(results["rows"])).strip()
-    assert table in (ROOT / "docs" / "generated" / "error-rates.md").read_text()
-
-
 def test_error_rates_are_those_that_were_simulated() -> None:
+    assert error_rates_page.PAGE.read_text() == error_rates_page.page()
+    simulated = [
+        json.loads(file.read_text()) for file in ROOT.glob("benchmarks/results/*-error-rates.json")
+    ]
+    assert [results["runs"] >= 10_000 for results in simulated] == [True, True]
     results = json.loads((ROOT / "benchmarks" / "results" / "gate-error-rates.json").read_text())
-    assert results["runs"] >= 10_000
-    page = (ROOT / "docs" / "generated" / "error-rates.md").read_text()
-    assert "\n".join(tables(results["ours"], results["others"])).strip() in page
     rows = {
         row["deviation"]: row
         for row in results["ours"]

@@ -1,4 +1,4 @@
-"""Why J/token changed: static or dynamic energy, and what differs between the environments. Pure."""
+"""Why J/token changed: static or dynamic energy, and what else differs. Pure."""
 
 import math
 from collections.abc import Sequence

@@ -36,6 +36,9 @@ class Limits:
         return {name: limit for name, limit in limits.items() if limit is not None}
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Sample:
     """All launches of one cell on one side.

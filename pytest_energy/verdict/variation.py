@@ -1,4 +1,4 @@
-"""How much interleaved launches vary from period to period, and what that says of the noise. Pure."""
+"""How much interleaved launches vary from period to period, and so their noise. Pure."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Requests of varying lengths: blocks of finished requests in place of cycles, J/token as a ratio of sums."""
+"""Requests of varying lengths: blocks of finished requests, and J/token as a ratio of sums."""
 
 import json
 import math
@@ -101,7 +101,7 @@ def test_scaled_energy_scales_the_estimate_alone(factor: float, seed: int) -> No
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64])
 def test_launches_of_different_length_measure_the_same_work(batch_size: int) -> None:
-    """However many blocks a launch was given: each holds a pass of the same requests, where free draws would hold what came."""
+    """Each block holds a pass of the same requests; free draws would hold anything."""
     cell = make_cell(batch_size)
     measured = [
         measure(simulated.recording(cell, noise=0.01, seed=blocks, cycles=blocks + 0.5))
@@ -162,7 +162,7 @@ def test_j_per_token_is_a_ratio_of_sums() -> None:
 
 
 def test_the_error_of_the_ratio_is_what_it_says() -> None:
-    """Blocks of unequal tokens, 4,000 launches: the spread of their ratios against the mean of their own errors."""
+    """Blocks of unequal tokens: the spread of 4,000 launches against the mean of their errors."""
     generator = np.random.default_rng(7)
     tokens = generator.lognormal(8, 0.3, (4000, 12)).round()
     energy = 0.1 * tokens * (1 + 0.02 * generator.standard_normal(tokens.shape)) + 20
@@ -264,7 +264,7 @@ def test_a_step_that_ends_several_requests_ends_the_block() -> None:
     assert other.joules_per_token == pytest.approx(one.joules_per_token, rel=0.005)
 
 
-def test_turns_of_blocks_make_one_measurement() -> None:
+def test_periods_of_blocks_make_one_measurement() -> None:
     periods = [
         replace(
             simulated.recording(
@@ -278,7 +278,7 @@ def test_turns_of_blocks_make_one_measurement() -> None:
     assert m.valid, m.faults
     assert m.cycles is not None
     assert m.cycles.tokens == tuple(count for period in m.periods for count in period.cycles.tokens)
-    # Each turn begins with the same requests.
+    # Each period begins with the same requests.
     assert len({period.cycles.tokens for period in m.periods}) == 1
 
 

@@ -1,4 +1,4 @@
-"""The gate's error rates, simulated with its own code: what docs/statistics.md claims, within chance."""
+"""The gate's error rates, simulated with its own code, are those of docs/statistics.md."""
 
 import math
 

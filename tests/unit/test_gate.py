@@ -39,7 +39,7 @@ def launches(
     cell: Cell,
     power_w: Sequence[float],
     tokens_per_s: Sequence[float],
-    name: str = "new",
+    name: str = "candidate",
     **kwargs: Any,
 ) -> list[Measurement]:
     return [
@@ -53,7 +53,7 @@ def launches(
 
 
 def at_pace(
-    cell: Cell, tokens_per_s: float, dynamic_j: float = DYNAMIC_J, name: str = "new"
+    cell: Cell, tokens_per_s: float, dynamic_j: float = DYNAMIC_J, name: str = "candidate"
 ) -> list[Measurement]:
     """Three launches of an engine whose power is static + dynamic × throughput."""
     power_w = STATIC_W + dynamic_j * tokens_per_s
@@ -63,7 +63,7 @@ def at_pace(
 @pytest.fixture
 def baseline(cell: Cell, tmp_path: Path) -> Baseline:
     store = Store(tmp_path)
-    store.update(at_pace(cell, 1000.0, name="old"), TOLERANCE)
+    store.update(at_pace(cell, 1000.0, name="reference"), TOLERANCE)
     found = store.find(cell.key, "simulated GPU", [UUID])
     assert found is not None
     return found
@@ -188,13 +188,13 @@ def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> Non
 
 @pytest.mark.parametrize("noise", [ASSUMED_NOISE, NOISE])
 @pytest.mark.parametrize("metric", Metric)
-@pytest.mark.parametrize("new", [1, 2, 3, 6])
+@pytest.mark.parametrize("candidate", [1, 2, 3, 6])
 def test_for_every_number_of_launches_some_data_make_the_gate_fire(
-    metric: Metric, new: int, noise: Any
+    metric: Metric, candidate: int, noise: Any
 ) -> None:
     worse = 100.0 if metric is Metric.JOULES_PER_TOKEN else 0.01
-    ratio = comparison.compare([worse] * new, [1.0] * 3, noise[metric])
-    levels = Terms(comparisons=100).levels(new)
+    ratio = comparison.compare([worse] * candidate, [1.0] * 3, noise[metric])
+    levels = Terms(comparisons=100).levels(candidate)
     assert on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], levels) is Verdict.REGRESSED
 
 
@@ -219,50 +219,71 @@ def test_a_gate_that_cannot_fire_does_not_pass(cell: Cell, baseline: Baseline) -
 
 
 values = st.floats(0.5, 2.0)
-news, olds = st.lists(values, min_size=1, max_size=5), st.lists(values, min_size=3, max_size=5)
+candidates, references = (
+    st.lists(values, min_size=1, max_size=5),
+    st.lists(values, min_size=3, max_size=5),
+)
 all_terms = st.builds(Terms, st.integers(1, 40))
 noises = st.sampled_from([ASSUMED_NOISE, NOISE])
 
 
 def on_values(
-    metric: Metric, new: Sequence[float], old: Sequence[float], terms: Terms, noise: Any
+    metric: Metric, candidate: Sequence[float], reference: Sequence[float], terms: Terms, noise: Any
 ) -> Verdict:
-    ratio = comparison.compare(new, old, noise[metric])
-    return on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], terms.levels(len(new)))
+    ratio = comparison.compare(candidate, reference, noise[metric])
+    return on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], terms.levels(len(candidate)))
 
 
-@given(news, olds, all_terms, noises)
+@given(candidates, references, all_terms, noises)
 def test_swapping_sides_mirrors_a_change_in_energy(
-    new: list[float], old: list[float], terms: Terms, noise: Any
+    candidate: list[float], reference: list[float], terms: Terms, noise: Any
 ) -> None:
     mirrored = {Verdict.REGRESSED: Verdict.IMPROVED, Verdict.IMPROVED: Verdict.REGRESSED}
-    one = on_values(Metric.JOULES_PER_TOKEN, new, old, terms, noise)
-    other = on_values(Metric.JOULES_PER_TOKEN, old, new, terms, noise)
+    one = on_values(Metric.JOULES_PER_TOKEN, candidate, reference, terms, noise)
+    other = on_values(Metric.JOULES_PER_TOKEN, reference, candidate, terms, noise)
     assert mirrored.get(one) == (other if other in mirrored else None)
 
 
-@given(news, olds, all_terms, noises, st.sampled_from(Metric), st.integers(-20, 20))
+@given(candidates, references, all_terms, noises, st.sampled_from(Metric), st.integers(-20, 20))
 def test_scaling_both_sides_changes_no_verdict(
-    new: list[float], old: list[float], terms: Terms, noise: Any, metric: Metric, power_of_two: int
+    candidate: list[float],
+    reference: list[float],
+    terms: Terms,
+    noise: Any,
+    metric: Metric,
+    power_of_two: int,
 ) -> None:
     factor = 2.0**power_of_two  # exact, so that no verdict on the edge turns by rounding
-    scaled = on_values(metric, [v * factor for v in new], [v * factor for v in old], terms, noise)
-    assert {on_values(metric, new, old, terms, noise), scaled} != {Verdict.REGRESSED, Verdict.PASS}
+    scaled = on_values(
+        metric, [v * factor for v in candidate], [v * factor for v in reference], terms, noise
+    )
+    assert {on_values(metric, candidate, reference, terms, noise), scaled} != {
+        Verdict.REGRESSED,
+        Verdict.PASS,
+    }
     before, after = (
         comparison.compare(a, b, noise[metric])
-        for a, b in ((new, old), ([v * factor for v in new], [v * factor for v in old]))
+        for a, b in (
+            (candidate, reference),
+            ([v * factor for v in candidate], [v * factor for v in reference]),
+        )
     )
     assert after.value == pytest.approx(before.value, rel=1e-12)
     assert after.standard_error == pytest.approx(before.standard_error, rel=1e-6, abs=1e-12)
 
 
-@given(news, olds, all_terms, noises, st.sampled_from(Metric), st.integers(2, 4))
+@given(candidates, references, all_terms, noises, st.sampled_from(Metric), st.integers(2, 4))
 def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(
-    new: list[float], old: list[float], terms: Terms, noise: Any, metric: Metric, times: int
+    candidate: list[float],
+    reference: list[float],
+    terms: Terms,
+    noise: Any,
+    metric: Metric,
+    times: int,
 ) -> None:
     once, repeated = (
-        on_values(metric, new, old, terms, noise),
-        on_values(metric, new * times, old * times, terms, noise),
+        on_values(metric, candidate, reference, terms, noise),
+        on_values(metric, candidate * times, reference * times, terms, noise),
     )
     opposite = {
         Verdict.REGRESSED: {Verdict.PASS, Verdict.IMPROVED},
@@ -346,11 +367,13 @@ FAST = client(19_000)
     [
         (
             {"max_itl_ms": 50.0},
-            "the inter-token latency of 90.0 ms (99th percentile, median of 3 launches) is over the limit of 50 ms",
+            "the inter-token latency of 90.0 ms (99th percentile, median of 3 launches) "
+            "is over the limit of 50 ms",
         ),
         (
             {"max_ttft_ms": 30.0},
-            "the time to first token of 40.0 ms (99th percentile, median of 3 launches) is over the limit of 30 ms",
+            "the time to first token of 40.0 ms (99th percentile, median of 3 launches) "
+            "is over the limit of 30 ms",
         ),
     ],
 )
@@ -426,13 +449,13 @@ def test_a_limit_of_latencies_that_were_not_recorded(cell: Cell, of_server: Base
 def test_swapping_sides_turns_regressed_into_improved(cell: Cell, tmp_path: Path) -> None:
     cheap, dear = at_pace(cell, 1000, 0.38, "cheap"), at_pace(cell, 1000, 0.45, "dear")
     verdicts = []
-    for name, old, new in (("a", cheap, dear), ("b", dear, cheap)):
+    for name, reference, candidate in (("a", cheap, dear), ("b", dear, cheap)):
         store = Store(tmp_path / name)
-        store.update(old, TOLERANCE)
+        store.update(reference, TOLERANCE)
         verdicts.append(
             judge(
                 Metric.JOULES_PER_TOKEN,
-                new,
+                candidate,
                 store.find(cell.key, "simulated GPU", [UUID]),
                 noise=NOISE,
             ).verdict
@@ -467,13 +490,17 @@ def test_no_reading_where_conditions_differ(
 
 
 def test_what_changed_tells_what_matters_first() -> None:
-    old, new = (
+    reference, candidate = (
         simulated.fingerprint(
             date=n, driver=n, vllm=n, gpu_uuids=(n,), host=Host(load_1min=float(n), cpu_model=n)
         )
         for n in ("1", "2")
     )
-    assert what_changed(old, new) == ["vllm: 1 → 2", "driver: 1 → 2", "host.cpu_model: 1 → 2"]
+    assert what_changed(reference, candidate) == [
+        "vllm: 1 → 2",
+        "driver: 1 → 2",
+        "host.cpu_model: 1 → 2",
+    ]
 
 
 def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: Baseline) -> None:
@@ -532,7 +559,7 @@ def test_the_table_fits_into_100_columns_and_shows_every_row(
 def interleaved(
     cell: Cell, powers_w: Sequence[float], name: str, periods: Sequence[int]
 ) -> Measurement:
-    """A launch of turns at 1,000 tokens/s that draw so much and have these places in the pair's order."""
+    """A launch of periods at 1,000 tokens/s, with their power and places in the pair's order."""
     parts = [
         recording(cell, name, power_w, cycles=5.5, start_s=1000 * (1 + place))
         for power_w, place in zip(powers_w, periods, strict=True)
@@ -540,11 +567,11 @@ def interleaved(
     return measure(*(replace(part, period=period) for period, part in enumerate(parts)))
 
 
-def test_turns_and_pairs_vary_apart(cell: Cell) -> None:
-    """Ends of 500 and 510 W about a middle of 505 W, pair for pair: turns vary, pairs do not."""
-    old = [interleaved(cell, [500, 510], f"old-{i}", [0, 2]) for i in range(3)]
-    new = [interleaved(cell, [505], f"new-{i}", [1]) for i in range(3)]
-    found = variation(Metric.JOULES_PER_TOKEN, new, old)
+def test_periods_and_pairs_vary_apart(cell: Cell) -> None:
+    """Ends of 500 and 510 W about a middle of 505 W, pair for pair: periods vary, pairs do not."""
+    reference = [interleaved(cell, [500, 510], f"reference-{i}", [0, 2]) for i in range(3)]
+    candidate = [interleaved(cell, [505], f"candidate-{i}", [1]) for i in range(3)]
+    found = variation(Metric.JOULES_PER_TOKEN, candidate, reference)
     assert found is not None
     assert found.periods.deviation == pytest.approx(
         math.log(505 / 500 * 510 / 505) / math.sqrt(2), rel=0.01
@@ -552,23 +579,23 @@ def test_turns_and_pairs_vary_apart(cell: Cell) -> None:
     assert found.periods.degrees_of_freedom == 3
     assert found.pairs.deviation == pytest.approx(0, abs=1e-6)
     assert found.by_periods == pytest.approx(found.periods.deviation / math.sqrt(2))
-    swapped = variation(Metric.JOULES_PER_TOKEN, old, new)
+    swapped = variation(Metric.JOULES_PER_TOKEN, reference, candidate)
     assert swapped is not None
     assert swapped.periods.deviation == pytest.approx(found.periods.deviation)
 
 
 def test_blocks_with_the_roles_changed_are_compared_with_their_neighbours(cell: Cell) -> None:
-    """Two blocks: old new old, new old new. All draw alike but the last."""
-    old = [interleaved(cell, [500, 500, 500], f"old-{i}", [0, 2, 4]) for i in range(2)]
-    new = [interleaved(cell, [500, 500, 550], f"new-{i}", [1, 3, 5]) for i in range(2)]
-    found = variation(Metric.JOULES_PER_TOKEN, new, old)
+    """Two blocks, the candidate in the middle and at the ends. All draw alike but the last."""
+    reference = [interleaved(cell, [500, 500, 500], f"reference-{i}", [0, 2, 4]) for i in range(2)]
+    candidate = [interleaved(cell, [500, 500, 550], f"candidate-{i}", [1, 3, 5]) for i in range(2)]
+    found = variation(Metric.JOULES_PER_TOKEN, candidate, reference)
     assert found is not None
     assert found.periods.degrees_of_freedom == 6
     assert found.periods.deviation == pytest.approx(math.log(1.1) / 2, rel=0.01)
 
 
 @pytest.mark.parametrize("periods", [[0, 1], [3, 5]])
-def test_turns_that_make_no_block_show_nothing(cell: Cell, periods: list[int]) -> None:
-    old = [interleaved(cell, [500, 510], f"old-{i}", periods) for i in range(3)]
-    new = [interleaved(cell, [505], f"new-{i}", [2]) for i in range(3)]
-    assert variation(Metric.JOULES_PER_TOKEN, new, old) is None
+def test_periods_that_make_no_block_show_nothing(cell: Cell, periods: list[int]) -> None:
+    reference = [interleaved(cell, [500, 510], f"reference-{i}", periods) for i in range(3)]
+    candidate = [interleaved(cell, [505], f"candidate-{i}", [2]) for i in range(3)]
+    assert variation(Metric.JOULES_PER_TOKEN, candidate, reference) is None

@@ -253,7 +253,7 @@ def test_a_small_disagreement_is_no_fault() -> None:
     assert measure(with_samples(recording(make_cell()), average_power_mw=510_000)).valid
 
 
-def turns_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> list[Recording]:
+def periods_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> list[Recording]:
     return [
         replace(
             recording(cell, start_s=1000 * (1 + period), cycles=cycles, seed=period, **kwargs),
@@ -264,10 +264,10 @@ def turns_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> 
 
 
 @given(power_w=st.floats(80, 700), noise=st.floats(0, 0.1), count=st.integers(2, 5))
-def test_the_turns_of_a_launch_make_one_measurement(
+def test_the_periods_of_a_launch_make_one_measurement(
     power_w: float, noise: float, count: int
 ) -> None:
-    periods = turns_of(make_cell(), count, power_w=power_w, noise=noise)
+    periods = periods_of(make_cell(), count, power_w=power_w, noise=noise)
     m = measure(*periods)
     assert m.valid, m.faults
     assert m.cycles is not None
@@ -279,26 +279,26 @@ def test_the_turns_of_a_launch_make_one_measurement(
     )
 
 
-def test_a_turn_too_short_by_itself_counts_with_the_others() -> None:
-    periods = turns_of(make_cell())
+def test_a_period_too_short_by_itself_counts_with_the_others() -> None:
+    periods = periods_of(make_cell())
     assert any(fault.startswith("too_short") for fault in measure(periods[0]).faults)
     assert measure(*periods).valid
 
 
-def test_a_launch_with_a_turn_that_holds_no_cycle_is_none() -> None:
+def test_a_launch_with_a_period_that_holds_no_cycle_is_none() -> None:
     periods = [
-        *turns_of(make_cell(), 2, cycles=5.5),
+        *periods_of(make_cell(), 2, cycles=5.5),
         replace(recording(make_cell(), cycles=0.5, start_s=5000), period=2),
     ]
     (fault,) = measure(*periods).faults
     assert (
-        fault
-        == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, 3 needed; 1 of 3 periods hold none"
+        fault == "too_short: 8 whole cycles after warm-up, 0 of them before the steady state, "
+        "3 needed; 1 of 3 periods hold none"
     )
 
 
-def test_a_fault_of_one_turn_is_one_of_the_launch() -> None:
-    periods = turns_of(make_cell())
+def test_a_fault_of_one_period_is_one_of_the_launch() -> None:
+    periods = periods_of(make_cell())
     periods[1] = with_samples(periods[1], throttle_reasons=0x40)
     (fault,) = measure(*periods).faults
     assert "hardware thermal slowdown" in fault
@@ -306,7 +306,7 @@ def test_a_fault_of_one_turn_is_one_of_the_launch() -> None:
     assert any(fault.startswith("periods_differ") for fault in measure(*periods).faults)
 
 
-def test_no_cycle_of_a_turn_is_taken_for_a_transient() -> None:
+def test_no_cycle_of_a_period_is_taken_for_a_transient() -> None:
     """Of four cycles one strays easily; alone on the GPU the first would be dropped."""
     slow = recording(make_cell(), cycles=5.5)
     count = len(slow.tokens.time_ns)
@@ -356,7 +356,7 @@ def test_latencies_are_percentiles_of_what_clients_saw() -> None:
     }
 
 
-def test_latencies_of_turns_are_put_together() -> None:
+def test_latencies_of_periods_are_put_together() -> None:
     periods = [
         replace(served(client(19_000, first_token=Distribution((value,), (1,)))), period=period)
         for period, value in enumerate((10_000, 30_000))
@@ -395,5 +395,5 @@ def test_what_clients_saw_makes_a_measurement_invalid(seen: Client, fault: str) 
 
 
 def test_how_a_servers_tokens_arrive_is_no_sign_of_an_empty_batch() -> None:
-    """At a large batch size a step's tokens come spread out, and those within a few milliseconds are one entry."""
+    """The tokens of a large batch's step come spread out; a few milliseconds are one entry."""
     assert measure(served(client(19_000), tokens_a_step=2)).faults == ()

@@ -26,16 +26,16 @@ def record(
     count: int = 3,
     power_w: float = 500.0,
     rate: float = 1000.0,
-    board: str = A,
+    gpu: str = A,
     **changes: Any,
 ) -> Path:
     arguments = dict(cell.engine_args) | ({"tensor_parallel_size": 2} if gpus == 2 else {})
     spread = replace(cell, engine_args=tuple(sorted(arguments.items())))
-    shares = TWO if gpus == 2 else {board: 1.0}
+    shares = TWO if gpus == 2 else {gpu: 1.0}
     for i in range(count):
         made = simulated.recording(
             spread,
-            f"{gpus}-{board[4]}-{i}",
+            f"{gpus}-{gpu[4]}-{i}",
             power_w * (1 + i / 200),
             rate,
             power_shares=shares,
@@ -84,11 +84,11 @@ def test_a_second_gpu_costs(
     assert figures[11] == "GPU-aaaaaaaa 50.0% (452 W), GPU-bbbbbbbb 50.0% (452 W)"
 
 
-def test_the_two_boards_count_alike_however_many_launches_each_has(
+def test_the_two_gpus_count_alike_however_many_launches_each_has(
     cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(tmp_path / "one" / "a", cell, 1, count=3, power_w=400.0)
-    one = record(tmp_path / "one" / "b", cell, 1, count=1, power_w=402.0 * 1.21, board=B).parent
+    one = record(tmp_path / "one" / "b", cell, 1, count=1, power_w=402.0 * 1.21, gpu=B).parent
     two = record(tmp_path / "two", cell, 2, power_w=660.0)
     *_, row = table(capsys, monkeypatch, one, two)
     figures = [text.strip() for text in row.strip("|").split("|")]
@@ -99,7 +99,7 @@ def test_the_two_boards_count_alike_however_many_launches_each_has(
 def test_the_noise_that_is_stored_for_a_side_counts(
     cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Launches that agree by luck do not make the interval narrower than the runner's noise allows."""
+    """Launches that agree by luck make no interval narrower than the runner's noise allows."""
     one, two = (
         record(tmp_path / "one", cell, 1, count=1),
         record(tmp_path / "two", cell, 2, power_w=900.0, rate=1500.0),
@@ -129,10 +129,10 @@ def test_the_noise_that_is_stored_for_a_side_counts(
     assert widths[0] < 5 < 3 * widths[0] < widths[1]
 
 
-def test_another_board_is_not_compared(
+def test_another_gpu_is_not_compared(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, two = record(tmp_path / "one", cell, 1, board=OTHER), record(tmp_path / "two", cell, 2)
+    one, two = record(tmp_path / "one", cell, 1, gpu=OTHER), record(tmp_path / "two", cell, 2)
     with pytest.raises(
         SystemExit,
         match="GPU-cccccccc, which was measured alone, is not one of the two GPUs",

@@ -35,53 +35,60 @@ def close(one: Comparison, *other: float) -> bool:
 
 
 @given(sides, sides)
-def test_swapping_sides_inverts_ratio_and_interval(new: list[float], old: list[float]) -> None:
-    swapped = compare(old, new, FLOOR)
-    assert close(compare(new, old, FLOOR), 1 / swapped.value, 1 / swapped.high, 1 / swapped.low)
+def test_swapping_sides_inverts_ratio_and_interval(
+    candidate: list[float], reference: list[float]
+) -> None:
+    swapped = compare(reference, candidate, FLOOR)
+    assert close(
+        compare(candidate, reference, FLOOR), 1 / swapped.value, 1 / swapped.high, 1 / swapped.low
+    )
 
 
 @given(sides, sides, st.floats(min_value=1e-3, max_value=1e3))
 def test_scaling_both_sides_changes_nothing(
-    new: list[float], old: list[float], factor: float
+    candidate: list[float], reference: list[float], factor: float
 ) -> None:
     one, scaled = (
-        compare(new, old, FLOOR),
-        compare([v * factor for v in new], [v * factor for v in old], FLOOR),
+        compare(candidate, reference, FLOOR),
+        compare([v * factor for v in candidate], [v * factor for v in reference], FLOOR),
     )
     assert math.isclose(one.value, scaled.value, rel_tol=1e-9)
     assert math.isclose(one.low, scaled.low, rel_tol=1e-6)
 
 
 @given(sides, sides)
-def test_interval_holds_its_value(new: list[float], old: list[float]) -> None:
-    r = compare(new, old, FLOOR)
+def test_interval_holds_its_value(candidate: list[float], reference: list[float]) -> None:
+    r = compare(candidate, reference, FLOOR)
     assert r.low < r.value < r.high
 
 
 @given(st.integers(1, 6), st.integers(1, 6))
-def test_equal_launches_are_not_taken_for_exact(new: int, old: int) -> None:
+def test_equal_launches_are_not_taken_for_exact(candidate: int, reference: int) -> None:
     """However alike a few launches happen to be, the floor keeps a part of the width."""
-    r = compare([1.0] * new, [1.0] * old, FLOOR)
+    r = compare([1.0] * candidate, [1.0] * reference, FLOOR)
     assert r.value == 1.0
-    assert r.relative_half_width > FLOOR.deviation * math.sqrt(1 / new + 1 / old)
+    assert r.relative_half_width > FLOOR.deviation * math.sqrt(1 / candidate + 1 / reference)
 
 
 @given(sides, sides)
-def test_more_of_the_same_launches_narrow_the_interval(new: list[float], old: list[float]) -> None:
+def test_more_of_the_same_launches_narrow_the_interval(
+    candidate: list[float], reference: list[float]
+) -> None:
     """Twice the launches with the same spread: the width shrinks, the ratio stays."""
-    once, twice = compare(new, old, FLOOR), compare(new * 2, old * 2, FLOOR)
+    once, twice = compare(candidate, reference, FLOOR), compare(candidate * 2, reference * 2, FLOOR)
     assert math.isclose(once.value, twice.value, rel_tol=1e-9)
     assert math.log(twice.high / twice.low) < math.log(once.high / once.low)
 
 
-@pytest.mark.parametrize(("new", "old"), [(1, 3), (3, 3), (5, 3)])
-def test_coverage_when_launches_vary_as_assumed(new: int, old: int) -> None:
+@pytest.mark.parametrize(("candidate", "reference"), [(1, 3), (3, 3), (5, 3)])
+def test_coverage_when_launches_vary_as_assumed(candidate: int, reference: int) -> None:
     generator = np.random.default_rng(1)
     covered = 0
     runs = 3000
     for _ in range(runs):
         a, b = (
-            np.exp(generator.normal(0, FLOOR.deviation, count)).tolist() for count in (new, old)
+            np.exp(generator.normal(0, FLOOR.deviation, count)).tolist()
+            for count in (candidate, reference)
         )
         r = compare(a, b, FLOOR)
         covered += r.low <= 1 <= r.high
@@ -132,15 +139,15 @@ def test_one_launch_of_several_raises_no_alarm_however_bad() -> None:
 
 
 @given(st.integers(1, 6), st.integers(3, 6), st.sampled_from([FLOOR, ASSUMED]), st.integers(1, 40))
-def test_a_change_as_large_as_it_claims_to_catch_is_caught(
-    new: int, old: int, floor: NoiseFloor, comparisons: int
+def test_a_change_as_large_as_it_claims_to_detect_is_detected(
+    candidate: int, reference: int, floor: NoiseFloor, comparisons: int
 ) -> None:
-    """At the claimed change the expected ratio lies above the alarm's bound, and by the margin that 95 % of launches keep."""
-    levels = Terms(comparisons).levels(new)
-    unchanged = compare([1.0] * new, [1.0] * old, floor)
-    detected = smallest_detected(unchanged, old, math.log1p(0.03), new, levels.alarm)
+    """At that change 95 % of runs have a ratio above the alarm's bound."""
+    levels = Terms(comparisons).levels(candidate)
+    unchanged = compare([1.0] * candidate, [1.0] * reference, floor)
+    detected = smallest_detected(unchanged, reference, math.log1p(0.03), candidate, levels.alarm)
     unlucky = math.exp(detected - unchanged.bound(0.94))
-    ratio = compare([unlucky] * new, [1.0] * old, floor)
+    ratio = compare([unlucky] * candidate, [1.0] * reference, floor)
     assert on_ratio(ENERGY, ratio, 0.03, levels) is Verdict.REGRESSED
 
 
@@ -164,17 +171,22 @@ def test_the_interval_of_a_deviation_covers_it() -> None:
 
 
 @given(st.lists(values, min_size=2, max_size=6), st.data())
-def test_pairs_swap_and_drift_cancels(old: list[float], data: st.DataObject) -> None:
+def test_pairs_swap_and_drift_cancels(reference: list[float], data: st.DataObject) -> None:
     """Swapping sides inverts; a factor that both launches of a pair share changes nothing."""
-    new = data.draw(st.lists(values, min_size=len(old), max_size=len(old)))
+    candidate = data.draw(st.lists(values, min_size=len(reference), max_size=len(reference)))
     drift = data.draw(
-        st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=len(old), max_size=len(old))
+        st.lists(
+            st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=len(reference), max_size=len(reference)
+        )
     )
-    one, swapped = compare_pairs(new, old, FLOOR), compare_pairs(old, new, FLOOR)
+    one, swapped = (
+        compare_pairs(candidate, reference, FLOOR),
+        compare_pairs(reference, candidate, FLOOR),
+    )
     assert close(one, 1 / swapped.value, 1 / swapped.high, 1 / swapped.low)
     drifted = compare_pairs(
-        [a * f for a, f in zip(new, drift, strict=True)],
-        [b * f for b, f in zip(old, drift, strict=True)],
+        [a * f for a, f in zip(candidate, drift, strict=True)],
+        [b * f for b, f in zip(reference, drift, strict=True)],
         FLOOR,
     )
     assert close(drifted, one.value, one.low, one.high)

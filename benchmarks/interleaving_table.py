@@ -1,6 +1,6 @@
 """How precise an interleaved comparison is, and the same launches compared as with a baseline.
 
-python benchmarks/modes_table.py recordings/h100-sxm-80gb/vllm-0.25.1-against-itself ...
+python -m benchmarks.interleaving_table recordings/h100-sxm-80gb/vllm-0.25.1-against-itself ...
 
 Each folder holds the launches of the candidate (`candidate` or `new`) and of the `reference`.
 Deviations are those of candidate ÷ reference: between neighbouring periods, between pairs, between
@@ -40,25 +40,37 @@ def rows(folders: Sequence[Path]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for folder in folders:
-        candidate = folder / "candidate"
-        new = launches(candidate if candidate.exists() else folder / "new")
-        old = launches(folder / "reference")
-        for key in sorted(new, key=lambda k: (new[k][0].key.model, new[k][0].key.batch_size)):
-            for metric in Metric:
-                a, b = ([getattr(m, metric.value) for m in side[key]] for side in (new, old))
-                paired, apart = (
-                    comparison.compare_pairs(a, b, NO_FLOOR),
-                    comparison.compare(a, b, NO_FLOOR),
-                )
-                found = variation(metric, new[key], old[key])
-                assert found is not None
-                name = f"{new[key][0].key.model} bs={new[key][0].key.batch_size}"
-                lines.append(
-                    f"| {name} | {UNIT[metric]} | {len(a)} | {paired.value - 1:+.1%} | {found.periods.deviation:.2%} "
-                    f"| {found.pairs.deviation:.2%} | {found.by_periods:.2%} | {math.sqrt(2) * apart.spread.deviation:.2%} "
-                    f"| ±{paired.relative_half_width:.1%} | ±{apart.relative_half_width:.1%} |"
-                )
+        named = folder / "candidate"
+        candidate = launches(named if named.exists() else folder / "new")
+        reference = launches(folder / "reference")
+        for key, cell in sorted(candidate.items(), key=lambda item: _place(item[1][0])):
+            lines += [_row(metric, cell, reference[key]) for metric in Metric]
     return lines
+
+
+def _place(measured: Measurement) -> tuple[str, int]:
+    return measured.key.model, measured.key.batch_size
+
+
+def _row(metric: Metric, candidate: Sequence[Measurement], reference: Sequence[Measurement]) -> str:
+    values = [[getattr(m, metric.value) for m in side] for side in (candidate, reference)]
+    paired = comparison.compare_pairs(*values, NO_FLOOR)
+    apart = comparison.compare(*values, NO_FLOOR)
+    found = variation(metric, candidate, reference)
+    assert found is not None
+    figures = (
+        "{} bs={}".format(*_place(candidate[0])),
+        UNIT[metric],
+        str(paired.launches),
+        f"{paired.value - 1:+.1%}",
+        f"{found.periods.deviation:.2%}",
+        f"{found.pairs.deviation:.2%}",
+        f"{found.by_periods:.2%}",
+        f"{math.sqrt(2) * apart.spread.deviation:.2%}",
+        f"±{paired.relative_half_width:.1%}",
+        f"±{apart.relative_half_width:.1%}",
+    )
+    return f"| {' | '.join(figures)} |"
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""How often a comparison in turns is wrong: simulated pairs of launches, judged by the gate's own code.
+"""How often an interleaved comparison is wrong: simulated pairs, judged by the gate's own code.
 
-A run is a suite of 16 cells, J/token and tokens/s of each, old and new engine launched in pairs until every verdict is clear or
-five pairs are made. All of the noise between launches is that between their turns, so that what turns show of it is in the
-verdict as in a real run. Seeded.
+A run is a suite of 16 cells, J/token and tokens/s of each. Reference and candidate are launched in
+pairs until every verdict is clear or five pairs are made. All of the noise between launches is that
+between their periods, so that what periods show of it is in the verdict as in a real run. Seeded.
 
-    python -m benchmarks.turns_error_rates --runs 10000 --json benchmarks/results/turns-error-rates.json
+    python -m benchmarks.interleaved_error_rates --runs 10000 \\
+        --json benchmarks/results/interleaved-error-rates.json
 """
 
 import argparse
@@ -39,8 +40,8 @@ VARIANTS: dict[str, Scenario] = {
 
 
 def judge_cell(
-    new: dict[Metric, np.ndarray],
-    old: dict[Metric, np.ndarray],
+    candidate: dict[Metric, np.ndarray],
+    reference: dict[Metric, np.ndarray],
     floor: dict[Metric, NoiseFloor],
     periods: dict[Metric, np.ndarray],
     budget: int,
@@ -48,9 +49,10 @@ def judge_cell(
     """One cell as a live run judges it: the verdicts, and after how many pairs.
 
     Args:
-        new, old: values by metric, each of shape (budget,).
+        candidate, reference: values by metric, each of shape (budget,).
         floor: the runner's noise.
-        turns: what the turns of each pair show of a launch, a draw of its deviation; each of shape (budget,).
+        periods: what the periods of each pair show of a launch: a draw of its deviation, each of
+            shape (budget,).
         budget: pairs at most.
     """
     verdicts: dict[Metric, Verdict] = {}
@@ -61,7 +63,8 @@ def judge_cell(
         for metric in Metric:
             shown = Spread(float(np.sqrt(np.mean(periods[metric][:look] ** 2))), look)
             noise = raised(floor[metric], shown)
-            ratio = comparison.compare_pairs(new[metric][:look], old[metric][:look], noise)
+            pairs = candidate[metric][:look], reference[metric][:look]
+            ratio = comparison.compare_pairs(*pairs, noise)
             verdicts[metric] = on_ratio(metric, ratio, INTERLEAVED_TOLERANCE[metric], levels)
         if Verdict.INCONCLUSIVE not in verdicts.values():
             break
@@ -77,19 +80,19 @@ def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
     red = alarmed = pairs = 0
     counts: Counter[Verdict] = Counter()
     for _ in range(runs):
-        old = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
-        new = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
+        reference = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
+        candidate = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
         periods = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
         shift = s.drift * deviation * generator.standard_normal((1, s.budget))
         for metric, sign in ((Metric.JOULES_PER_TOKEN, 1), (Metric.TOKENS_PER_S, -1)):
-            old[metric] = old[metric] + sign * shift
-            new[metric] = new[metric] + sign * (shift + math.log1p(s.change))
+            reference[metric] = reference[metric] + sign * shift
+            candidate[metric] = candidate[metric] + sign * (shift + math.log1p(s.change))
         run: Counter[Verdict] = Counter()
         for i in range(cells):
             floor = {metric: draw_floor(generator, s, deviation, metric) for metric in Metric}
             verdicts, used = judge_cell(
-                {m: np.exp(new[m][i]) for m in Metric},
-                {m: np.exp(old[m][i]) for m in Metric},
+                {m: np.exp(candidate[m][i]) for m in Metric},
+                {m: np.exp(reference[m][i]) for m in Metric},
                 floor,
                 {m: periods[m][i] for m in Metric},
                 s.budget,
@@ -132,7 +135,7 @@ def table(rows: Sequence[dict[str, float | str]]) -> list[str]:
     heads = [f"{change:+.0%}" for change in CHANGES]
     lines = []
     for name in VARIANTS:
-        lines += [f"### In turns, {name}", ""]
+        lines += [f"### Interleaved, {name}", ""]
         lines += [
             "| deviation | false alarm | red, undecided | pairs | " + " | ".join(heads) + " |",
             "|" + "---|" * (4 + len(heads)),

@@ -1,6 +1,6 @@
-"""What is left of two engines in turns when one side fails: memory on the GPU, processes, files.
+"""What is left of two interleaved engines when one fails: memory on the GPU, processes, files.
 
-    python benchmarks/turns_faults.py --python /venv/bin/python --json out.json
+    python benchmarks/interleaved_faults.py --python /venv/bin/python --json out.json
 
 Runs the comparison of `benchmarks/cpu_bound` with itself once for each fault, put into the new side: more memory asked for than
 is free beside the other engine; an engine process killed, or stopped, in the middle of a turn. Prints what the test said.

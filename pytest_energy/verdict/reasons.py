@@ -1,0 +1,50 @@
+"""What a comparison says, in words. Pure."""
+
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import expm1
+from pytest_energy.verdict.comparison import Comparison
+from pytest_energy.verdict.rule import Case, Decision, Verdict, loss, on_ratio, tolerated
+
+
+def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
+    """What there is to say of the comparison alone."""
+    ratio, levels = decision.ratio, decision.levels
+    if ratio is None or levels is None:
+        return []
+    if decision.by_comparison is not Verdict.INCONCLUSIVE:
+        return _notes(ratio)
+    if on_ratio(case.metric, ratio, case.tolerance, levels) is Verdict.PASS:
+        return [
+            "this gate cannot fire: launches differ so much that it would miss a change by a "
+            "factor of two"
+        ]
+    unit = "pair" if paired else "launch"
+    plural = "s" if paired else "es"
+    launches = f"{ratio.launches} {unit}{plural if ratio.launches > 1 else ''}"
+    if loss(case.metric, ratio) < tolerated(case.metric, case.tolerance):
+        name = "rise" if case.metric is Metric.JOULES_PER_TOKEN else "fall"
+        reason = (
+            f"with {launches} a {name} as large as the tolerance of {case.tolerance:.1%} "
+            "cannot be excluded"
+        )
+    else:
+        by_chance = expm1(ratio.alarm_bound(1 - levels.alarm))
+        chance = (
+            f"one of up to {by_chance:.1%} may be chance"
+            if by_chance < 1
+            else "that says nothing yet"
+        )
+        reason = (
+            f"the change reaches the tolerance of {case.tolerance:.1%}, "
+            f"but with {launches} {chance}"
+        )
+    return [reason, *_notes(ratio)]
+
+
+def _notes(ratio: Comparison) -> list[str]:
+    if not ratio.floor_discarded:
+        return []
+    return [
+        "the launches differ far more than the runner's measured noise: "
+        "only their own spread is used"
+    ]
