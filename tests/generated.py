@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pytest_energy.health.findings import FINDINGS
 from pytest_energy.measure.faults import FAULTS
+from tests.faults import rows
 from tests.faults.promises import PROMISES
 
 FOLDER = Path(__file__).parents[1] / "docs" / "generated"
@@ -21,29 +22,40 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def findings() -> str:
     """What `pytest-energy doctor` can find."""
-    rows = [
+    shown = [
         (kind.check or "any", f"`{code}`", kind.level.value, kind.meaning)
         for code, kind in FINDINGS.items()
     ]
-    return "# What the doctor can find\n\n" + table(("check", "code", "level", "when"), rows)
+    return "# What the doctor can find\n\n" + table(("check", "code", "level", "when"), shown)
 
 
 def faults() -> str:
     """What makes a measurement invalid."""
-    rows = [(f"`{fault.code}`", fault.meaning) for fault in FAULTS.values()]
-    return "# What makes a measurement invalid\n\n" + table(("code", "meaning"), rows)
+    shown = [(f"`{fault.code}`", fault.meaning) for fault in FAULTS.values()]
+    return "# What makes a measurement invalid\n\n" + table(("code", "meaning"), shown)
 
 
 def promises() -> str:
     """What the gate never does, and the tests that show it."""
-    rows = [(what, "<br>".join(f"`{test}`" for test in tests)) for what, tests in PROMISES]
-    return "# What the gate promises\n\n" + table(("promise", "held by"), rows)
+    shown = [(what, "<br>".join(f"`{test}`" for test in tests)) for what, tests in PROMISES]
+    return "# What the gate promises\n\n" + table(("promise", "held by"), shown)
+
+
+def fault_campaign() -> str:
+    """What must happen at each fault."""
+    text = (
+        "Each row is a run of pytest and the outcome that it must have. No process may survive it.",
+        "An unfinished file is one that the run could not remove: its name begins with a dot, and",
+        "it is never read.",
+    )
+    return "\n".join(("# The fault campaign", "", *text, "", rows.tables()))
 
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "findings.md": findings,
     "faults.md": faults,
     "promises.md": promises,
+    "fault-campaign.md": fault_campaign,
 }
 
 

@@ -1,4 +1,7 @@
-"""A disk below pytest_energy.safety.files that fails on demand: every operation that changes files passes here first."""
+"""A disk below pytest_energy.safety.files that fails on demand.
+
+Every operation that changes files passes here first.
+"""
 
 import os
 import tempfile
@@ -37,7 +40,7 @@ def _named(handle: int) -> Path:
 
 
 def watch(patch: pytest.MonkeyPatch, top: Path, before: Before) -> None:
-    """Call `before(operation, path)` ahead of each operation on what is below `top`; what it raises is what the operation raises."""
+    """Call `before(operation, path)` ahead of each operation below `top`, which it may fail."""
     real = {
         name: getattr(os, name)
         for name in ("mkdir", "open", "fsync", "chmod", "replace", "unlink", "fdopen")
@@ -101,7 +104,7 @@ def watch(patch: pytest.MonkeyPatch, top: Path, before: Before) -> None:
 
 
 def fail(error: int, at: str, for_good: bool) -> Before:
-    """A disk whose operations `at` fail with the error number; `for_good`: and all that follow, as on a disk turned read-only."""
+    """A disk whose operations `at` fail with the error number; `for_good`: and all that follow."""
     failed: list[str] = []
 
     def before(operation: str, path: Path) -> None:

@@ -1,8 +1,9 @@
-"""The plugin that a run of the campaign loads beside pytest-energy: simulated GPUs, short measurements, and one fault.
+"""The plugin that a run of the campaign loads: simulated GPUs, short measurements, and one fault.
 
-The variable CAMPAIGN_FAULT names the fault and its arguments, "name:argument:..."; CAMPAIGN_SIGNS a folder in which a file tells
-that a stage has been reached (load, run, stop, exit, update), for whoever wants to send a signal then. CAMPAIGN_PAUSE names a stage
-in which the run then waits for it.
+CAMPAIGN_FAULT   the fault and its arguments, "name:argument:..."
+CAMPAIGN_SIGNS   a folder; a file in it shows that a stage was reached: load, run, stop, exit,
+                 update
+CAMPAIGN_PAUSE   a stage in which the run waits for a signal
 """
 
 import errno
@@ -26,7 +27,7 @@ from tests.driver import UUIDS, SimulatedDriver
 from tests.faults import disk
 from tests.faults.setting import POWER_W
 
-MIDDLE = 6  # messages of an engine's steps, one every 50 ms, after which a fault in the middle of a run comes
+MIDDLE = 6  # of an engine's messages, one every 50 ms: when a fault in the middle of a run comes
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -69,6 +70,7 @@ class Ground:
         set_attribute(stopping, "MAX_S", 2.0)
         set_attribute(launch, "_LEAVE_S", 0.5)
         set_attribute(checks, "AVERAGED_NS", 100_000_000)
+        set_attribute(checks, "_COUNTER_GAP_S", 30.0)  # a busy host; the meter sees a frozen one
         set_attribute(zeus_meter, "_SAMPLE_EVERY_S", 0.1)
         set_attribute(zeus_meter, "_PAUSE_AFTER_UPDATE_S", 0.02)
         set_attribute(zeus_meter, "_STUCK_AFTER_S", 0.5)
@@ -183,7 +185,7 @@ def memory_error(ground: Ground) -> None:
 
 
 def nvml(ground: Ground, function: str, when: str) -> None:
-    """One of the driver's functions fails: always, from the middle of the first cell on, or just once in the middle."""
+    """A function of the driver fails: always, from the middle of the first cell on, or once."""
     on = [when == "always"]
     failed: list[str] = []
 
@@ -270,7 +272,8 @@ def hand_out(ground: Ground) -> None:
 FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
-        reset, frozen, half_counted, lost, lost_at_load, no_driver, appears, there_before, throttled, idle, limited, sliced, memory_error,
+        reset, frozen, half_counted, lost, lost_at_load, no_driver, appears, there_before,
+        throttled, idle, limited, sliced, memory_error,
         nvml, nvml_from, engine, clock, suspended, disk_fails, no_room_for_logs, writing, hand_out,
     )
 }  # fmt: skip

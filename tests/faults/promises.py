@@ -26,8 +26,8 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
             f"{_PLUGIN}test_ordinary_options_keep_the_verdict",
             _row("p-no-terminal-worker-killed-in-the-run"),
             _row("n-2-workers-engines-killed"),
-            _row("timeout-2-timeout-method-signal-engine-hangs"),
-            _row("timeout-2-timeout-method-thread-engine-hangs"),
+            _row("timeout-2-timeout-method-signal-hang"),
+            _row("timeout-2-timeout-method-thread-hang"),
         ),
     ),
     (
@@ -113,9 +113,8 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             f"{_ENGINE}test_nothing_is_left_when_the_parent_ends",
             f"{_ENGINE}test_a_second_interrupt_while_the_engine_is_ended_leaves_the_worker_to_end_"
-            "the_rest",
-            f"{_ENGINE}test_a_worker_that_is_told_to_exit_leaves_nothing_should_its_parent_be_"
-            "killed_then",
+            "the_others",
+            f"{_ENGINE}test_a_worker_that_exits_leaves_nothing_even_if_its_parent_dies_meanwhile",
             _CAMPAIGN,
         ),
     ),

@@ -1,4 +1,4 @@
-"""What every run of the campaign finds: a user's repository whose engine, where nothing goes wrong, passes."""
+"""What every run of the campaign finds: a repository whose engine passes if nothing goes wrong."""
 
 from pathlib import Path
 
@@ -10,10 +10,11 @@ from tests import simulated
 from tests.driver import UUIDS
 
 POWER_W = 100.0
-STEP_S = 0.005  # the stand-in's steps come on a grid, so its throughput does not depend on how busy the host is
+STEP_S = 0.005  # on a grid, so that the throughput does not depend on how busy the host is
 BATCH_SIZE = 2
 MARKER = {
-    "model": "tiny", "weights": "dummy", "batch_sizes": [BATCH_SIZE], "input_tokens": 4, "output_tokens": 20,
+    "model": "tiny", "weights": "dummy", "batch_sizes": [BATCH_SIZE],
+    "input_tokens": 4, "output_tokens": 20,
     "tolerance": 0.5, "throughput_tolerance": 0.3,
 }  # fmt: skip
 TESTS = """import pytest
@@ -31,7 +32,7 @@ def test_throughput(throughput):
 
 
 def make(folder: Path, marker: dict[str, object] = MARKER) -> None:
-    """Make the repository: model, test, a baseline for each simulated GPU and the noise of twelve launches."""
+    """Make it: model, test, a baseline for each simulated GPU, the noise of twelve launches."""
     (folder / "tiny").mkdir(parents=True)
     (folder / "tiny" / "config.json").write_text('{"vocab_size": 2048}')
     (folder / "pytest.ini").write_text("[pytest]\n")

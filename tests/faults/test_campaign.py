@@ -1,13 +1,10 @@
-"""Each row of the campaign as a test, and docs/generated/fault-campaign.md held to the rows."""
-
-from pathlib import Path
+"""Each row of the fault campaign as a test; what every change runs represents the rest."""
 
 import pytest
 
 from tests.faults import campaign
-from tests.faults.campaign import ROWS, Outcome, Row
-
-PAGE = Path(__file__).parents[2] / "docs" / "generated" / "fault-campaign.md"
+from tests.faults.campaign import Outcome
+from tests.faults.rows import REPRESENTATIVE, ROWS, Row
 
 
 @pytest.fixture(scope="module")
@@ -21,31 +18,23 @@ def outcomes(request: pytest.FixtureRequest) -> dict[Row, Outcome]:
     return campaign.run_all(tuple(each["row"] for each in parameters if "row" in each))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.id, marks=() if row.id in REPRESENTATIVE else pytest.mark.nightly)
+        for row in ROWS
+    ],
+)
 def test_fault(row: Row, outcomes: dict[Row, Outcome]) -> None:
     outcome = outcomes[row]
     assert campaign.complaints(row, outcome) == [], outcome.output
 
 
-def test_rows_have_names_of_their_own() -> None:
+def test_every_part_and_every_stage_of_the_engine_is_represented() -> None:
     assert len({row.id for row in ROWS}) == len(ROWS)
-
-
-def test_the_page_shows_these_rows_and_what_is_expected_of_them() -> None:
-    shown = [
-        tuple(cell.strip() for cell in line.strip("|").split("|"))
-        for line in PAGE.read_text().splitlines()
-        if " → " in line
-    ]
-    rows = {
-        (cells[0], cells[1]): cells
-        for cells in shown
-        if len(cells) == len(campaign.HEADING) and cells != campaign.HEADING
+    assert {row.id for row in ROWS} >= REPRESENTATIVE
+    represented = [row for row in ROWS if row.id in REPRESENTATIVE]
+    assert {row.part for row in represented} == {row.part for row in ROWS}
+    assert {(row.verdict, row.status) for row in represented} == {
+        (row.verdict, row.status) for row in ROWS if row.status != 5
     }
-    assert list(rows) == [(row.fault, row.stage) for row in ROWS]
-    for row in ROWS:
-        _, _, verdict, status, left, hashes, others = rows[row.fault, row.stage]
-        assert (verdict, status, left) == (row.verdict, str(row.status), "none")
-        before, _, after = hashes.partition(" → ")
-        assert (before == after) is (row.baselines == campaign.KEPT)
-        assert (others == "none") is not bool(row.written)

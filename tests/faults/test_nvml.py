@@ -1,4 +1,4 @@
-"""The driver fails at any of the calls that are made before a load: a clear error, or nothing at all; never another exception."""
+"""The driver fails at any call before a load: a clear error or nothing, and no other exception."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Power fails between any two operations of an update: what the disk then may hold is the old baseline or the new one, whole."""
+"""Power fails between any two operations of an update: the old or the new baseline is whole."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -22,8 +22,9 @@ Disk = dict[str, bytes]  # content by name
 class Platter:
     """What may be on the disk after a power failure, given the operations so far.
 
-    As POSIX promises and no more: a file's content is what was there when it was last synced, or any part of what was written since;
-    a folder's entries are those of its last fsync, with any number of the changes since, in order. A rename changes one entry at once.
+    As POSIX promises and no more: a file's content is what was there when it was last synced, or
+    any part of what was written since; a folder's entries are those of its last fsync, with any
+    number of the changes since, in order. A rename changes one entry at once.
     """
 
     def __init__(self, entries: Disk) -> None:
@@ -72,7 +73,7 @@ class Platter:
 def states_of(
     monkeypatch: pytest.MonkeyPatch, path: Path, change: Callable[[], object]
 ) -> tuple[list[Disk], list[Disk]]:
-    """All that the folder of `path` may hold if power fails at any moment of `change`, and once it has returned."""
+    """All that the folder of `path` may hold if power fails during `change` or after it."""
     folder = path.parent
     platter = Platter({path.name: path.read_bytes()} if path.exists() else {})
     seen: list[Disk] = []

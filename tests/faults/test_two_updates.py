@@ -18,7 +18,7 @@ from tests.driver import UUIDS
 from tests.faults import setting
 from tests.simulated import GPU_NAME
 
-# Between reading and writing each waits a moment, so that without a lock the other would come in between.
+# Each waits between reading and writing, so that without a lock the other would come between.
 CODE = """
 import sys, time
 from pathlib import Path
@@ -33,7 +33,12 @@ kind, name, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 project = Path(sys.argv[4])
 cell = Marked.from_arguments((), {**setting.MARKER, "batch_sizes": [2, 4]}).cell(size, project)
 launches = [
-    measure(simulated.recording(cell, f"{name}-{n}", 100.0, 400.0, cycles=80.5, environment={"gpu_uuids": (UUIDS[0],), "vllm": name}))
+    measure(
+        simulated.recording(
+            cell, f"{name}-{n}", 100.0, 400.0, cycles=80.5,
+            environment={"gpu_uuids": (UUIDS[0],), "vllm": name},
+        )
+    )
     for n in range(3)
 ]
 for module in (baselines, noise):
