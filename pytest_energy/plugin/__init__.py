@@ -291,20 +291,20 @@ class Gated:
     @property
     def joules_per_token(self) -> float | None:
         """Energy per generated token, J; None where nothing valid was measured."""
-        sample = self.judgement.sample
-        return sample.joules_per_token.value if sample else None
+        candidate = self.judgement.candidate
+        return candidate.joules_per_token.value if candidate else None
 
     @property
     def power_w(self) -> float | None:
         """Mean power under load, W; None where nothing valid was measured."""
-        sample = self.judgement.sample
-        return sample.power_w if sample else None
+        candidate = self.judgement.candidate
+        return candidate.power_w if candidate else None
 
     @property
     def tokens_per_s(self) -> float | None:
         """Generated tokens per second; None where nothing valid was measured."""
-        sample = self.judgement.sample
-        return sample.tokens_per_s.value if sample else None
+        candidate = self.judgement.candidate
+        return candidate.tokens_per_s.value if candidate else None
 
     @property
     def verdict(self) -> str:

@@ -33,11 +33,13 @@ def add(
     """Keep a judged test for the report, as plain values that travel between processes."""
     from pytest_energy.report import collect, results, sides
 
-    new, old = judgement.sample.launches if judgement.sample else (), judgement.baseline
-    gpu_name = new[0].environment.gpu_name if new else old.gpu_name if old else ""
-    launch_ids = [m.launch_id for m in new] + [
-        launch.launch_id for launch in (old.launches if old else ())
-    ]
+    launches = judgement.candidate.launches if judgement.candidate else ()
+    reference = judgement.reference
+    gpu_name = reference.gpu_name if reference else ""
+    if launches:
+        gpu_name = launches[0].environment.gpu_name
+    launch_ids = [m.launch_id for m in launches]
+    launch_ids += [kept.launch_id for kept in (reference.launches if reference else ())]
     floors = sides.floors_of(session.noise_store, cell.key, gpu_name, launch_ids)
     entry = collect.entry_of(judgement, cell.key, floors, said)
     top = Path(os.environ.get("GITHUB_WORKSPACE") or item.config.rootpath)

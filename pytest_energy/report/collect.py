@@ -14,7 +14,6 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.report import sides
-from pytest_energy.report.compared import Compared
 from pytest_energy.report.explanation import Explanation, explain_compared
 from pytest_energy.report.results import Entry, ReportedSplit, Run, Source, interval
 from pytest_energy.report.sides import Floors
@@ -22,7 +21,7 @@ from pytest_energy.store.baselines import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import attribution, comparison
 from pytest_energy.verdict.attribution import Split
-from pytest_energy.verdict.judgement import Judgement, Sample
+from pytest_energy.verdict.judgement import Compared, Judgement, Sample
 
 
 def entry_of(judgement: Judgement, key: CellKey, floors: Floors, said: Explanation) -> Entry:
@@ -35,7 +34,7 @@ def entry_of(judgement: Judgement, key: CellKey, floors: Floors, said: Explanati
         said: the judgement in words.
     """
     return replace(
-        _entry(Compared.of(judgement), key, floors, said),
+        _entry(judgement, key, floors, said),
         verdict=judgement.verdict.value,
         green=judgement.verdict.green,
         tolerance=judgement.tolerance,

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
-from pytest_energy.report.compared import Compared
 from pytest_energy.report.words import UNIT, count, percent
 from pytest_energy.safety import redact
 from pytest_energy.verdict.attribution import Split
-from pytest_energy.verdict.judgement import Judgement
+from pytest_energy.verdict.judgement import Compared, Judgement
 from pytest_energy.verdict.rule import Verdict
 
 _MAX_CHANGES = 12
@@ -58,16 +57,15 @@ def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Expl
         rerun: a command line that runs only this test, without options.
         replayed: whether recordings were judged, not a live engine.
     """
-    found = Compared.of(judgement)
     other = "reference" if judgement.paired else "baseline"
-    regressed = judgement.verdict is Verdict.REGRESSED and not judgement.only_over_budget
+    regressed = judgement.verdict is Verdict.REGRESSED and not judgement.by_limits_alone
     reasons = [line for reason in judgement.reasons for line in redact.home(reason).splitlines()]
     return Explanation(
-        what=f"{judgement.verdict.value.upper()}: {_headline(name, found, other)}",
-        how_sure=_how_sure(found, f", tolerance {100 * judgement.tolerance:.1f} %"),
+        what=f"{judgement.verdict.value.upper()}: {_headline(name, judgement, other)}",
+        how_sure=_how_sure(judgement, f", tolerance {100 * judgement.tolerance:.1f} %"),
         reasons=tuple(reasons),
-        split="; ".join([*_power_and_rate(found), *(_why(found) if regressed else ())]),
-        changed=_changes(found),
+        split="; ".join([*_power_and_rate(judgement), *(_why(judgement) if regressed else ())]),
+        changed=_changes(judgement),
         next=tuple(_next(judgement, rerun, replayed)),
     )
 
@@ -96,7 +94,7 @@ def failure(judgement: Judgement, said: Explanation) -> str:
     A regression takes five lines: what, how sure, split, what changed, next.
     """
     how_sure, reasons = said.how_sure, said.reasons
-    if judgement.only_over_budget:
+    if judgement.by_limits_alone:
         how_sure = ""  # nothing about the budget is estimated
     elif judgement.verdict is Verdict.REGRESSED:
         how_sure, reasons = "; ".join((how_sure, *reasons)), ()
@@ -193,13 +191,13 @@ def _changes(found: Compared) -> str | None:
 
 
 def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
-    if judgement.only_over_budget:
-        limits = " and ".join(judgement.over)
+    if judgement.by_limits_alone:
+        limits = " and ".join(judgement.broken_limits)
         return [
             f"raise {limits} in the test if the budget allows it; "
             "updating the baseline does not change it"
         ]
-    candidate = judgement.sample.launches[0] if judgement.sample else None
+    candidate = judgement.candidate.launches[0] if judgement.candidate else None
     verdict = judgement.verdict
     if (
         candidate is not None

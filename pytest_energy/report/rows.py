@@ -83,13 +83,13 @@ def row(
         update: of the baseline; None without --energy-update.
         inconclusive_fails: False if an undecided test passes, with a warning.
     """
-    sample, ratio, baseline = judgement.sample, judgement.ratio, judgement.baseline
+    candidate, ratio, reference = judgement.candidate, judgement.ratio, judgement.reference
     verdict, green = judgement.verdict.value, judgement.verdict.green
     if judgement.undecided and not judgement.blind and not inconclusive_fails:
         green = True
     if update is not None:
         verdict, green = ("created" if update.created else "changed"), True
-    energy = sample.joules_per_token if sample else None
+    energy = candidate.joules_per_token if candidate else None
     gpu_power_w = _gpu_power_w(judgement)
     return Row(
         cell=cell.name,
@@ -98,9 +98,9 @@ def row(
         green=green,
         joules_per_token=energy.value if energy else None,
         joules_per_token_half_width=energy.relative_half_width if energy else None,
-        power_w=sample.power_w if sample else None,
-        tokens_per_s=sample.tokens_per_s.value if sample else None,
-        baseline=baseline.summary[judgement.metric.value] if baseline else None,
+        power_w=candidate.power_w if candidate else None,
+        tokens_per_s=candidate.tokens_per_s.value if candidate else None,
+        baseline=reference.summary[judgement.metric.value] if reference else None,
         change=ratio.value - 1 if ratio else None,
         change_half_width=ratio.relative_half_width if ratio else None,
         detects=judgement.smallest_detected if update is None and judgement.verdict.green else None,
@@ -115,9 +115,9 @@ def row(
 
 def _gpu_power_w(judgement: Judgement) -> dict[str, float]:
     """Mean power of each GPU by UUID; empty for one GPU, and for metrics other than J/token."""
-    if judgement.sample is None or judgement.metric is not Metric.JOULES_PER_TOKEN:
+    if judgement.candidate is None or judgement.metric is not Metric.JOULES_PER_TOKEN:
         return {}
-    return mean_gpu_power_w(judgement.sample.launches)
+    return mean_gpu_power_w(judgement.candidate.launches)
 
 
 def _latencies(judgement: Judgement) -> str:
@@ -127,7 +127,7 @@ def _latencies(judgement: Judgement) -> str:
     """
     launches = [
         m
-        for m in (judgement.sample.launches if judgement.sample else ())
+        for m in (judgement.candidate.launches if judgement.candidate else ())
         if m.latencies_ms.keys() == LATENCIES.keys()
     ]
     if judgement.metric is not Metric.JOULES_PER_TOKEN or not launches:
@@ -147,8 +147,8 @@ def _periods(judgement: Judgement) -> str:
 
     Empty if the engines did not alternate within a launch.
     """
-    variation, sample = judgement.variation, judgement.sample
-    if variation is None or sample is None:
+    variation, candidate = judgement.variation, judgement.candidate
+    if variation is None or candidate is None:
         return ""
     text = (
         f"candidate ÷ reference varies by {_degrees(variation.periods)} between periods "
@@ -157,7 +157,7 @@ def _periods(judgement: Judgement) -> str:
     )
     if judgement.metric is not Metric.JOULES_PER_TOKEN:
         return text
-    paused = [b for m in sample.launches for b in m.co_resident]
+    paused = [b for m in candidate.launches for b in m.co_resident]
     cpu_share = sum(b.cpu_s for b in paused) / sum(b.seconds for b in paused)
     text += (
         f"; the paused engine generated {sum(b.tokens for b in paused)} tokens "

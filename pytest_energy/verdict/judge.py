@@ -85,7 +85,13 @@ class Judge:
     def invalid(self, metric: Metric, limits: Limits, reasons: Sequence[str]) -> Judgement:
         """The judgement on a cell that could not be measured."""
         tolerance = Terms(paired=self.paired).tolerance(metric, limits.tolerance)
-        return Judgement(metric, Verdict.INVALID, tolerance, tuple(reasons), paired=self.paired)
+        return Judgement(
+            metric=metric,
+            paired=self.paired,
+            verdict=Verdict.INVALID,
+            tolerance=tolerance,
+            reasons=tuple(reasons),
+        )
 
     def _stored(self, measured: Measurement) -> Baseline | None:
         gpu_name, on = measured.environment.gpu_name, measured.environment.gpus
@@ -127,11 +133,11 @@ def judge(
         tolerance=case.tolerance,
         reasons=(*decision.reasons, *in_words(case, decision, terms.paired)),
         ratio=decision.ratio,
-        sample=None if case.faults else Sample.of(candidate, noise),
-        baseline=reference,
+        candidate=None if case.faults else Sample.of(candidate, noise),
+        reference=reference,
         split=split(candidate, compared) if compared else None,
-        only_over_budget=decision.verdict is not decision.by_comparison,
-        over=(*case.over_budget, *case.slow) if compared else (),
+        by_limits_alone=decision.verdict is not decision.by_comparison,
+        broken_limits=(*case.over_budget, *case.slow) if compared else (),
         smallest_detected=decision.smallest_detected,
         noise=noise[metric] if compared or few_pairs else None,
         changed=_changed(candidate, compared) if compared else (),

@@ -1,4 +1,4 @@
-"""What a test allows, and what it is told."""
+"""What a test allows, and the judgement that it gets."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -75,40 +75,49 @@ def mean_power_w(measurements: Sequence[Measurement]) -> float:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Compared:
+    """One metric of one cell on both sides, without a verdict.
+
+    Attributes:
+        candidate: None if no launch is valid.
+        reference: a stored baseline or the interleaved engine's launches; None if there is neither.
+        ratio: candidate ÷ reference; None if they were not compared.
+        split: of a change in J/token; None if it cannot be determined.
+        noise: between launches, measured or assumed; None if nothing was compared.
+        changed: what differs between the environments, one line each.
+        paired: whether the launches of both sides were interleaved.
+    """
+
+    metric: Metric
+    candidate: Sample | None = None
+    reference: Baseline | None = None
+    ratio: Comparison | None = None
+    split: Split | None = None
+    noise: NoiseFloor | None = None
+    changed: tuple[str, ...] = ()
+    paired: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement(Compared):
     """One metric of one cell, judged.
 
     Attributes:
         tolerance: relative loss that fails.
         reasons: what led to the verdict, one line each.
-        ratio: candidate ÷ reference with its interval; None if nothing was compared.
-        sample: the candidate; None if a launch was invalid.
-        baseline: the reference; None if there is none.
-        split: of a change in J/token; None if it cannot be determined.
-        only_over_budget: regressed for a limit of the test alone.
-        over: the limits of the test that are broken, by their names in the marker.
+        broken_limits: of the test, by their names in the marker.
+        by_limits_alone: whether it regressed for these alone.
         smallest_detected: loss, relative, that the run, gone on to its last look, would have called
             regressed in 95 % of cases; None if nothing was compared.
-        noise: between launches, measured or assumed; None if nothing was compared.
-        changed: what differs in the environment, one line each.
-        paired: whether the reference is interleaved with the candidate.
         variation: of periods and pairs, if engines were interleaved period by period.
     """
 
-    metric: Metric
     verdict: Verdict
     tolerance: float
     reasons: tuple[str, ...]
-    ratio: Comparison | None = None
-    sample: Sample | None = None
-    baseline: Baseline | None = None
-    split: Split | None = None
-    only_over_budget: bool = False
-    over: tuple[str, ...] = ()
+    broken_limits: tuple[str, ...] = ()
+    by_limits_alone: bool = False
     smallest_detected: float | None = None
-    noise: NoiseFloor | None = None
-    changed: tuple[str, ...] = ()
-    paired: bool = False
     variation: Variation | None = None
 
     @property
