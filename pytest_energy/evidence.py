@@ -23,6 +23,7 @@ from pytest_energy.errors import (
 from pytest_energy.launch import interleaved, launch
 from pytest_energy.launch.gpu_locks import GpuLocks
 from pytest_energy.launch.interleaved import NoFit, Side, SideError
+from pytest_energy.launch.load import Progress
 from pytest_energy.measure import measurement
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
@@ -90,7 +91,7 @@ class LiveSource:
     settings: Settings
     cells: Sequence[Cell]
     open_meter: launch.OpenMeter
-    progress: launch.Progress
+    progress: Progress
     noise: NoiseStore
     is_decided: Callable[[Cell, Evidence], bool]
     check: Callable[[], None]
@@ -159,7 +160,7 @@ class _Launches:
 
     settings: Settings
     open_meter: launch.OpenMeter
-    progress: launch.Progress
+    progress: Progress
     noise: NoiseStore
     _measured: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
 
@@ -259,7 +260,7 @@ class _Launches:
         gpu_name = measured.environment.gpu_name
         return self.noise.floor(measured.key, gpu_name, Metric.JOULES_PER_TOKEN).deviation
 
-    def _numbered(self, number: int, side: str) -> launch.Progress:
+    def _numbered(self, number: int, side: str) -> Progress:
         settings = self.settings
         of = f"{'' if settings.update or settings.noise else 'up to '}{settings.launches}"
         if settings.paired:

@@ -7,6 +7,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import EnergyError, RecordingError
 from pytest_energy.evidence import Evidence, LiveSource, ReplaySource, Source
 from pytest_energy.launch import launch
+from pytest_energy.launch.load import Progress
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.settings import Settings
@@ -41,7 +42,7 @@ class Session:
     settings: Settings
     questions: Sequence[Question]
     open_meter: launch.OpenMeter
-    progress: launch.Progress
+    progress: Progress
     _updates: dict[str, Update | EnergyError | OSError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

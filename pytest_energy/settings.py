@@ -48,11 +48,11 @@ class Settings:
         launch: how the engine, or the candidate of an interleaved comparison, is launched.
         reference: how the reference of an interleaved comparison is launched; None to compare with
             baselines.
-        reference_replay: recordings of the reference, judged in pairs with `replay`; empty to compare
-            with baselines.
+        reference_replay: recordings of the reference, judged in pairs with `replay`; empty to
+            compare with baselines.
         report: folder for a report, None for none.
-        interleave: what alternates in a live comparison: "periods" of two engines that are resident on
-            the GPU together, "launches", or "auto": periods if both engines fit on the GPU.
+        interleave: what alternates in a live comparison: "periods" of two engines that are resident
+            on the GPU together, "launches", or "auto": periods if both engines fit on the GPU.
         engine: what is measured, whatever a test's marker says; None to leave it to the marker.
         default_engine: what is measured if neither says.
         lock_timeout_s: limit for waiting until other runs on this host have left the GPUs.
@@ -82,7 +82,7 @@ class Settings:
 
 
 def parse_engine_args(texts: Sequence[str]) -> dict[str, Any]:
-    """Texts "name=value" as engine arguments; a value that is JSON is read as such, else as a string.
+    """Texts "name=value" as engine arguments; a value that is JSON is read as such, else a string.
 
     Raises:
         ValueError: a text has no "=" or no name, or a name is given twice.

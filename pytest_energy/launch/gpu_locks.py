@@ -1,8 +1,9 @@
 """A lock per GPU, so that two runs on one host never measure each other.
 
-A lock is flock(2) on a file named by the GPU's UUID. The kernel frees it when its holder dies, however it dies; the file
-stays, and its text is only believed while the lock is held. Files lie in one folder of fixed name that all users share, so
-no file in it is trusted: none is opened through a link, and none that is linked elsewhere is written.
+A lock is flock(2) on a file named after the GPU's UUID. The kernel frees it when its holder dies,
+however it dies. The file stays, and its text is believed only while the lock is held. All users
+share one folder of fixed name, so no file in it is trusted: none is opened through a link, and none
+that has another hard link is written.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any
 
 from pytest_energy.errors import LockError
 
-# Not tempfile's: it follows TMPDIR, which jobs of one runner may have different, and then they would not see each other.
+# Not tempfile's, which follows TMPDIR: jobs of one runner may have different ones.
 FOLDER = Path("/tmp/pytest-energy-locks")
 _POLL_S = 0.5
 _MAX_TEXT = 2_000
@@ -30,7 +31,14 @@ _UUID = re.compile(r"[A-Za-z0-9-]{1,80}")
 
 @dataclass(frozen=True)
 class Holder:
-    """Who says to hold a lock: process id, the host whose number that is, since when (seconds of the epoch), what is measured."""
+    """Who claims to hold a lock.
+
+    Attributes:
+        pid: process id on `host`.
+        host: name of the host; containers have their own.
+        since_s: seconds since the epoch.
+        measuring: what is measured.
+    """
 
     pid: int
     host: str
@@ -41,16 +49,18 @@ class Holder:
         then = time.localtime(self.since_s)
         today = time.strftime("%F", then) == time.strftime("%F")
         where = "" if self.host == platform.node() else f" on {self.host}"
-        return f"pid {self.pid}{where} ({self.measuring} since {time.strftime('%H:%M' if today else '%F %H:%M', then)})"
+        since = time.strftime("%H:%M" if today else "%F %H:%M", then)
+        return f"pid {self.pid}{where} ({self.measuring} since {since})"
 
 
-_UNNAMED = "a process that has not said who it is"
+_UNNAMED = "an unnamed process"
 
 
 class GpuLocks:
-    """The locks that one run holds. Use `release` when nothing is left to measure; the end of the process does it, too.
+    """The locks that one run holds, until `release` or the end of the process.
 
-    A run waits only while it holds none, or for the next in the order of UUIDs, so runs never wait for each other in a circle.
+    A run waits only while it holds none, or for the next in the order of UUIDs, so runs never wait
+    for each other in a circle.
 
     Args:
         timeout_s: limit for all waiting of this run together.
@@ -69,14 +79,15 @@ class GpuLocks:
     def acquire(
         self, uuids: Iterable[str], measuring: str, progress: Callable[[str], None]
     ) -> frozenset[str]:
-        """Lock these GPUs, waiting for their holders; nothing of this run may be on a GPU.
+        """Lock these GPUs, waiting for their holders; this run must have nothing on a GPU.
 
-        Returns those whose last holder died with the lock in its hands: what it started may still be about to end.
+        Returns those whose last holder died while it held the lock: what it started may not have
+        ended yet.
 
         Args:
-            uuids: as NVML spells them; those that are held already stay so.
-            measuring: what is to be measured, for those who wait.
-            progress: told who is waited for.
+            uuids: as NVML spells them; those that are held stay held.
+            measuring: what will be measured, for those who wait.
+            progress: called with a few words on whom the run waits for.
 
         Raises:
             LockError: the time for waiting is used up, or a lock file cannot be used.
@@ -92,10 +103,11 @@ class GpuLocks:
         return frozenset(self._left_behind)
 
     def keep(self, uuids: Iterable[str], measuring: str, progress: Callable[[str], None]) -> None:
-        """Hold the locks of exactly these GPUs, on which the engine was found; free the others.
+        """Hold exactly these GPUs, on which the engine runs; free the others.
 
         Raises:
-            LockError: as for `acquire`; or another run holds one of them, which is not waited for: the engine is on it.
+            LockError: as for `acquire`; or another run holds one of them, which is not waited for,
+                because the engine is already there.
         """
         wanted = set(uuids)
         for uuid in self.held - wanted:
@@ -105,8 +117,9 @@ class GpuLocks:
         for uuid in sorted(wanted - self.held):
             if not self._try(uuid, measuring):
                 raise LockError(
-                    f"the engine is on {uuid}, on which another run measures: {look(uuid)[1] or _UNNAMED}.\n"
-                    "CUDA_VISIBLE_DEVICES did not name it: name GPUs by their UUIDs there (nvidia-smi -L)."
+                    f"the engine is on {uuid}, on which another run measures: "
+                    f"{look(uuid)[1] or _UNNAMED}.\nCUDA_VISIBLE_DEVICES does not name that GPU: "
+                    "give UUIDs there (nvidia-smi -L)."
                 )
 
     def release(self) -> None:
@@ -129,8 +142,9 @@ class GpuLocks:
                 self._left_s = 0.0  # the run's other cells do not wait as long again
                 self.release()
                 raise LockError(
-                    f"{uuid} is not free: {holder or _UNNAMED} holds it, and this run has waited {self._timeout_s:g} s in all.\n"
-                    "Wait for it to end, or wait longer: --energy-lock-timeout SECONDS"
+                    f"{uuid} is not free: {holder or _UNNAMED} holds it, and this run has waited "
+                    f"{self._timeout_s:g} s in all.\n"
+                    "Run again when it has ended, or wait longer: --energy-lock-timeout SECONDS"
                 )
             progress(f"{uuid[:12]}: waiting for {holder or _UNNAMED}, {waited:.0f} s")
             time.sleep(min(_POLL_S, self._left_s - waited))
@@ -142,9 +156,8 @@ class GpuLocks:
             return True
         file = _open(uuid, create=True)
         try:
-            if (
-                not _lock(file, fcntl.LOCK_EX) or not os.fstat(file).st_nlink
-            ):  # no link: it was deleted after it was opened
+            # Without a link it was deleted after it was opened.
+            if not _lock(file, fcntl.LOCK_EX) or not os.fstat(file).st_nlink:
                 os.close(file)
                 return False
             if os.pread(file, 1, 0):
@@ -165,7 +178,10 @@ class GpuLocks:
 
 
 def look(uuid: str) -> tuple[bool, Holder | None]:
-    """Whether somebody holds a GPU's lock, and who says to; None where the holder has not said. Writes nothing."""
+    """Whether a run holds a GPU's lock, and who claims to; None if the holder has not said.
+
+    Writes nothing.
+    """
     try:
         file = _open(uuid, create=False)
     except (FileNotFoundError, LockError):
@@ -179,7 +195,7 @@ def look(uuid: str) -> tuple[bool, Holder | None]:
 
 
 def _read(file: int) -> Holder | None:
-    """What the holder wrote, if it is that: any user of this host may have written it."""
+    """What the holder wrote, if it looks like it: any user of this host may have written it."""
     try:
         text: Any = json.loads(os.pread(file, _MAX_TEXT, 0))
         pid, host, since_s, measuring = (
@@ -199,7 +215,7 @@ def _read(file: int) -> Holder | None:
 
 
 def _lock(file: int, how: int) -> bool:
-    """Three times: somebody who looks holds it for a moment."""
+    """Try three times: whoever looks holds the lock for a moment."""
     for _ in range(3):
         try:
             fcntl.flock(file, how | fcntl.LOCK_NB)
@@ -212,20 +228,21 @@ def _lock(file: int, how: int) -> bool:
 def _unusable(uuid: str, error: OSError) -> LockError:
     return LockError(
         f"the lock of {uuid} cannot be used: {FOLDER / uuid}.lock: {error.strerror}.\n"
-        f"Without it another run could measure on this GPU at the same time. {FOLDER} must be a folder that all may write to "
-        f"(mode 1777), and its files writable for all: remove it when no run is active, and it is made anew."
+        "Without it another run could measure on this GPU at the same time. "
+        f"{FOLDER} must be a folder that all users may write to (mode 1777), and so must its files "
+        "be. Remove it while no run is active: the next run makes it."
     )
 
 
 def _open(uuid: str, create: bool) -> int:
-    """The lock file, opened to be written to where it may be made; never inherited by another program, never through a link.
+    """The lock file, opened for writing if it may be made; never inherited, never through a link.
 
     Raises:
         LockError: it cannot be used.
-        FileNotFoundError: it is not there and may not be made.
+        FileNotFoundError: it does not exist and may not be made.
     """
     if not _UUID.fullmatch(uuid):
-        raise LockError(f"{uuid!r} is no GPU's UUID")
+        raise LockError(f"{uuid!r} is not a GPU's UUID")
     try:
         folder = _open_folder(create)
         try:
@@ -244,20 +261,18 @@ def _open_folder(create: bool) -> int:
     if create:
         with contextlib.suppress(FileExistsError):
             FOLDER.mkdir()
-            FOLDER.chmod(
-                0o1777
-            )  # for all users, whatever the umask; none may delete another's files
+            # For all users, whatever the umask; none may delete another's files.
+            FOLDER.chmod(0o1777)
     return os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _open_file(name: str, folder: int, create: bool) -> int:
-    mode = os.O_RDWR if create else os.O_RDONLY
-    flags = (
-        mode | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    )  # a pipe in its place must not hang us
+    # O_NONBLOCK: a pipe in its place must not hang us.
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_RDWR if create else os.O_RDONLY)
     while True:
         try:
-            # Without O_CREAT: with it Linux lets nobody open another user's file in such a folder (fs.protected_regular).
+            # Without O_CREAT: with it, Linux lets nobody open another user's file in such a folder
+            # (fs.protected_regular).
             file = os.open(name, flags, dir_fd=folder)
             break
         except FileNotFoundError:
@@ -270,5 +285,5 @@ def _open_file(name: str, folder: int, create: bool) -> int:
     about = os.fstat(file)
     if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
         os.close(file)
-        raise OSError(errno.EINVAL, "it is no file of its own")
+        raise OSError(errno.EINVAL, "it is not a regular file with one name")
     return file

@@ -1,11 +1,12 @@
-"""Two engines resident on one GPU, cycle by cycle in turns: what drifts within a pair of launches cancels.
+"""Two engines co-resident on one GPU, measured in alternating periods: drift between them cancels.
 
-    outer engine   load ········· rest ─┤ turn 0 │ ············ rest ············ │ turn 1 │
-    inner engine         ···load ··· rest ─────── │ turn 0, twice as long         │ rest ──
+    outer engine   load ······· paused ─┤ period 0 │ ········ paused ········ │ period 1 │
+    inner engine         ··· load ··· paused ───── │ period 0, twice as long  │ paused ──
 
-Both are loaded, one after the other, and rest. Then each cell is measured in the order outer, inner, outer, so that both
-sides lie at the same mean time; where that is not precise enough such blocks follow with the roles changed. The engine that
-waits has its scheduler paused and no request, and is watched.
+Both are loaded, one after the other, and paused. Then each cell is measured in a block of three
+periods, outer, inner, outer, so that both sides have the same mean time. If that is not precise
+enough, more blocks follow, with the roles swapped each time. The engine that waits has its
+scheduler paused and no requests, and is watched.
 """
 
 import contextlib
@@ -19,28 +20,30 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import block_size, tokens_in_flight
 from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError
-from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter, Progress, new_engine
+from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter, new_engine
+from pytest_energy.launch.load import Progress
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import counters
 from pytest_energy.recording.recording import CoResident, Recording
 from pytest_energy.settings import LaunchSettings
 
-# vLLM takes 0.9 of the GPU's memory for one engine; what CUDA graphs and contexts take comes on top.
+# vLLM takes 0.9 of the GPU's memory for one engine; CUDA graphs and contexts need some on top.
 MEMORY_SHARE = 0.45
 _IDLE_S = 2.0
-# More than this of the CPU per GPU, and the waiting engine is in the other's way. Each worker of a tensor-parallel engine polls for
-# another second after its last step.
+# CPU cores per GPU; a waiting engine that uses more disturbs the other. Each worker of a
+# tensor-parallel engine polls for another second after its last step.
 _MAX_WAITING_CORES = 0.5
+_LOOKS_PER_CYCLE = 8
 
 
 class Stopping(Protocol):
     """Says when enough is measured."""
 
     def period(self, length: int) -> IsEnough:
-        """Of one turn, `length` times as long as a short one."""
+        """Of one period, `length` times as long as a short one."""
 
     def cell(self, periods: Mapping[str, Sequence[Recording]]) -> bool:
-        """Of a cell, by both sides' turns so far."""
+        """Of a cell, by both sides' periods so far."""
 
 
 class NoFit(Exception):
@@ -71,38 +74,38 @@ def record_pair(
     progress: Callable[[str], Progress],
     stopping: Stopping,
 ) -> Generator[tuple[str, Cell, Recording], None, None]:
-    """One launch of each engine: record each of `cells`, which must share their launch arguments, in turns.
+    """One launch of each engine: record each of `cells` on both, interleaved.
 
-    Yields each turn's recording with its side's name, three per cell and block.
+    Yields each period's recording with its side's name, three per cell and block.
 
     Args:
-        cells: at least one.
-        outer: the engine that is loaded first and takes the first and the last turn.
+        cells: at least one; they must share their launch arguments.
+        outer: the engine that is loaded first and has the first and the last period.
         inner: the other.
         open_meter: opens a meter for the GPUs with the given UUIDs.
-        progress: by side's name, told in a few words what is going on.
-        stopping: says when a turn and a cell are measured well enough.
+        progress: returns, by the side's name, what is called with a few words on what is going on.
+        stopping: says when a period and a cell are measured well enough.
 
     Raises:
-        NoFit: there is not memory enough for both.
-        SideError: an engine did not load, crashed, hung or did not rest; the other is ended, too.
+        NoFit: there is not enough GPU memory for both.
+        SideError: an engine did not load or pause, crashed or hung; the other is ended, too.
         MeterError: the GPUs cannot be read.
     """
     before = compute_processes()
+    sides = (outer, inner)
     engines = {
         side.name: new_engine(cells[0], side.settings, gpu_memory_utilization=MEMORY_SHARE)
-        for side in (outer, inner)
+        for side in sides
     }
     with contextlib.ExitStack() as stack:
-        for side in (outer, inner):
+        for side in sides:
             stack.push(engines[side.name])
             with _named(side):
                 engines[side.name].start()  # both import vLLM at once
         idle_power_w = []
-        for side in (outer, inner):
-            progress(side.name)(
-                f"{cells[0].model.name}: loading ({Path(side.settings.python).name})"
-            )
+        for side in sides:
+            python = Path(side.settings.python).name
+            progress(side.name)(f"{cells[0].model.name}: loading ({python})")
             ready = _load(engines[side.name], side, cells)
             with _named(side):
                 engines[side.name].pause()
@@ -110,30 +113,12 @@ def record_pair(
         both = list(engines.values())
         launches = {
             side.name: Launch.of(engines[side.name], side.settings, both, open_meter, before)
-            for side in (outer, inner)
+            for side in sides
         }
+        pair = _Pair(outer, inner, launches, idle_power_w[0], idle_power_w[1], progress)
         for cell in cells:
-            periods: dict[str, list[Recording]] = {outer.name: [], inner.name: []}
-            ends, middle = outer, inner
-            while not stopping.cell(periods):
-                for side, waiting, length in (
-                    (ends, middle, 1),
-                    (middle, ends, 2),
-                    (ends, middle, 1),
-                ):
-                    recorded, co_resident = _period(
-                        cell, launches, side, waiting, stopping.period(length), progress(side.name)
-                    )
-                    co_resident = replace(
-                        co_resident,
-                        idle_power_alone_w=idle_power_w[0],
-                        idle_power_w=idle_power_w[1],
-                    )
-                    periods[side.name].append(
-                        replace(recorded, period=len(periods[side.name]), co_resident=co_resident)
-                    )
-                    yield side.name, cell, periods[side.name][-1]
-                ends, middle = middle, ends
+            for name, recorded in pair.record(cell, stopping):
+                yield name, cell, recorded
 
 
 @contextlib.contextmanager
@@ -162,13 +147,14 @@ def _load(engine: Engine, side: Side, cells: Sequence[Cell]) -> EngineReady:
         needed = tokens_in_flight(lengths, cell.batch_size, block_size(ready.settings))
         if 0 < ready.kv_cache_tokens < needed:
             raise NoFit(
-                f"the {side.name} engine's KV cache holds {ready.kv_cache_tokens} of the {needed} tokens that {cell.name} needs"
+                f"the {side.name} engine's KV cache holds {ready.kv_cache_tokens} of the {needed} "
+                f"tokens that {cell.name} needs"
             )
     return ready
 
 
 def _idle_power_w(meter: Meter) -> float | None:
-    """Mean power of the metered GPUs with nothing running; None where the counter did not move."""
+    """Mean power of the metered GPUs while nothing runs; None if the counter did not move."""
     meter.start()
     try:
         time.sleep(_IDLE_S)
@@ -177,48 +163,70 @@ def _idle_power_w(meter: Meter) -> float | None:
     return counters.mean_power_w(meter.read())
 
 
-def _period(
-    cell: Cell,
-    launches: Mapping[str, Launch],
-    side: Side,
-    waiting: Side,
-    is_enough: IsEnough,
-    progress: Progress,
-) -> tuple[Recording, CoResident]:
-    """One turn of one side; the other is watched meanwhile."""
-    watched = launches[waiting.name]
-    with _named(waiting):
-        rest_before, cpu_before_s, started_s = (
-            watched.engine.pause(),
-            watched.engine.cpu_s(),
-            time.monotonic(),
+@dataclass(frozen=True)
+class _Pair:
+    """Both engines, loaded and paused.
+
+    Attributes:
+        outer, inner: the sides.
+        launches: by the side's name.
+        idle_power_alone_w: of the idle GPUs with the outer engine loaded.
+        idle_power_w: the same with both loaded.
+        progress: returns a side's, by its name.
+    """
+
+    outer: Side
+    inner: Side
+    launches: Mapping[str, Launch]
+    idle_power_alone_w: float | None
+    idle_power_w: float | None
+    progress: Callable[[str], Progress]
+
+    def record(
+        self, cell: Cell, stopping: Stopping
+    ) -> Generator[tuple[str, Recording], None, None]:
+        """Blocks of three periods, until `stopping` says that the cell is measured well enough."""
+        periods: dict[str, list[Recording]] = {self.outer.name: [], self.inner.name: []}
+        ends, middle = self.outer, self.inner
+        while not stopping.cell(periods):
+            for side, waiting, length in ((ends, middle, 1), (middle, ends, 2), (ends, middle, 1)):
+                recorded = self._period(cell, side, waiting, stopping.period(length))
+                of_side = periods[side.name]
+                of_side.append(replace(recorded, period=len(of_side)))
+                yield side.name, of_side[-1]
+            ends, middle = middle, ends
+
+    def _period(self, cell: Cell, side: Side, waiting: Side, is_enough: IsEnough) -> Recording:
+        """One period of one side; the other is watched meanwhile."""
+        measured, watched = self.launches[side.name], self.launches[waiting.name]
+        with _named(waiting):
+            before, cpu_before_s = watched.engine.pause(), watched.engine.cpu_s()
+            started_s = time.monotonic()
+        with _named(side):
+            progress = self.progress(side.name)
+            recorded = measured.record(cell, progress, is_enough, _LOOKS_PER_CYCLE)
+            measured.engine.pause()
+        with _named(waiting):
+            cpu_s, seconds = watched.engine.cpu_s() - cpu_before_s, time.monotonic() - started_s
+            after = watched.engine.pause()
+        paused = None if before.paused is None else before.paused and bool(after.paused)
+        co_resident = CoResident(
+            launch_id=watched.launch_id,
+            seconds=round(seconds, 3),
+            tokens=after.tokens - before.tokens,
+            paused=paused,
+            cpu_s=round(max(0.0, cpu_s), 3),
+            idle_power_alone_w=self.idle_power_alone_w,
+            idle_power_w=self.idle_power_w,
         )
-    with _named(side):
-        recorded = launches[side.name].record(cell, progress, is_enough, looks_per_cycle=8)
-        launches[side.name].engine.pause()
-    with _named(waiting):
-        cpu_s, seconds, rest_after = (
-            watched.engine.cpu_s() - cpu_before_s,
-            time.monotonic() - started_s,
-            watched.engine.pause(),
-        )
-    co_resident = CoResident(
-        launch_id=watched.launch_id,
-        seconds=round(seconds, 3),
-        tokens=rest_after.tokens - rest_before.tokens,
-        paused=None
-        if rest_before.paused is None
-        else rest_before.paused and bool(rest_after.paused),
-        cpu_s=round(max(0.0, cpu_s), 3),
-    )
-    ready = watched.engine.ready
-    gpus = max(1, len(ready.gpu_uuids)) if ready is not None else 1
-    return replace(
-        recorded, faults=(*recorded.faults, *_not_at_rest(co_resident, gpus))
-    ), co_resident
+        ready = watched.engine.ready
+        gpus = max(1, len(ready.gpu_uuids)) if ready is not None else 1
+        faults = (*recorded.faults, *_not_idle(co_resident, gpus))
+        return replace(recorded, faults=faults, co_resident=co_resident)
 
 
-def _not_at_rest(co_resident: CoResident, gpus: int) -> list[str]:
+def _not_idle(co_resident: CoResident, gpus: int) -> list[str]:
+    """The fault of an engine that did not wait idly on so many GPUs."""
     why = []
     if co_resident.tokens:
         why.append(f"it generated {co_resident.tokens} tokens")
@@ -229,5 +237,6 @@ def _not_at_rest(co_resident: CoResident, gpus: int) -> list[str]:
     if not why:
         return []
     return [
-        f"not_at_rest: the engine that waited was not idle: {', '.join(why)}. Let launches alternate: --energy-interleave launches"
+        f"not_at_rest: the waiting engine was not idle: {', '.join(why)}. "
+        "Alternate launches instead: --energy-interleave launches"
     ]

@@ -1,38 +1,34 @@
-"""Live measurement: launch an engine, put each cell's load on it, keep both counters. Yields recordings, judges nothing."""
+"""A launch: start an engine, put each cell's load on it, keep both counters as recordings."""
 
 import datetime
-import math
 import time
 import uuid
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.workload import Plan
 from pytest_energy.engines.attached import AttachedEngine
-from pytest_energy.engines.engine import Engine, Steps
+from pytest_energy.engines.engine import Engine
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.server import ServerEngine
 from pytest_energy.errors import EngineError
 from pytest_energy.health.guard import Guard
+from pytest_energy.launch.load import Load, Progress
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import fingerprint
-from pytest_energy.recording.fingerprint import RequestTokens
-from pytest_energy.recording.recording import Recording, Requests, TokenCounter
+from pytest_energy.recording.fingerprint import Fingerprint, RequestTokens
+from pytest_energy.recording.recording import Recording, Requests
 from pytest_energy.settings import LaunchSettings
 
-_SAFE_VOCABULARY = (
-    1000  # token ids that every tokenizer has, for a model of which no config.json is at hand
-)
+# Token ids that every tokenizer has, for a model whose config.json is not at hand.
+_SAFE_VOCABULARY = 1000
 _LEAVE_S = 60.0
-_COUNTED_S = 0.65  # until the meter, which reads twice a second, has seen the counter's next update
-_BRIEF_S = 1.0  # the load of a cell with a fault before it
+_BEFORE_LOAD_S = 0.3  # so that the counter's first update lies before the load
 _HOT_TAIL_S = 1.6  # after the load, for the static power
 
 OpenMeter = Callable[[Sequence[str], Callable[[int], bool]], Meter]
-Progress = Callable[[str], None]
 IsEnough = Callable[[Recording, int], bool]  # of the recording so far and its whole cycles
 Stopping = Callable[[Cell, str], IsEnough]  # of a cell on a GPU model, by its name
 
@@ -44,25 +40,26 @@ def record_launch(
     progress: Progress,
     stopping: Stopping,
 ) -> Generator[tuple[Cell, Recording], None, None]:
-    """One engine launch: record each of `cells`, which must share their launch arguments, in the order given.
+    """One engine launch: record each of `cells`, in the order given.
 
     Args:
-        cells: at least one.
+        cells: at least one; they must share their launch arguments.
         settings: how the engine is launched.
         open_meter: opens a meter for the GPUs with the given UUIDs.
-        progress: told, in a few words, what is going on.
-        stopping: gives what says when a cell is measured well enough.
+        progress: called with a few words on what is going on.
+        stopping: returns what says when a cell is measured well enough.
 
     Raises:
-        EngineError: the engine did not load, crashed or hung; cells yielded before stand.
+        EngineError: the engine did not load, crashed or hung; the cells yielded before are good.
         MeterError: the engine's GPUs cannot be read.
     """
     before = compute_processes()
-    progress(
-        f"{cells[0].model.name}: {f'loading ({Path(settings.python).name})' if settings.url is None else f'attaching to {settings.url}'}"
-    )
+    doing = f"loading ({Path(settings.python).name})"
+    if settings.url is not None:
+        doing = f"attaching to {settings.url}"
+    progress(f"{cells[0].model.name}: {doing}")
     with new_engine(cells[0], settings) as engine:
-        if settings.url is not None:  # a server that ran already was on its GPUs before
+        if settings.url is not None:  # a running server was on its GPUs before
             before = {gpu: pids - engine.processes() for gpu, pids in before.items()}
         launch = Launch.of(engine, settings, [engine], open_meter, before)
         for cell in cells:
@@ -71,33 +68,30 @@ def record_launch(
 
 
 def wait_for_leftovers(gpu_uuids: Collection[str], progress: Progress) -> None:
-    """Wait up to a minute until no process is left on these GPUs: a killed run's engines take a moment to end.
+    """Wait up to a minute until these GPUs are free: engines of a killed run take a while to end.
 
     What stays is reported as a foreign process when an engine is launched.
     """
     end = time.monotonic() + _LEAVE_S
     while gpu_uuids and time.monotonic() < end:
-        left = {
-            pid for uuid, pids in compute_processes().items() if uuid in gpu_uuids for pid in pids
-        }
-        if not left:
+        on_gpus = compute_processes()
+        if not any(on_gpus.get(gpu) for gpu in gpu_uuids):
             return
         progress("waiting until what a killed run left on the GPU has ended")
         time.sleep(0.5)
 
 
 def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> Engine:
-    """The engine of a cell, not started; settings under test win over `engine_args`, and these over the suite's."""
+    """The engine of a cell, not started.
+
+    Settings under test override `engine_args`, which override the suite's.
+    """
     if settings.url is not None:
-        vocabulary_size = cell.model.vocabulary_size or _SAFE_VOCABULARY
-        request_tokens = (
-            cell.workload.longest_request or 0
-        )  # of prompts it is known when they are tokenized
         return AttachedEngine(
             settings.url,
             settings.gpu_uuids,
-            vocabulary_size,
-            request_tokens,
+            cell.model.vocabulary_size or _SAFE_VOCABULARY,
+            cell.workload.longest_request or 0,  # that of prompts is known once tokenized
             compute_processes,
             settings.progress_timeout_s,
         )
@@ -119,7 +113,7 @@ class Launch:
         launch_id: of this engine start.
         engine: loaded.
         meter: of the engine's GPUs.
-        foreign: processes, by the driver's ids, that were on these GPUs before.
+        foreign: ids of processes, as the driver gives them, that were on these GPUs before.
         under_test: settings from the command line.
     """
 
@@ -160,71 +154,46 @@ class Launch:
     def record(
         self, cell: Cell, progress: Progress, is_enough: IsEnough, looks_per_cycle: int = 2
     ) -> Recording:
-        """Put the cell's load on the engine and record it until `is_enough(recording so far, whole cycles)` says so.
+        """Put the cell's load on the engine and record it.
+
+        A cell with a fault before its load ends after a second, because none of its figures counts.
 
         Args:
             cell: what to record.
-            progress: told what is going on.
-            is_enough: asked from the second cycle, or block, on, and as soon as the energy of each further one is counted. A cell
-                with a fault before its load, of which no figure counts, ends after a second.
-            looks_per_cycle: how often it is asked besides.
+            progress: called with a few words on what is going on.
+            is_enough: asked with the recording so far and its whole cycles; see `Load.drive`.
+            looks_per_cycle: how often it is asked.
         """
-        ready = self.engine.ready
-        assert ready is not None
+        assert self.engine.ready is not None
         if cell.workload.prompts_file is not None:
             progress(f"{cell.name}: tokenizing prompts")
         plan = self.engine.prepare(cell.workload, cell.batch_size)
         requests = Requests(*zip(*plan.lengths, strict=True)) if cell.workload.varies else None
-        environment = fingerprint.fingerprint(
-            ready.versions,
-            ready.settings,
-            self.under_test,
-            self.meter.describe(),
-            ready.synthetic_weights,
-            None
-            if requests is None
-            else RequestTokens(sum(requests.input_tokens), sum(requests.output_tokens)),
-        )
-        pids = ", ".join(map(str, self.foreign))
-        foreign = (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
-        guard = Guard(ready.gpu_uuids)
-        faults = (*foreign, *guard.faults_before())
-        counted = _Counted()
+        environment, load = self._environment(requests), Load(self.engine, cell, plan, progress)
+        guard = Guard(self.engine.ready.gpu_uuids)
+        faults = (*self._foreign_faults(), *guard.faults_before())
 
         def recording(stopped_ns: int) -> Recording:
+            assert self.engine.ready is not None
             return Recording(
                 key=cell.key,
                 launch_id=self.launch_id,
                 environment=environment,
-                tokens=TokenCounter(
-                    tuple(counted.time_ns), tuple(counted.tokens), tuple(counted.finished)
-                ),
+                tokens=load.counter,
                 gpus=self.meter.read(),
                 load_stopped_ns=stopped_ns,
-                kv_cache_tokens=ready.kv_cache_tokens,
+                kv_cache_tokens=self.engine.ready.kv_cache_tokens,
                 faults=faults,
                 client=self.engine.client,
                 requests=requests,
             )
 
+        def enough(cycles: int) -> bool:
+            return is_enough(recording(load.last_ns), cycles)
+
         self.meter.start()
         try:
-            time.sleep(0.3)  # the counter's first update lies before the load
-            self.engine.start_load(cell.workload, cell.batch_size)
-            if faults:
-                self._drive_briefly(counted)
-            else:
-                self._drive(
-                    cell,
-                    plan,
-                    counted,
-                    lambda cycles: is_enough(recording(counted.time_ns[-1]), cycles),
-                    progress,
-                    looks_per_cycle,
-                )
-            rest, stopped_ns = self.engine.stop_load()
-            counted.add(rest)
-            time.sleep(_HOT_TAIL_S)
+            stopped_ns = self._apply(load, None if faults else enough, looks_per_cycle)
         except EngineError as error:
             why = guard.faults()
             if not why:
@@ -236,62 +205,36 @@ class Launch:
         recorded = recording(stopped_ns)
         return replace(recorded, faults=tuple(dict.fromkeys((*faults, *guard.faults()))))
 
-    def _drive_briefly(self, counted: "_Counted") -> None:
-        """As long as counters, and the clients' share of a CPU core, need to tell no faults of their own."""
-        end = time.monotonic() + _BRIEF_S
-        while time.monotonic() < end:
-            counted.add(self.engine.take_steps())
+    def _apply(self, load: Load, enough: Callable[[int], bool] | None, looks_per_cycle: int) -> int:
+        """Start and stop the load while the meter runs; the time at which it was stopped, ns."""
+        time.sleep(_BEFORE_LOAD_S)
+        self.engine.start_load(load.cell.workload, load.cell.batch_size)
+        if enough is None:
+            load.drive_briefly()
+        else:
+            load.drive(enough, looks_per_cycle)
+        rest, stopped_ns = self.engine.stop_load()
+        load.add(rest)
+        time.sleep(_HOT_TAIL_S)
+        return stopped_ns
 
-    def _drive(
-        self,
-        cell: Cell,
-        plan: Plan,
-        counted: "_Counted",
-        is_enough: Callable[[int], bool],
-        progress: Progress,
-        looks_per_cycle: int,
-    ) -> None:
-        """Add the load's steps to `counted` until `is_enough(whole cycles)`."""
-        next_look, told, whole, counted_s = 2.0, 0.0, 2, math.inf
-        while True:
-            counted.add(self.engine.take_steps())
-            cycles = plan.cycles(counted.total, counted.ended)
-            if int(cycles) > whole:
-                whole, counted_s = int(cycles), time.monotonic() + _COUNTED_S
-            elapsed_s = (counted.time_ns[-1] - counted.time_ns[0]) / 1e9
-            if time.monotonic() - told > 1.0:
-                told = time.monotonic()
-                phase, name = (
-                    "warming up" if cycles < 1 else "measuring",
-                    "blocks" if cell.workload.varies else "cycles",
-                )
-                progress(
-                    f"{cell.name}: {phase}, {cycles:.1f} {name}, {counted.total / max(elapsed_s, 1e-9):,.0f} tokens/s"
-                )
-            counted_now = time.monotonic() >= counted_s
-            if counted_now or cycles >= next_look:
-                if is_enough(int(cycles)):
-                    return
-                next_look = cycles + 1 / looks_per_cycle
-                counted_s = math.inf if counted_now else counted_s
+    def _environment(self, requests: Requests | None) -> Fingerprint:
+        ready = self.engine.ready
+        assert ready is not None
+        return fingerprint.fingerprint(
+            ready.versions,
+            ready.settings,
+            self.under_test,
+            self.meter.describe(),
+            ready.synthetic_weights,
+            None
+            if requests is None
+            else RequestTokens(sum(requests.input_tokens), sum(requests.output_tokens)),
+        )
 
-
-@dataclass
-class _Counted:
-    """The steps of a load so far, with the sums of their tokens and finished requests."""
-
-    time_ns: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    finished: list[int] = field(default_factory=list)
-    total: int = 0
-    ended: int = 0
-
-    def add(self, steps: Steps) -> None:
-        self.time_ns += steps.time_ns
-        self.tokens += steps.tokens
-        self.finished += steps.finished
-        self.total += sum(steps.tokens)
-        self.ended += sum(steps.finished)
+    def _foreign_faults(self) -> tuple[str, ...]:
+        pids = ", ".join(map(str, self.foreign))
+        return (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
 
 
 def _membership(
@@ -299,8 +242,9 @@ def _membership(
 ) -> Callable[[int], bool]:
     """Tells the engines' processes on the GPUs from others.
 
-    In a container the driver's process ids are not ours. So a process counts as an engine's when it appeared
-    on the GPU while they loaded and, where its id is one of ours, belongs to a worker's session.
+    In a container the driver's process ids are not ours. So a process counts as an engine's if it
+    appeared on the GPU while the engines loaded and, if its id is one of ours, belongs to a
+    worker's session.
     """
     after = compute_processes()
     appeared = {

@@ -1,9 +1,11 @@
-"""Each measured test also appears in pytest-benchmark's table and --benchmark-json, as seconds per cycle.
+"""Each measured test in pytest-benchmark's table and --benchmark-json, as seconds per cycle.
 
-Entries are handed to its session directly, not through its fixture, so that none of its options
-(--benchmark-skip, --benchmark-only, --benchmark-disable, nor its behaviour under xdist) can turn a test green or skip it.
+Entries go to pytest-benchmark's session directly, not through its fixture, so that none of its
+options (--benchmark-skip, --benchmark-only, --benchmark-disable) nor its behaviour under xdist can
+turn a test green or skip it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ _SKIP_REASONS = ("--benchmark-only active", "--benchmark-skip active")
 
 
 class _Entry:
-    """What pytest_benchmark.stats.Metadata asks of a fixture."""
+    """The part of a benchmark fixture that pytest_benchmark.stats.Metadata reads."""
 
     def __init__(self, item: pytest.Item, extra_info: dict[str, Any]) -> None:
         callspec = getattr(item, "callspec", None)
@@ -33,23 +35,21 @@ def add(item: pytest.Item, evidence: Evidence, row: Row) -> None:
         return
     from pytest_benchmark.stats import Metadata
 
-    extra_info = {
+    known = {
         name: value for name, value in row.as_dict().items() if value is not None and value != ""
     }
-    entry: Any = Metadata(_Entry(item, extra_info), iterations=1, options={})  # type: ignore[no-untyped-call]
+    entry: Any = Metadata(_Entry(item, known), iterations=1, options={})  # type: ignore[no-untyped-call]
     for time in times:
         entry.stats.update(time)
     session.benchmarks.append(entry)
 
 
-def undo_skips(items: list[pytest.Item]) -> None:
+def undo_skips(items: Sequence[pytest.Item]) -> None:
     """Take back the skip marks that pytest-benchmark's options put on `items`."""
     for item in items:
         item.own_markers[:] = [
             mark
             for mark in item.own_markers
-            if not (
-                mark.name == "skip"
-                and any(reason in str(mark.kwargs.get("reason")) for reason in _SKIP_REASONS)
-            )
+            if mark.name != "skip"
+            or not any(reason in str(mark.kwargs.get("reason")) for reason in _SKIP_REASONS)
         ]

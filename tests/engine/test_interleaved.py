@@ -204,7 +204,7 @@ def test_an_engine_that_cannot_be_paused_is_told(cell: Cell, python: str) -> Non
     assert faults["candidate"] == ()
     (fault,) = faults["reference"]
     assert fault.startswith(
-        "not_at_rest: the engine that waited was not idle: its scheduler was not paused"
+        "not_at_rest: the waiting engine was not idle: its scheduler was not paused"
     )
     assert "--energy-interleave launches" in fault
 
@@ -220,7 +220,7 @@ def test_an_engine_that_burns_cpu_while_it_waits_is_told(
     }
     assert faults["candidate"] == ()
     assert faults["reference"][0].startswith(
-        "not_at_rest: the engine that waited was not idle: it used "
+        "not_at_rest: the waiting engine was not idle: it used "
     )
 
 

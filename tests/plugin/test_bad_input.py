@@ -231,7 +231,7 @@ def test_a_damaged_recording(project: Project) -> None:
     folder = project.record("old")
     file = next(folder.rglob("*.json.gz"))
     file.write_bytes(file.read_bytes()[:500])
-    refused(project, ["--energy-replay", "old"], str(file), "damaged or no recording")
+    refused(project, ["--energy-replay", "old"], str(file), "damaged or not a recording")
 
 
 @pytest.mark.parametrize(
@@ -241,11 +241,11 @@ def test_a_damaged_recording(project: Project) -> None:
         (["--energy-replay", "a", "--energy-engine-arg", "x=1"], "leave it out"),
         (["--energy-engine-arg", "eager"], "'eager' is not NAME=VALUE"),
         (["--energy-engine-arg", "a=1", "--energy-engine-arg", "a=2"], "a is given twice"),
-        (["--energy-launches", "0"], "--energy-launches 0: it must be a positive whole number"),
-        (["--energy-launches", "2.5"], "positive whole number"),
+        (["--energy-launches", "0"], "--energy-launches: 0 is not a positive whole number"),
+        (["--energy-launches", "2.5"], "--energy-launches: 2.5 is not a positive whole number"),
         (
             ["--energy-load-timeout", "soon"],
-            "--energy-load-timeout soon: it must be a positive number",
+            "--energy-load-timeout: soon is not a positive number",
         ),
     ],
 )

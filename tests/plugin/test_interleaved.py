@@ -1,4 +1,4 @@
-"""Two engines in turns: the order of launches, the verdict on pairs, failures that name their side, replay; on simulated launches."""
+"""Two interleaved engines: order of launches, verdicts on pairs, failures, replays; simulated launches."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.plugin.project import Project
 
 OLD, NEW = "/old/python", "/new/python"
 TOGETHER = ("--energy-python", NEW, "--energy-reference-python", OLD)
-IN_TURNS = (*TOGETHER, "--energy-interleave", "launches")
+BY_LAUNCHES = (*TOGETHER, "--energy-interleave", "launches")
 
 Launched = list[tuple[str, list[int]]]
 
@@ -30,7 +30,7 @@ class Engines:
         self.pairs: list[tuple[str, str]] = []
         self.fit = True
         self.paused = True
-        self.turn_w = 0.0
+        self.period_w = 0.0
 
     def record_launch(
         self,
@@ -63,7 +63,7 @@ class Engines:
     def record_pair(
         self, cells: Any, outer: Any, inner: Any, open_meter: Any, progress: Any, noise: Any
     ) -> Iterator[Any]:
-        """Three turns per cell; those of one launch differ by `turn_w`."""
+        """Three periods per cell; those of one launch differ by `period_w`."""
         self.pairs.append((outer.name, inner.name))
         progress(outer.name)("tiny: loading (python)")
         if not self.fit:
@@ -81,7 +81,7 @@ class Engines:
                     cell,
                     launch_id=f"{len(self.pairs):02d}-{side.name}",
                     power_w=self.power_w(side.settings.python, len(self.pairs))
-                    + (-1) ** period * self.turn_w,
+                    + (-1) ** period * self.period_w,
                     cycles=12.5,
                     environment={"vllm": "1.0" if side.settings.python == OLD else "2.0"},
                     start_s=1000 * (1 + number),
@@ -108,14 +108,15 @@ def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(
 ) -> None:
     project.measure_noise()
     before = project.files()
-    result = project.run(*IN_TURNS)
+    result = project.run(*BY_LAUNCHES)
     result.assert_outcomes(passed=4)
     assert order(engines) == "old new new old old new"
     assert {tuple(sizes) for _, sizes in engines.launched} == {(2, 8)}
     assert project.files() == before
     result.stdout.fnmatch_lines(
         [
-            f"energy: live, up to 5 pairs of launches (launches): {NEW} in turns with {OLD}, baselines in baselines",
+            "energy: live, up to 5 pairs of launches, interleaved by launches: "
+            f"{NEW} against {OLD}, baselines in baselines",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 1 of up to 5 (candidate): tiny: loading*",
             "cell * metric * J/token * W * tokens/s * reference * change * verdict * detects",
@@ -130,7 +131,7 @@ def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(
     project.measure_noise()
     engines.power_w = lambda python, launch: 560.0 if python == NEW else 500.0
     result = project.run(
-        *IN_TURNS, "--energy-engine-arg", "enforce_eager=true", "-k", "test_energy"
+        *BY_LAUNCHES, "--energy-engine-arg", "enforce_eager=true", "-k", "test_energy"
     )
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
@@ -149,7 +150,7 @@ def test_what_drifts_from_pair_to_pair_cancels(project: Project, engines: Engine
     engines.power_w = lambda python, launch: (
         (500.0 if python == OLD else 525.0) * (1 + 0.05 * launch)
     )
-    result = project.run(*IN_TURNS, "-k", "test_energy and bs2")
+    result = project.run(*BY_LAUNCHES, "-k", "test_energy and bs2")
     result.stdout.fnmatch_lines(["tiny bs=2 * +5.0% ±* regressed"])
     assert len(engines.launched) == 6
 
@@ -157,7 +158,7 @@ def test_what_drifts_from_pair_to_pair_cancels(project: Project, engines: Engine
 def test_only_undecided_cells_take_more_pairs(project: Project, engines: Engines) -> None:
     project.measure_noise()
     engines.power_w = lambda python, launch: 514.9 if python == NEW else 500.0
-    result = project.run(*IN_TURNS, "-k", "test_energy and bs2")
+    result = project.run(*BY_LAUNCHES, "-k", "test_energy and bs2")
     result.assert_outcomes(failed=1)
     assert order(engines) == "old new new old old new new old old new"
     result.stdout.fnmatch_lines(["INCONCLUSIVE: *", "  how sure: *; 5 pairs with vLLM 1.0"])
@@ -168,7 +169,7 @@ def test_a_failure_names_its_side(
     project: Project, engines: Engines, python: str, side: str
 ) -> None:
     engines.fails = {(python, 2)}
-    result = project.run(*IN_TURNS)
+    result = project.run(*BY_LAUNCHES)
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
         [f"*the {side} engine ({python}): engine failed during load: CUDA error: out of memory"]
@@ -188,7 +189,7 @@ def test_an_invalid_reference_is_no_measure(
         )
 
     monkeypatch.setattr(simulated, "recording", spoiled)
-    result = project.run(*IN_TURNS)
+    result = project.run(*BY_LAUNCHES)
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(["*reference, launch 01: throttled: hot"])
 
@@ -210,14 +211,15 @@ def test_one_interpreter_with_other_settings_is_another_side(
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
         [
-            f"energy: live, up to 5 pairs of launches (launches): {NEW} in turns with {NEW} with block_size=32*"
+            "energy: live, up to 5 pairs of launches, interleaved by launches: "
+            f"{NEW} against {NEW} with block_size=32*"
         ]
     )
 
 
 def test_an_update_stores_the_new_side(project: Project, engines: Engines) -> None:
     engines.power_w = lambda python, launch: 480.0 if python == NEW else 500.0
-    result = project.run(*IN_TURNS, "--energy-update", "--energy-launches", "3")
+    result = project.run(*BY_LAUNCHES, "--energy-update", "--energy-launches", "3")
     result.assert_outcomes(passed=4)
     stored = (project.path / "baselines/simulated-gpu/tiny.json").read_text()
     assert '"vllm": "2.0"' in stored
@@ -227,13 +229,13 @@ def test_an_update_stores_the_new_side(project: Project, engines: Engines) -> No
 def test_recordings_of_both_sides_replay_in_pairs(project: Project, engines: Engines) -> None:
     project.measure_noise()
     engines.power_w = lambda python, launch: (560.0 if python == NEW else 500.0) + 20 * launch
-    live = project.run(*IN_TURNS, "--energy-record", "kept")
+    live = project.run(*BY_LAUNCHES, "--energy-record", "kept")
     assert sorted(path.name for path in Path("kept").iterdir()) == ["candidate", "reference"]
     replayed = project.run(
         "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
     )
     assert (
-        "energy: replay of kept/candidate in turns with kept/reference, baselines in baselines"
+        "energy: replay of kept/candidate against kept/reference, baselines in baselines"
         in replayed.outlines
     )
 
@@ -259,7 +261,7 @@ def test_too_few_pairs_and_unequal_sides_give_no_verdict(project: Project) -> No
     )
 
 
-def test_another_board_is_no_reference(project: Project) -> None:
+def test_a_reference_on_another_gpu_is_not_compared(project: Project) -> None:
     project.record("here")
     project.record("there", environment={"gpu_uuids": ("GPU-11111111",)})
     result = project.run("--energy-replay", "here", "--energy-reference-replay", "there")
@@ -280,16 +282,19 @@ def test_another_board_is_no_reference(project: Project) -> None:
             ["--energy-replay", "x", "--energy-reference-python", OLD],
             "*live on both sides*or replayed on both*",
         ),
-        ([*IN_TURNS, "--energy-launches", "2"], "*three pairs of launches at least"),
+        (
+            [*BY_LAUNCHES, "--energy-launches", "2"],
+            "*an interleaved comparison needs at least 3 pairs of launches",
+        ),
         (
             [*TOGETHER, "--energy-interleave", "both"],
-            "*--energy-interleave both: it must be auto, periods or launches",
+            "*--energy-interleave: invalid choice: 'both' (choose from *auto*, *periods*, *launches*)",
         ),
         (
             [*TOGETHER, "--energy-interleave", "periods", "--energy-update"],
             "*launches that had the GPU to themselves*",
         ),
-        ([*IN_TURNS, "--energy-noise"], "*leave the reference out"),
+        ([*BY_LAUNCHES, "--energy-noise"], "*leave out the reference"),
         (["--energy-reference-engine-arg", "what"], "*is not NAME=VALUE*"),
     ],
 )
@@ -301,11 +306,9 @@ def test_options_that_do_not_go_together(
     result.stderr.fnmatch_lines([message])
 
 
-def test_engines_that_fit_together_take_turns_cycle_by_cycle(
-    project: Project, engines: Engines
-) -> None:
+def test_engines_that_fit_together_alternate_by_periods(project: Project, engines: Engines) -> None:
     project.measure_noise()
-    engines.turn_w = 2.5
+    engines.period_w = 2.5
     before = project.files()
     result = project.run(*TOGETHER)
     result.assert_outcomes(passed=4)
@@ -318,12 +321,13 @@ def test_engines_that_fit_together_take_turns_cycle_by_cycle(
     assert project.files() == before
     result.stdout.fnmatch_lines(
         [
-            f"energy: live, up to 5 pairs of launches (periods if both engines fit on the GPU): {NEW} in turns with {OLD}, *",
+            "energy: live, up to 5 pairs of launches, interleaved by periods, or by launches if the "
+            f"engines do not fit on the GPU together: {NEW} against {OLD}, *",
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 2 of up to 5 (candidate): tiny: loading*",
             "cell * metric * J/token * W * tokens/s * reference * change * verdict * detects",
             "tiny bs=2 * J/token * pass *",
-            # The first two turns of a pair draw the same, the last 1 % less: ratios of 1 and 1 ± 1 %, and pairs of 1 ± 0.5 %.
+            # The first two periods of a pair draw the same, the last 1 % less: ratios of 1 and 1 ± 1 %, and pairs of 1 ± 0.5 %.
             "tiny bs=2, J/token: candidate ÷ reference varies by 0.71% (3 df) between periods "
             "and by 0.58% (2 df) between pairs (0.50% expected from the periods alone); "
             "the paused engine generated 0 tokens and used 2.5% of a CPU core; "
@@ -348,7 +352,7 @@ def test_engines_that_do_not_fit_together_alternate(project: Project, engines: E
     )
 
 
-def test_asked_for_cycles_engines_that_do_not_fit_fail(project: Project, engines: Engines) -> None:
+def test_asked_for_periods_engines_that_do_not_fit_fail(project: Project, engines: Engines) -> None:
     engines.fit = False
     result = project.run(*TOGETHER, "--energy-interleave", "periods")
     result.assert_outcomes(failed=4)
@@ -394,7 +398,7 @@ def test_an_update_lets_launches_alternate(project: Project, engines: Engines) -
     assert order(engines) == "old new new old old new"
 
 
-def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(
+def test_recordings_of_periods_replay_in_pairs_and_in_no_other_way(
     project: Project, engines: Engines
 ) -> None:
     project.measure_noise()
@@ -438,8 +442,8 @@ def test_recordings_of_turns_replay_in_pairs_and_in_no_other_way(
     assert {name: after[name] for name in before} == before
 
 
-def test_a_turn_that_is_missing_is_no_launch(project: Project, engines: Engines) -> None:
-    """Of three turns the middle one alone would pass for a launch; without its first turn a launch does not."""
+def test_a_launch_that_lacks_a_period_is_refused(project: Project, engines: Engines) -> None:
+    """Of three periods the middle one alone would pass for a launch; without its first period a launch does not."""
     project.run(*TOGETHER, "--energy-record", "kept")
     for file in Path("kept/reference/01-reference").glob("*period0*"):
         file.unlink()
@@ -447,4 +451,4 @@ def test_a_turn_that_is_missing_is_no_launch(project: Project, engines: Engines)
         "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
     )
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["*01-reference*turn 0 is missing*"])
+    result.stdout.fnmatch_lines(["*01-reference*period 0 is missing*"])

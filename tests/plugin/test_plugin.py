@@ -285,7 +285,7 @@ def test_what_stays_undecided_may_warn_instead_of_failing(project: Project) -> N
     ).assert_outcomes(failed=2)
 
 
-def test_a_baseline_of_another_board_is_no_baseline(project: Project) -> None:
+def test_a_baseline_of_another_gpu_is_not_compared(project: Project) -> None:
     project.store()
     project.record("elsewhere", environment={"gpu_uuids": ("GPU-11111111",)})
     result = project.run("--energy-replay", "elsewhere")
@@ -293,7 +293,7 @@ def test_a_baseline_of_another_board_is_no_baseline(project: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             "NOT COMPARABLE: tiny bs=2*",
-            "*measured on another board, GPU-00000000-*",
+            "*measured on another GPU, GPU-00000000-*",
             "*next: * --energy-update*",
         ]
     )
@@ -332,7 +332,7 @@ def test_an_update_of_too_few_launches_is_refused_before_it_costs_any(
     result = project.run("--energy-update", "--energy-launches", "2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["*--energy-update needs three launches at least, nothing was measured"]
+        ["*--energy-update needs at least 3 launches; nothing was measured"]
     )
     assert live == []
 
@@ -342,8 +342,14 @@ def test_an_update_of_too_few_launches_is_refused_before_it_costs_any(
     [
         (["--energy-update", "--energy-noise"], "*give one of them"),
         (["--energy-update-reason", "because"], "*goes with --energy-update*"),
-        (["--energy-update", "--energy-update-reason", " "], "*says something"),
-        (["--energy-inconclusive", "maybe"], "*must be fail or warn"),
+        (
+            ["--energy-update", "--energy-update-reason", " "],
+            "*--energy-update-reason: it says nothing",
+        ),
+        (
+            ["--energy-inconclusive", "maybe"],
+            "*--energy-inconclusive: invalid choice: 'maybe' (choose from *fail*, *warn*)",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

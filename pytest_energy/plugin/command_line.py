@@ -1,0 +1,44 @@
+"""The pytest command that measures a test again."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_energy.plugin.state import RUN
+from pytest_energy.safety import redact
+from pytest_energy.settings import LaunchSettings
+
+
+def rerun(item: pytest.Item) -> str:
+    """The command, with all options in force that decide what is measured."""
+    config = item.config
+    settings, here = config.stash[RUN].settings, config.invocation_params.dir
+    node = "::".join([os.path.relpath(item.path, here), *item.nodeid.split("::")[1:]])
+    words = ["pytest", node]
+    if settings.launch.url is not None:
+        words += ["--energy-url", settings.launch.url]
+        for gpu in settings.launch.gpu_uuids:
+            words += ["--energy-gpu", gpu]
+    else:
+        if settings.launch.python != sys.executable:
+            words += ["--energy-python", settings.launch.python]
+        if settings.engine is not None:
+            words += ["--energy-engine", settings.engine]
+    words += _engine_args("--energy-engine-arg", settings.launch)
+    if settings.reference is not None:
+        words += ["--energy-reference-python", settings.reference.python]
+        words += _engine_args("--energy-reference-engine-arg", settings.reference)
+        if settings.interleave != "auto":
+            words += ["--energy-interleave", settings.interleave]
+    if config.getoption("energy_baselines"):
+        words += ["--energy-baselines", config.getoption("energy_baselines")]
+    return shlex.join(map(redact.home, words))  # our options expand ~
+
+
+def _engine_args(option: str, launch: LaunchSettings) -> Iterator[str]:
+    for name, value in launch.engine_args_under_test.items():
+        yield from (option, f"{name}={json.dumps(value)}")

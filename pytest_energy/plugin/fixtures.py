@@ -1,0 +1,172 @@
+"""The `energy` and `throughput` fixtures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_energy.errors import EnergyError
+from pytest_energy.plugin.collection import question
+from pytest_energy.plugin.state import CELL, FIXTURES, ROWS, RUN, session_of
+
+if TYPE_CHECKING:
+    from pytest_energy.store.baselines import Update
+    from pytest_energy.verdict.judgement import Judgement
+
+PARENTS_GPUS = "energy_parents_gpus"  # CUDA_VISIBLE_DEVICES of an xdist worker's parent
+
+
+class Gated:
+    """One metric of one cell, measured when it is first asked for.
+
+    A test that ends without having called `check` is checked all the same.
+    """
+
+    def __init__(self, item: pytest.Item, fixture: str) -> None:
+        self._item, self._fixture = item, fixture
+        self._judgement: Judgement | None = None
+        self._checked = False
+
+    @property
+    def judgement(self) -> Judgement:
+        """All that was found (pytest_energy.verdict.judgement.Judgement)."""
+        if self._judgement is None:
+            _refuse_shared_gpus(self._item.config)
+            try:
+                asked = question(self._item, self._fixture)
+                self._judgement = session_of(self._item.config).judge(asked)
+            except EnergyError as error:
+                pytest.fail(str(error), pytrace=False)
+        return self._judgement
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """Energy per generated token, J; None if no launch was valid."""
+        candidate = self.judgement.candidate
+        return candidate.joules_per_token.value if candidate else None
+
+    @property
+    def power_w(self) -> float | None:
+        """Mean power under load, W; None if no launch was valid."""
+        candidate = self.judgement.candidate
+        return candidate.power_w if candidate else None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Generated tokens per second; None if no launch was valid."""
+        candidate = self.judgement.candidate
+        return candidate.tokens_per_s.value if candidate else None
+
+    @property
+    def verdict(self) -> str:
+        """One of the seven verdicts, as the summary table shows it."""
+        return self.judgement.verdict.value
+
+    def check(self) -> None:
+        """Fail the test unless its verdict is pass or improved.
+
+        Under --energy-update the baseline is stored instead, under --energy-noise the noise.
+        """
+        if self._checked:
+            return
+        if self._item.config.stash[RUN].settings.noise:
+            self._add_noise()
+        else:
+            self._check()
+
+    def _check(self) -> None:
+        from pytest_energy.plugin import benchmark, report_files
+        from pytest_energy.plugin.command_line import rerun
+        from pytest_energy.report import explanation, rows
+
+        judgement, item = self.judgement, self._item
+        self._checked = True
+        session, cell = session_of(item.config), item.stash[CELL]
+        settings = session.settings
+        update, refusal = self._update() if settings.update else (None, None)
+        row = rows.row(cell, judgement, update, settings.inconclusive_fails)
+        said = explanation.explain(cell.name, judgement, rerun(item), bool(settings.replay))
+        failure = "" if judgement.verdict.green else explanation.failure(judgement, said)
+        if update is None and row.green and not judgement.verdict.green:
+            # Shown in the summary: as a Python warning it would fail where warnings are errors.
+            row = replace(row, warning=failure)
+        item.user_properties.extend(row.properties().items())
+        item.stash.setdefault(ROWS, []).append(row.as_dict())
+        benchmark.add(item, session.evidence(cell), row)
+        if settings.report is not None:
+            report_files.add(item, judgement, row, said)
+        if refusal is not None:
+            pytest.fail(refusal, pytrace=False)
+        if not row.green:
+            pytest.fail(failure, pytrace=False)
+
+    def _update(self) -> tuple[Update | None, str | None]:
+        """Store the baseline; what was stored, or why nothing was."""
+        cell = self._item.stash[CELL]
+        try:
+            return session_of(self._item.config).update(cell), None
+        except (EnergyError, OSError) as error:
+            return None, f"the baseline of {cell.name} was not updated: {error}"
+
+    def _add_noise(self) -> None:
+        """Add the cell's launches to the runner's noise; nothing is judged."""
+        from pytest_energy.measure.metric import Metric
+
+        self._checked = True
+        config, cell = self._item.config, self._item.stash[CELL]
+        _refuse_shared_gpus(config)
+        session, metric = session_of(config), Metric(FIXTURES[self._fixture])
+        try:
+            session.add_noise(cell)
+            config.stash[RUN].noise.append((cell, metric, session.noise(cell, metric)))
+        except (EnergyError, OSError) as error:
+            pytest.fail(f"the noise of {cell.name} was not stored: {error}", pytrace=False)
+
+
+def _refuse_shared_gpus(config: pytest.Config) -> None:
+    """Workers of xdist that share GPUs must not measure."""
+    own, worker = os.environ.get("CUDA_VISIBLE_DEVICES"), getattr(config, "workerinput", None)
+    if worker is None or config.stash[RUN].settings.replay:
+        return
+    if own is None or own == worker.get(PARENTS_GPUS):
+        pytest.fail(
+            "live measurements do not work under pytest-xdist if workers share GPUs: they would "
+            "measure each other.\nRun with -n 0, or give each worker its own GPUs: set "
+            "CUDA_VISIBLE_DEVICES in conftest.py.",
+            pytrace=False,
+        )
+
+
+def check_unchecked(function: pytest.Function) -> None:
+    """Check all metrics that a test's body has not checked; the failures are reported together."""
+    failures = []
+    for name in FIXTURES:
+        gated = function.funcargs.get(name)
+        if isinstance(gated, Gated):
+            try:
+                gated.check()
+            except pytest.fail.Exception as failure:
+                failures.append(str(failure))
+    if failures:
+        pytest.fail("\n".join(failures), pytrace=False)
+
+
+@pytest.fixture
+def energy(request: pytest.FixtureRequest, energy_batch_size: int) -> Gated:
+    """Gates J/token: the cell's energy per generated token against its baseline."""
+    return Gated(request.node, "energy")
+
+
+@pytest.fixture
+def throughput(request: pytest.FixtureRequest, energy_batch_size: int) -> Gated:
+    """Gates tokens/s; shares its measurement with `energy`."""
+    return Gated(request.node, "throughput")
+
+
+@pytest.fixture
+def energy_batch_size(request: pytest.FixtureRequest) -> int:
+    """The batch size of this test, one of the marker's batch_sizes."""
+    return int(request.param)

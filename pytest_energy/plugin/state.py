@@ -1,0 +1,57 @@
+"""What the plugin remembers during one pytest run, and of one test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_energy.cell.cell import Cell
+    from pytest_energy.measure.metric import Metric
+    from pytest_energy.session import Session
+    from pytest_energy.settings import Settings
+    from pytest_energy.store.noise import Noise
+
+# The metric that each fixture gates.
+FIXTURES = {"energy": "joules_per_token", "throughput": "tokens_per_s"}
+
+
+@dataclass
+class Run:
+    """One pytest run.
+
+    Attributes:
+        settings: as the user asked for.
+        header: the settings in force, in one line.
+        session: measures and judges; None until tests with our fixtures are selected.
+        noise: of each cell and metric whose noise was measured.
+        selected_in_full: whether all collected tests of whole folders were selected.
+    """
+
+    settings: Settings
+    header: str
+    session: Session | None = None
+    noise: list[tuple[Cell, Metric, Noise]] = field(default_factory=list)
+    selected_in_full: bool = False
+
+
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+CELL: pytest.StashKey[Cell] = pytest.StashKey()
+# Plain values, which travel between xdist's processes with the test's report.
+ROWS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+ENTRIES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+
+
+def fixtures_of(item: object) -> list[str]:
+    """Our fixtures among those that a test or its definition uses."""
+    names = getattr(item, "fixturenames", ())
+    return [name for name in FIXTURES if name in names]
+
+
+def session_of(config: pytest.Config) -> Session:
+    """The session of a run that has selected a test with our fixtures."""
+    session = config.stash[RUN].session
+    assert session is not None
+    return session

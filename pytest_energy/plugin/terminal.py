@@ -1,0 +1,151 @@
+"""What the terminal shows: the settings in force, the progress line and the summary."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_energy.errors import EnergyError
+from pytest_energy.safety import redact
+from pytest_energy.settings import LaunchSettings, Settings
+
+if TYPE_CHECKING:
+    from pytest_energy.plugin.state import Run
+
+_INTERLEAVED = {
+    "auto": "periods, or by launches if the engines do not fit on the GPU together",
+    "periods": "periods",
+    "launches": "launches",
+}
+
+
+def header(settings: Settings, here: Path) -> str:
+    """The settings in force, in one line; paths relative to `here`."""
+
+    def short(path: Path) -> str:
+        return os.path.relpath(path, here)
+
+    stored = "baselines in"
+    if settings.noise:
+        stored = "noise ADDED to"
+    elif settings.update:
+        stored = "baselines UPDATED in"
+    replayed = [
+        ", ".join(map(short, paths))
+        for paths in (settings.replay, settings.reference_replay)
+        if paths
+    ]
+    source = f"replay of {' against '.join(replayed)}" if replayed else f"live, {_live(settings)}"
+    kept = f", recordings kept in {short(settings.record)}" if settings.record else ""
+    return f"{source}, {stored} {short(settings.baselines)}{kept}"
+
+
+def _live(settings: Settings) -> str:
+    if settings.launch.url is not None:
+        return f"the server at {settings.launch.url}"
+    whole = settings.update or settings.noise or settings.launches == 1
+    count = f"{'' if whole else 'up to '}{settings.launches}"
+    if settings.reference is not None:
+        return (
+            f"{count} pairs of launches, interleaved by {_INTERLEAVED[settings.interleave]}: "
+            f"{_engine(settings.launch)} against {_engine(settings.reference)}"
+        )
+    noun = "launch" if settings.launches == 1 else "launches"
+    return f"{count} {noun} of {_engine(settings.launch)}"
+
+
+def _engine(launch: LaunchSettings) -> str:
+    arguments = ", ".join(f"{k}={v}" for k, v in launch.engine_args_under_test.items())
+    return redact.home(launch.python) + (f" with {arguments}" if arguments else "")
+
+
+class ProgressLine:
+    """Shows what a cell is doing: in place on a terminal, as one line per phase elsewhere."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config, self._phase, self._started = config, "", time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            return
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        if capture is None:
+            return self._show(reporter, text)
+        with capture.global_and_fixture_disabled():
+            self._show(reporter, text)
+
+    def _show(self, reporter: Any, text: str) -> None:
+        phase = text.split(",", maxsplit=1)[0]
+        elapsed = f"{time.monotonic() - self._started:4.0f} s"
+        if reporter.isatty:
+            reporter.rewrite(f"energy {elapsed}  {text}", erase=True)
+        elif phase != self._phase:
+            reporter.ensure_newline()
+            reporter.write_line(f"energy {elapsed}  {phase}")
+            reporter.flush()
+        self._phase = phase
+
+
+class Summary:
+    """A plugin: collects rows from tests' reports and shows them as a table at the end."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._rows: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect rows, in the process that shows the summary."""
+        self._rows.extend(getattr(report, "energy_rows", ()))
+
+    @pytest.hookimpl(trylast=True)  # last, so that it is seen
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The table, the noise that was measured, and baselines that no test uses."""
+        if self._rows:
+            self._show_rows(terminalreporter)
+        if self._run.noise:
+            self._show_noise(terminalreporter)
+        if self._run.selected_in_full:
+            self._show_unused(terminalreporter)
+
+    def _show_rows(self, reporter: Any) -> None:
+        from pytest_energy.report import noise_table, rows
+        from pytest_energy.report.rows import Row
+
+        parsed = [Row(**row) for row in self._rows]
+        reporter.ensure_newline()
+        reporter.section("energy", sep="=")
+        for line, row in rows.table(parsed):
+            reporter.write_line(line, **(rows.colour(row) if row else {"bold": True}))
+        for lines in (rows.latency_lines, rows.period_lines, noise_table.noise_lines):
+            for line in lines(parsed):
+                reporter.write_line(line)
+        for line, unequal in rows.gpu_lines(parsed):
+            reporter.write_line(line, yellow=unequal)
+        for row in parsed:
+            if row.warning:
+                reporter.write_line(f"warning: {row.warning}", yellow=True)
+
+    def _show_noise(self, reporter: Any) -> None:
+        from pytest_energy.report import noise_table
+
+        assert self._run.session is not None
+        reporter.section("noise between launches", sep="=")
+        for line in noise_table.noise_table(self._run.noise, self._run.session.comparisons):
+            reporter.write_line(line)
+
+    def _show_unused(self, reporter: Any) -> None:
+        from pytest_energy.report import rows
+
+        if self._run.session is None:
+            return
+        try:
+            unused = self._run.session.unused_baselines()
+        except EnergyError:
+            return  # the tests that met the damaged file have reported it
+        for line in rows.unused(unused):
+            reporter.write_line(line, yellow=True)
