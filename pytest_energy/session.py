@@ -11,7 +11,8 @@ from pytest_energy.launch.load import Progress
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.settings import Settings
-from pytest_energy.store.baselines import Baseline, Store, Update
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import Store, Update
 from pytest_energy.store.noise import Noise, NoiseStore
 from pytest_energy.verdict.judge import Judge
 from pytest_energy.verdict.judgement import Judgement, Limits

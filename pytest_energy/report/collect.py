@@ -17,7 +17,7 @@ from pytest_energy.report import sides
 from pytest_energy.report.explanation import Explanation, explain_compared
 from pytest_energy.report.results import Entry, ReportedSplit, Run, Source, interval
 from pytest_energy.report.sides import Floors
-from pytest_energy.store.baselines import Baseline
+from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import attribution, comparison
 from pytest_energy.verdict.attribution import Split

@@ -112,7 +112,7 @@ def _headline(name: str, found: Compared, other: str) -> str:
     pattern = "#.4g" if found.metric is Metric.JOULES_PER_TOKEN else ",.0f"
     if found.ratio is None or found.reference is None:
         return f"{text} {value:{pattern}} ({_launches(len(found.candidate.launches))})"
-    compared_with = found.reference.summary[found.metric.value]
+    compared_with = getattr(found.reference.summary, found.metric.value)
     change = percent(found.ratio.value)
     return f"{text} {value:{pattern}}, {change} vs the {other}'s {compared_with:{pattern}}"
 
@@ -137,8 +137,8 @@ def _relative(found: Compared) -> tuple[float, float] | None:
         return None
     reference = found.reference.summary
     return (
-        found.candidate.power_w / reference["power_w"],
-        found.candidate.tokens_per_s.value / reference["tokens_per_s"],
+        found.candidate.power_w / reference.power_w,
+        found.candidate.tokens_per_s.value / reference.tokens_per_s,
     )
 
 

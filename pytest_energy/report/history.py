@@ -1,9 +1,8 @@
 """How stored baselines changed from state to state."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.measure import spread
@@ -18,7 +17,8 @@ from pytest_energy.report.sides import (
     reported_gpu,
     side_of_baseline,
 )
-from pytest_energy.store.baselines import Baseline, Store
+from pytest_energy.store.baseline import Baseline, EarlierBaseline
+from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison
 
@@ -74,20 +74,20 @@ def _states(baseline: Baseline, noise_store: NoiseStore) -> list[HistoryEntry]:
     ]
 
 
-def _earlier(baseline: Baseline, state: Mapping[str, Any], floors: Floors) -> HistoryEntry:
+def _earlier(baseline: Baseline, state: EarlierBaseline, floors: Floors) -> HistoryEntry:
     energy, rate = floors[Metric.JOULES_PER_TOKEN], floors[Metric.TOKENS_PER_S]
-    launches = int(state["launches"])
+    launches = state.launches
     return HistoryEntry(
         cell=reported_cell(baseline.key),
         gpu=reported_gpu(baseline.environment),
-        date=str(state.get("date") or ""),
-        vllm=str(state.get("vllm") or "?"),
+        date=state.date or "",
+        vllm=state.vllm or "?",
         launches=launches,
-        joules_per_token=_by_noise_alone(state["joules_per_token"], launches, energy),
-        power_w=_by_noise_alone(state["power_w"], launches, floor_of_power(floors)),
-        tokens_per_s=_by_noise_alone(state["tokens_per_s"], launches, rate),
+        joules_per_token=_by_noise_alone(state.joules_per_token, launches, energy),
+        power_w=_by_noise_alone(state.power_w, launches, floor_of_power(floors)),
+        tokens_per_s=_by_noise_alone(state.tokens_per_s, launches, rate),
         noise=energy.source,
-        update_reason=state.get("update_reason"),
+        update_reason=state.update_reason,
     )
 
 

@@ -11,7 +11,8 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import Spread
 from pytest_energy.report.gpu_shares import MAX_IMBALANCE, gpu_shares, imbalance
 from pytest_energy.report.words import UNIT
-from pytest_energy.store.baselines import Baseline, Update
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import Update
 from pytest_energy.verdict.judgement import Judgement
 from pytest_energy.verdict.rule import Verdict
 
@@ -100,7 +101,7 @@ def row(
         joules_per_token_half_width=energy.relative_half_width if energy else None,
         power_w=candidate.power_w if candidate else None,
         tokens_per_s=candidate.tokens_per_s.value if candidate else None,
-        baseline=reference.summary[judgement.metric.value] if reference else None,
+        baseline=getattr(reference.summary, judgement.metric.value) if reference else None,
         change=ratio.value - 1 if ratio else None,
         change_half_width=ratio.relative_half_width if ratio else None,
         detects=judgement.smallest_detected if update is None and judgement.verdict.green else None,

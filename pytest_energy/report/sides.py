@@ -24,7 +24,7 @@ from pytest_energy.report.results import (
     ReportedSide,
     interval,
 )
-from pytest_energy.store.baselines import Baseline
+from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison
 

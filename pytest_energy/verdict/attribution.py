@@ -9,7 +9,7 @@ from pytest_energy.measure.conditions import STATIC_POWER_UNCERTAINTY_W
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.store.baselines import Baseline
+from pytest_energy.store.baseline import Baseline
 
 # Conditions up to so far apart are the same: the clock relative, the others absolute.
 _SAME_CLOCK = 0.02

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
-from pytest_energy.store.baselines import Baseline, NearMiss, Store
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import NearMiss, Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict.attribution import split, what_changed
 from pytest_energy.verdict.judgement import NO_LIMITS, Judgement, Limits, Sample

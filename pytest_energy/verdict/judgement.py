@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
-from pytest_energy.store.baselines import Baseline
+from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.comparison import Comparison, Estimate, estimate
 from pytest_energy.verdict.rule import Verdict, is_blind

@@ -12,7 +12,8 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.store.baselines import Baseline, NearMiss, other_gpus
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import NearMiss, other_gpus
 from pytest_energy.verdict.judgement import NO_LIMITS, Limits, mean_power_w
 from pytest_energy.verdict.rule import Case, Terms
 

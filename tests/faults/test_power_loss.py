@@ -10,7 +10,8 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import measure
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.recording import recording_file
-from pytest_energy.store.baselines import Baseline, Store
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import Store
 from tests import simulated
 from tests.driver import UUIDS
 from tests.faults import disk, setting
@@ -155,7 +156,7 @@ def test_a_baseline_is_the_old_one_or_the_new_one(
     store = Store(project / "baselines")
     key = store.entries()[0].key
     read = [found(project, key, content, path) for content in (old, new)]
-    assert [b and round(b.summary["power_w"]) for b in read] == [None if first else 100, 90]
+    assert [b and round(b.summary.power_w) for b in read] == [None if first else 100, 90]
 
 
 def test_unfinished_files_are_not_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from pytest_energy.measure.measurement import measure
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.safety import files
 from pytest_energy.store.baselines import Store
-from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 from tests.conftest import ROOT
 from tests.driver import UUIDS
@@ -22,7 +21,7 @@ from tests.simulated import GPU_NAME
 CODE = """
 import sys, time
 from pathlib import Path
-from pytest_energy.store import baselines, noise
+from pytest_energy.store import baselines, noise, noise_file
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.measure.measurement import measure
 from tests import simulated
@@ -41,7 +40,7 @@ launches = [
     )
     for n in range(3)
 ]
-for module in (baselines, noise):
+for module in (baselines, noise_file):
     def slow(path, content, write=module.write_atomically):
         time.sleep(0.5)
         write(path, content)
@@ -100,18 +99,16 @@ def test_of_two_updates_of_one_cell_the_later_has_the_earlier_in_its_history(fol
         for entry in Store(folder / "baselines").entries()
         if entry.gpus == (UUIDS[0],) and entry.key.batch_size == 2
     ]
-    assert sorted([entry.environment.vllm, entry.history[-1]["vllm"]]) == ["one", "two"]
-    assert entry.history[0]["vllm"] == "0.0.1"
+    assert sorted([entry.environment.vllm, entry.history[-1].vllm]) == ["one", "two"]
+    assert entry.history[0].vllm == "0.0.1"
 
 
 def test_noise_that_two_runs_add_is_all_there(folder: Path) -> None:
     before = json.loads(
-        NoiseStore(folder / "baselines").path({"model": "tiny"}, GPU_NAME).read_text()
+        (folder / "baselines" / "simulated-gpu" / "noise" / "tiny.json").read_text()
     )
     both(folder, "noise", (2, 2))
-    after = json.loads(
-        NoiseStore(folder / "baselines").path({"model": "tiny"}, GPU_NAME).read_text()
-    )
+    after = json.loads((folder / "baselines" / "simulated-gpu" / "noise" / "tiny.json").read_text())
     counts = [
         {cell["key"]["batch_size"]: len(cell["launches"]) for cell in content["cells"]}
         for content in (before, after)
@@ -136,7 +133,7 @@ def test_an_update_sees_what_others_have_stored_since_the_file_was_read(folder: 
     store.update([measure(recorded) for recorded in made], {})
     found = Store(folder / "baselines").find(key, GPU_NAME, UUIDS[:1])
     assert found is not None
-    assert [entry["vllm"] for entry in found.history] == ["0.0.1", "one"]
+    assert [entry.vllm for entry in found.history] == ["0.0.1", "one"]
 
 
 def test_a_store_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,8 @@ from pytest_energy.report import (
     trace,
 )
 from pytest_energy.report.groups import groups
-from pytest_energy.store.baselines import Baseline, Store
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import judge
 from pytest_energy.verdict.judgement import Limits

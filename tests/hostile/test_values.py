@@ -159,20 +159,36 @@ def test_ratios_beyond_any_use_are_finite() -> None:
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        ("cells/0/launches/0/joules_per_token", [1e308] * 3, "is no number from 1e-09 to 1e"),
+        (
+            "cells/0/launches/0/joules_per_token",
+            [1e308] * 3,
+            "launches.0.joules_per_token.0: Input should be less than",
+        ),
         ("cells/0/launches/0/joules_per_token", [1.0], "differ in length"),
-        ("cells/0/launches/0/static_power_w", "120", "static_power_w of launch .* is no number"),
-        ("cells/1/history/0/launches", 0, "launches in its history is no whole number"),
-        ("cells/1/history/0/power_w", -1, "power_w in its history is no number"),
+        (
+            "cells/0/launches/0/static_power_w",
+            "120",
+            "launches.0.static_power_w: Input should be a valid number",
+        ),
+        (
+            "cells/1/history/0/launches",
+            0,
+            "history.0.launches: Input should be greater than or equal to 1",
+        ),
+        ("cells/1/history/0/power_w", -1, "history.0.power_w: Input should be greater than"),
         (
             "cells/1/history/0/date",
             "2026" * 26,
-            "date in its history is longer than 100 characters",
+            "history.0.date: String should have at most 100 characters",
         ),
-        ("cells/1/history/0/vllm", "0" * 101, "vllm in its history is longer than 100 characters"),
-        ("cells/1/update_reason", 1, "an update_reason is no text"),
-        ("cells/0/key/batch_size", 1e3, "its key names no cell"),
-        ("gpu_name", 3, "gpu_name is no text"),
+        (
+            "cells/1/history/0/vllm",
+            "0" * 101,
+            "history.0.vllm: String should have at most 100 characters",
+        ),
+        ("cells/1/update_reason", 1, "update_reason: Input should be a valid string"),
+        ("cells/0/key/batch_size", 1e3, "key.batch_size: Input should be a valid integer"),
+        ("gpu_name", 3, "gpu_name: Input should be a valid string"),
         (
             "cells/0/environment/gpu_uuids",
             [1],
@@ -190,11 +206,15 @@ def test_baselines(tmp_path: Path, where: str, value: Any, message: str) -> None
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        ("cells/0/launches/0/gpu_uuids", [["x"]], "gpu_uuids is no text"),
-        ("cells/0/launches/0/tokens_per_s", [1e-300], "is no number"),
-        ("cells/0/launches/0/power_limit_w", [1], "power_limit_w is no number"),
-        ("cells/0/launches", {}, "launches is no list of objects"),
-        ("cells/0/key", {}, "its key names no cell"),
+        ("cells/0/launches/0/gpu_uuids", [["x"]], "gpu_uuids.0: Input should be a valid string"),
+        (
+            "cells/0/launches/0/tokens_per_s",
+            [1e-300],
+            "tokens_per_s.0: Input should be greater than",
+        ),
+        ("cells/0/launches/0/power_limit_w", [1], "power_limit_w: Input should be a valid number"),
+        ("cells/0/launches", {}, "launches: Input should be a valid array"),
+        ("cells/0/key", {}, "key.model: Field required"),
     ],
 )
 def test_noise(tmp_path: Path, where: str, value: Any, message: str) -> None:

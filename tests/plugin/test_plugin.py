@@ -411,7 +411,7 @@ def test_creeping_losses_need_a_reason(project: Project) -> None:
     refused.assert_outcomes(failed=4)
     refused.stdout.fnmatch_lines(
         [
-            "*it would accept a loss: J/token +4.0% against the best entry*",
+            "*the baseline would drift: J/token +4.0% against the best entry*",
             "*--energy-update-reason*",
         ]
     )

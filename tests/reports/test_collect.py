@@ -14,7 +14,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import CoResident
 from pytest_energy.report import collect, explanation, groups, results, sides, trace
-from pytest_energy.store.baselines import Baseline
+from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import judge
 from pytest_energy.verdict.rule import Terms

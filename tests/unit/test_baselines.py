@@ -45,9 +45,9 @@ def test_create_then_change(cell: Cell, tmp_path: Path) -> None:
     assert changed.change == pytest.approx(-0.1, abs=1e-4)
     found = Store(tmp_path).find(cell.key, GPU_NAME, [UUID])
     assert found is not None
-    assert found.summary["joules_per_token"] == pytest.approx(0.45, rel=1e-3)
-    assert [entry["vllm"] for entry in found.history] == ["0.0.1"]
-    assert found.history[0]["joules_per_token"] == pytest.approx(0.5, rel=1e-3)
+    assert found.summary.joules_per_token == pytest.approx(0.45, rel=1e-3)
+    assert [entry.vllm for entry in found.history] == ["0.0.1"]
+    assert found.history[0].joules_per_token == pytest.approx(0.5, rel=1e-3)
 
 
 def test_what_is_read_is_what_was_measured(cell: Cell, tmp_path: Path) -> None:
@@ -146,14 +146,12 @@ def test_near_misses_tell_why(cell: Cell, tmp_path: Path) -> None:
     ]
 
 
-def test_each_board_has_its_own_baseline(cell: Cell, tmp_path: Path) -> None:
+def test_each_gpu_has_its_own_baseline(cell: Cell, tmp_path: Path) -> None:
     for on, power_w in ((["GPU-b"], 560.0), (["GPU-a"], 500.0), (["GPU-d", "GPU-a"], 900.0)):
         update(tmp_path, launches(cell, power_w=power_w, environment={"gpu_uuids": on}))
     store = Store(tmp_path)
-    found = {
-        board: store.find(cell.key, GPU_NAME, [board]) for board in ("GPU-a", "GPU-b", "GPU-c")
-    }
-    assert [b and round(b.summary["power_w"]) for b in found.values()] == [500, 560, None]
+    found = {uuid: store.find(cell.key, GPU_NAME, [uuid]) for uuid in ("GPU-a", "GPU-b", "GPU-c")}
+    assert [b and round(b.summary.power_w) for b in found.values()] == [500, 560, None]
     assert [miss.reason for miss in store.near_misses(cell.key, GPU_NAME)] == [
         "one was measured on another GPU, GPU-a",
         "one was measured on other GPUs, GPU-a and GPU-d",
@@ -210,7 +208,7 @@ def spoil(content: dict[str, Any], **changes: Any) -> str:
     "damage",
     [
         *UNREADABLE,
-        lambda text: text.replace('"schema_version": 1', '"schema_version": 2'),
+        lambda text: text.replace('"schema_version": 2', '"schema_version": 3'),
         lambda text: json.dumps({**json.loads(text), "cells": []}),
         lambda text: spoil(json.loads(text), launches=[]),
         lambda text: spoil(json.loads(text), key={}),

@@ -24,7 +24,8 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import launch_means, launch_rates, relative_standard_error
 from pytest_energy.recording import recording_file, schema
 from pytest_energy.recording.recording import CoResident, Recording, TokenCounter
-from pytest_energy.store.baselines import Baseline, Store
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 from tests.conftest import ROOT

@@ -17,7 +17,8 @@ from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.recording.fingerprint import Host
 from pytest_energy.recording.recording import Client, Distribution
 from pytest_energy.report import explanation, rows
-from pytest_energy.store.baselines import Baseline, NearMiss, Store
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import NearMiss, Store
 from pytest_energy.verdict import comparison
 from pytest_energy.verdict.attribution import what_changed
 from pytest_energy.verdict.judge import judge

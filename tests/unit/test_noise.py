@@ -109,7 +109,7 @@ def test_invalid_measurements_are_refused(cell: Cell, tmp_path: Path) -> None:
     "damage",
     [
         *UNREADABLE,
-        lambda text: text.replace('"schema_version": 1', '"schema_version": 7'),
+        lambda text: text.replace('"schema_version": 2', '"schema_version": 7'),
         lambda text: text.replace('"tokens_per_s": [', '"tokens_per_s": [-1, '),
         lambda text: text.replace('"tokens_per_s": [', '"tokens_per_s": ["x", '),
         lambda text: text.replace('"launch_id"', '"lunch_id"'),

@@ -25,7 +25,8 @@ from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.report import collect, explanation, gpu_shares, markdown, page, results, rows
 from pytest_energy.report.results import Results
-from pytest_energy.store.baselines import Baseline, Store
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import Store
 from pytest_energy.verdict import judge, rule
 from pytest_energy.verdict.rule import Terms
 from tests import simulated

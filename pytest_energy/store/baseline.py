@@ -1,0 +1,161 @@
+"""A baseline: the launches that a cell is compared with, and what was stored before them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from pytest_energy.cell.key import CellKey
+from pytest_energy.measure import spread
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.recording.fingerprint import Fingerprint
+from pytest_energy.safety.schema import STRICT, Count, Name, Short
+from pytest_energy.store.figures import Condition, CycleTokens, Figure, Figures, rounded
+
+
+@dataclass(frozen=True)
+class LaunchValues:
+    """One launch: values per cycle, each of shape (cycles,), and the conditions under load.
+
+    Attributes:
+        tokens: of each cycle if they differ; empty if they do not.
+    """
+
+    __pydantic_config__ = STRICT
+
+    launch_id: Name
+    joules_per_token: Figures
+    power_w: Figures
+    tokens_per_s: Figures
+    static_power_w: Condition | None = None
+    sm_clock_mhz: Condition | None = None
+    temperature_c: Condition | None = None
+    power_cap_share: Condition | None = None
+    tokens: CycleTokens = ()
+
+    @classmethod
+    def from_measurement(cls, measurement: Measurement) -> "LaunchValues":
+        """The launch that `measurement`, a valid one, comes from."""
+        cycles, conditions = measurement.cycles, measurement.conditions
+        assert cycles is not None
+        return cls(
+            launch_id=measurement.launch_id,
+            joules_per_token=cycles.joules_per_token,
+            power_w=cycles.power_w,
+            tokens_per_s=cycles.tokens_per_s,
+            static_power_w=measurement.static_power_w,
+            sm_clock_mhz=conditions.sm_clock_mhz,
+            temperature_c=conditions.temperature_c,
+            power_cap_share=conditions.power_cap_share,
+            tokens=cycles.weights,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over launches, and their number."""
+
+    __pydantic_config__ = STRICT
+
+    joules_per_token: Figure
+    launches: Count
+    power_w: Figure
+    tokens_per_s: Figure
+
+
+@dataclass(frozen=True)
+class EarlierBaseline(Summary):
+    """A baseline that a later one replaced.
+
+    Attributes:
+        date, vllm: of its newest launch; None if unknown.
+        update_reason: why a loss was accepted with it; None if there was none to accept.
+    """
+
+    date: Short | None
+    vllm: Short | None
+    update_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a cell is compared with on some GPUs.
+
+    Attributes:
+        key: of the cell.
+        launches: at least three if it is stored.
+        environment: the fingerprint of the newest launch.
+        history: the baselines before this one, oldest first.
+        update_reason: why a loss was accepted with it; None if there was none to accept.
+    """
+
+    key: CellKey
+    launches: tuple[LaunchValues, ...]
+    environment: Fingerprint
+    history: tuple[EarlierBaseline, ...] = ()
+    update_reason: str | None = None
+
+    @classmethod
+    def of(
+        cls, measurements: Sequence[Measurement], history: Sequence[EarlierBaseline] = ()
+    ) -> "Baseline":
+        """The baseline that valid measurements, one per launch and in order, make."""
+        environments = [measurement.environment for measurement in measurements]
+        return cls(
+            key=measurements[0].key,
+            launches=tuple(map(LaunchValues.from_measurement, measurements)),
+            environment=max(environments, key=lambda environment: str(environment.date)),
+            history=tuple(history),
+        )
+
+    @property
+    def gpu_name(self) -> str:
+        """The GPU model that it was measured on."""
+        return self.environment.gpu_name
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """UUIDs of the GPUs that it was measured on, sorted."""
+        return self.environment.gpus
+
+    @property
+    def joules_per_token(self) -> list[float]:
+        """One value per launch."""
+        return spread.launch_means(
+            [launch.joules_per_token for launch in self.launches], self._weights
+        )
+
+    @property
+    def tokens_per_s(self) -> list[float]:
+        """One value per launch."""
+        return spread.launch_rates([launch.tokens_per_s for launch in self.launches], self._weights)
+
+    @property
+    def _weights(self) -> list[tuple[int, ...]]:
+        return [launch.tokens for launch in self.launches]
+
+    @property
+    def power_w(self) -> list[float]:
+        """One value per launch: energy over time."""
+        return [
+            jpt * rate for jpt, rate in zip(self.joules_per_token, self.tokens_per_s, strict=True)
+        ]
+
+    @property
+    def summary(self) -> Summary:
+        """Means over launches, with the digits that files keep."""
+        return Summary(
+            joules_per_token=rounded(spread.geometric_mean(self.joules_per_token)),
+            launches=len(self.launches),
+            power_w=rounded(math.fsum(self.power_w) / len(self.power_w)),
+            tokens_per_s=rounded(spread.geometric_mean(self.tokens_per_s)),
+        )
+
+    @property
+    def as_history(self) -> EarlierBaseline:
+        """What the history keeps of it once it is replaced."""
+        return EarlierBaseline(
+            **asdict(self.summary),
+            date=self.environment.date,
+            vllm=self.environment.vllm,
+            update_reason=self.update_reason,
+        )

@@ -1,0 +1,176 @@
+"""A file of a runner's noise: JSON with one launch a line, so that a diff shows what was added."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from annotated_types import Ge
+from pydantic import AfterValidator, TypeAdapter
+
+from pytest_energy.cell.key import CellKey, Key
+from pytest_energy.errors import NoiseError
+from pytest_energy.measure import spread
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.metric import Metric
+from pytest_energy.safety import untrusted
+from pytest_energy.safety.files import write_atomically
+from pytest_energy.safety.schema import STRICT, Name, checked
+from pytest_energy.safety.untrusted import Malformed
+from pytest_energy.store.figures import MAX_BYTES, Condition, CycleTokens, Figures
+
+SCHEMA_VERSION: Final = 2
+_READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has another word for interleaved engines
+_INTERLEAVED = {1: " in turns", SCHEMA_VERSION: " interleaved"}
+
+_NotNegative = Annotated[Condition, Ge(0)]
+
+
+@dataclass(frozen=True)
+class NoiseLaunch:
+    """One launch: values per cycle, each of shape (cycles,), and what tells launches apart.
+
+    Attributes:
+        engine: its vLLM, the settings under test, and whether it was interleaved.
+        gpu_uuids: sorted.
+        power_limit_w: of each GPU; None if unknown, or if they differ.
+        tokens: of each cycle if they differ; empty if they do not.
+    """
+
+    __pydantic_config__ = STRICT
+
+    launch_id: Name
+    joules_per_token: Figures
+    tokens_per_s: Figures
+    engine: str
+    gpu_uuids: tuple[Name, ...]
+    power_limit_w: _NotNegative | None = None
+    cpu_model: Name | None = None
+    load_1min: _NotNegative | None = None
+    sm_clock_mhz: _NotNegative | None = None
+    tokens: CycleTokens = ()
+
+    @classmethod
+    def from_measurement(cls, measurement: Measurement) -> "NoiseLaunch":
+        """The launch of a valid measurement."""
+        assert measurement.cycles is not None
+        environment = measurement.environment
+        limit = environment.power_limit_w
+        settings = ", ".join(environment.settings_under_test)
+        return cls(
+            launch_id=measurement.launch_id,
+            joules_per_token=measurement.cycles.joules_per_token,
+            tokens_per_s=measurement.cycles.tokens_per_s,
+            engine=f"vllm {environment.vllm}"
+            + (f" {settings}" if settings else "")
+            + (_INTERLEAVED[SCHEMA_VERSION] if measurement.co_resident else ""),
+            gpu_uuids=environment.gpus,
+            power_limit_w=None if isinstance(limit, tuple) else limit,
+            cpu_model=environment.host.cpu_model,
+            load_1min=environment.host.load_1min,
+            sm_clock_mhz=measurement.conditions.sm_clock_mhz,
+            tokens=measurement.cycles.weights,
+        )
+
+    def mean(self, metric: Metric) -> float:
+        """Of the launch: energy over tokens, or tokens over time."""
+        over_cycles = (
+            spread.launch_means if metric is Metric.JOULES_PER_TOKEN else spread.launch_rates
+        )
+        return over_cycles([getattr(self, metric.value)], [self.tokens])[0]
+
+
+def _equally_long(launch: NoiseLaunch) -> NoiseLaunch:
+    series = launch.joules_per_token, launch.tokens_per_s
+    if len({len(values) for values in (*series, launch.tokens or series[0])}) > 1:
+        raise ValueError(f"the series of launch {launch.launch_id} differ in length")
+    return launch
+
+
+@dataclass(frozen=True)
+class _Cell:
+    __pydantic_config__ = STRICT
+
+    key: Key
+    launches: tuple[Annotated[NoiseLaunch, AfterValidator(_equally_long)], ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    __pydantic_config__ = STRICT
+
+    schema_version: Literal[2]
+    cells: tuple[_Cell, ...]
+
+
+_FILE, _LAUNCH = TypeAdapter(_File), TypeAdapter(NoiseLaunch)
+
+
+def read(path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
+    """The launches in a file by cell.
+
+    Raises:
+        NoiseError: the file cannot be read, is damaged, or has another schema version.
+    """
+    try:
+        content = untrusted.parse(untrusted.read(path, MAX_BYTES))
+        if not isinstance(content, dict) or "schema_version" not in content:
+            raise Malformed("it has no schema_version")
+        version = content["schema_version"]
+        if type(version) is int and version in _READ_VERSIONS:
+            file = checked(_FILE, _upgraded(content) if version == 1 else content)
+            return {cell.key: cell.launches for cell in file.cells}
+    except OSError as error:
+        raise NoiseError(f"noise file {path} cannot be read: {error.strerror}") from None
+    except Malformed as error:
+        raise NoiseError(
+            f"noise file {path} is damaged: {error}.\n"
+            f"Nothing was judged by it. Restore it: git checkout -- {path}"
+        ) from None
+    raise NoiseError(
+        f"noise file {path} has schema version {version}, this pytest-energy reads "
+        f"{' and '.join(map(str, _READ_VERSIONS))}.\nUse the pytest-energy that wrote it, or move "
+        "the file away and measure again: pytest-energy noise"
+    )
+
+
+def write(cells: Mapping[CellKey, Sequence[NoiseLaunch]], path: Path) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        OSError: nothing was written.
+    """
+    blocks = []
+    for key, launches in sorted(cells.items(), key=lambda cell: cell[0].canonical):
+        lines = ",\n".join(f"    {_line(launch)}" for launch in launches)
+        blocks.append(f'  {{"key": {key.canonical},\n   "launches": [\n{lines}\n   ]}}')
+    text = f'{{"schema_version": {SCHEMA_VERSION},\n "cells": [\n' + ",\n".join(blocks) + "\n ]}\n"
+    write_atomically(path, text.encode())
+
+
+def _line(launch: NoiseLaunch) -> str:
+    values = _LAUNCH.dump_python(launch, mode="json", exclude_defaults=True)
+    return json.dumps(values, sort_keys=True, allow_nan=False)
+
+
+def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A file of version 1 in the terms of this version; what is wrong with it stays as it is."""
+    cells = content.get("cells")
+    if isinstance(cells, list):
+        cells = [
+            {**cell, "launches": list(map(_renamed, cell["launches"]))}
+            if isinstance(cell, dict) and isinstance(cell.get("launches"), list)
+            else cell
+            for cell in cells
+        ]
+    return {**content, "schema_version": SCHEMA_VERSION, "cells": cells}
+
+
+def _renamed(launch: Any) -> Any:
+    if not isinstance(launch, dict) or not isinstance(launch.get("engine"), str):
+        return launch
+    engine = launch["engine"]
+    if engine.endswith(_INTERLEAVED[1]):
+        engine = engine.removesuffix(_INTERLEAVED[1]) + _INTERLEAVED[SCHEMA_VERSION]
+    return {**launch, "engine": engine}
