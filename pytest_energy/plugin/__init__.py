@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_energy.plugin import collection, options
+from pytest_energy.plugin.arguments import ARGUMENTS
 from pytest_energy.plugin.fixtures import PARENTS_GPUS, check_unchecked
 from pytest_energy.plugin.fixtures import energy as energy
 from pytest_energy.plugin.fixtures import energy_batch_size as energy_batch_size
@@ -34,12 +35,9 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options and declare the marker."""
-    from pytest_energy.plugin.marker import ARGUMENTS
-
-    config.addinivalue_line(
-        "markers",
-        f"energy({', '.join(ARGUMENTS)}): what the energy and throughput fixtures measure.",
-    )
+    lines = [f"energy({', '.join(ARGUMENTS)}): what the energy and throughput fixtures measure."]
+    lines += [f"    {name}: {text}" for name, text in ARGUMENTS.items()]
+    config.addinivalue_line("markers", "\n".join(lines))
     settings = options.settings_of(config)
     run = Run(settings, header(settings, config.invocation_params.dir))
     config.stash[RUN] = run

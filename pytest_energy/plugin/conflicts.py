@@ -119,9 +119,9 @@ def _of_servers(value: Value) -> Conflicts:
         )
         return
     one_launch = (
-        "a running server is one launch, however often it is measured.\nRestart it for each launch, "
-        "keep each with --energy-record DIR, and put them together: --energy-engine attached "
-        "--energy-replay A B C"
+        "a running server is one launch, however often it is measured.\nRestart it for each "
+        "launch, keep each with --energy-record DIR, and put them together: --energy-engine "
+        "attached --energy-replay A B C"
     )
     launches, engine = value("energy_launches"), value("energy_engine")
     yield (

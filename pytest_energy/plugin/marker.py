@@ -14,24 +14,9 @@ from pytest_energy.cell.prompts import Prompts
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.synthetic_tokenizer import has_tokenizer
 from pytest_energy.errors import UsageError
+from pytest_energy.plugin.arguments import ARGUMENTS
 from pytest_energy.safety import redact
 
-ARGUMENTS = {
-    "model": "folder with a config.json (relative to the test file) or a Hugging Face id",
-    "batch_sizes": "numbers of concurrent requests, one test each",
-    "weights": "'auto' loads the model's own weights, 'dummy' lets vLLM make them up from its config.json, 'random' in the usual size "
-    "(default 'auto')",
-    "input_tokens": "prompt length (default 512), or {'lognormal': {'median': 512, 'sigma': 0.6, 'max': 2048}}",
-    "output_tokens": "generated tokens per request (default 256; of prompts: their replies'), or how they are distributed, likewise",
-    "prompts": "JSONL file of prompts (relative to the test file) instead of random ones",
-    "engine": "'offline' measures vLLM's engine, 'server' vllm serve (default 'offline')",
-    "engine_args": "settings of vllm.EngineArgs that belong to the suite",
-    "tolerance": "relative change of J/token for the worse that fails (default 0.03)",
-    "throughput_tolerance": "relative change of tokens/s for the worse that fails (default 0.10)",
-    "max_power_w": "power budget; exceeding it fails",
-    "max_ttft_ms": "limit of a server's time to first token, 99th percentile; exceeding it fails",
-    "max_itl_ms": "limit of a server's inter-token latency, 99th percentile; exceeding it fails",
-}
 WEIGHTS = ("auto", "dummy", "random")
 _MAX_SIGMA = 3.0
 
