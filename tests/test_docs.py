@@ -5,11 +5,13 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from benchmarks import error_rates_page, recorded_pages
+from pytest_energy.recording import recording
 from tests.conftest import ROOT
 
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
@@ -82,7 +84,7 @@ def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run)
     result = users_pytest(["test_my_model.py", *replay])
     assert result.ret == 1
     failures = [
-        line.split(" is ")[0].rpartition(" ")[0]
+        line.rpartition(", ")[0].rpartition(" ")[0]
         for line in result.outlines
         if line.startswith("REGRESSED: ")
     ]
@@ -183,3 +185,31 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
             if "://" not in link and target not in reached:
                 todo.append(target)
     assert {page for page in WRITTEN + GENERATED if page not in reached} == set()
+
+
+def test_every_option_is_documented_and_every_documented_option_exists(run_pytest: Run) -> None:
+    printed = "\n".join(run_pytest(["--help"]).outlines)
+    known = set(re.findall(r"^  (--energy-[a-z-]+)", printed, flags=re.M))
+    ini = set(re.findall(r"^  (energy_[a-z_]+) \(", printed, flags=re.M))
+    rows = [line for line in USAGE.read_text().splitlines() if line.startswith("| `--energy-")]
+    assert set(re.findall(r"^\| `(--[a-z-]+)", "\n".join(rows), flags=re.M)) == known - {
+        "--energy-noise"
+    }
+    assert set(re.findall(r"energy_[a-z_]+", "\n".join(rows))) == ini
+    for page in WRITTEN:
+        if page.name != "CHANGELOG.md":
+            assert set(re.findall(r"--energy-[a-z-]*[a-z]", page.read_text())) <= known, page.name
+
+
+def test_every_field_of_a_recording_is_documented() -> None:
+    page = (ROOT / "docs" / "files.md").read_text()
+    series = [recording.TokenCounter, recording.EnergyCounter, recording.GpuSamples]
+    kinds = [
+        recording.Recording,
+        *series,
+        recording.GpuTrace,
+        recording.CoResident,
+        recording.Client,
+    ]
+    for name in {field.name for kind in kinds for field in fields(kind)}:
+        assert re.search(rf"`(gpus\[\]\.)?{name}(\[\])?`", page), name
