@@ -10,7 +10,7 @@ from pytest_energy.measure.steadiness import SteadyCycles, samples_in_windows
 from pytest_energy.recording.counters import energy_j, span_ns, update_times_ns
 from pytest_energy.recording.recording import SW_POWER_CAP, GpuTrace, Recording
 
-STATIC_POWER_UNCERTAINTY_W = 20.0  # docs/architecture.md: how the hot idle power was found to vary
+STATIC_POWER_UNCERTAINTY_W = 20.0  # docs/reports.md: how the hot idle power was found to vary
 _STATIC_SETTLE_S = 0.15  # after the load stops: counter lag, last kernels
 _STATIC_MIN_S = 0.35
 _STATIC_CLOCK = 0.90  # of the clock under load: below it the GPU has begun to idle

@@ -1,7 +1,7 @@
 """A recording: two cumulative counters on one monotonic clock, tokens generated and energy consumed.
 
 Times are integer nanoseconds of CLOCK_MONOTONIC, energies integer millijoules as the GPU counts
-them, so that writing and reading change nothing. docs/recordings.md describes the file.
+them, so that writing and reading change nothing. docs/files.md describes the file.
 """
 
 from dataclasses import dataclass

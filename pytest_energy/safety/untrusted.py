@@ -1,6 +1,6 @@
 """Files that anyone may have written: read within limits, JSON parsed strictly, keys and fingerprints checked.
 
-What a reader lets through is what everything above it can work with (docs/hostile-files.md). Nothing is ever unpickled,
+What a reader lets through is what everything above it can work with (docs/files.md). Nothing is ever unpickled,
 evaluated or fetched.
 """
 

@@ -161,7 +161,7 @@ def test_every_field_is_documented() -> None:
     def visit(kind: Any) -> None:
         if is_dataclass(kind) and isinstance(kind, type) and kind not in seen:
             seen.add(kind)
-            if kind is CellKey:  # docs/baselines.md
+            if kind is CellKey:  # docs/files.md
                 return
             for field in fields(kind):
                 assert f"`{field.name}`" in page or f"`{field.name}[]`" in page, (
