@@ -64,7 +64,7 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "A baseline is never compared with another GPU, GPU model or power limit.",
         (
-            f"{_BASELINES}test_each_board_has_its_own_baseline",
+            f"{_BASELINES}test_each_gpu_has_its_own_baseline",
             f"{_BAD_INPUT}test_a_recording_of_another_gpu_model",
             "tests/unit/test_gate.py::test_another_power_limit_is_not_comparable",
         ),
