@@ -1,9 +1,9 @@
-"""Render the reports and pictures that README and docs show, from the recordings that ship, and check what came out.
+"""Render the reports and pictures that README and docs show, from the recordings, and check them.
 
-    python benchmarks/render_reports.py             render into docs/
-    python benchmarks/render_reports.py --check     render elsewhere, compare with docs/, change nothing
+    python -m benchmarks.render_reports             render into docs/
+    python -m benchmarks.render_reports --check     compare with docs/, change nothing
 
-Another GPU's recordings: edit EXAMPLES and PICTURES, run it, look at the pictures.
+For another GPU's recordings edit EXAMPLES and PICTURES, run it, and look at the pictures.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from pathlib import Path
 
 from pytest_energy.measure import measurement
 from pytest_energy.recording import recording_file
-from pytest_energy.report import charts, collect, gallery, groups, results, trace
+from pytest_energy.report import charts, collect, gallery, groups, plane, results, trace
+from pytest_energy.report.drawing import number
 from pytest_energy.report.pictures import THEMES, Picture
-from pytest_energy.report.rows import percent
+from pytest_energy.report.words import percent
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 
@@ -34,65 +35,61 @@ H100 = "recordings/h100-sxm-80gb"
 
 @dataclass(frozen=True)
 class Example:
-    """A report below docs/examples: a replay of `new`, judged against a baseline made of `reference`, or with it pair by pair."""
+    """A report below docs/examples: a replay of `candidate`, judged by `reference`.
+
+    Attributes:
+        select: pytest's -k.
+        interleaved: whether the launches are pairs; else a baseline is made of `reference`.
+    """
 
     name: str
     reference: str
-    new: str
-    select: str = ""  # pytest's -k
-    in_pairs: bool = False  # recorded in turns
+    candidate: str
+    select: str = ""
+    interleaved: bool = False
+
+
+def _pairs(name: str, recordings: str) -> Example:
+    """An interleaved comparison of the H100, whose recordings are in a folder per side."""
+    folder = f"{H100}/{recordings}"
+    return Example(name, f"{folder}/reference", f"{folder}/new", "bs8 or bs64", True)
 
 
 EXAMPLES = (
     Example("upgrade", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1"),
     Example("eager", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1-eager", "bs8 or bs64"),
-    Example(
-        "in-turns",
-        *(f"{H100}/vllm-0.20.2-to-0.25.1/{side}" for side in ("reference", "new")),
-        "bs8 or bs64",
-        True,
-    ),
-    Example(
-        "no-async",
-        *(f"{H100}/vllm-0.25.1-no-async-in-turns/{side}" for side in ("reference", "new")),
-        "bs8 or bs64",
-        True,
-    ),
+    _pairs("interleaved", "vllm-0.20.2-to-0.25.1"),
+    _pairs("no-async", "vllm-0.25.1-no-async-in-turns"),
 )
 HISTORY = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1")  # one update after the other
-PICTURES = (
-    f"{GPU}/vllm-0.20.2",
-    f"{GPU}/vllm-0.25.1",
-    f"{GPU}/vllm-0.25.1-eager",
-)  # the README's; the trace is of the second
+# The README's; the trace is of the second.
+PICTURES = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1", f"{GPU}/vllm-0.25.1-eager")
 EPOCH = "1795478400"  # 2026-11-24, for reports that come out the same
 
-MAX_HTML_BYTES = 1_000_000
-MAX_SVG_BYTES = 200_000
+MAX_BYTES = 1_000_000
+_LIMITS = {".html": MAX_BYTES, ".md": MAX_BYTES, ".json": MAX_BYTES, ".svg": 200_000}
+_ADDRESS = re.compile(r"(?:https?:|//[\w.-]+\.[a-z]{2,}|@import|src=|<script)[^\s]{0,40}")
+_PATH = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|var|Users|venvs?)/[\w./-]*")
 _NAMESPACES = ("http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink")
 
 
-def render(into: Path) -> list[str]:
-    """Render everything below `into`; returns what is wrong with it."""
+def render(into: Path, examples: Sequence[Example] = EXAMPLES) -> list[str]:
+    """Render the examples, the history and the README's pictures below `into`.
+
+    Returns:
+        What is wrong with them.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder)
-        # Where nobody's paths can get into a report.
+        project = Path(folder)  # no path of this machine can get into a report from here
         shutil.copytree(
             ROOT / "suites", project / "suites", ignore=shutil.ignore_patterns("__pycache__")
         )
         (project / "recordings").symlink_to(ROOT / "recordings")
-        for example in EXAMPLES:
+        for example in examples:
             _example(project, example, into / "examples" / example.name)
         _store(project, HISTORY)
-        _run(
-            project,
-            "-m",
-            "pytest_energy.commands.main",
-            "history",
-            "baselines",
-            "-o",
-            str(into / "examples" / "history"),
-        )
+        history = str(into / "examples" / "history")
+        _run(project, "-m", "pytest_energy.commands.main", "history", "baselines", "-o", history)
     drawn = pictures()
     (into / "images").mkdir(parents=True, exist_ok=True)
     for picture, _ in drawn:
@@ -106,32 +103,16 @@ def render(into: Path) -> list[str]:
 
 
 def _example(project: Path, example: Example, folder: Path) -> None:
-    _store(project, [] if example.in_pairs else [example.reference])
+    _store(project, [] if example.interleaved else [example.reference])
     selection = ["-k", example.select] if example.select else []
-    reference = ["--energy-reference-replay", example.reference] if example.in_pairs else []
-    options = [
-        *reference,
-        "-p",
-        "no:cacheprovider",
-        "--benchmark-disable",
-        "--energy-report",
-        str(folder),
-    ]
-    _run(
-        project,
-        "-m",
-        "pytest",
-        "suites",
-        *selection,
-        "--energy-replay",
-        example.new,
-        *options,
-        expected=(0, 1),
-    )
+    reference = ["--energy-reference-replay", example.reference] if example.interleaved else []
+    options = ["-p", "no:cacheprovider", "--benchmark-disable", "--energy-report", str(folder)]
+    replay = ["--energy-replay", example.candidate, *reference]
+    _run(project, "-m", "pytest", "suites", *selection, *replay, *options, expected=(0, 1))
 
 
 def _store(project: Path, labels: Sequence[str]) -> None:
-    """The baselines that updates from these recordings, one after the other, leave, and the noise that ships."""
+    """Baselines by updates from these recordings, one after the other; and the stored noise."""
     shutil.rmtree(project / "baselines", ignore_errors=True)
     for noise in (ROOT / "baselines").glob("*/noise"):
         shutil.copytree(noise, project / "baselines" / noise.parent.name / "noise")
@@ -166,56 +147,60 @@ def _run(project: Path, *command: str, expected: Sequence[int] = (0,)) -> None:
 
 
 def pictures() -> list[tuple[Picture, str]]:
-    """The README's, each with a text alternative of a few figures: against batch size, the plane, one launch's trace."""
+    """The README's: against batch size, the plane, a launch's trace; with alternative texts."""
     folders, noise = [ROOT / label for label in PICTURES], NoiseStore(ROOT / "baselines")
-    run = collect.run("recordings", "")
-    (group,) = groups.groups(
-        results.Results(results.SCHEMA_VERSION, (run,), collect.compared(folders, noise))
-    )
-    (upgrade,) = groups.groups(
-        results.Results(results.SCHEMA_VERSION, (run,), collect.compared(folders[:2], noise))
-    )
-    traces = trace.find(folders, gallery.wanted(upgrade))
-    energy = [
-        f"{series.label} "
-        + ", ".join(
-            f"{charts.number(side.joules_per_token.value)} J/token at batch size {size}"
-            for size, side in series.points
-        )
-        for series in group.series
-    ]
-    moved = [
-        f"{move.new_label} at batch size {move.batch_size}: power {percent(move.new.power_w.value / move.old.power_w.value)}, "
-        f"throughput {percent(move.new.tokens_per_s.value / move.old.tokens_per_s.value)}"
-        for move in group.moves
-    ]
-    power = [
+
+    def group_of(folders: Sequence[Path]) -> groups.Group:
+        run, entries = collect.run("recordings", ""), collect.compared(folders, noise)
+        (group,) = groups.groups(results.Results(results.SCHEMA_VERSION, (run,), entries))
+        return group
+
+    group = group_of(folders)
+    traces = trace.find(folders, gallery.wanted(group_of(folders[:2])))
+    against = charts.against_batch_size("against-batch-size", group)
+    moved = plane.power_throughput_plane("power-throughput", group)
+    launch = charts.launch_trace("launch", traces)
+    energy = "; ".join(map(_energy, group.series))
+    moves = "; ".join(map(_move, group.moves))
+    power = "; ".join(
         f"{min(t.cycle_power_w):.0f} to {max(t.cycle_power_w):.0f} W at batch size {t.batch_size}"
         for t in traces
-    ]
-    plane = charts.power_throughput_plane("power-throughput", group)
-    against, launch = (
-        charts.against_batch_size("against-batch-size", group),
-        charts.launch_trace("launch", traces),
     )
     return [
-        (against, f"{against.title}: {'; '.join(energy)}"),
-        (plane, f"{plane.title}: {'; '.join(moved)}"),
-        (launch, f"{launch.title}, means of whole cycles: {'; '.join(power)}"),
+        (against, f"{against.title}: {energy}"),
+        (moved, f"{moved.title}: {moves}"),
+        (launch, f"{launch.title}, means of whole cycles: {power}"),
     ]
+
+
+def _energy(series: groups.Series) -> str:
+    points = [
+        f"{number(side.joules_per_token.value)} J/token at batch size {size}"
+        for size, side in series.points
+    ]
+    return f"{series.label} {', '.join(points)}"
+
+
+def _move(move: groups.Move) -> str:
+    power = move.candidate.power_w.value / move.reference.power_w.value
+    rate = move.candidate.tokens_per_s.value / move.reference.tokens_per_s.value
+    return (
+        f"{move.candidate_label} at batch size {move.batch_size}: "
+        f"power {percent(power)}, throughput {percent(rate)}"
+    )
 
 
 def readme(text: str, drawn: Sequence[tuple[Picture, str]]) -> str:
     """The README with the first two of these pictures in their place."""
-    begin, end = (
-        "<!-- pictures, by benchmarks/render_reports.py -->\n",
-        "<!-- end of pictures -->\n",
-    )
+    begin = "<!-- pictures, by benchmarks/render_reports.py -->\n"
+    end = "<!-- end of pictures -->\n"
     before, _, rest = text.partition(begin)
     after = rest.partition(end)[2]
     blocks = [
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="docs/images/{picture.name}-dark.svg">'
-        f'<img width="400" src="docs/images/{picture.name}-light.svg" alt="{html.escape(alternative)}"></picture>\n'
+        f'<picture><source media="(prefers-color-scheme: dark)"'
+        f' srcset="docs/images/{picture.name}-dark.svg">'
+        f'<img width="400" src="docs/images/{picture.name}-light.svg"'
+        f' alt="{html.escape(alternative)}"></picture>\n'
         for picture, alternative in drawn[:2]
     ]
     return before + begin + "".join(blocks) + end + after
@@ -231,33 +216,18 @@ def example_faults(into: Path) -> Iterator[str]:
 
 
 def faults(folder: Path) -> Iterator[str]:
-    """Sizes, addresses, paths of this machine and values of its environment, in every file that was rendered."""
-    public = (ROOT / "pyproject.toml").read_text()  # a variable may well hold the project's name
+    """Too large files, addresses, this machine's paths and its environment's values."""
+    public = (ROOT / "pyproject.toml").read_text()  # a variable may hold the project's name
     secrets = {value for value in os.environ.values() if len(value) >= 8 and value not in public}
-    for file in sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix in (".html", ".svg", ".md", ".json", ".csv")
-    ):
-        name, text = file.relative_to(folder).as_posix(), file.read_text()
-        limit = {".html": MAX_HTML_BYTES, ".svg": MAX_SVG_BYTES}.get(file.suffix, MAX_HTML_BYTES)
-        if file.stat().st_size >= limit:
-            yield f"{name}: {file.stat().st_size} bytes, {limit} at most"
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in _LIMITS):
+        name, text, limit = file.relative_to(folder).as_posix(), file.read_text(), _LIMITS
+        if file.stat().st_size >= limit[file.suffix]:
+            yield f"{name}: {file.stat().st_size} bytes, {limit[file.suffix]} at most"
         bare = text
         for namespace in _NAMESPACES:
             bare = bare.replace(f'"{namespace}"', '""')
-        yield from (
-            f"{name}: address {found!r}"
-            for found in re.findall(
-                r"(?:https?:|//[\w.-]+\.[a-z]{2,}|@import|src=|<script)[^\s]{0,40}", bare
-            )
-        )
-        yield from (
-            f"{name}: path {found!r}"
-            for found in re.findall(
-                r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|var|Users|venvs?)/[\w./-]*", bare
-            )
-        )
+        yield from (f"{name}: address {found!r}" for found in _ADDRESS.findall(bare))
+        yield from (f"{name}: path {found!r}" for found in _PATH.findall(bare))
         yield from (
             f"{name}: the value of an environment variable, {value[:3]}…"
             for value in secrets
@@ -266,7 +236,7 @@ def faults(folder: Path) -> Iterator[str]:
 
 
 class _Words(html.parser.HTMLParser):
-    """What of a page or picture is read, and nothing of how it is drawn."""
+    """The words of a page or picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,12 +261,17 @@ def words(text: str) -> list[str]:
     return parser.words
 
 
-def differences(committed: Path, rendered: Path) -> list[str]:
-    """Files that are missing, left over, or say something else; pictures may be drawn by another matplotlib."""
+def differences(
+    committed: Path, rendered: Path, places: Sequence[str] = ("examples", "images")
+) -> list[str]:
+    """Files below `places` that are missing, left over, or differ in their words.
+
+    Lines and shapes may differ: they are another matplotlib's.
+    """
     names = {
         path.relative_to(folder).as_posix()
         for folder in (committed, rendered)
-        for place in ("examples", "images")
+        for place in places
         for path in (folder / place).rglob("*")
         if path.is_file()
     }

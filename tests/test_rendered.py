@@ -73,7 +73,7 @@ def test_every_picture_in_the_readme_has_both_themes_and_says_its_figures() -> N
         ("see http://example.com", "address"),
         ("/home/me/venv/bin/python", "path"),
         ("a value of the ENVIRONMENT-1234", "environment"),
-        ("x" * render_reports.MAX_HTML_BYTES, "bytes"),
+        ("x" * render_reports.MAX_BYTES, "bytes"),
     ],
 )
 def test_the_check_finds_what_it_looks_for(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pytest_energy.measure.metric import Metric
 from pytest_energy.report.words import UNIT, count, percent
 from pytest_energy.safety import redact
+from pytest_energy.settings import MIN_LAUNCHES
 from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.judgement import Compared, Judgement
 from pytest_energy.verdict.rule import Verdict
@@ -213,7 +214,7 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
         ]
     update = f"{rerun} --energy-update"
     if replayed:
-        update += " --energy-replay A B C   (recordings of at least three launches)"
+        update += f" --energy-replay A B C   (recordings of at least {MIN_LAUNCHES} launches)"
     if verdict is Verdict.REGRESSED and replayed:
         return [f"if the change is intended: {update}"]
     if verdict is Verdict.REGRESSED:

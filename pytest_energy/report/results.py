@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
-from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.safety import untrusted
+from pytest_energy.safety.schema import STRICT, Count
 
 SCHEMA_VERSION: Final = 2
 _MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
 _MAX_VALUES = 500_000
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-Positive = Annotated[float, Gt(0), Lt(1e100)]
-NotNegative = Annotated[float, Ge(0), Lt(1e100)]
+Figure = Annotated[float, Gt(0), Lt(1e100)]
+Share = Annotated[float, Ge(0), Lt(1e100)]
 Key = Annotated[CellKey, PlainSerializer(lambda key: key.plain)]
-Count = Annotated[int, Gt(0), Lt(1_000_000_000)]
-Name = Annotated[str, MinLen(1), MaxLen(10_000)]
+Text = Annotated[str, MinLen(1), MaxLen(10_000)]
 VerdictName = Literal[
     "pass",
     "improved",
@@ -42,20 +41,20 @@ VerdictName = Literal[
 Source = Literal["live", "replay", "recordings", "baselines"]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Interval:
     """A figure with its 95 % interval, in the figure's unit."""
 
-    value: Positive
-    low: Positive
-    high: Positive
+    value: Figure
+    low: Figure
+    high: Figure
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:
             raise ValueError(f"{self.value} does not lie between {self.low} and {self.high}")
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ReportedLaunch:
     """One engine launch: means over its cycles.
 
@@ -65,15 +64,15 @@ class ReportedLaunch:
             stored baseline, which does not keep it.
     """
 
-    launch_id: Name
-    joules_per_token: Positive
-    power_w: Positive
-    tokens_per_s: Positive
-    static_power_w: Positive | None = None
-    gpu_power_w: dict[Name, NotNegative] = Field(default_factory=dict)
+    launch_id: Text
+    joules_per_token: Figure
+    power_w: Figure
+    tokens_per_s: Figure
+    static_power_w: Figure | None = None
+    gpu_power_w: dict[Text, Share] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ReportedSide:
     """One engine in one cell.
 
@@ -86,14 +85,14 @@ class ReportedSide:
         static_power_w: mean over the launches; None if one of them lacks it.
     """
 
-    vllm: Name
-    settings_under_test: tuple[Name, ...]
+    vllm: Text
+    settings_under_test: tuple[Text, ...]
     date: Annotated[str, MaxLen(100)]
     launches: Annotated[tuple[ReportedLaunch, ...], MinLen(1)]
     joules_per_token: Interval
     power_w: Interval
     tokens_per_s: Interval
-    static_power_w: Positive | None
+    static_power_w: Figure | None
 
     @property
     def engine(self) -> str:
@@ -101,16 +100,16 @@ class ReportedSide:
         return engine_name(self.vllm, self.settings_under_test)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Gpu:
     """The GPUs that a cell ran on: their model, UUIDs and power limit each."""
 
-    name: Name
-    uuids: tuple[Name, ...]
-    power_limit_w: Positive | None
+    name: Text
+    uuids: tuple[Text, ...]
+    power_limit_w: Figure | None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ReportedCell:
     """One model × engine settings × workload × batch size.
 
@@ -119,16 +118,16 @@ class ReportedCell:
         key: what must be equal for two measurements to be compared.
     """
 
-    name: Name
-    model: Name
-    engine: Name
+    name: Text
+    model: Text
+    engine: Text
     batch_size: Count
     input_tokens: Count | None
     output_tokens: Count | None
     key: Key
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ReportedSplit:
     """Why J/token changed, in J/token: `total` = a static part between the bounds + a dynamic one.
 
@@ -141,7 +140,7 @@ class ReportedSplit:
     reading: Literal["static", "dynamic", "both", "cannot tell"]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Entry:
     """One metric of one cell: a judged test or, without a verdict, a comparison of recordings.
 
@@ -176,14 +175,14 @@ class Entry:
     line: Count | None = None
     verdict: VerdictName | None = None
     green: bool | None = None
-    tolerance: Positive | None = None
+    tolerance: Figure | None = None
     candidate: ReportedSide | None = None
     reference: ReportedSide | None = None
     paired: bool = False
     co_resident: bool = False
     ratio: Interval | None = None
     split: ReportedSplit | None = None
-    detects: Positive | None = None
+    detects: Figure | None = None
     noise: str = ""
     periods: str = ""
     how_sure: str = ""
@@ -193,7 +192,7 @@ class Entry:
     next: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class HistoryEntry:
     """One state of a stored baseline.
 
@@ -208,7 +207,7 @@ class HistoryEntry:
     cell: ReportedCell
     gpu: Gpu
     date: Annotated[str, MaxLen(100)]
-    vllm: Name
+    vllm: Text
     launches: Count
     joules_per_token: Interval
     tokens_per_s: Interval
@@ -217,7 +216,7 @@ class HistoryEntry:
     update_reason: str | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Run:
     """How the entries came about.
 
@@ -236,7 +235,7 @@ class Run:
     exit_status: int | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Results:
     """A whole report. Raises ValueError (ValidationError) if an entry belongs to no run."""
 

@@ -24,13 +24,13 @@ from pytest_energy.report.results import (
     ReportedSide,
     interval,
 )
+from pytest_energy.settings import MIN_LAUNCHES
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison
 
 Floors = Mapping[Metric, NoiseFloor]
 _NO_NOISE = NoiseFloor(deviation=0.0, degrees_of_freedom=0, measured=True)
-_MIN_LAUNCHES_OF_OWN_SPREAD = 3
 
 
 def floors_of(store: NoiseStore, key: CellKey, gpu_name: str, launch_ids: Sequence[str]) -> Floors:
@@ -76,7 +76,7 @@ def _side(
 ) -> ReportedSide:
     power_w = [launch.power_w for launch in launches]
     static_w = [launch.static_power_w for launch in launches if launch.static_power_w is not None]
-    own_spread = len(power_w) >= _MIN_LAUNCHES_OF_OWN_SPREAD
+    own_spread = len(power_w) >= MIN_LAUNCHES
     of_power = comparison.estimate(power_w, _NO_NOISE if own_spread else floor_of_power(floors))
     return ReportedSide(
         vllm=environment.vllm or "?",

@@ -95,6 +95,6 @@ def test_a_regression_takes_five_lines(project: Project) -> None:
         "(static part +# to +# of +# J/token)",
         "  what changed: vllm: #.# → #.#",
         "  next: if the change is intended: pytest 'test_tiny.py::test_energy[bs#]' --energy-update --energy-replay A B C   "
-        "(recordings of at least three launches)",
+        "(recordings of at least # launches)",
     ]
     assert not lines[start + 5].startswith("  ")
