@@ -79,8 +79,9 @@ def _caption(group: Group, moves: Sequence[Move], sizes: Sequence[int]) -> str:
         & set(sizes)
     )
     if unclear:
-        at = ", ".join(map(str, unclear))
-        text += f" At batch size {at} the two cannot be separated, whatever the arrow suggests."
+        at = " and ".join(map(str, unclear))
+        sizes_in_words = f"batch size{'s' if len(unclear) > 1 else ''} {at}"
+        text += f" At {sizes_in_words} the two cannot be separated, whatever the arrow suggests."
     all_sizes = len({move.batch_size for move in group.moves})
     if all_sizes > len(sizes):
         text += f" {len(sizes)} of {all_sizes} batch sizes are drawn, those that moved most."

@@ -74,11 +74,9 @@ def engines(results: Results) -> str:
         {entry.gpu.name for entry in results.entries if entry.gpu}
         | {state.gpu.name for state in results.history}
     )
-    return (
-        "; ".join(texts[:4])
-        + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
-        + (f" on {', '.join(gpus)}" if gpus else "")
-    )
+    more = [f"and {len(texts) - 4} more"] if len(texts) > 4 else []
+    compared = "; ".join([*texts[:4], *more])
+    return " on ".join(filter(None, [compared, ", ".join(gpus)]))
 
 
 @dataclass(frozen=True)

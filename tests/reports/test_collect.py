@@ -1,4 +1,4 @@
-"""Results and traces from recordings: the figures are those of the measurement, the intervals those that are documented."""
+"""Results and traces of recordings: the measurement's figures and the documented intervals."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What people look at, for usual and odd results: it renders, fits, says its figures in words, and holds nothing foreign."""
+"""Pages and pictures of usual and odd results fit, say their figures, hold nothing foreign."""
 
 import html.parser
 import re
@@ -148,19 +148,37 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("name", RESULTS)
+REPRESENTATIVE = {"two metrics", "no baseline", "invalid, nothing measured", "a thousand states"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in REPRESENTATIVE else pytest.mark.nightly)
+        for name in RESULTS
+    ],
+)
 def test_odd_results_render_and_fit(name: str, tmp_path: Path) -> None:
     check(RESULTS[name], tmp_path)
     assert layout_faults(RESULTS[name]) == []
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [*ODD_NAMES[:3], *(pytest.param(name, marks=pytest.mark.nightly) for name in ODD_NAMES[3:])],
+)
 def test_odd_names_are_shown_and_do_nothing(name: str, tmp_path: Path) -> None:
-    new = made.side(0.6, 900, "2.0", settings=(name,))
+    candidate = made.side(0.6, 900, "2.0", settings=(name,))
     odd = made.entry(
-        model=name, candidate=new, what=f"REGRESSED: {name}", reasons=(name,), changed=name, next=(f"again: pytest {name}",), noise=name,
+        model=name,
+        candidate=candidate,
+        what=f"REGRESSED: {name}",
+        reasons=(name,),
+        changed=name,
+        next=(f"again: pytest {name}",),
+        noise=name,
         gpu=results.Gpu(name, (name,), None),
-    )  # fmt: skip
+    )
     state = replace(made.state(1), vllm=name, update_reason=name, cell=odd.cell, gpu=odd.gpu)
     found = made.of(odd, history=[state, replace(state, date=name[:90])])
     markdown_text, page = check(found, tmp_path)
@@ -220,7 +238,7 @@ def test_a_warned_inconclusive_is_open_and_no_pass() -> None:
     )
 
 
-def test_what_is_not_drawn_or_told_is_said(tmp_path: Path) -> None:
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     markdown_text, page = check(RESULTS["sixty models"], tmp_path)
     assert "55 more groups of cells are in the table but not drawn" in page
     assert "more are explained in report.html and results.json" in markdown_text
@@ -228,7 +246,7 @@ def test_what_is_not_drawn_or_told_is_said(tmp_path: Path) -> None:
     assert "6 of 60 batch sizes are drawn" in captions
 
 
-def test_several_runs_are_told_apart(tmp_path: Path) -> None:
+def test_several_runs_are_distinguished(tmp_path: Path) -> None:
     again = made.entry(candidate=made.side(0.2, 900, "2.0", launches=4))
     both = results.together([made.of(made.entry()), made.of(again)])
     markdown_text, _ = check(both, tmp_path)
@@ -241,7 +259,7 @@ def test_several_runs_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
-def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_told_apart(
+def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_distinguished(
     tmp_path: Path,
 ) -> None:
     runs = []
@@ -259,7 +277,7 @@ def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_told_apart(
     assert "vLLM 1.11 (baseline) to vLLM 2.11" in throughput.words
 
 
-def test_boards_are_never_in_one_picture() -> None:
+def test_different_gpus_are_never_in_one_picture() -> None:
     elsewhere = replace(made.GPU, uuids=("GPU-11111111",))
     found = made.of(made.entry(), made.entry(gpu=elsewhere))
     assert len(groups.groups(found)) == 2
@@ -309,11 +327,11 @@ def test_the_line_of_pace_goes_through_the_reference_and_the_static_power() -> N
     assert plane.static_power_w(replace(move, candidate=made.side(0.5, 900, static=None))) is None
 
 
-def test_the_plane_says_where_pace_and_work_cannot_be_told_apart() -> None:
-    told = results.ReportedSplit(0.0, 0.01, 0.05, "dynamic")
+def test_the_plane_says_when_pace_and_work_cannot_be_separated() -> None:
+    split = results.ReportedSplit(0.0, 0.01, 0.05, "dynamic")
     captions = [
         drawn(made.of(entry))[1].caption
-        for entry in (made.entry(), made.entry(split=told), made.entry(ratio=1.001))
+        for entry in (made.entry(), made.entry(split=split), made.entry(ratio=1.001))
     ]
     assert ["cannot be separated" in caption for caption in captions] == [True, False, False]
 
@@ -360,9 +378,9 @@ _DICHROMATS: Sequence[Sequence[Sequence[float]]] = (
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
-@pytest.mark.parametrize("sees", _DICHROMATS)
+@pytest.mark.parametrize("dichromat", _DICHROMATS)
 def test_the_first_three_series_differ_for_any_colour_vision(
-    theme: dict[str, str], sees: Sequence[Sequence[float]]
+    theme: dict[str, str], dichromat: Sequence[Sequence[float]]
 ) -> None:
     """Further ones differ by their markers, too."""
 
@@ -370,7 +388,7 @@ def test_the_first_three_series_differ_for_any_colour_vision(
         linear = [(int(colour[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]
         return [
             max(0.0, sum(w * c for w, c in zip(row, linear, strict=True))) ** (1 / 2.2)
-            for row in sees
+            for row in dichromat
         ]
 
     for i, j in ((0, 1), (0, 2), (1, 2)):
@@ -392,7 +410,7 @@ def test_annotations_are_escaped_by_githubs_rules(text: str, wanted: str) -> Non
     assert "\n" not in line
 
 
-def test_each_noise_is_told_with_its_cells_where_there_are_several() -> None:
+def test_each_of_several_noises_comes_with_its_cells() -> None:
     sizes = (1, 8, 16, 64, 256)
     alike = [made.entry(size, noise="1.0% assumed") for size in sizes]
     assert summary.noise(made.of(*alike)) == ["J/token: 1.0% assumed"]

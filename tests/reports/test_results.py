@@ -1,4 +1,4 @@
-"""results.json: what is written is read back; what is none is refused with the reason; runs are put together."""
+"""results.json: what is written is read back, anything else is refused; runs are put together."""
 
 import json
 from collections.abc import Callable
