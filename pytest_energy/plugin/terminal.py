@@ -139,10 +139,10 @@ class Summary:
             reporter.write_line(line)
 
     def _show_unused(self, reporter: Any) -> None:
-        from pytest_energy.report import rows
-
         if self._run.session is None:
             return
+        from pytest_energy.report import rows
+
         try:
             unused = self._run.session.unused_baselines()
         except EnergyError:

@@ -34,16 +34,20 @@ def refused(
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("batch_sizes", [0], "a batch size is 0: it must be a whole number of at least 1"),
-        ("batch_sizes", [1.5], "a batch size is 1.5"),
-        ("batch_sizes", ["8"], "a batch size is '8'"),
+        (
+            "batch_sizes",
+            [0],
+            "batch_sizes is [0]: it must be a list of whole numbers of at least 1",
+        ),
+        ("batch_sizes", [1.5], "batch_sizes is [1.5]"),
+        ("batch_sizes", ["8"], "batch_sizes is ['8']"),
         ("batch_sizes", "8", "batch_sizes is '8': it must be a list"),
         (
             "batch_size",
             8,
             "the energy marker has no argument 'batch_size'. It takes: model, batch_sizes",
         ),
-        ("tolerance", "3%", "tolerance is '3%': it must be a positive number"),
+        ("tolerance", "3%", "tolerance is '3%': it must be a number between 0 and 1, 0.03 for 3 %"),
     ],
 )
 def test_markers(project: Project, argument: str, value: Any, message: str) -> None:
@@ -136,8 +140,8 @@ def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> Non
         (lambda text: text[:1000], "it is truncated or not JSON"),
         (lambda text: "no JSON", "it is truncated or not JSON"),
         (
-            lambda text: text.replace('"schema_version": 1', '"schema_version": 7'),
-            "has schema version 7, this pytest-energy reads 1",
+            lambda text: text.replace('"schema_version": 2', '"schema_version": 7'),
+            "has schema version 7, this pytest-energy reads 1 and 2",
         ),
     ],
 )
