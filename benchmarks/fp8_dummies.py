@@ -1,10 +1,11 @@
-"""What becomes of activations in a layer of Llama 3.1 whose weights are made up, in FP8: on the CPU, in float32 with FP8's roundings.
+"""What FP8 makes of the activations in a layer of Llama 3.1 whose weights are synthetic.
 
-PYTHON benchmarks/fp8_dummies.py        an interpreter with torch, such as one with vLLM; no GPU, a minute
+    PYTHON benchmarks/fp8_dummies.py        PYTHON has torch, as vLLM's does; a minute, no GPU
 
-Weights have one scale a matrix and activations one a token, with vLLM's least scale of 1 / (448 × 512), as vLLM quantises with
-quantization="fp8". "dummy": uniform between -0.001 and 0.001, norms too, as vLLM's dummy loader fills them; "random": normal,
-deviation 0.02, norms 1. Attention is taken to be even.
+Computed in float32 with FP8's roundings: one scale a matrix for weights and one a token for
+activations, with vLLM's least scale of 1 / (448 × 512), as vLLM quantizes with quantization="fp8".
+"dummy": uniform between -0.001 and 0.001, norms too, as vLLM's dummy loader fills them; "random":
+normal, deviation 0.02, norms 1. Attention is taken to be even.
 """
 
 import torch
@@ -30,7 +31,7 @@ def quantised(x: torch.Tensor) -> tuple[torch.Tensor, float]:
 
 
 def product(kind: str, x: torch.Tensor, rows: int) -> torch.Tensor:
-    """Of `x` and a matrix of `rows` rows, made up block by block."""
+    """Of `x` and a synthetic matrix of `rows` rows, filled block by block."""
     blocks = []
     for start in range(0, rows, 1024):
         block = filled(kind, min(1024, rows - start), x.shape[-1])
@@ -40,7 +41,7 @@ def product(kind: str, x: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def row(name: str, kind: str) -> str:
-    """What enters each projection of the layer: its root mean square and the share that FP8 rounds to zero."""
+    """Of what enters each projection: root mean square, and the share that FP8 makes zero."""
     width, inner = SHAPES[name]
     torch.manual_seed(0)
     hidden = filled(kind, TOKENS, width)
@@ -66,11 +67,11 @@ def row(name: str, kind: str) -> str:
 
 def main() -> None:
     serialised = torch.empty(10_000_000).uniform_(-1e-3, 1e-3).half().to(FP8).float()
+    zeros = float((serialised == 0).float().mean())
+    print(f"FP8 weights that the dummy loader fills directly: {zeros:.1%} zeros\n")
     print(
-        f"FP8 weights that the dummy loader fills directly: {float((serialised == 0).float().mean()):.1%} zeros\n"
-    )
-    print(
-        "| model | weights | into QKV and gate, up: rms | zeros | into the output projection: rms | zeros | into down: rms | zeros |"
+        "| model | weights | QKV and gate, up: rms | zeros | output projection: rms | zeros "
+        "| down: rms | zeros |"
     )
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for name in SHAPES:

@@ -2,8 +2,9 @@
 
     python benchmarks/interleaved_faults.py --python /venv/bin/python --json out.json
 
-Runs the comparison of `benchmarks/cpu_bound` with itself once for each fault, put into the new side: more memory asked for than
-is free beside the other engine; an engine process killed, or stopped, in the middle of a turn. Prints what the test said.
+Compares `benchmarks/cpu_bound` with itself once for each fault of the candidate: it asks for more
+memory than the other engine leaves; one of its processes is killed, or stopped, in the middle of a
+period. Prints the test's message.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pytest_energy.engines.worker_process import command_of, session_members
 from pytest_energy.recording import fingerprint
 
 ROOT = Path(__file__).parents[1]
-OUT_OF_MEMORY, KILLED, STOPPED = "out of memory", "killed in a turn", "stopped in a turn"
+OUT_OF_MEMORY, KILLED, STOPPED = "out of memory", "killed in a period", "stopped in a period"
 SIDE = "PYTEST_ENERGY_FAULT_SIDE"  # tells the sides' processes apart
 _RELEASE_S = 5.0
 
@@ -60,7 +61,7 @@ def memory_mib() -> int:
 
 
 def sessions(side: str) -> Iterator[int]:
-    """The POSIX sessions of a side's workers; its engine processes hide their environment, but share the session."""
+    """The POSIX sessions of a side's workers; its engine processes share them."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -179,12 +180,12 @@ def main() -> None:
                 ensure_ascii=False,
             )
             arguments.json.write_text(text + "\n")
-    print(
-        "\n| fault | exit status | s | memory before, at most, after (MiB) | processes left |\n|---|---|---|---|---|"
-    )
+    print("\n| fault | exit status | s | memory before, at most, after (MiB) | processes left |")
+    print("|---|---|---|---|---|")
     for o in outcomes:
         print(
-            f"| {o.fault} | {o.exit_status} | {o.seconds:.0f} | {' / '.join(map(str, o.memory_mib))} | {o.processes_left} |"
+            f"| {o.fault} | {o.exit_status} | {o.seconds:.0f} "
+            f"| {' / '.join(map(str, o.memory_mib))} | {o.processes_left} |"
         )
 
 

@@ -1,8 +1,8 @@
-"""Do load and meter cost anything? tokens/s of the measured worker with the meter against a bare LLMEngine loop.
+"""Do load and meter cost anything? tokens/s of the measured worker against a bare LLMEngine loop.
 
-Three arms run in one engine launch, on the same requests in flight, one cycle each in turns: the measured worker with
-the meter, the same worker with the meter off, and a bare loop. Each block of three has another order, so that drift
-falls on all alike; the unit is the block.
+Three arms alternate in one engine launch, on the same requests in flight, one cycle each: the
+measured worker with the meter, the same worker with the meter off, and a bare loop. Each block of
+three has another order, so that drift falls on all alike; the block is the unit.
 
     python benchmarks/overhead.py --python /venv/bin/python --blocks 8:18 64:28 --json out.json
 """

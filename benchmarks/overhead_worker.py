@@ -1,4 +1,4 @@
-"""The measured worker plus one command: alternate its loop with a bare one, on the same requests in flight."""
+"""The measured worker plus one command: alternate its loop with a bare one, on the same load."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Llama 3.2 1B, bf16: so small that the host's CPU sets the pace, and launches differ far more than those of a larger model."""
+"""Llama 3.2 1B, bf16: so small that the host's CPU sets the pace, and launches differ more."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The comparison of clients counts a server's tokens alike, however a run begins and ends, and however its requests keep in step."""
+"""A server's tokens are counted alike however a run begins and ends and requests keep in step."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_ramps_at_both_ends_do_not_count() -> None:
 @pytest.mark.parametrize("offset_s", np.linspace(0, 0.1, 7))
 @pytest.mark.parametrize("prefill_s", [0.0, 3.0, 6.0])
 def test_requests_in_step_count_as_those_spread_out(prefill_s: float, offset_s: float) -> None:
-    """Cycles of 1,000 tokens in 10 s: nothing for the first `prefill_s`, then all of them; read ten times a second."""
+    """Cycles of 1,000 tokens in 10 s: first none for `prefill_s`, then all; read at 10 Hz."""
     time_s = np.arange(0, 52, 0.1) + offset_s
     within_s = time_s % 10
     tokens = np.minimum(
