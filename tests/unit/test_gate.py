@@ -583,20 +583,3 @@ def test_periods_and_pairs_vary_apart(cell: Cell) -> None:
     swapped = variation(Metric.JOULES_PER_TOKEN, reference, candidate)
     assert swapped is not None
     assert swapped.periods.deviation == pytest.approx(found.periods.deviation)
-
-
-def test_blocks_with_the_roles_changed_are_compared_with_their_neighbours(cell: Cell) -> None:
-    """Two blocks, the candidate in the middle and at the ends. All draw alike but the last."""
-    reference = [interleaved(cell, [500, 500, 500], f"reference-{i}", [0, 2, 4]) for i in range(2)]
-    candidate = [interleaved(cell, [500, 500, 550], f"candidate-{i}", [1, 3, 5]) for i in range(2)]
-    found = variation(Metric.JOULES_PER_TOKEN, candidate, reference)
-    assert found is not None
-    assert found.periods.degrees_of_freedom == 6
-    assert found.periods.deviation == pytest.approx(math.log(1.1) / 2, rel=0.01)
-
-
-@pytest.mark.parametrize("periods", [[0, 1], [3, 5]])
-def test_periods_that_make_no_block_show_nothing(cell: Cell, periods: list[int]) -> None:
-    reference = [interleaved(cell, [500, 510], f"reference-{i}", periods) for i in range(3)]
-    candidate = [interleaved(cell, [505], f"candidate-{i}", [2]) for i in range(3)]
-    assert variation(Metric.JOULES_PER_TOKEN, candidate, reference) is None

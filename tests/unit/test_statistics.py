@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import (
@@ -15,8 +16,15 @@ from pytest_energy.measure.spread import (
     launch_means,
     pooled,
 )
-from pytest_energy.verdict.comparison import Comparison, compare, compare_pairs, estimate
-from pytest_energy.verdict.detectable import smallest_detected
+from pytest_energy.store.noise import Noise
+from pytest_energy.verdict.comparison import (
+    Comparison,
+    compare,
+    compare_pairs,
+    estimate,
+    exceeds,
+)
+from pytest_energy.verdict.detectable import detectable, smallest_detected
 from pytest_energy.verdict.rule import Terms, Verdict, on_ratio
 from pytest_energy.verdict.variation import raised
 
@@ -220,3 +228,95 @@ def test_a_measured_floor_gives_way_to_a_significant_excess_alone() -> None:
     assert raised(floor, None) is floor
     assert raised(floor, Spread(0.035, 3)) is floor
     assert raised(floor, Spread(0.036, 3)) == NoiseFloor(0.036, 3, measured=True)
+
+
+def test_a_sample_is_moderated_by_the_noise() -> None:
+    """Smyth 2004: pooled variance of the launches and the noise, weighted by degrees of freedom."""
+    candidate, reference = [1.01, 1.0, 0.99], [1.0, 1.02]
+    found = compare(candidate, reference, FLOOR)
+    squares = sum(
+        float(((np.log(side) - np.log(side).mean()) ** 2).sum()) for side in (candidate, reference)
+    )
+    assert found.spread == found.alarm_spread
+    assert found.spread.degrees_of_freedom == 13
+    assert found.spread.deviation == pytest.approx(math.sqrt((squares + 10 * 0.01**2) / 13))
+    assert found.root == pytest.approx(math.sqrt(1 / 3 + 1 / 2))
+    assert found.launches == 3
+    assert not found.floor_discarded
+    assert found.value == pytest.approx(np.exp(np.log(candidate).mean() - np.log(reference).mean()))
+    half = float(stats.t.ppf(0.975, 13)) * found.spread.deviation * found.root
+    assert (found.low, found.high) == pytest.approx(
+        (found.value * math.exp(-half), found.value * math.exp(half))
+    )
+    assert found.relative_half_width == pytest.approx(math.sinh(half))
+
+
+def test_an_assumed_noise_moderates_passes_alone() -> None:
+    candidate, reference = [1.01, 1.0, 0.97], [1.0, 1.02]
+    found = compare(candidate, reference, ASSUMED)
+    own = compare(candidate, reference, NoiseFloor(0.0, 0))
+    assert found.spread.degrees_of_freedom == 6
+    assert found.alarm_spread == own.spread
+    assert own.spread.degrees_of_freedom == 3
+    quiet = compare([1.001, 1.0], [1.0, 1.0], ASSUMED)
+    assert quiet.alarm_spread == Spread(0.01, 2)
+    single = compare([1.1], [1.0], ASSUMED)
+    assert single.alarm_spread == single.spread == Spread(0.01, 3)
+
+
+def test_pairs_vary_by_the_noise_of_two_launches() -> None:
+    found = compare_pairs([1.1, 1.1, 1.1], [1.0, 1.0, 1.0], FLOOR)
+    assert found.value == pytest.approx(1.1)
+    assert found.launches == 3
+    assert found.root == pytest.approx(math.sqrt(1 / 3))
+    assert found.spread.degrees_of_freedom == 12
+    assert found.spread.deviation == pytest.approx(math.sqrt(10 * 2 * 0.01**2 / 12))
+    assert found.alarm_spread == found.spread
+    assert not found.floor_discarded
+    assumed = compare_pairs([1.1, 1.1, 1.1], [1.0, 1.0, 1.0], ASSUMED)
+    assert assumed.alarm_spread == Spread(pytest.approx(math.sqrt(2) * 0.01), 2)
+    far = compare_pairs([1.0, 1.3, 1.6], [1.0, 1.0, 1.0], FLOOR)
+    assert far.floor_discarded
+    assert far.spread == far.alarm_spread
+    assert far.spread.degrees_of_freedom == 2
+    with pytest.raises(ValueError, match="shorter"):
+        compare_pairs([1.0] * 3, [1.0] * 2, FLOOR)
+
+
+def test_a_measured_noise_is_discarded_at_one_in_a_thousand() -> None:
+    allowed = float(stats.f.ppf(0.999, 3, 10)) ** 0.5 * FLOOR.deviation
+    assert not exceeds(Spread(0.9999 * allowed, 3), FLOOR)
+    assert exceeds(Spread(1.0001 * allowed, 3), FLOOR)
+
+
+def test_an_estimate_has_students_interval() -> None:
+    found = estimate([1.0, 1.1], ASSUMED)
+    squares = 2 * (math.log(1.1) / 2) ** 2
+    deviation = math.sqrt((squares + 3 * 0.01**2) / 4)
+    half = float(stats.t.ppf(0.975, 4)) * deviation / math.sqrt(2)
+    assert found.launches == 2
+    assert (found.low, found.value, found.high) == pytest.approx(
+        tuple(math.sqrt(1.1) * math.exp(side * half) for side in (-1, 0, 1))
+    )
+    assert found.relative_half_width == pytest.approx(math.sinh(half))
+
+
+def test_what_is_detected_is_reckoned_for_the_last_look() -> None:
+    """Two launches of five are made: three more degrees of freedom, a smaller error."""
+    found = Comparison(1.0, 2, 0.9, Spread(0.01, 12), Spread(0.02, 4))
+    root = math.sqrt(1 / 5 + 1 / 3)
+    alarm = float(stats.t.ppf(0.999, 7)) * 0.02 * root
+    shown = float(stats.t.ppf(0.95, 15)) * 0.01 * root
+    assert smallest_detected(found, 3, 0.03, 5, 0.001) == pytest.approx(alarm + shown)
+    assert smallest_detected(found, 3, 0.2, 5, 0.001) == pytest.approx(0.2 + shown)
+    of_pairs = smallest_detected(found, None, 0.03, 5, 0.001)
+    assert of_pairs == pytest.approx((alarm + shown) * math.sqrt(1 / 5) / root)
+
+
+def test_what_a_measured_noise_can_detect() -> None:
+    """Three launches of the reference; their degrees of freedom and the candidate's count."""
+    noise = Noise(11, Spread(0.01, 10), None, None)
+    root = math.sqrt(1 / 2 + 1 / 3)
+    loss = sum(float(stats.t.ppf(p, 13)) for p in (0.995, 0.95)) * 0.01 * root
+    assert detectable(noise, 2, 0.005) == pytest.approx(math.expm1(loss))
+    assert detectable(Noise(1, None, None, None), 2, 0.005) is None
