@@ -1,6 +1,6 @@
 """The workflows keep strangers off the self-hosted runner, and their scripts do what they say.
 
-GitHub itself is not here: conditions are evaluated, and scripts run, as GitHub's documentation says it does.
+GitHub itself is simulated: conditions are evaluated and scripts run as its documentation says.
 """
 
 import copy
@@ -296,7 +296,7 @@ def test_runner_refuses_what_strangers_cause_whatever_the_workflow_says(
         ["bash", "-e", hook], env=env, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode == 0) is wanted
-    assert ("the job was refused" in done.stderr) is not wanted
+    assert ("Refused before the first step" in done.stderr) is not wanted
 
 
 @pytest.mark.parametrize("payload", ["", "{}", '{"pull_request": {"head": {}}}', "[]"])
@@ -460,7 +460,7 @@ def test_page_names_what_github_shows() -> None:
 
 
 class Runner:
-    """Runs scripts of steps as GitHub's runner does, in `folder`, with programs of the test's own first on PATH."""
+    """Runs the scripts of steps in `folder` as GitHub's runner does; a test's programs go first."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.temp, self.programs = (
@@ -518,11 +518,11 @@ def runner(tmp_path: Path) -> Runner:
 
 
 @pytest.mark.parametrize(
-    ("result", "status", "passes", "told"),
+    ("result", "status", "passes", "says"),
     [
         ("success", "0", True, "Every test passed"),
         ("failure", "1", False, "regression"),
-        ("failure", "2", False, "Interrupted"),
+        ("failure", "2", False, "interrupted"),
         ("failure", "3", False, "exit status 3"),
         ("failure", "4", False, "Wrong arguments"),
         ("failure", "5", False, "No test was selected"),
@@ -534,12 +534,12 @@ def runner(tmp_path: Path) -> Runner:
         ("success", "", False, "Nothing was measured"),
     ],
 )
-def test_verdict_is_green_only_where_all_was_measured_and_green(
-    runner: Runner, result: str, status: str, passes: bool, told: str
+def test_the_verdict_passes_only_if_everything_was_measured_and_passed(
+    runner: Runner, result: str, status: str, passes: bool, says: str
 ) -> None:
-    done = runner.run(GATE, "verdict", "What the exit status means", RESULT=result, STATUS=status)
+    done = runner.run(GATE, "verdict", "Explain the exit status", RESULT=result, STATUS=status)
     assert (done.returncode == 0) is passes
-    assert told in done.stdout
+    assert says in done.stdout
     assert done.stdout.startswith("::notice" if passes else "::error")
 
 
@@ -567,7 +567,7 @@ def arguments(runner: Runner, **changed: str) -> list[str]:
     return measure(runner, **changed).stdout.splitlines()
 
 
-def test_gate_updates_only_where_it_is_told_to(runner: Runner) -> None:
+def test_gate_updates_only_if_asked_to(runner: Runner) -> None:
     plain, because = arguments(runner), '"; $(id) a newer driver'
     assert not [argument for argument in plain if argument.startswith("--energy-update")]
     assert arguments(runner, BECAUSE=because) == plain
@@ -580,7 +580,7 @@ def test_gate_updates_only_where_it_is_told_to(runner: Runner) -> None:
 
 
 def test_gate_types_what_the_plugin_understands(runner: Runner) -> None:
-    """The real plugin takes the arguments, and selects what `pytest-args` says; nothing is measured."""
+    """The real plugin takes the arguments, and selects what `pytest-args` says."""
     (runner.folder / "suites").symlink_to(ROOT / "suites")
     runner.program(
         "pytest", f'exec "{sys.executable}" -m pytest "$@"', runner.temp / "energy" / "bin"
@@ -601,7 +601,7 @@ def test_gate_types_what_the_plugin_understands(runner: Runner) -> None:
 def test_environments_are_made_from_what_is_pinned(runner: Runner) -> None:
     runner.program("uv", 'printf "%s " "$@"; echo')
     (runner.temp / "results").rmdir()
-    step = "Environments of pytest and of the vLLM under test"
+    step = "Make the environments of pytest and of the vLLM under test"
     done = runner.run(
         GATE,
         "measure",
@@ -631,7 +631,7 @@ def test_only_people_with_write_access_start_an_update(
     runner.program(
         "gh", f'[ "$2" = repos/{OURS}/collaborators/somebody/permission ] && echo "{permission}"'
     )
-    step = "Only people with write access, and only for a branch"
+    step = "Require write access and a branch"
     done = runner.run(BASELINE, "authorize", step, ACTOR="somebody", REF_TYPE="branch")
     assert (done.returncode == 0) is allowed
     assert ("somebody has no write access" in done.stdout) is not allowed
@@ -639,9 +639,9 @@ def test_only_people_with_write_access_start_an_update(
     assert on_a_tag.returncode == 1
 
 
-def test_no_update_starts_where_the_question_for_access_fails(runner: Runner) -> None:
+def test_no_update_starts_if_the_permission_cannot_be_read(runner: Runner) -> None:
     runner.program("gh", "exit 1")
-    step = "Only people with write access, and only for a branch"
+    step = "Require write access and a branch"
     assert (
         runner.run(BASELINE, "authorize", step, ACTOR="somebody", REF_TYPE="branch").returncode != 0
     )

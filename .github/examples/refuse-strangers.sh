@@ -1,6 +1,7 @@
 #!/bin/bash
-# For ACTIONS_RUNNER_HOOK_JOB_STARTED of a self-hosted runner: a job ends here, before its first step, unless it comes from the repository
-# itself. A fork may change or add workflows, and so leave out any condition in them; it cannot change what lies on the runner.
+# For ACTIONS_RUNNER_HOOK_JOB_STARTED of a self-hosted runner: ends a job before its first step
+# unless it comes from the repository itself. A fork can change workflows and their conditions; it
+# cannot change what is on the runner.
 set -euo pipefail
 exec python3 -I - <<'PYTHON'
 import json
@@ -14,5 +15,9 @@ if event == "pull_request":
         head = json.load(file)["pull_request"]["head"]["repo"]
     trusted = head is not None and head["full_name"] == os.environ["GITHUB_REPOSITORY"]
 if not trusted:
-    sys.exit(f"::error title=Energy::This runner takes no code of forks, and no {event} of strangers: the job was refused before its first step.")
+    sys.exit(
+        f"::error title=Energy::Refused before the first step: this runner runs neither code from a "
+        f"fork nor a {event} that anybody can cause. Someone with write access may push the branch "
+        f"to this repository."
+    )
 PYTHON

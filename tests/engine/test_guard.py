@@ -1,4 +1,4 @@
-"""What is looked at around each cell of a live run, on a simulated driver: what invalidates, what does not, and how little it costs."""
+"""The look at GPUs around each live cell, on a simulated driver: what it finds, at what cost."""
 
 import functools
 import os
@@ -65,12 +65,12 @@ def test_what_changes_during_a_cell(driver: SimulatedDriver, code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["mig_enabled", "gpu_lost"])
-def test_what_is_bad_before_is_told_before(driver: SimulatedDriver, code: str) -> None:
+def test_what_is_bad_before_is_reported_before(driver: SimulatedDriver, code: str) -> None:
     CHANGES[code](driver)
     looking = Guard(UUIDS[:1])
-    (told,) = looking.faults_before()
-    assert told.startswith(f"{code}: {UUIDS[0]}: ")
-    assert looking.faults() == [told]
+    (fault,) = looking.faults_before()
+    assert fault.startswith(f"{code}: {UUIDS[0]}: ")
+    assert looking.faults() == [fault]
 
 
 def test_a_call_that_fails_once_is_tried_again(driver: SimulatedDriver) -> None:
@@ -100,7 +100,7 @@ def test_a_call_that_fails_once_is_tried_again(driver: SimulatedDriver) -> None:
         pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
     ],
 )
-def test_what_the_driver_never_tells_is_not_judged(driver: SimulatedDriver, error: int) -> None:
+def test_what_the_driver_never_reports_is_not_judged(driver: SimulatedDriver, error: int) -> None:
     for name in sorted(
         set(driver.calls)
         | {
@@ -110,7 +110,11 @@ def test_what_the_driver_never_tells_is_not_judged(driver: SimulatedDriver, erro
             "nvmlDeviceGetTotalEccErrors",
         }
     ):
-        driver.fails = lambda called, number, name=name: error if called == name else None  # type: ignore[misc]
+
+        def fails(called: str, number: int, name: str = name) -> int | None:
+            return error if called == name else None
+
+        driver.fails = fails
         looking = Guard(UUIDS)
         assert (looking.faults_before(), looking.faults()) == ([], [])
 
@@ -135,8 +139,8 @@ def test_a_machine_that_slept(driver: SimulatedDriver, monkeypatch: pytest.Monke
     looking = Guard(UUIDS)
     paused = read_host.suspended_s()
     monkeypatch.setattr(read_host, "suspended_s", lambda: paused + 7.5)
-    (told,) = looking.faults()
-    assert told.startswith("suspended: host: the machine was suspended for 7.5 s")
+    (fault,) = looking.faults()
+    assert fault.startswith("suspended: host: the machine was suspended for 7.5 s")
 
 
 @pytest.fixture
