@@ -88,8 +88,9 @@ def arguments(command: str, folder: Path) -> list[str]:
 
 def table(output: str) -> str:
     """The summary table in what pytest printed: its heading and its rows."""
-    row = re.compile(r"^(?:cell +metric |llama-[^,]* bs=\d+ +(?:J/token|tokens/s) ).*$", re.M)
-    return "\n".join(row.findall(output))
+    row = r"(?:llama-[^,]*)? +bs=\d+ +(?:J/token|tokens/s) .*"
+    lines = re.compile(rf"^(?:cell +metric .*|{row}|llama-[^,:]*)$", re.M)
+    return "\n".join(line.rstrip() for line in lines.findall(output))
 
 
 def _verdicts() -> str:
