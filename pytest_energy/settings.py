@@ -4,10 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 # Fewer launches, or pairs of launches, say too little about how launches differ.
 MIN_LAUNCHES = 3
+# What a suite may ask for; launch.new_engine makes it.
+EngineName = Literal["offline", "server"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pytest_energy.errors import UsageError
 from pytest_energy.plugin.arguments import ARGUMENTS
 from pytest_energy.safety import redact
 from pytest_energy.safety.schema import STRICT, checked
+from pytest_energy.settings import EngineName
 
 _POSITIVE = "a positive number"
 _TOLERANCE = "a number between 0 and 1, 0.03 for 3 %"
@@ -107,7 +108,7 @@ class Marked:
     input_tokens: _Length = None
     output_tokens: _Length = None
     prompts: Annotated[_Text | None, BeforeValidator(_given)] = None
-    engine: Literal["offline", "server"] | None = None
+    engine: EngineName | None = None
     engine_args: Annotated[dict[str, Any], BeforeValidator(_plain), AfterValidator(_named)] = Field(
         default_factory=dict
     )

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from pytest_energy.plugin import conflicts
-from pytest_energy.settings import LaunchSettings, Settings, parse_engine_args
+from pytest_energy.settings import ENGINES, LaunchSettings, Settings, parse_engine_args
 
 INCONCLUSIVE = ("fail", "warn")
 INTERLEAVE = ("auto", "periods", "launches")
-ENGINES = ("offline", "server")
 ATTACHED = "attached"
 _FAR = 1e9
 
