@@ -177,22 +177,7 @@ class Engine(ABC):
             ) from None
 
     def _ready(self, event: Mapping[str, Any]) -> EngineReady:
-        # All of it is kept, so it must be what a recording may hold.
-        facts = untrusted.parse(json.dumps(event).encode())
-        facts["synthetic_weights"] = facts.get("synthetic_weights") or {}
-        for name in ("versions", "settings", "synthetic_weights"):
-            if not isinstance(facts[name], dict):
-                raise ValueError(f"{name} is not an object")
-        return EngineReady(
-            versions=fingerprint.checked_versions(facts["versions"]),
-            settings=facts["settings"],
-            gpu_uuids=untrusted.names(facts["gpu_uuids"], "gpu_uuids"),
-            kv_cache_tokens=untrusted.integer(facts["kv_cache_tokens"], "kv_cache_tokens", 0, FAR),
-            vocabulary_size=untrusted.integer(
-                facts["vocabulary_size"], "vocabulary_size", self._min_vocabulary, 10**9
-            ),
-            synthetic_weights=facts["synthetic_weights"],
-        )
+        return _ready_from(event, self._min_vocabulary)
 
     def prepare(self, workload: Workload, batch_size: int) -> Plan:
         """The requests that `start_load` will send.
@@ -342,6 +327,25 @@ class Engine(ABC):
                 raise self.worker.error(
                     "pause", "the engine kept generating after its load was stopped"
                 )
+
+
+def _ready_from(event: Mapping[str, Any], min_vocabulary: int) -> EngineReady:
+    # All of it is kept, so it must be what a recording may hold.
+    facts = untrusted.parse(json.dumps(event).encode())
+    facts["synthetic_weights"] = facts.get("synthetic_weights") or {}
+    for name in ("versions", "settings", "synthetic_weights"):
+        if not isinstance(facts[name], dict):
+            raise ValueError(f"{name} is not an object")
+    return EngineReady(
+        versions=fingerprint.checked_versions(facts["versions"]),
+        settings=facts["settings"],
+        gpu_uuids=untrusted.names(facts["gpu_uuids"], "gpu_uuids"),
+        kv_cache_tokens=untrusted.integer(facts["kv_cache_tokens"], "kv_cache_tokens", 0, FAR),
+        vocabulary_size=untrusted.integer(
+            facts["vocabulary_size"], "vocabulary_size", min_vocabulary, 10**9
+        ),
+        synthetic_weights=facts["synthetic_weights"],
+    )
 
 
 def _prompts_name(workload: Workload, batch_size: int) -> str:

@@ -53,8 +53,8 @@ def test_an_engine_that_computes_nothing_is_refused(
 ) -> None:
     said = refusal(python, fault, load_format=weights)
     assert (
-        f"do not do the work of real ones: {what}. Such an engine draws less power, so nothing was measured."
-        in said
+        f"do not do the work of real ones: {what}. Such an engine draws less power, so nothing was "
+        "measured." in said
     )
     assert "weights='auto'" in said
 

@@ -222,19 +222,13 @@ def describe(engine, load_format=None):
         gpu_uuids = [
             current_platform.get_device_uuid(index) for index in range(parallel.world_size)
         ]
-    packages = {}
-    for name in REPORTED_PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass
     return {
         "versions": {
             "vllm": sys.modules["vllm"].__version__,
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
             "python": sys.version.split()[0],
-            "packages": packages,
+            "packages": packages(),
         },
         "settings": {
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -257,6 +251,17 @@ def describe(engine, load_format=None):
         "vocabulary_size": model.get_vocab_size(),
         "gpu_uuids": gpu_uuids,
     }
+
+
+def packages():
+    """Versions of the packages that may matter, by name."""
+    found = {}
+    for name in REPORTED_PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found
 
 
 def tokenize(engine, conversations):

@@ -5,14 +5,14 @@
 Faults from the start: unhealthy (503 for ever), refuse_401, refuse_429, refuse_500 (every
 completion), uncounted (its metrics do not count tokens), locked (wants the API key "secret"), busy
 (with others' requests), two_models, forgetful (fails on a second prompt that begins like another).
-After `FAULT_AFTER_TOKENS`: cut (the connection breaks in the middle of a stream), end (a stream ends
-in the middle), die (the process is killed), hang (no more tokens), stop (the process is stopped),
-short (a request ends a token early), silent (no usage in the stream), garbage (not JSON), error (an
-error in the stream), miscount (its own count is off by one), shared (another client's tokens count,
-too), preempt (it says that it preempted a request), hang_at_stop (after 1,000 tokens requests do not
-end). Of prompts that are texts: untemplated (no chat template), picky (accepts no prompt that says
-"no"), truncating (reads a token less than it should); a salt of its own makes two prompts differ.
-`bundled` is not a fault: two tokens come in one chunk. Standard library only.
+After `FAULT_AFTER_TOKENS`: cut (the connection breaks in the middle of a stream), end (a stream
+ends in the middle), die (the process is killed), hang (no more tokens), stop (the process is
+stopped), short (a request ends a token early), silent (no usage in the stream), garbage (not JSON),
+error (an error in the stream), miscount (its own count is off by one), shared (another client's
+tokens count, too), preempt (it says that it preempted a request), hang_at_stop (after 1,000 tokens
+requests do not end). Of prompts that are texts: untemplated (no chat template), picky (accepts no
+prompt that says "no"), truncating (reads a token less than it should); a salt of its own makes two
+prompts differ. `bundled` is not a fault: two tokens come in one chunk. Standard library only.
 """
 
 import asyncio

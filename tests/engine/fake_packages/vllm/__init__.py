@@ -1,16 +1,15 @@
 """A stand-in for vLLM that fails on demand, in ways that the real one cannot be made to show.
 
 The engine argument `fault` chooses. While loading: crash_on_load, exit_on_load, kill_on_load,
-hang_on_load, garbage_on_load, flood_on_load, deaf (hangs and ignores SIGTERM), no_memory_for_two and
-small_cache_for_two (with less than half of the GPU's memory), two_replicas. Under load, after
+hang_on_load, garbage_on_load, flood_on_load, deaf (hangs and ignores SIGTERM), no_memory_for_two
+and small_cache_for_two (with less than half of the GPU's memory), two_replicas. Under load, after
 FAULT_AFTER_STEPS: crash, kill, hang, short, garbage, malformed, fieldless, flood, core_dies (a
 process of its own, for which it then waits in vain). Later: hang_at_stop, kill_at_stop,
-kill_at_pause, unpausable (cannot be paused), busy_while_paused (burns a CPU core while it is paused), child (a
-process in a group of its own that would outlive a naive kill). Of prompts: untemplated (no chat
-template), picky (accepts no prompt that says "no"). Of synthetic weights: nan_logits, even_logits,
-deaf_to_the_end, deaf_to_context (on which logits do not depend), flat_logits (as of vLLM's
-dummies), zero_weights, vanishing (an MLP's activations round to zero), infinite, tiny_weights,
-no_norms.
+kill_at_pause, unpausable, busy_while_paused (burns a CPU core), child (a process in a group of its
+own that would outlive a naive kill). Of prompts: untemplated (no chat template), picky (accepts no
+prompt that says "no"). Of synthetic weights: nan_logits, even_logits, deaf_to_the_end,
+deaf_to_context (on which logits do not depend), flat_logits (as of vLLM's dummies), zero_weights,
+vanishing (an MLP's activations round to zero), infinite, tiny_weights, no_norms.
 
 Its tokenizer makes a token of every word. The variable FAULT_ON_IMPORT chooses kill or hang. Steps
 come every STEP_S seconds; one that is late is made up for.
@@ -142,7 +141,8 @@ class LLMEngine:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(1000)
         if arguments.fault == "child":
-            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
+            code = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)"
+            code += "\ntime.sleep(1000)"
             subprocess.Popen([sys.executable, "-c", code], process_group=0)
         return cls(arguments)
 
@@ -213,7 +213,7 @@ class LLMEngine:
         return outputs
 
     def _logprobs(self, prompt):
-        """Of the three likeliest tokens, as some distribution over 100 gives them that depends on the prompt, and of the sampled one."""
+        """Of the three likeliest tokens of 100, which depend on the prompt, and the sampled one."""
         seen = (
             prompt[:-1]
             if self.fault == "deaf_to_the_end"

@@ -1,4 +1,4 @@
-"""As much of `vllm serve` as the launcher calls; the port is bound before the engine is made, as in the real one."""
+"""As much of `vllm serve` as the launcher calls; the port is bound before the engine is made."""
 
 import asyncio
 import os
