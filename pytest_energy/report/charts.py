@@ -49,7 +49,7 @@ def against_batch_size(name: str, group: Group) -> Picture:
     bars = []
     for axes, (title, figure_of) in zip(all_axes, _PANELS, strict=False):
         for i, line in enumerate(series):
-            shift = _beside(i, len(series))
+            shift = _shift(i, len(series))
             figures = [figure_of(side) for _, side in line.points]
             x = [size * shift for size, _ in line.points]
             bars.append(error_bars(axes, x, figures, marks[line.label]))
@@ -97,7 +97,7 @@ def _series_in_words(group: Group, series: Sequence[Series]) -> str:
     return ". ".join(words) + ". In brackets: 95 % intervals."
 
 
-def _beside(i: int, lines: int) -> float:
+def _shift(i: int, lines: int) -> float:
     """A factor that keeps the intervals of several lines at one batch size apart."""
     return float(1.025 ** (2 * i - lines + 1))
 
@@ -110,7 +110,7 @@ def _changes(axes: Axes, group: Group, series: Sequence[Series], marks: dict[str
     labels = [line.label for line in series if line.label in changes]
     axes.axhline(1, color=MUTED, linewidth=1)
     for i, label in enumerate(labels):
-        x = [size * _beside(i, len(labels)) for size, _ in changes[label]]
+        x = [size * _shift(i, len(labels)) for size, _ in changes[label]]
         error_bars(axes, x, [change for _, change in changes[label]], marks[label])
     tolerances = {move.tolerance for move in group.moves}
     title = "change of energy per token, %"

@@ -47,7 +47,7 @@ def compared(paths: Sequence[Path], noise_store: NoiseStore) -> tuple[Entry, ...
 
     Launches belong to one engine if they agree in GPU model, GPU, power limit, vLLM version and
     settings under test, wherever their files lie. Different GPUs are never compared, nor launches
-    that had the GPU to themselves with launches beside a co-resident engine.
+    that had the GPU to themselves with launches that shared it with a co-resident engine.
 
     Args:
         paths: files or folders, in the order of the engines.

@@ -204,20 +204,20 @@ def gpu_lines(rows: Sequence[Row]) -> list[tuple[str, bool]]:
 def table(rows: Sequence[Row]) -> list[tuple[str, Row | None]]:
     """Aligned lines, each with the row that it shows; a heading shows none.
 
-    If they would be wider than 100 columns, the gaps shrink; if that is not enough, a model's
-    name stands on a line of its own above its rows.
+    If they would be wider than 100 columns, the gaps shrink and an empty last column is left out;
+    if that is not enough, a model's name stands on a line of its own above its rows.
     """
     paired = bool(rows) and all(r.paired for r in rows)
     columns = ["reference" if paired and name == "baseline" else name for name in _COLUMNS]
-    texts = [columns, *(_texts(r) for r in rows)]
-    for gap in ("  ", " "):
-        heading, *lines = aligned(texts, gap)
+    texts = [_texts(r) for r in rows]
+    empty = all(r.detects is None for r in rows)
+    for gap, last in (("  ", None), (" ", None), (" ", -1 if empty else None)):
+        heading, *lines = aligned([line[:last] for line in (columns, *texts)], gap)
         if max(map(len, [heading, *lines])) <= _MAX_COLUMNS:
             return [(heading, None), *zip(lines, rows, strict=True)]
-    models = [r.cell.rpartition(" ")[0] for r in rows]
-    heading, *lines = aligned(
-        [columns, *(("  " + r.cell.rpartition(" ")[2], *_texts(r)[1:]) for r in rows)], " "
-    )
+    models = [cell.rpartition(" ")[0] for cell, *_ in texts]
+    sizes = [("  " + cell.rpartition(" ")[2], *rest) for cell, *rest in texts]
+    heading, *lines = aligned([columns, *sizes], " ")
     shown: list[tuple[str, Row | None]] = [(heading, None)]
     for before, model, line, r in zip(["", *models], models, lines, rows, strict=False):
         shown += [(model, None)] * (model != before) + [(line, r)]

@@ -430,7 +430,7 @@ def test_recordings_of_periods_replay_in_pairs_and_in_no_other_way(
     update = project.run("--energy-replay", "kept/candidate", "--energy-update")
     update.assert_outcomes(failed=4)
     update.stdout.fnmatch_lines(
-        ["the baseline of tiny bs=2 was not updated: *another engine resident*"]
+        ["the baseline of tiny bs=2 was not updated: *another engine co-resident*"]
     )
     project.record("apart")
     mixed = project.run("--energy-replay", "kept/candidate", "--energy-reference-replay", "apart")

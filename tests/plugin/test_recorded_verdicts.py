@@ -155,10 +155,10 @@ def test_an_engine_without_cuda_graphs_is_regressed_though_its_power_fell(suite:
     assert verdicts(result) == {"bs=8": "regressed", "bs=64": "regressed"}
     result.stdout.fnmatch_lines(
         [
-            "REGRESSED: llama-3.1-8b bs=8, J/token 0.4653 is +35.5 % against *",
+            "REGRESSED: llama-3.1-8b bs=8, J/token 0.4653, +35.5 % vs *",
             "*power fell, but throughput fell further*",
             "*what changed: engine_args_under_test.enforce_eager: None → True*",
-            "REGRESSED: llama-3.1-8b bs=64, J/token 0.1149 is +14.7 % against *",
+            "REGRESSED: llama-3.1-8b bs=64, J/token 0.1149, +14.7 % vs *",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Results made up for tests of what is shown: their GPU is called "simulated GPU"."""
+"""Synthetic results for tests of reports: their GPU is called "simulated GPU"."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -162,7 +162,7 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
     assert {launch.static_power_w for launch in entry.candidate.launches} == {None}
 
 
-def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
+def test_periods_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
     folder = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.25.1-against-itself" / "new"
     launches = {
         (periods[0].key.batch_size, periods[0].launch_id): periods
@@ -182,7 +182,7 @@ def test_turns_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
     )
 
 
-def test_launches_beside_a_resident_engine_are_not_compared_with_others(
+def test_launches_with_a_co_resident_engine_are_not_compared_with_others(
     cell: Cell, tmp_path: Path
 ) -> None:
     alone = written(tmp_path, cell, [500.0] * 3, "1.0")

@@ -370,7 +370,7 @@ def test_colours_can_be_read_on_their_paper(theme: dict[str, str]) -> None:
     assert all(_contrast(theme[f"series-{i}"], theme["paper"]) >= 3 for i in range(len(SERIES)))
 
 
-# Viénot, Brettel, Mollon 1999: what a protanope and a deuteranope sees, in linear RGB.
+# Viénot, Brettel, Mollon 1999: what a protanope and a deuteranope see, in linear RGB.
 _DICHROMATS: Sequence[Sequence[Sequence[float]]] = (
     ((0.11238, 0.88762, 0.0), (0.11238, 0.88762, 0.0), (0.00401, -0.00401, 1.0)),
     ((0.29275, 0.70725, 0.0), (0.29275, 0.70725, 0.0), (-0.02234, 0.02234, 1.0)),

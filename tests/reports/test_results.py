@@ -83,7 +83,7 @@ def test_not_a_number_is_refused(tmp_path: Path) -> None:
         results.read(tmp_path / "results.json")
 
 
-def test_another_schema_version_and_no_file_are_told_apart(tmp_path: Path) -> None:
+def test_another_schema_version_and_no_file_are_distinguished(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     with pytest.raises(ResultsError, match="cannot be read: No such file"):
         results.read(path)
