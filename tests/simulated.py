@@ -1,4 +1,4 @@
-"""Simulated meters and recordings, for tests alone. Their GPU is called "simulated GPU", so no real baseline can ever match."""
+"""Simulated meters and recordings, for tests; no real baseline matches "simulated GPU"."""
 
 import itertools
 import random
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.workload import Plan
+from pytest_energy.cell.plan import Plan
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import (
     Client,
@@ -130,10 +130,17 @@ def recording(
     asked: Plan | None = None,
     power_shares: dict[str, float] | None = None,
 ) -> Recording:
-    """A recording of an engine at constant throughput; steps jitter by `noise` (relative standard deviation).
+    """A recording of an engine at constant throughput.
 
-    Where requests differ in length, reading a prompt holds the step up by `PREFILL_S` a token, and `cycles` are blocks; `asked` are other
-    requests than the cell's own. `power_shares` spreads `power_w` over several GPUs, by UUID in rank order; `idle_power_w` is of each.
+    If requests differ in length, a prompt delays its step by `PREFILL_S` a token, and `cycles` are
+    blocks.
+
+    Args:
+        noise: relative standard deviation of a step's time.
+        environment: what differs from the usual fingerprint.
+        idle_power_w: of each GPU.
+        asked: other requests than the cell's own.
+        power_shares: of several GPUs in `power_w`, by UUID in rank order.
     """
     shares = power_shares or {UUID: 1.0}
     if cell.workload.varies:

@@ -1,1 +1,1 @@
-"""What is asked for: the cell and its key, the model, engine arguments, the workload and its prompts."""
+"""What is measured: the cell and its key, model, engine arguments, workload and prompts."""

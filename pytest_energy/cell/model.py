@@ -12,11 +12,7 @@ from pytest_energy.errors import UsageError
 from pytest_energy.safety import untrusted
 
 _MAX_CONFIG_BYTES = 10_000_000  # those of real models have some kB
-
-
 _MAX_VOCABULARY = 10_000_000  # those of real models have up to some 300,000
-
-
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w.-]+$")
 
 
@@ -36,7 +32,7 @@ class Model:
 
     @property
     def vocabulary_size(self) -> int | None:
-        """Number of token ids by the folder's config.json; None where that does not tell or there is none."""
+        """Number of token ids by the folder's config.json; None if it does not say."""
         if self.config_sha256 is None:
             return None
         return vocabulary_size(model_config(Path(self.location))[0])
@@ -60,7 +56,8 @@ class Model:
             looked = ", ".join(str(folder / model) for folder in folders)
             raise UsageError(
                 f"model {model!r}: no such folder (looked for {looked}).\n"
-                "Name a folder that holds a config.json, relative to the test file, or a Hugging Face id."
+                "Name a folder that holds a config.json, relative to the test file, or a Hugging "
+                "Face id."
             )
         return cls(location=model, name=model)
 
@@ -72,10 +69,12 @@ class Model:
 
 
 def model_config(folder: Path) -> tuple[dict[str, Any], str]:
-    """The content of a model folder's config.json and its SHA-256; vLLM reads the file itself, so it is not checked any further.
+    """The content of a model folder's config.json and its SHA-256.
+
+    It is not checked any further, because vLLM reads the file itself.
 
     Raises:
-        UsageError: there is none, or it is no JSON object.
+        UsageError: there is none, or it is not a JSON object.
     """
     config = folder / "config.json"
     try:
@@ -86,17 +85,19 @@ def model_config(folder: Path) -> tuple[dict[str, Any], str]:
     except FileNotFoundError:
         raise UsageError(
             f"model folder {folder} has no config.json.\n"
-            "vLLM needs it to build the model. Copy the model's config.json there; for weights='dummy' nothing else is needed."
+            "vLLM needs it to build the model. Copy the model's config.json there; "
+            "weights='dummy' needs nothing else."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"{config} cannot be read as a model configuration: {error}.\nCopy the model's config.json there, or name another folder."
+            f"{config} cannot be read as a model configuration: {error}.\n"
+            "Copy the model's config.json there, or name another folder."
         ) from None
     return found, hashlib.sha256(content).hexdigest()
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """Number of token ids by the content of a config.json; None where it does not tell, or nothing that can be true."""
+    """Number of token ids by the content of a config.json; None if it says nothing credible."""
     of_text = config.get("text_config")
     size = {**config, **(of_text if isinstance(of_text, Mapping) else {})}.get("vocab_size")
     return size if type(size) is int and 0 < size <= _MAX_VOCABULARY else None

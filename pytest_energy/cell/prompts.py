@@ -1,13 +1,14 @@
-"""Prompts from a local JSONL file: read, checked line by line, and known by the hash of their content.
+"""Prompts from a local JSONL file: checked line by line, known by the hash of their content.
 
-A line is an object of one of three kinds; a file may mix them:
+A line is an object of one of three kinds, and a file may mix them:
 
-    {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}      ShareGPT
-    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
-    {"prompt": "...", "output_tokens": 128}                                                      plain
+ShareGPT  {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}
+messages  {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": ...}]}
+plain     {"prompt": "...", "output_tokens": 128}
 
-Where the last message is the assistant's it is the reply: its length is asked for, and what precedes it is the prompt. Any
-line may give "output_tokens" instead. A plain prompt is a conversation of one message.
+If the last message is the assistant's, it is the reply: its length is asked for, and what precedes
+it is the prompt. Any line may give "output_tokens" instead. A plain prompt is a conversation of one
+message.
 """
 
 import functools
@@ -22,8 +23,13 @@ from pytest_energy.errors import UsageError
 
 MAX_BYTES = 200_000_000
 _SHAREGPT_ROLES: Mapping[str, str] = {
-    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "system": "system",
-}  # fmt: skip
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 _ROLES = ("system", "user", "assistant")
 _FORMATS = (
     'A line is {"prompt": "..."}, {"messages": [{"role": "user", "content": "..."}, ...]} or '
@@ -37,9 +43,9 @@ class Conversation:
 
     Attributes:
         line: its number, counted from 1.
-        messages: role ("system", "user" or "assistant") and text of each; the last one is not the assistant's.
-        reply: what the assistant answered; None where the file does not tell.
-        output_tokens: that the line asks for; None where it does not say.
+        messages: role ("system", "user" or "assistant") and text of each; the last is the user's.
+        reply: what the assistant answered; None if the file does not say.
+        output_tokens: that the line asks for; None if it does not say.
     """
 
     line: int
@@ -49,7 +55,7 @@ class Conversation:
 
     @property
     def characters(self) -> tuple[int, int]:
-        """Of answer and prompt: a stand-in for their tokens, which only the model's tokenizer tells."""
+        """Of answer and prompt: a proxy for their tokens, which only the tokenizer counts."""
         answer = len(self.reply or "") if self.output_tokens is None else 4 * self.output_tokens
         return answer, sum(len(text) for _, text in self.messages)
 
@@ -59,7 +65,7 @@ class Prompts:
     """A file of conversations.
 
     Attributes:
-        name: the file's name, for messages; no part of a cell's key.
+        name: the file's name, for messages; it is not in a cell's key.
         sha256: digest of the file's content, 16 hexadecimal digits of it.
         conversations: in the order of the lines, at least one.
     """
@@ -73,7 +79,8 @@ class Prompts:
         """Read `file`, looked up below each of `folders`.
 
         Raises:
-            UsageError: there is no such file, it cannot be read, is too large or empty, or a line is no conversation.
+            UsageError: there is no such file, it cannot be read, is too large or empty, or a line
+                is not a conversation.
         """
         for folder in folders:
             path = folder / file
@@ -83,12 +90,14 @@ class Prompts:
                     return _read(path, status.st_mtime_ns, status.st_size)
                 except OSError as error:
                     raise UsageError(
-                        f"prompts {path} cannot be read: {error.strerror}.\nMake it readable, or name another file: prompts='FILE.jsonl'"
+                        f"prompts {path} cannot be read: {error.strerror}.\n"
+                        "Make it readable, or name another file: prompts='FILE.jsonl'"
                     ) from None
         looked = ", ".join(str(folder / file) for folder in folders)
         raise UsageError(
             f"prompts {file!r}: no such file (looked for {looked}).\n"
-            "Name a JSONL file, relative to the test file or pytest's root. It is read from this machine, never fetched."
+            "Name a JSONL file, relative to the test file or pytest's root. It is read from this "
+            "machine, never fetched."
         )
 
 
@@ -97,7 +106,8 @@ def _read(path: Path, _mtime_ns: int, size: int) -> Prompts:
     if size > MAX_BYTES:
         raise UsageError(
             f"prompts {path} is larger than {MAX_BYTES / 1e6:.0f} MB.\n"
-            "A measurement draws a few hundred requests from it. Take a part: head -n 5000 FILE > PART.jsonl"
+            "A measurement draws a few hundred requests from it. Take a part: "
+            "head -n 5000 FILE > PART.jsonl"
         )
     content = path.read_bytes()
     conversations = []
@@ -108,10 +118,11 @@ def _read(path: Path, _mtime_ns: int, size: int) -> Prompts:
                 conversations.append(_conversation(number, _object(line)))
             except ValueError as error:
                 raise UsageError(
-                    f"prompts {path}, line {number}: {error}\n{_FORMATS}\nMend the line, or take it out."
+                    f"prompts {path}, line {number}: {error}\n{_FORMATS}\n"
+                    "Correct the line, or remove it."
                 ) from None
     if not conversations:
-        raise UsageError(f"prompts {path} holds no line.\n{_FORMATS}")
+        raise UsageError(f"prompts {path} is empty.\n{_FORMATS}")
     return Prompts(path.name, hashlib.sha256(content).hexdigest()[:16], tuple(conversations))
 
 
@@ -126,10 +137,11 @@ def _object(line: bytes) -> Mapping[str, Any]:
         raise ValueError(f"it is not JSON ({error}).") from None
     if isinstance(content, list):
         raise ValueError(
-            "it is a JSON array; in JSONL every conversation stands on a line of its own (jq -c '.[]' FILE > FILE.jsonl)."
+            "it is a JSON array; in JSONL every conversation has a line of its own "
+            "(jq -c '.[]' FILE > FILE.jsonl)."
         )
     if not isinstance(content, dict):
-        raise ValueError("it is no JSON object.")
+        raise ValueError("it is not a JSON object.")
     return content
 
 
@@ -168,7 +180,7 @@ def _messages(
         or not content
         or not all(isinstance(message, dict) for message in content)
     ):
-        raise ValueError(f"{name} is no list of messages.")
+        raise ValueError(f"{name} is not a list of messages.")
     messages = []
     for message in content:
         of = message.get(role)
@@ -181,7 +193,8 @@ def _messages(
         )
         if known is None:
             raise ValueError(
-                f"a message has {role} {of!r}; known are {', '.join(_SHAREGPT_ROLES if sharegpt else _ROLES)}."
+                f"a message has {role} {of!r}; it must be one of "
+                f"{', '.join(_SHAREGPT_ROLES if sharegpt else _ROLES)}."
             )
         messages.append((known, _text(text, message.get(text))))
     return messages

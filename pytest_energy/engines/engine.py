@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from pytest_energy.cell.workload import Plan, Workload
+from pytest_energy.cell.plan import Plan
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.worker_process import WorkerProcess
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import fingerprint

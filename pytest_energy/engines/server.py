@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pytest_energy.cell.model import model_config
-from pytest_energy.cell.workload import Plan, Workload
+from pytest_energy.cell.plan import Plan
+from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import synthetic_tokenizer
 from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError, UsageError

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.workload import block_size, tokens_in_flight
+from pytest_energy.cell.plan import block_size, tokens_in_flight
 from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError
 from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter, new_engine

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.workload import Plan
+from pytest_energy.cell.plan import Plan
 from pytest_energy.engines.engine import Engine, Steps
 from pytest_energy.recording.recording import TokenCounter
 

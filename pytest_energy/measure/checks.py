@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pytest_energy.cell.workload import block_size, tokens_in_flight
+from pytest_energy.cell.plan import block_size, tokens_in_flight
 from pytest_energy.measure.cycles import FIGURES, Cycles, boundaries, request_lengths
 from pytest_energy.measure.faults import fault
 from pytest_energy.measure.latency import summary_ms

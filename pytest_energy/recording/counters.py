@@ -8,7 +8,7 @@ from pytest_energy.recording.recording import GpuTrace
 
 
 def mean_power_w(gpus: Sequence[GpuTrace]) -> float | None:
-    """Counter power of all GPUs together over their whole traces, W; None where a counter was not updated twice."""
+    """Power of all GPUs over their traces, W; None if a counter has fewer than two updates."""
     total_w = 0.0
     for gpu in gpus:
         updates = update_times_ns(gpu)
@@ -19,17 +19,18 @@ def mean_power_w(gpus: Sequence[GpuTrace]) -> float | None:
 
 
 def span_ns(gpu: GpuTrace) -> tuple[int, int]:
+    """The time that the counter covers."""
     return gpu.counter.changed_ns[0], gpu.counter.unchanged_ns[-1]
 
 
 def update_times_ns(gpu: GpuTrace) -> np.ndarray:
-    """When the counter was updated: midway between the last read of the old and the first of the new value."""
+    """When the counter was updated: midway between the last old and the first new read."""
     unchanged, changed = np.asarray(gpu.counter.unchanged_ns), np.asarray(gpu.counter.changed_ns)
     return np.asarray(unchanged + (changed - unchanged) // 2)
 
 
 def energy_j(gpu: GpuTrace, time_ns: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The GPU's energy counter at `time_ns`, interpolated between updates; zero at the first update."""
+    """The energy counter at `time_ns`, J, interpolated between updates; 0 at the first one."""
     updates, energy_mj = update_times_ns(gpu), np.asarray(gpu.counter.energy_mj, dtype=np.int64)
     relative_s = (np.asarray(time_ns, dtype=np.int64) - updates[0]) / 1e9
     return np.asarray(

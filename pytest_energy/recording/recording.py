@@ -1,4 +1,4 @@
-"""A recording: two cumulative counters on one monotonic clock, tokens generated and energy consumed.
+"""A recording: two cumulative counters on one monotonic clock, of tokens and of energy.
 
 Times are integer nanoseconds of CLOCK_MONOTONIC, energies integer millijoules as the GPU counts
 them, so that writing and reading change nothing. docs/files.md describes the file.

@@ -1,1 +1,1 @@
-"""What comes from elsewhere and what must not leave: untrusted input, redaction, atomic files."""
+"""What comes from elsewhere and what must not leave: schemas, limits, redaction, safe files."""

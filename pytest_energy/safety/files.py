@@ -13,7 +13,9 @@ _POLL_S = 0.02
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`; after a crash, of the machine as well, it holds the old content or the new, whole.
+    """Replace the file at `path` by `content`.
+
+    After a crash, even of the machine, the file holds the old content or the new.
 
     Raises:
         OSError: nothing was replaced.
@@ -29,10 +31,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # what went wrong first is what is told
+        with contextlib.suppress(OSError):  # the first error is reported
             temporary.unlink()
         raise
-    # It is replaced, whatever comes of this: without it the old content may come back after a power failure, whole.
+    # Without it, a power failure may bring back the old content; the file is replaced in any case.
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -43,9 +45,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def exclusively(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask likewise from changing files below `folder`, between reading and writing them.
+    """Let one process at a time read, change and write files below `folder`.
 
-    The lock is flock(2) on the folder itself, so no file is added to it, and the kernel frees it with its holder.
+    The lock is flock(2) on the folder itself, so it adds no file, and the kernel releases it with
+    its holder.
 
     Raises:
         TimeoutError: another process has held it for half a minute.
@@ -62,7 +65,8 @@ def exclusively(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= end:
                     raise TimeoutError(
-                        f"another process has been changing files in {folder} for {_WAIT_S:.0f} s.\nWait for it to end, and run this again."
+                        f"another process has been changing files in {folder} for "
+                        f"{_WAIT_S:.0f} s.\nWait for it to end, and run this again."
                     ) from None
                 time.sleep(_POLL_S)
         yield

@@ -1,4 +1,4 @@
-"""What must not be kept or shown: secrets, home directories, and code that nobody asked for by name."""
+"""What must not be kept or shown: secrets, home directories, code that nobody asked for."""
 
 import contextlib
 import json
@@ -29,32 +29,36 @@ _USER_INFO = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 def says_secret(name: str) -> bool:
-    """Whether a setting's or environment variable's name says that its value is a secret: HF_TOKEN does, max_num_batched_tokens not."""
+    """Whether a name says that its value is a secret: HF_TOKEN does, max_num_batched_tokens not."""
     return bool(_SECRET & set(re.split(r"[_\W]+", name.lower())))
 
 
 def complaint(arguments: Mapping[str, Any], where: str) -> str | None:
-    """Why engine settings must not be given like this; None where they may. All of them are kept in recordings, baselines and reports.
+    """Why these engine settings, which recordings and reports keep, are refused; None if not.
 
     Args:
         arguments: by name.
-        where: they were given, as messages call it.
+        where: they were given, as messages say it.
     """
     for name, value in _named(arguments):
         if says_secret(name) or (isinstance(value, str) and _USER_INFO.search(value)):
             return (
-                f"{where}: {name} looks like a secret, and engine settings are kept in recordings, baselines and reports.\n"
+                f"{where}: {name} looks like a secret, and engine settings are kept in recordings, "
+                "baselines and reports.\n"
                 "Leave it out, and give it to vLLM by its environment variable, such as HF_TOKEN."
             )
     try:
         untrusted.parse(json.dumps(arguments).encode())
     except untrusted.Malformed as error:
-        return f"{where}: a recording with it could not be read again: {error}. Give plain, short values."
+        return (
+            f"{where}: a recording with it could not be read again: {error}. "
+            "Give plain, short values."
+        )
     return None
 
 
 def asks_for_remote_code(arguments: Mapping[str, Any]) -> bool:
-    """Whether a setting, or an abbreviation of it that vLLM's command line would take, lets code run that comes with a model."""
+    """Whether a setting, or what vLLM takes for its abbreviation, runs code of the model's."""
     return any(
         "trust_remote_code".startswith(name) or name.startswith("trust_remote")
         for name, _ in _named(arguments)
@@ -73,7 +77,7 @@ def _named(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def secrets(text: str) -> str:
-    """`text` without the values of environment variables whose name says that they are secret, and without credentials in URLs."""
+    """`text` without secret environment variables' values, and without credentials in URLs."""
     text = _USER_INFO.sub("***@", text)
     values = [
         value

@@ -1,11 +1,12 @@
-"""Coverage-guided fuzzing of every reader with atheris (libFuzzer), for an hour or as long as asked for.
+"""Coverage-guided fuzzing of every reader with atheris (libFuzzer), for an hour unless told.
 
     pip install atheris
     python -m tests.hostile.fuzz --seconds 3600 --out FOLDER
 
-Inputs are of the kinds in tests/hostile/made.py, their first byte says which; three in four mutations change their structure, the
-others their bytes. What a reader lets out that it must not is a finding: its input and traceback are kept in FOLDER/findings, each
-place once, and the run goes on. An input that takes longer than a minute or 2 GB ends it. FOLDER/corpus keeps what reached new code.
+Inputs are of the kinds in tests/hostile/made.py, and their first byte says which; three in four
+mutations change their structure, the others their bytes. An exception that a reader must not raise
+is a finding: FOLDER/findings keeps its input and traceback, once per place, and the run goes on. An
+input that takes more than a minute or 2 GB ends it. FOLDER/corpus keeps what reached new code.
 """
 
 import argparse
@@ -131,7 +132,10 @@ def main() -> None:
             target(data)
             if target.executions % 20_000 == 0:
                 used = resource.getrusage(resource.RUSAGE_SELF)
-                told = f"{target.executions} executions, {time.monotonic() - started:.0f} s, {used.ru_utime + used.ru_stime:.0f} CPU s"
+                told = (
+                    f"{target.executions} executions, {time.monotonic() - started:.0f} s, "
+                    f"{used.ru_utime + used.ru_stime:.0f} CPU s"
+                )
                 print(
                     f"{told}, at most {used.ru_maxrss / 1e3:.0f} MB, {target.found} findings",
                     flush=True,

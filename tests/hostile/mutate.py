@@ -1,4 +1,4 @@
-"""Valid content made hostile: JSON by structure, files by bytes. Every choice comes from the generator that is given."""
+"""Valid content made hostile by a generator's choices: JSON by structure, files by bytes."""
 
 import copy
 import gzip
@@ -8,17 +8,65 @@ from typing import Any
 
 # What a number, a text or anything else is replaced by.
 _VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**62, 2**63, -(2**63), 2**64, 10**18, 10**30, 0.5, -0.5, 1e-320, 1e-300, 1e300, 1e308,
-    float("nan"), float("inf"), float("-inf"), "", "x", "0", "NaN", "\x00", "\x1b[2J", "\n::error::x", "##[add-mask]x", "\ud800", "é" * 300,
-    "../../../etc/passwd", "<script>", "$x^2$", "`|`", "a" * 20_000, [], {}, [None], [[]], {"": {}}, [0] * 50, ["x"] * 3,
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**62,
+    2**63,
+    -(2**63),
+    2**64,
+    10**18,
+    10**30,
+    0.5,
+    -0.5,
+    1e-320,
+    1e-300,
+    1e300,
+    1e308,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    "",
+    "x",
+    "0",
+    "NaN",
+    "\x00",
+    "\x1b[2J",
+    "\n::error::x",
+    "##[add-mask]x",
+    "\ud800",
+    "é" * 300,
+    "../../../etc/passwd",
+    "<script>",
+    "$x^2$",
+    "`|`",
+    "a" * 20_000,
+    [],
+    {},
+    [None],
+    [[]],
+    {"": {}},
+    [0] * 50,
+    ["x"] * 3,
+)
 _RAW = (
-    b'{"a":1,"a":2}', b"1" * 5000, b"1e999", b"-0", b"[" * 2000 + b"]" * 2000, b'{"a":' * 500 + b"1" + b"}" * 500, b'"\\ud83d"', b"\xff",
-)  # fmt: skip
+    b'{"a":1,"a":2}',
+    b"1" * 5000,
+    b"1e999",
+    b"-0",
+    b"[" * 2000 + b"]" * 2000,
+    b'{"a":' * 500 + b"1" + b"}" * 500,
+    b'"\\ud83d"',
+    b"\xff",
+)
 
 
 def mutated(content: Any, generator: random.Random, times: int = 1) -> bytes:
-    """JSON content with `times` places changed: as values that JSON has, or as bytes that only a damaged file has."""
+    """JSON content with `times` places changed: other values, or bytes of a damaged file."""
     content = copy.deepcopy(content)
     for _ in range(times):
         content = _changed(content, generator)

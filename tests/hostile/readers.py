@@ -1,6 +1,9 @@
-"""Every reader with all that follows a successful read. Each takes a file's bytes and lets no exception out but the project's own.
+"""Every reader with all that follows a successful read.
 
-A reader must read a valid object or say in its own error which file it is and what to do; and whatever it let through must be
+Each takes a file's bytes and raises no exception but the project's own.
+
+A reader must read a valid object, or say in its own error which file it is and what to do; and
+whatever it let through must be
 measured, compared, judged and reported without any other exception or a warning of numpy's.
 """
 
@@ -116,7 +119,7 @@ class Readers:
         self._judge_and_report([recorded])
 
     def _judge_and_report(self, recordings: Sequence[Recording]) -> None:
-        """All that a replay does: with itself as its baseline, as its noise, and against a recording of ours."""
+        """All that a replay does: with itself as baseline and noise, and against one of ours."""
         for recorded in recordings:
             trace.trace(recorded)
             key = recorded.key
@@ -320,7 +323,7 @@ class Readers:
         server_load.distribution(tally.inter_token_us)
 
     def read_answers(self, content: bytes) -> None:
-        """What a server answers to /metrics, /v1/models and /version, each taken from its part of the content."""
+        """A server's answers to /metrics, /v1/models and /version, a part of the content each."""
         metrics, models, version = [*content.split(b"\x1e"), b"", b""][:3]
         told = {"/health": "", "/metrics": metrics, "/v1/models": models, "/version": version}
         original = server_process.Server.get

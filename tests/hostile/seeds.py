@@ -20,7 +20,7 @@ def _json(path: Path) -> Any:
 
 
 def _trimmed(content: dict[str, Any]) -> dict[str, Any]:
-    """The recording with its engine steps put together to some `_STEPS`, so that it is small, and no other number changed."""
+    """The recording with its engine steps merged into some `_STEPS`, so that it is small."""
     tokens = content["tokens"]
     every = max(1, len(tokens["tokens"]) // _STEPS)
     groups = [slice(i, i + every) for i in range(0, len(tokens["tokens"]), every)]
@@ -33,7 +33,7 @@ def _trimmed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def recordings() -> list[dict[str, Any]]:
-    """As JSON values: one of an engine that had the GPU to itself, one turn of two, one of a server (its clients are made up)."""
+    """As JSON values: of an engine alone, a period of two, and of a server (invented clients)."""
     alone, period = (
         _trimmed(_json(sorted((ROOT / "recordings").glob(pattern))[0])) for pattern in _RECORDINGS
     )
@@ -102,9 +102,15 @@ def events() -> list[Any]:
     """What the worker of a server says in one launch, in order."""
     settings = {"dtype": "bfloat16", "max_model_len": 96, "block_size": 16}
     ready = {
-        "event": "ready", "versions": {"vllm": "0.0.1", "packages": {"torch": "2"}}, "settings": settings, "kv_cache_tokens": 16_000,
-        "vocabulary_size": 100, "platform": "cuda", "gpu_uuids": ["GPU-1"], "started": 1.7e9,
-    }  # fmt: skip
+        "event": "ready",
+        "versions": {"vllm": "0.0.1", "packages": {"torch": "2"}},
+        "settings": settings,
+        "kv_cache_tokens": 16_000,
+        "vocabulary_size": 100,
+        "platform": "cuda",
+        "gpu_uuids": ["GPU-1"],
+        "started": 1.7e9,
+    }
     steps = {
         "event": "steps",
         "run": 1,
@@ -143,5 +149,6 @@ vllm:generation_tokens_total{model_name="m"} 1.25e+06
 vllm:num_preemptions_total{model_name="m"} 0.0
 process_start_time_seconds 1.76e+09
 vllm:num_requests_running{model_name="m"} 0.0
-vllm:cache_config_info{block_size="16",cache_dtype="auto",enable_prefix_caching="False",num_gpu_blocks="1000"} 1.0
+vllm:cache_config_info{block_size="16",cache_dtype="auto",enable_prefix_caching="False",\
+num_gpu_blocks="1000"} 1.0
 """

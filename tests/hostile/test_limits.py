@@ -1,6 +1,6 @@
-"""Bombs: files that unpack or parse to more than a machine has are refused in little time and memory.
+"""Bombs: files that unpack or parse to more than a machine has are refused quickly.
 
-Each reader meets them in a process that may take no more memory than it had before and the stated limit.
+Each reader meets them in a process that may take no more than the stated memory on top.
 """
 
 import json
@@ -30,11 +30,14 @@ from pytest_energy.report import results
 
 kind, limit_mb = sys.argv[1], int(sys.argv[2])
 readers = {
-    "recording": lambda folder: list(read_launches([folder])), "baseline": lambda folder: Store(folder).entries(),
-    "noise": lambda folder: NoiseStore(folder).check(), "results": lambda folder: results.read(folder / "results.json"),
+    "recording": lambda folder: list(read_launches([folder])),
+    "baseline": lambda folder: Store(folder).entries(),
+    "noise": lambda folder: NoiseStore(folder).check(),
+    "results": lambda folder: results.read(folder / "results.json"),
     "config": Model.from_folder,
 }
-size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + limit_mb * 1_000_000
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+size = pages * resource.getpagesize() + limit_mb * 1_000_000
 resource.setrlimit(resource.RLIMIT_AS, (size, size))
 for folder in map(Path, sys.argv[3:]):
     started = time.process_time()
@@ -54,7 +57,7 @@ _PLACES = {
 
 
 def gzipped(head: bytes, block: bytes, times: int) -> bytes:
-    """One gzip stream of `head` and then `block` so often, made in no time: its checksum, which comes last, is wrong."""
+    """A gzip stream of `head` and many times `block`, made fast: its checksum is wrong."""
     packer = zlib.compressobj(9, wbits=31)
     start = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
     return start + (packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)) * times
@@ -93,7 +96,7 @@ PACKED = {
 
 
 def refusals(kind: str, *folders: Path) -> list[str]:
-    """What a process of little memory says of each folder, after having refused it in little time."""
+    """What a process of little memory says of each folder, which it must refuse quickly."""
     child = subprocess.run(
         [sys.executable, "-c", _CHILD, kind, str(_LIMIT_MB[kind]), *map(str, folders)],
         capture_output=True, text=True, cwd=ROOT, timeout=300, check=False,

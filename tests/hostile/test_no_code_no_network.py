@@ -1,4 +1,4 @@
-"""Nothing is unpickled, evaluated or fetched; a model's own code runs only where the suite asks for it by its name."""
+"""Nothing is unpickled, evaluated or fetched; a model's code runs only if the suite asks for it."""
 
 import ast
 import json
@@ -21,24 +21,66 @@ from tests.engine.conftest import interpreter
 from tests.plugin.project import MARKER, TESTS, Project
 
 PACKAGE = ROOT / "pytest_energy"
-# What may connect, run or decode, and where: the server's worker to the server, engines and the noise command as processes of their own.
+# What may connect, run or decode, and where: the server's worker to the server; engines and the
+# noise command as processes of their own.
 _FORBIDDEN_CALLS = {
-    "eval", "exec", "compile", "__import__", "system", "popen", "fromstring", "urlopen", "urlretrieve", "getoutput", "literal_eval",
-}  # fmt: skip
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "system",
+    "popen",
+    "fromstring",
+    "urlopen",
+    "urlretrieve",
+    "getoutput",
+    "literal_eval",
+}
 _FORBIDDEN_MODULES = {
-    "pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml", "requests", "httpx", "urllib3", "ftplib", "xmlrpc",
-    "huggingface_hub", "transformers", "torch", "vllm", "ctypes", "webbrowser", "smtplib", "telnetlib", "code", "runpy", "zipimport",
-}  # fmt: skip
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "marshal",
+    "shelve",
+    "joblib",
+    "yaml",
+    "requests",
+    "httpx",
+    "urllib3",
+    "ftplib",
+    "xmlrpc",
+    "huggingface_hub",
+    "transformers",
+    "torch",
+    "vllm",
+    "ctypes",
+    "webbrowser",
+    "smtplib",
+    "telnetlib",
+    "code",
+    "runpy",
+    "zipimport",
+}
 _ALLOWED = {
-    ("engines/server_worker.py", "aiohttp"), ("engines/server_process.py", "http.client"),
-    ("engines/running_server.py", "http.client"), ("engines/server_process.py", "subprocess"),
-    ("engines/worker_process.py", "subprocess"), ("engines/server.py", "socket"), ("engines/attached.py", "socket"),
-    ("health/engine.py", "subprocess"),
-    ("engines/workers/inside/pytest_energy_weights.py", "torch"), ("engines/workers/inside/pytest_energy_weights.py", "vllm"),
-    ("engines/workers/vllm_worker.py", "torch"), ("engines/workers/vllm_worker.py", "vllm"), ("engines/workers/vllm_server.py", "vllm"),
-    ("engines/attached.py", "urllib.parse"), ("safety/redact.py", "urllib.parse"),
-    ("report/pictures.py", "fromstring"), ("re", "compile"),
-}  # fmt: skip
+    ("engines/server_worker.py", "aiohttp"),
+    ("engines/server_process.py", "http.client"),
+    ("engines/running_server.py", "http.client"),
+    ("engines/server_process.py", "subprocess"),
+    ("engines/worker_process.py", "subprocess"),
+    ("engines/server.py", "socket"),
+    ("engines/attached.py", "socket"),
+    ("health/read_engine.py", "subprocess"),
+    ("engines/workers/inside/pytest_energy_weights.py", "torch"),
+    ("engines/workers/inside/pytest_energy_weights.py", "vllm"),
+    ("engines/workers/vllm_worker.py", "torch"),
+    ("engines/workers/vllm_worker.py", "vllm"),
+    ("engines/workers/vllm_server.py", "vllm"),
+    ("engines/attached.py", "urllib.parse"),
+    ("safety/redact.py", "urllib.parse"),
+    ("report/pictures.py", "fromstring"),
+    ("re", "compile"),
+}
 _GUARDED = {"aiohttp", "http.client", "subprocess", "socket"}
 
 
@@ -89,7 +131,8 @@ def test_nothing_in_the_package_can_unpickle_evaluate_or_fetch() -> None:
 def test_the_scan_sees_what_it_looks_for(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text(
-        "import pickle, re\nfrom urllib import request\nre.compile('x')\neval('1')\nsubprocess.run('x', shell=True)\n"
+        "import pickle, re\nfrom urllib import request\nre.compile('x')\neval('1')\n"
+        "subprocess.run('x', shell=True)\n"
     )
     assert {"pickle", "urllib.request", "eval", "shell"} <= uses(path)
     assert "compile" not in uses(path)
@@ -98,7 +141,8 @@ def test_the_scan_sees_what_it_looks_for(tmp_path: Path) -> None:
 _WATCHED = """
 import sys, pytest
 seen = []
-watched = ("socket.connect", "socket.getaddrinfo", "socket.bind", "pickle.find_class", "marshal.loads", "subprocess.Popen", "os.exec",
+watched = ("socket.connect", "socket.getaddrinfo", "socket.bind", "pickle.find_class",
+           "marshal.loads", "subprocess.Popen", "os.exec",
            "os.posix_spawn", "os.system", "urllib.Request", "ctypes.dlopen")
 
 def watch(event, arguments):
@@ -126,8 +170,13 @@ def watched(project: Project, *arguments: str) -> str:
     environment = {**os.environ, "PYTEST_PLUGINS": "pytest_energy.plugin", "PYTHONPATH": str(ROOT)}
     child = subprocess.run(
         [sys.executable, "-c", _WATCHED, *arguments],
-        capture_output=True, text=True, cwd=project.path, timeout=120, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=project.path,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
     return child.stdout + child.stderr
 
 
@@ -195,10 +244,15 @@ def test_a_models_own_code_runs_only_where_the_suite_says_so(
 @pytest.mark.parametrize(
     "argument",
     [
-        "trust_remote_code=true", "trust-remote-code=true", "trust_remote_code=false", "trust_remote=true", "trust=1",
-        "Trust_Remote_Code=1", 'speculative_config={"model":"x","trust_remote_code":true}',
+        "trust_remote_code=true",
+        "trust-remote-code=true",
+        "trust_remote_code=false",
+        "trust_remote=true",
+        "trust=1",
+        "Trust_Remote_Code=1",
+        'speculative_config={"model":"x","trust_remote_code":true}',
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("option", ["--energy-engine-arg", "--energy-reference-engine-arg", "ini"])
 def test_the_command_line_cannot_let_a_models_code_run(
     project: Project, option: str, argument: str
@@ -208,9 +262,7 @@ def test_the_command_line_cannot_let_a_models_code_run(
     result = project.run(*([option, argument] if option != "ini" else []))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        [
-            "*trust_remote_code runs code that comes with a model, and only the suite may ask for that*"
-        ]
+        ["*trust_remote_code runs code that comes with a model, and only the suite may ask*"]
     )
     result.stderr.fnmatch_lines(['*engine_args={"trust_remote_code": True}*'])
 

@@ -1,4 +1,4 @@
-"""No secret and no environment variable reaches a recording, report, baseline or the terminal; no home directory or user name a file."""
+"""No secret or environment variable reaches a file or the terminal, no user name a file."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ SECRETS = {
     "GITHUB_TOKEN": f"ghs_{MARK}0009",
     "PIP_INDEX_URL": f"https://user:{MARK}0010@index.invalid/simple",
 }
-# What a worker that fails may print: all that is secret by its name or form; SOME_SETTING is neither.
+# What a failing worker may print: all that is secret by its name or form; SOME_SETTING is neither.
 PRINTED = [value for name, value in SECRETS.items() if name != "SOME_SETTING"]
 
 
@@ -58,7 +58,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def interpreter(folder: Path, before: str = "") -> Path:
     script = folder / "venv" / "bin" / "python"
     script.parent.mkdir(parents=True)
-    script.write_text(f"#!/bin/sh\n{before}\nPYTHONPATH={FAKE_PACKAGES} exec {sys.executable} \"$@\"\n")  # fmt: skip
+    run = f'PYTHONPATH={FAKE_PACKAGES} exec {sys.executable} "$@"'
+    script.write_text(f"#!/bin/sh\n{before}\n{run}\n")
     script.chmod(0o755)
     return script
 
@@ -167,8 +168,14 @@ def test_a_worker_that_prints_its_environment_tells_no_secret(project: Project, 
 
 
 @pytest.mark.parametrize(
-    "url", [f"http://user:{MARK}@localhost:8000", f"http://:{MARK}@localhost:8000", f"http://localhost:8000/?token={MARK}", f"http://[{MARK}"]
-)  # fmt: skip
+    "url",
+    [
+        f"http://user:{MARK}@localhost:8000",
+        f"http://:{MARK}@localhost:8000",
+        f"http://localhost:8000/?token={MARK}",
+        f"http://[{MARK}",
+    ],
+)
 def test_an_address_with_a_password_is_refused_without_repeating_it(
     project: Project, url: str
 ) -> None:
@@ -194,7 +201,7 @@ NESTED = {"kv_connector_extra_config": {"password": MARK}}
 def test_a_secret_among_engine_settings_is_refused_by_its_name(
     project: Project, arguments: dict[str, Any], name: str
 ) -> None:
-    message = f"{name} looks like a secret, and engine settings are kept in recordings, baselines and reports"
+    message = f"{name} looks like a secret, and engine settings are kept in recordings"
     with pytest.raises(UsageError, match=message) as raised:
         Marked.from_arguments((), {**MARKER, "engine_args": arguments})
     assert MARK not in str(raised.value)

@@ -1,4 +1,4 @@
-"""Values that once got through to where they were an exception, memory without end or a wrong number: each is refused by its name."""
+"""Values that once became an exception, endless memory or a wrong number are refused by name."""
 
 import contextlib
 import copy
@@ -70,7 +70,11 @@ def recorded(folder: Path, content: Any) -> Path:
         ("faults", "throttled", "faults: Input should be a valid array"),
         ("gpus", "", "gpus: Input should be a valid array"),
         ("gpus", [RECORDING["gpus"][0]] * 2, "it holds a GPU twice"),
-        ("gpus/0/counter/energy_mj", [2**62, 2**62] + [0] * 173, "counter.energy_mj: it holds a value that cannot be true"),
+        (
+            "gpus/0/counter/energy_mj",
+            [2**62, 2**62] + [0] * 173,
+            "counter.energy_mj: it holds a value that cannot be true",
+        ),
         ("gpus/0/samples/time_ns", [1] + [-1] * 175, "holds a value that cannot be true"),
         ("gpus/0/samples/average_power_mw", [-1] * 176, "holds a value that cannot be true"),
         ("tokens/time_ns", [10**9, -1], "is not in order"),
@@ -81,14 +85,18 @@ def recorded(folder: Path, content: Any) -> Path:
         ("key/model", "", "key.model: String should have at least 1 character"),
         ("environment/gpu_name", None, "environment.gpu_name: Input should be a valid string"),
         ("environment/gpu_uuids", "GPU-1", "environment.gpu_uuids: "),
-        ("environment/date", "x" * 101, "environment.date: String should have at most 100 characters"),
+        (
+            "environment/date",
+            "x" * 101,
+            "environment.date: String should have at most 100 characters",
+        ),
         ("environment/power_limit_w", 1e200, "environment.power_limit_w"),
         ("environment/power_limit_w", float("nan"), "a number that is not finite"),
         ("environment/host", ["x"], "environment.host: Input should be an object"),
         ("environment/engine_args_under_test", {"x": "y" * 6000}, "longer than 5,000 characters"),
         ("environment/engine_settings", json.loads("[" * 25 + "]" * 25), "nested too deeply"),
     ],
-)  # fmt: skip
+)
 def test_recordings(tmp_path: Path, where: str, value: Any, message: str) -> None:
     with pytest.raises(RecordingError, match=message) as raised:
         recording_file.read(recorded(tmp_path, changed(RECORDING, where, value)))
@@ -273,12 +281,12 @@ READY, STEPS = seeds.events()[:2]
         (
             json.dumps({**READY, "gpu_uuids": "GPU"}).encode(),
             OfflineEngine._load,
-            "gpu_uuids is no list",
+            "gpu_uuids is not a list",
         ),
         (
             json.dumps({**READY, "vocabulary_size": 0}).encode(),
             OfflineEngine._load,
-            "vocabulary_size is no whole number",
+            "vocabulary_size is not a whole number",
         ),
         (
             json.dumps({**STEPS, "time_ns": [], "tokens": [], "finished": []}).encode(),
@@ -388,5 +396,5 @@ def test_an_address_with_a_secret_is_none_and_not_repeated(url: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.json.gz")
-    with pytest.raises(RecordingError, match="it is no regular file"):
+    with pytest.raises(RecordingError, match="it is not a regular file"):
         list(recording_file.read_launches([tmp_path]))

@@ -149,7 +149,7 @@ def test_another_content_of_the_file_is_another_cell(project: Project) -> None:
     ("content", "message"),
     [
         (None, "prompts 'p.jsonl': no such file"),
-        ("", "p.jsonl holds no line"),
+        ("", "p.jsonl is empty"),
         ("{}\n", "p.jsonl, line 1: it has no prompt"),
         ('{"prompt": "a"}', "p.jsonl, line 1: it has no reply and no output_tokens"),
     ],

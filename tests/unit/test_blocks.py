@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.model import Model
-from pytest_energy.cell.workload import Plan, Workload
+from pytest_energy.cell.plan import Plan
+from pytest_energy.cell.workload import Workload
 from pytest_energy.errors import BaselineError, NoiseError, RecordingError
 from pytest_energy.measure import stopping
 from pytest_energy.measure.cycles import whole_cycles

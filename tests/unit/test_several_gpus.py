@@ -1,4 +1,4 @@
-"""An engine on several GPUs: the energy is theirs together, each one's share is known, and the GPUs' order says nothing."""
+"""An engine on several GPUs: their energy counts together, and their order says nothing."""
 
 import json
 import math
@@ -86,7 +86,8 @@ def test_shares_and_their_imbalance_are_told(cell: Cell) -> None:
     )
     assert even == "GPU-aaaaaaaa 50.0% (500 W), GPU-bbbbbbbb 50.0% (500 W)"
     assert uneven == (
-        "GPU-aaaaaaaa 45.0% (450 W), GPU-bbbbbbbb 55.0% (550 W); IMBALANCE: GPU-bbbbbbbb uses 22.2% more energy than GPU-aaaaaaaa"
+        "GPU-aaaaaaaa 45.0% (450 W), GPU-bbbbbbbb 55.0% (550 W); "
+        "IMBALANCE: GPU-bbbbbbbb uses 22.2% more energy than GPU-aaaaaaaa"
     )
     assert gpu_shares.gpu_shares(mean_gpu_power_w(launches(cell, {simulated.UUID: 1.0}))) == ""
     assert (
@@ -191,7 +192,10 @@ def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
     assert [launch.gpu_power_w for launch in entry.reference.launches] == [{}] * 3
     found = Results(results.SCHEMA_VERSION, (made.RUN,), (entry,))
     assert results.from_plain(results.to_plain(entry)) == entry
-    line = "energy by GPU: GPU-aaaaaaaa 45.0% (450 W), GPU-bbbbbbbb 55.0% (550 W); IMBALANCE: GPU-bbbbbbbb uses 22.2% more energy"
+    line = (
+        "energy by GPU: GPU-aaaaaaaa 45.0% (450 W), GPU-bbbbbbbb 55.0% (550 W); "
+        "IMBALANCE: GPU-bbbbbbbb uses 22.2% more energy"
+    )
     assert line in markdown.page(found)
     assert line in page.page(found, (), 0)
     assert "energy by GPU" not in markdown.page(made.of(made.entry()))
@@ -220,7 +224,11 @@ def test_the_architectures_have_the_published_numbers_of_parameters(
     layer = attention + 3 * width * c["intermediate_size"] + 2 * width
     assert c["num_hidden_layers"] * layer + 2 * c["vocab_size"] * width + width == parameters
     assert c["rope_scaling"] == {
-        "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3",
-    }  # fmt: skip
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    }
     assert Model.from_folder(ROOT / "suites" / "models" / name).vocabulary_size == 128_256
     assert math.log2(head) == 7

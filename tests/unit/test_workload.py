@@ -1,4 +1,4 @@
-"""What is asked of the engine where lengths vary: drawn by seed alone, in strata; the same work in every pass."""
+"""What is asked of the engine if lengths vary: drawn by seed alone; equal work in every pass."""
 
 import itertools
 import json
@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.cell.lengths import LengthDistribution, Lognormal
+from pytest_energy.cell.plan import Plan, tokens_in_flight
 from pytest_energy.cell.prompts import Conversation, Prompts
-from pytest_energy.cell.workload import Plan, Workload, tokens_in_flight
+from pytest_energy.cell.workload import Workload
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin.marker import Marked
 
@@ -63,7 +64,7 @@ def test_what_is_drawn_lies_within_its_bounds_and_is_the_same_each_time(
 
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 8, 64, 256]))
 def test_few_requests_stand_for_the_distribution(seed: int, batch_size: int) -> None:
-    """Drawn freely, the mean of 8 requests would have a standard deviation of 23 %, that of 24 one of 13 %."""
+    """Drawn freely, the mean of 8 requests would have a deviation of 23 %, of 24 one of 13 %."""
     drawn = [
         length
         for length, _ in Workload(Lognormal(512, 0.6, 4096), 100, seed).plan(batch_size).lengths
@@ -100,7 +101,7 @@ def test_equal_lengths_begin_evenly_staggered_whatever_the_input(batch_size: int
 
 
 def test_the_first_wave_has_what_is_left_of_requests_in_flight() -> None:
-    """A slot is found at a long request rather than at a short one, and half through it: mean square over twice the mean."""
+    """A slot is rather at a long request, and half through it: mean square over twice the mean."""
     plan = Workload(100, Lognormal(256, 0.8, 4096)).plan(256)
     outputs = [out for _, out in plan.lengths]
     left = statistics.mean(out**2 for out in outputs) / (2 * statistics.mean(outputs))
@@ -321,10 +322,10 @@ def test_the_three_kinds_of_lines(write: Write) -> None:
     [
         ("{", "it is not JSON"),
         ("[" * 100_000, "it is nested too deeply"),
-        ("7", "it is no JSON object"),
+        ("7", "it is not a JSON object"),
         (
             [SHAREGPT],
-            "it is a JSON array; in JSONL every conversation stands on a line of its own (jq -c '.[]'",
+            "it is a JSON array; in JSONL every conversation has a line of its own (jq -c '.[]'",
         ),
         ({}, "it has no prompt"),
         ({"prompt": "a", "messages": []}, "it has 'messages' and 'prompt'"),
@@ -335,17 +336,17 @@ def test_the_three_kinds_of_lines(write: Write) -> None:
             "output_tokens is 0: it must be a whole number of at least 1",
         ),
         ({"prompt": "a", "output_tokens": True}, "output_tokens is True"),
-        ({"conversations": "a"}, "conversations is no list of messages"),
-        ({"messages": []}, "messages is no list of messages"),
-        ({"messages": ["a"]}, "messages is no list of messages"),
+        ({"conversations": "a"}, "conversations is not a list of messages"),
+        ({"messages": []}, "messages is not a list of messages"),
+        ({"messages": ["a"]}, "messages is not a list of messages"),
         (
             {"messages": [{"role": "tool", "content": "a"}]},
-            "a message has role 'tool'; known are system, user, assistant",
+            "a message has role 'tool'; it must be one of system, user, assistant",
         ),
         ({"messages": [{"role": "user", "content": None}]}, "content is None: it must be a text"),
         (
             {"conversations": [{"from": ["human"], "value": "a"}]},
-            "a message has from ['human']; known are human, user, gpt",
+            "a message has from ['human']; it must be one of human, user, gpt",
         ),
         (
             {"messages": [{"role": "assistant", "content": "a"}]},
@@ -364,7 +365,7 @@ def test_lines_that_are_no_conversation(write: Write, line: object, message: str
         Prompts.resolve("prompts.jsonl", folder)
     text = str(caught.value)
     assert f"prompts {folder / 'prompts.jsonl'}, line 2: {message}" in text
-    assert text.endswith("Mend the line, or take it out.")
+    assert text.endswith("Correct the line, or remove it.")
 
 
 @given(
@@ -394,7 +395,7 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ):
         Prompts.resolve("none.jsonl", tmp_path / "a", tmp_path)
     (tmp_path / "empty.jsonl").write_text("\n\n")
-    with pytest.raises(UsageError, match=r"empty.jsonl holds no line"):
+    with pytest.raises(UsageError, match=r"empty.jsonl is empty"):
         Prompts.resolve("empty.jsonl", tmp_path)
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "Größe"}'.encode("latin-1"))
     with pytest.raises(UsageError, match="line 1: it is not UTF-8"):
@@ -419,8 +420,12 @@ def test_the_files_content_is_the_key_and_never_its_name(write: Write) -> None:
     folder = write(SHAREGPT)
     key = cell_key(folder, prompts="prompts.jsonl")
     assert key.plain["workload"] | {"prompts_sha256": ""} == {
-        "input_tokens": "prompts", "output_tokens": "replies", "prompts_sha256": "", "requests": 24, "seed": 0,
-    }  # fmt: skip
+        "input_tokens": "prompts",
+        "output_tokens": "replies",
+        "prompts_sha256": "",
+        "requests": 24,
+        "seed": 0,
+    }
     assert "skip_tokenizer_init" not in key.engine_args
     assert "max_model_len" not in key.engine_args
     (folder / "sub").mkdir()
