@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,10 +20,10 @@ from pytest_energy.health.guard import Guard
 from pytest_energy.launch import launch
 from pytest_energy.measure import checks, stopping
 from pytest_energy.measure.measurement import measure
-from pytest_energy.recording.recording import GpuTrace, Recording
+from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings
 from tests.driver import UUIDS, SimulatedDriver
-from tests.simulated import UPDATE_NS, SimulatedMeter, trace
+from tests.simulated import SimulatedMeter
 
 
 @pytest.fixture
@@ -163,7 +162,6 @@ def record(
     python: str,
     during: Callable[[], Any],
     output_tokens: int = 80,
-    meter: Callable[[], SimulatedMeter] = SimulatedMeter,
 ) -> Recording:
     def progress(text: str) -> None:
         if "measuring" in text:
@@ -174,7 +172,7 @@ def record(
     ((_, recorded),) = launch.record_launch(
         [cell],
         settings,
-        lambda uuids, is_ours: meter(),
+        lambda uuids, is_ours: SimulatedMeter(),
         progress,
         lambda cell, gpu: functools.partial(stopping.is_enough, 1.0),
     )
@@ -212,6 +210,15 @@ def test_a_change_in_the_middle_makes_the_measurement_invalid_and_stays_in_the_r
     assert not measured.valid
 
 
+def test_what_was_on_the_gpu_before_is_a_fault(
+    cell: Cell, python: str, on_gpu: SimulatedDriver
+) -> None:
+    on_gpu.gpus[UUIDS[0]].pids = [4711]
+    recorded = record(cell, python, lambda: None)
+    assert recorded.faults == ("foreign_process: pid 4711 was on the GPU before",)
+    assert not measure(recorded).valid
+
+
 def test_a_cell_that_cannot_be_valid_is_cut_short(
     cell: Cell, python: str, on_gpu: SimulatedDriver
 ) -> None:
@@ -220,26 +227,6 @@ def test_a_cell_that_cannot_be_valid_is_cut_short(
     cut = record(cell, python, lambda: None, output_tokens=5000)
     assert [fault.split(":")[0] for fault in cut.faults] == ["mig_enabled"]
     assert 0 < sum(cut.tokens.tokens) < 0.8 * cut.key.batch_size * 5000
-
-
-class LateMeter(SimulatedMeter):
-    """Its counter is half a second behind, as a meter is that reads twice a second."""
-
-    def read(self) -> tuple[GpuTrace, ...]:
-        """The trace as it was then."""
-        end = self._stopped_ns or time.monotonic_ns() - 500_000_000
-        return (trace(self._start_ns, max(end, self._start_ns + 2 * UPDATE_NS), self._power_w),)
-
-
-def test_a_long_cycle_is_not_waited_for_once_the_energy_of_those_before_is_counted(
-    cell: Cell, python: str, on_gpu: SimulatedDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cycle of the 70B takes 20 s: half of one, on two GPUs, is what the next look would cost."""
-    monkeypatch.setenv("STEP_S", "0.01")
-    recorded = record(cell, python, lambda: None, output_tokens=300, meter=LateMeter)
-    assert measure(recorded).valid
-    assert len(measure(recorded).periods[0].cycles.time_s) == stopping.CYCLES_FOR_OWN_SPREAD
-    assert sum(recorded.tokens.tokens) < 5.45 * cell.batch_size * 300
 
 
 def test_an_engine_that_dies_with_its_gpu_says_so(

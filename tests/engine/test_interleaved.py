@@ -1,4 +1,4 @@
-"""Two interleaved engines, in real processes: who is measured when, what is known of the one that waits, and who failed."""
+"""Two interleaved engines, in real processes: who is measured when, who waits how, who failed."""
 
 import os
 import signal
@@ -169,7 +169,7 @@ def test_a_failure_names_its_side_and_ends_both(
     if fault == "exit_on_load":
         with pytest.raises(
             NoFit,
-            match=f"the {side} engine did not load with 0.45 of the GPU's memory: (.|\n)*out of memory",
+            match=rf"(?s)the {side} engine did not load with 0.45 of the GPU's memory: .*memory",
         ):
             list(pair(cell, python, **{"outer" if side == "reference" else "inner": fault}))
     else:
@@ -199,7 +199,7 @@ def test_the_measurement_is_given_up_in_the_middle(
     assert ended(sessions)
 
 
-def test_an_engine_that_cannot_be_paused_is_told(cell: Cell, python: str) -> None:
+def test_an_engine_that_cannot_be_paused_is_a_fault(cell: Cell, python: str) -> None:
     faults = {side: recorded.faults for side, _, recorded in pair(cell, python, inner="unpausable")}
     assert faults["candidate"] == ()
     (fault,) = faults["reference"]
@@ -209,7 +209,7 @@ def test_an_engine_that_cannot_be_paused_is_told(cell: Cell, python: str) -> Non
     assert "--energy-interleave launches" in fault
 
 
-def test_an_engine_that_burns_cpu_while_it_waits_is_told(
+def test_an_engine_that_burns_cpu_while_it_waits_is_a_fault(
     cell: Cell, python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -227,7 +227,7 @@ def test_an_engine_that_burns_cpu_while_it_waits_is_told(
 def test_workers_of_several_gpus_may_poll_for_a_while(
     cell: Cell, python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a core per GPU: the engine that burns one is at rest where it runs on three."""
+    """Half a core per GPU: an engine that burns one is idle if it runs on three."""
     monkeypatch.setenv("FAKE_GPUS", "GPU-a,GPU-b,GPU-c")
     assert {
         recorded.faults for _, _, recorded in pair(cell, python, inner="busy_while_paused", gpus=3)

@@ -122,7 +122,7 @@ def test_an_interpreter_without_vllm(project: Project) -> None:
 
 
 def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine loads, on something that is no GPU."""
+    """The engine loads, on something that is not a GPU."""
     packages = Path(__file__).parents[1] / "engine" / "fake_packages"
     monkeypatch.setenv("PYTHONPATH", str(packages))
     refused(

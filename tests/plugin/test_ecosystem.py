@@ -84,8 +84,9 @@ def test_pytest_benchmark_compares_with_a_saved_run_and_draws_its_histogram(
     project.run("--energy-replay", "old", "--benchmark-save=first", "--benchmark-storage=store")
     # In a process of its own: what draws the histogram replaces importlib's finders.
     result = project.pytester.runpytest_subprocess(
-        "-p", "no:cacheprovider", "--energy-replay", "old", "--benchmark-compare", "--benchmark-storage=store",
-        "--benchmark-histogram=picture", "--benchmark-compare-fail=mean:50%",
+        "-p", "no:cacheprovider", "--energy-replay", "old", "--benchmark-compare",
+        "--benchmark-storage=store", "--benchmark-histogram=picture",
+        "--benchmark-compare-fail=mean:50%",
     )  # fmt: skip
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*test_energy?bs8? (0001_first)*"])

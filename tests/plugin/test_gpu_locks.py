@@ -1,9 +1,8 @@
-"""Two runs on one host: who waits, what is said, what becomes of the tests; on a simulated driver and simulated launches."""
+"""Two runs on one host: who waits, and what happens to the tests; driver and launches simulated."""
 
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from pytest_energy.launch import gpu_locks, launch
 from pytest_energy.launch.gpu_locks import look
+from pytest_energy.plugin.terminal import ProgressLine
 from tests import simulated
 from tests.conftest import ROOT
 from tests.driver import UUIDS, SimulatedDriver
@@ -35,7 +35,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, folder: Path) -> SimulatedDriver:
 @pytest.fixture
 def other(driver: SimulatedDriver, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Another run, which holds the second GPU."""
-    command = [sys.executable, "-c", RUN, str(folder), "60", UUIDS[1]]
+    command = [sys.executable, "-c", RUN, str(folder), "300", UUIDS[1]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -47,7 +47,7 @@ def other(driver: SimulatedDriver, folder: Path) -> Iterator[subprocess.Popen[st
 
 @pytest.fixture
 def launched(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, ...]]:
-    """Replaces engines by simulated ones on the first GPU; of each launch, which GPUs are locked while it loads and once it is loaded."""
+    """Simulated engines on the first GPU; by launch, the GPUs locked while and after it loads."""
     seen: list[tuple[bool, ...]] = []
 
     def record_launch(
@@ -74,7 +74,7 @@ def launched(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bo
 def test_a_run_holds_all_gpus_that_it_may_land_on_and_then_those_that_it_is_on(
     project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]]
 ) -> None:
-    """Until its last launch has ended; further launches of the same engine leave the other GPUs alone."""
+    """Until its last launch has ended; later launches of the engine leave the other GPUs alone."""
     project.pytester.makepyfile(
         test_what_follows=f"""
         from pytest_energy.launch.gpu_locks import look
@@ -96,7 +96,10 @@ def test_a_run_holds_all_gpus_that_it_may_land_on_and_then_those_that_it_is_on(
 def test_a_run_that_ends_early_frees_what_it_holds(
     project: Project, driver: SimulatedDriver, launched: list[tuple[bool, ...]]
 ) -> None:
-    """Where the process goes on, as in an editor. The second file's cells need a launch of their own, which is never made."""
+    """Even if the process goes on, as in an editor.
+
+    The second file's cells need a launch of their own, which is never made.
+    """
     project.pytester.makepyfile(
         test_wide=TESTS.replace(repr(MARKER), repr({**MARKER, "batch_sizes": [4]}))
     )
@@ -127,12 +130,18 @@ def test_waiting_says_for_whom_and_ends_when_they_end(
     driver: SimulatedDriver,
     launched: list[tuple[bool, ...]],
     other: subprocess.Popen[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     project.store()
-    killer = threading.Timer(0.7, other.kill)
-    killer.start()
+    show = ProgressLine.__call__
+
+    def end_once_it_is_named(line: ProgressLine, text: str) -> None:
+        show(line, text)
+        if "waiting for" in text:
+            other.kill()
+
+    monkeypatch.setattr(ProgressLine, "__call__", end_once_it_is_named)
     result = project.run()
-    killer.join()
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         [f"energy * s  GPU-bbbbbbbb: waiting for pid {other.pid} (a model since ??:??)"]
@@ -153,8 +162,9 @@ def test_a_run_that_waits_in_vain_measures_nothing_and_says_who_it_was(
     result.stdout.fnmatch_lines(
         [
             "INVALID: tiny bs=2*",
-            f"*{UUIDS[1]} is not free: pid {other.pid} (a model since ??:??) holds it, and this run has waited 0.3 s in all.",
-            "*Wait for it to end, or wait longer: --energy-lock-timeout SECONDS",
+            f"*{UUIDS[1]} is not free: pid {other.pid} (a model since ??:??) holds it, and this "
+            "run has waited 0.3 s in all.",
+            "*Run again when it has ended, or wait longer: --energy-lock-timeout SECONDS",
         ]
     )
     assert launched == []
@@ -187,10 +197,10 @@ def test_an_engine_on_a_gpu_that_another_run_has_is_not_measured(
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "soon"])
-def test_a_limit_that_is_none(project: Project, value: str) -> None:
+def test_a_limit_that_is_not_positive(project: Project, value: str) -> None:
     result = project.run("--energy-lock-timeout", value)
     assert result.ret == 4
-    result.stderr.fnmatch_lines([f"*--energy-lock-timeout {value}: it must be a positive number"])
+    result.stderr.fnmatch_lines([f"*--energy-lock-timeout: {value} is not a positive number"])
 
 
 def test_replays_and_runs_without_a_driver_need_no_lock(
@@ -211,18 +221,18 @@ def test_what_a_killed_run_left_on_the_gpu_is_given_time_to_end(
 ) -> None:
     driver.gpus[UUIDS[0]].pids = [4711]
     driver.gpus[UUIDS[1]].pids = [1]
-    told: list[str] = []
+    reported: list[str] = []
 
     def progress(text: str) -> None:
-        told.append(text)
+        reported.append(text)
         driver.gpus[UUIDS[0]].pids.clear()
 
     launch.wait_for_leftovers(UUIDS[:1], progress)
-    assert told == ["waiting until what a killed run left on the GPU has ended"]
+    assert reported == ["waiting until what a killed run left on the GPU has ended"]
     launch.wait_for_leftovers([], progress)
     monkeypatch.setattr(launch, "_LEAVE_S", 0.1)
     launch.wait_for_leftovers(UUIDS[1:], progress)  # it never ends: the launch reports it
-    assert len(told) == 2
+    assert len(reported) == 2
 
 
 XDIST = """
@@ -240,7 +250,8 @@ XDIST = """
         worker = getattr(config, "workerinput", None)
         if worker is not None and {hand_out}:
             os.environ["CUDA_VISIBLE_DEVICES"] = worker["workerid"].removeprefix("gw")
-        nvml.list_gpus = lambda: [nvml.Listed(index, uuid, "simulated GPU") for index, uuid in enumerate({uuids!r})]
+        listed = [nvml.Listed(index, uuid, "a GPU") for index, uuid in enumerate({uuids!r})]
+        nvml.list_gpus = lambda: listed
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):
         return simulated.SimulatedMeter()
@@ -249,7 +260,8 @@ XDIST = """
         uuid = {uuids!r}[int(os.environ["CUDA_VISIBLE_DEVICES"])]
         open_meter([uuid], None)
         # One look each: the other worker may let go of its GPU at any moment.
-        held = [gpu for gpu, (_, holder) in ((gpu, locks.look(gpu)) for gpu in {uuids!r}) if holder and holder.pid == os.getpid()]
+        holders = dict((gpu, locks.look(gpu)[1]) for gpu in {uuids!r})
+        held = [gpu for gpu, holder in holders.items() if holder and holder.pid == os.getpid()]
         assert held == [uuid]
         for cell in cells:
             yield cell, simulated.recording(cell, launch_id=f"live-{{uuid}}", cycles=12.5)
@@ -272,14 +284,14 @@ def test_under_xdist_workers_measure_on_gpus_of_their_own_or_not_at_all(
     environment |= {} if parents is None else {"CUDA_VISIBLE_DEVICES": parents}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2", "-p", "no:cacheprovider"],
-        cwd=project.path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=project.path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=300, check=False,
     )  # fmt: skip
     if hand_out:
         assert "4 passed" in run.stdout, run.stdout
     else:
         assert "4 failed" in run.stdout, run.stdout
         assert (
-            "live measurements do not work under pytest-xdist where workers share GPUs"
-            in run.stdout
+            "live measurements do not work under pytest-xdist if workers share GPUs" in run.stdout
         )
         assert not folder.exists()

@@ -75,7 +75,7 @@ def test_an_interrupted_measurement_leaves_nothing(
     assert sum(len(session_members(session)) for session in sessions) >= 1
     run.send_signal(how)
     rest = run.stdout.read()
-    assert run.wait(timeout=30) == status, rest
+    assert run.wait(timeout=120) == status, rest
     run.stdout.close()
     assert [left_of(session) for session in sessions] == [[] for _ in sessions]
     assert project.files() == before

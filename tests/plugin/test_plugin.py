@@ -1,4 +1,4 @@
-"""The plugin as its users meet it: options, fixtures, table, JUnit, pytest-benchmark, xdist; on simulated recordings."""
+"""The plugin as its users meet it: options, fixtures, table, JUnit, pytest-benchmark, xdist."""
 
 import json
 import os
@@ -225,7 +225,7 @@ def test_recordings_of_a_live_run_replay_to_the_same_table(
 def test_launches_are_spent_on_what_is_undecided(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unchanged cell is decided by one launch, one that got dearer by two, and the undecided one takes the budget."""
+    """One launch decides an unchanged cell, two a dearer one; an unclear one takes all five."""
     launched: list[list[int]] = []
     power_w = {2: 500.0, 8: 560.0, 4: 512.0}
 
@@ -403,7 +403,7 @@ def test_the_command_line_tool_measures_noise(project: Project) -> None:
     assert (project.path / "baselines/simulated-gpu/noise/tiny.json").is_file()
 
 
-def test_creeping_losses_need_a_reason(project: Project) -> None:
+def test_losses_that_add_up_need_a_reason(project: Project) -> None:
     project.store()
     project.record("dearer", power_w=520.0)
     before = project.files()
@@ -508,7 +508,8 @@ def test_ini_settings_and_the_command_line_over_them(
     result = project.run("--energy-update", "--energy-engine-arg", "block_size=32")
     result.stdout.fnmatch_lines(
         [
-            "energy: live, 4 launches of */venv/bin/python with enforce_eager=True, block_size=32, *store"
+            "energy: live, 4 launches of */venv/bin/python with enforce_eager=True, block_size=32, "
+            "*store"
         ]
     )
     assert (project.path / "store/simulated-gpu/tiny.json").is_file()
@@ -583,7 +584,9 @@ def test_live_runs_and_updates_are_refused_under_xdist(project: Project) -> None
     update.stderr.fnmatch_lines(["*--energy-update does not work under pytest-xdist*", "*-n 0*"])
     live = project.pytester.runpytest_subprocess("-p", "xdist", "-n", "2")
     assert live.ret == 1
-    live.stdout.fnmatch_lines(["*live measurements do not work under pytest-xdist*"])
+    live.stdout.fnmatch_lines(
+        ["*live measurements do not work under pytest-xdist if workers share GPUs*"]
+    )
 
 
 @pytest.mark.parametrize("arguments", [["-x"], ["--lf"], ["-p", "no:terminal"], ["-q"], ["-v"]])

@@ -60,8 +60,8 @@ def test_a_lone_recording_is_shown_without_a_comparison(tmp_path: Path) -> None:
     assert (tmp_path / "pictures" / "against-batch-size-light.svg").is_file()
 
 
-def test_boards_are_not_compared(tmp_path: Path) -> None:
-    """The same engine took 9 to 12 % more energy on another board."""
+def test_gpus_are_not_compared(tmp_path: Path) -> None:
+    """The same engine took 9 to 12 % more energy on another GPU."""
     assert (
         run("report", RECORDINGS / "vllm-0.25.1", RECORDINGS / "board-8bb286c2", "-o", tmp_path)
         == 0

@@ -1,4 +1,4 @@
-"""--energy-report: what is written and when, on GitHub and under xdist, and what becomes of the verdicts where it cannot be."""
+"""--energy-report: what is written and when, on GitHub and under xdist, and if it cannot be."""
 
 import json
 import re
@@ -124,7 +124,8 @@ def test_on_github_the_job_summary_is_added_to_and_regressions_are_annotated(
     assert len(annotations) == 2
     place = f"file={project.path.name}/test_tiny.py,line=4,title=tiny bs=2 regressed"
     assert annotations[0].startswith(
-        f"::error {place}::REGRESSED: tiny bs=2, J/token 0.5594, +12.0 %25 vs the baseline's 0.4995%0A"
+        f"::error {place}::REGRESSED: tiny bs=2, J/token 0.5594, "
+        "+12.0 %25 vs the baseline's 0.4995%0A"
     )
     assert (
         project.run("--energy-replay", "old", "--energy-report", "report")
@@ -153,7 +154,8 @@ def test_a_live_run_draws_the_trace_from_the_recordings_it_keeps(
     run = written(project, "with").runs[0]
     assert (run.source, run.settings) == (
         "live",
-        f"live, 1 launch of {Path(sys.executable).name}, baselines in baselines, recordings kept in kept",
+        f"live, 1 launch of {Path(sys.executable).name}, baselines in baselines, "
+        "recordings kept in kept",
     )
 
 
@@ -323,7 +325,12 @@ def test_results_json_is_plain_json_of_the_schema(project: Project) -> None:
 def test_a_run_with_a_report_asked_for_starts_light(project: Project) -> None:
     """The check at the start loads none of the packages that it looks for."""
     project.pytester.makepyfile(
-        test_tiny="def test(): import sys; assert not {'matplotlib', 'pandas', 'jinja2'} & set(sys.modules)"
+        test_tiny="""
+        import sys
+
+        def test():
+            assert not {"matplotlib", "pandas", "jinja2"} & set(sys.modules)
+        """
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--energy-report", "report"],

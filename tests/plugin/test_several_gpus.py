@@ -1,4 +1,4 @@
-"""Cells on several GPUs, from the command line: what is shown, what is compared, and which suites are collected."""
+"""Cells on several GPUs: what is shown, what is compared, and which suites are collected."""
 
 import subprocess
 import sys
@@ -11,7 +11,10 @@ from tests.plugin.project import MARKER, TESTS, Project
 
 SPREAD = {**MARKER, "engine_args": {"tensor_parallel_size": 2}}
 UNEVEN = {"GPU-aaaaaaaa-1": 0.45, "GPU-bbbbbbbb-2": 0.55}
-SHARES = "tiny tp=2 bs=8, energy by GPU: GPU-aaaaaaaa 45.0% (225 W), GPU-bbbbbbbb 55.0% (275 W); IMBALANCE: GPU-bbbbbbbb uses 22.2% more *"
+SHARES = (
+    "tiny tp=2 bs=8, energy by GPU: GPU-aaaaaaaa 45.0% (225 W), GPU-bbbbbbbb 55.0% (275 W); "
+    "IMBALANCE: GPU-bbbbbbbb uses 22.2% more *"
+)
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
         ]
     )
     assert "IMBALANCE" not in even.stdout.str()
-    # The same boards, named in another order: comparable, and told which of them takes more.
+    # The same GPUs in another order: comparable, and it is shown which of them uses more.
     spread.record("uneven", marker=SPREAD, power_shares=dict(reversed(UNEVEN.items())))
     uneven = spread.run("--energy-replay", "uneven", "--energy-report", "report")
     assert uneven.ret == 0
@@ -73,12 +76,12 @@ def collected(*arguments: str) -> set[str]:
         "no:cacheprovider",
         *arguments,
     ]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return {line.partition("::")[0] for line in told.splitlines() if "::" in line}
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {line.partition("::")[0] for line in shown.splitlines() if "::" in line}
 
 
 def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
-    """A runner with one GPU is not asked for more, and nothing that was named is left out in silence."""
+    """A runner with one GPU is not asked for more, and what was named is never left out."""
     assert collected("suites") == {"suites/test_llama_3_1_8b.py"}
     several = {
         "suites/two_gpus/test_llama_3_1_8b_tp2.py",

@@ -1,4 +1,4 @@
-"""The summary as it is read: coloured by verdict on a terminal, plain in logs, five lines for a regression."""
+"""The summary: coloured by verdict on a terminal, plain in logs, five lines for a regression."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ ESCAPE = "\x1b["
 
 
 def colours(result: pytest.RunResult) -> dict[str, str]:
-    """SGR codes (1 bold, 31 red, 32 green, 33 yellow) by verdict, from the table's rows of J/token."""
+    """SGR codes (1 bold, 31 red, 32 green, 33 yellow) by verdict, of the rows of J/token."""
     found = {}
     for line in result.outlines:
         match = re.match(
@@ -91,10 +91,10 @@ def test_a_regression_takes_five_lines(project: Project) -> None:
     assert [re.sub(r"\d+\.\d+|\d+", "#", line) for line in lines[start : start + 5]] == [
         "REGRESSED: tiny bs=#, J/token #, +# % vs the baseline's #",
         "  how sure: # % interval +# % to +# %, tolerance # %; # launches against # of vLLM #.#",
-        "  power # W (+# %) ÷ throughput #,# tokens/s (+# %) = # J/token; mostly work per token: other kernels or another precision "
-        "(static part +# to +# of +# J/token)",
+        "  power # W (+# %) ÷ throughput #,# tokens/s (+# %) = # J/token; mostly work per token: "
+        "other kernels or another precision (static part +# to +# of +# J/token)",
         "  what changed: vllm: #.# → #.#",
-        "  next: if the change is intended: pytest 'test_tiny.py::test_energy[bs#]' --energy-update --energy-replay A B C   "
-        "(recordings of at least # launches)",
+        "  next: if the change is intended: pytest 'test_tiny.py::test_energy[bs#]' "
+        "--energy-update --energy-replay A B C   (recordings of at least # launches)",
     ]
     assert not lines[start + 5].startswith("  ")

@@ -1,4 +1,4 @@
-"""Requests of varying lengths from a test file to the verdict: recorded, replayed, judged, reported; files of prompts and their hash."""
+"""Requests of varying lengths, recorded, replayed, judged and reported; files of prompts."""
 
 import json
 from pathlib import Path
@@ -101,16 +101,16 @@ def test_recorded_and_replayed(
         project, "--energy-replay", "kept", "--energy-engine", engine, "--energy-report", "report"
     )
     assert rows(replayed) == rows(live) != []
-    told = (
+    named = (
         "lognormal (median 40, sigma 0.6, at most 200) tokens in"
         if marker is LOGNORMAL
         else "prompts "
     )
-    assert told in (project.path / "report" / "report.html").read_text()
+    assert named in (project.path / "report" / "report.html").read_text()
 
 
 def test_verdicts(project: Project) -> None:
-    """Against a baseline of its own an unchanged engine passes; one that takes 10 % more power does not."""
+    """An unchanged engine passes against its own baseline; one with 10 % more power does not."""
     write_tests(project, LOGNORMAL)
     project.record("old", marker=LOGNORMAL)
     assert project.run("--energy-replay", "old", "--energy-update").ret == 0
@@ -121,7 +121,7 @@ def test_verdicts(project: Project) -> None:
     project.record("more", marker=LOGNORMAL, noise=0.01, power_w=550.0)
     more = project.run("--energy-replay", "more")
     more.assert_outcomes(passed=1, failed=1)
-    more.stdout.fnmatch_lines(["REGRESSED: tiny bs=8, J/token * is +10.? % against*"])
+    more.stdout.fnmatch_lines(["REGRESSED: tiny bs=8, J/token *, +10.? % vs *"])
 
 
 def test_another_content_of_the_file_is_another_cell(project: Project) -> None:
@@ -135,13 +135,18 @@ def test_another_content_of_the_file_is_another_cell(project: Project) -> None:
     assert project.run("--energy-replay", "old", "--energy-inconclusive", "warn").ret == 0
     (project.path / "q.jsonl").write_text(lines(31))
     project.record("new", marker=renamed)
-    told = "workload.prompts_sha256: * → * (another file of prompts, or its content was changed)"
+    differing = (
+        "workload.prompts_sha256: * → * (another file of prompts, or its content was changed)"
+    )
     result = project.run("--energy-replay", "new")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["NO BASELINE: tiny bs=8*", f"*one differs in {told}*"])
+    result.stdout.fnmatch_lines(["NO BASELINE: tiny bs=8*", f"*one differs in {differing}*"])
     result = project.run("--energy-replay", "old")
     result.stdout.fnmatch_lines(
-        ["*no recording of tiny bs=8*", f"*of the same model and batch size differs in {told}*"]
+        [
+            "*no recording of tiny bs=8*",
+            f"*of the same model and batch size differs in {differing}*",
+        ]
     )
 
 
@@ -192,7 +197,8 @@ def test_a_distribution_that_is_none(project: Project) -> None:
         ("untemplated", "engine failed during tokenize: the model has no chat template"),
         (
             "picky",
-            "engine failed during tokenize: the model's chat template does not take the prompt of line 30",
+            "engine failed during tokenize: the model's chat template does not accept the prompt of "
+            "line 30",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The lock per GPU, between real processes: taken over from the dead, named while waited for, inherited by nobody."""
+"""The lock per GPU, between real processes: the dead lose it, and nobody inherits it."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def start(folder: Path) -> Iterator[Start]:
     """Starts another run; it holds the locks once it says so."""
     started: list[Run] = []
 
-    def run(*uuids: str, timeout_s: float = 60) -> Run:
+    def run(*uuids: str, timeout_s: float = 120) -> Run:
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, str(folder), str(timeout_s), ",".join(uuids)],
             stdin=subprocess.PIPE,
@@ -63,7 +63,7 @@ def start(folder: Path) -> Iterator[Start]:
     yield run
     for process in started:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
@@ -81,9 +81,9 @@ def tell(run: Run, code: str) -> str:
     return says(run)
 
 
-def acquire(*uuids: str, timeout_s: float = 20.0) -> tuple[GpuLocks, list[str], frozenset[str]]:
-    mine, told = GpuLocks(timeout_s), list[str]()
-    return mine, told, mine.acquire(uuids, "my model", told.append)
+def acquire(*uuids: str, timeout_s: float = 120.0) -> tuple[GpuLocks, list[str], frozenset[str]]:
+    mine, reported = GpuLocks(timeout_s), list[str]()
+    return mine, reported, mine.acquire(uuids, "my model", reported.append)
 
 
 def test_one_run_holds_a_gpu_and_says_who_it_is(start: Start) -> None:
@@ -95,40 +95,40 @@ def test_one_run_holds_a_gpu_and_says_who_it_is(start: Start) -> None:
     assert (holder.pid, holder.measuring) == (other.pid, "a model")
     assert re.fullmatch(rf"pid {other.pid} \(a model since \d\d:\d\d\)", str(holder))
     assert look(B) == (False, None)
-    mine, told, left = acquire(B)
-    assert (mine.held, told, left) == ({B}, [], frozenset())
+    mine, reported, left = acquire(B)
+    assert (mine.held, reported, left) == ({B}, [], frozenset())
     mine.release()
 
 
-def test_who_is_waited_for_is_told_and_the_lock_is_had_when_they_end(start: Start) -> None:
+def test_the_holder_is_named_and_the_lock_is_free_when_it_ends(start: Start) -> None:
     other = start(A)
     assert says(other) == "held"
-    mine = GpuLocks(20.0)
-    told: list[str] = []
+    mine = GpuLocks(120.0)
+    reported: list[str] = []
 
     def progress(text: str) -> None:
-        told.append(text)
-        if len(told) == 2:
+        reported.append(text)
+        if len(reported) == 2:
             assert tell(other, "mine.release()") == "done"
 
     assert mine.acquire([A], "my model", progress) == frozenset()
-    assert told[0].startswith(f"GPU-aaaaaaaa: waiting for pid {other.pid} (a model since ")
+    assert reported[0].startswith(f"GPU-aaaaaaaa: waiting for pid {other.pid} (a model since ")
     assert look(A)[1].pid == os.getpid()  # type: ignore[union-attr]
     mine.release()
     assert look(A) == (False, None)
 
 
-def test_a_dead_holders_lock_is_taken_over_and_that_is_told(start: Start, folder: Path) -> None:
+def test_a_dead_holders_lock_is_taken_over_and_reported(start: Start, folder: Path) -> None:
     other = start(A)
     assert says(other) == "held"
     other.send_signal(signal.SIGKILL)
-    other.wait(timeout=10)
+    other.wait(timeout=60)
     assert (
         b"a model" in (folder / f"{A}.lock").read_bytes()
     )  # what it wrote is still there, and misleads nobody
     assert look(A) == (False, None)
-    mine, told, left = acquire(A)
-    assert (told, left) == ([], {A})
+    mine, reported, left = acquire(A)
+    assert (reported, left) == ([], {A})
     assert look(A)[1].pid == os.getpid()  # type: ignore[union-attr]
     mine.release()
     mine, _, left = acquire(A)
@@ -139,20 +139,19 @@ def test_a_dead_holders_lock_is_taken_over_and_that_is_told(start: Start, folder
 def test_waiting_ends(start: Start) -> None:
     other = start(B)
     assert says(other) == "held"
-    mine = GpuLocks(0.3)
-    started = time.monotonic()
+    mine, reported = GpuLocks(0.3), list[str]()
     with pytest.raises(LockError) as caught:
-        mine.acquire([A, B], "my model", lambda text: None)
-    assert 0.3 <= time.monotonic() - started < 5
+        mine.acquire([A, B], "my model", reported.append)
+    assert reported
     assert f"{B} is not free: pid {other.pid} (a model since " in str(caught.value)
     assert "--energy-lock-timeout" in str(caught.value)
     assert mine.held == frozenset()
     assert look(A) == (False, None)
     # The time is used up: what the run asks for next does not wait again.
-    started = time.monotonic()
+    reported.clear()
     with pytest.raises(LockError):
-        mine.acquire([B], "my model", lambda text: None)
-    assert time.monotonic() - started < 0.25
+        mine.acquire([B], "my model", reported.append)
+    assert reported == []
 
 
 def test_two_that_wait_get_it_one_after_the_other(start: Start) -> None:
@@ -161,7 +160,7 @@ def test_two_that_wait_get_it_one_after_the_other(start: Start) -> None:
     assert f"waiting for pid {os.getpid()} (my model" in says(first)
     assert f"waiting for pid {os.getpid()} (my model" in says(second)
     mine.release()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not look(A)[0] and time.monotonic() < deadline:
         time.sleep(0.02)
     holder = look(A)[1]
@@ -183,14 +182,14 @@ def test_runs_that_want_the_same_gpus_in_different_order_do_not_block_each_other
         assert run.stdin is not None
         run.stdin.close()  # each ends as soon as it has got them
     for run in runs:
-        assert run.wait(timeout=30) == 0
+        assert run.wait(timeout=120) == 0
 
 
 def test_gpus_are_taken_in_one_order_whoever_asks_in_which(start: Start) -> None:
     """Or two runs could each hold what the other waits for."""
     other = start(A)
     assert says(other) == "held"
-    mine = GpuLocks(20.0)
+    mine = GpuLocks(120.0)
 
     def progress(text: str) -> None:
         assert look(B) == (False, None)
@@ -204,7 +203,10 @@ def test_gpus_are_taken_in_one_order_whoever_asks_in_which(start: Start) -> None
 def test_no_program_that_is_started_inherits_a_lock(folder: Path) -> None:
     """An engine's worker that stays alive must not keep the GPU locked."""
     mine, _, _ = acquire(A)
-    code = "import os, sys; print([os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd') if n != '3'])"
+    code = (
+        "import os; files = '/proc/self/fd/'; "
+        "print([os.readlink(files + n) for n in os.listdir(files) if n != '3'])"
+    )
     open_there = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, close_fds=False
     ).stdout
@@ -213,8 +215,8 @@ def test_no_program_that_is_started_inherits_a_lock(folder: Path) -> None:
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False
     )
     mine.release()
-    other, told, _ = acquire(A, timeout_s=0.2)
-    assert told == []
+    other, reported, _ = acquire(A, timeout_s=0.2)
+    assert reported == []
     other.release()
     child.communicate(b"\n")
 
@@ -230,16 +232,16 @@ def test_only_the_engines_gpus_stay_locked(start: Start) -> None:
         LockError, match=rf"the engine is on {A}, on which another run measures: pid {other.pid} "
     ):
         mine.keep([A, B], "my model", lambda text: None)
-    # Before the next launch all are wanted again; whoever has one is waited for without holding the others.
-    told: list[str] = []
+    # Before the next launch all are wanted again; this run waits without holding the others.
+    reported: list[str] = []
 
     def progress(text: str) -> None:
-        told.append(text)
+        reported.append(text)
         assert mine.held == frozenset()
         other.kill()
 
     assert mine.acquire([A, B], "my model", progress) == {A}
-    assert told
+    assert reported
     assert mine.held == {A, B}
     mine.release()
 
@@ -248,7 +250,7 @@ def test_gpus_that_are_known_late_are_waited_for(start: Start) -> None:
     """Those of a server that runs already."""
     other = start(A)
     assert says(other) == "held"
-    mine = GpuLocks(20.0)
+    mine = GpuLocks(120.0)
     mine.keep([A], "my model", lambda text: other.kill())
     assert mine.held == {A}
     mine.release()
@@ -304,7 +306,7 @@ def test_a_folder_that_cannot_be_written_to(folder: Path, monkeypatch: pytest.Mo
 def test_a_lock_file_that_is_deleted_is_made_anew(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by who tidies up between its being opened and locked: a lock on a file that nobody else can open is none."""
+    """Also if it is deleted between being opened and locked: nobody else could open that file."""
     mine, _, _ = acquire(A)
     mine.release()
     (folder / f"{A}.lock").unlink()
@@ -329,8 +331,8 @@ def test_looking_writes_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("uuid", ["../../etc/passwd", "", "GPU-1/..", "GPU-\n"])
-def test_a_uuid_that_is_none(folder: Path, uuid: str) -> None:
-    with pytest.raises(LockError, match="is no GPU's UUID"):
+def test_what_is_not_a_uuid(folder: Path, uuid: str) -> None:
+    with pytest.raises(LockError, match="is not a GPU's UUID"):
         acquire(uuid)
 
 
@@ -354,7 +356,7 @@ def test_a_uuid_that_is_none(folder: Path, uuid: str) -> None:
 def test_whatever_stands_in_a_lock_file_that_another_user_wrote(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
-    """It is shown only where it is what a holder writes, and never as more than one printable line."""
+    """It is shown only if it looks like what a holder writes, and as one printable line at most."""
     gpu_locks.FOLDER = tmp_path_factory.mktemp("locks")
     mine, _, _ = acquire(A)
     (gpu_locks.FOLDER / f"{A}.lock").write_bytes(content)
@@ -382,8 +384,8 @@ def as_user(user: int) -> str:
     if child == 0:
         try:
             os.setuid(user)
-            mine, told, left = acquire(A, B, timeout_s=1.0)
-            os.write(write, f"{sorted(mine.held)} {told} {sorted(left)}".encode())
+            mine, reported, left = acquire(A, B, timeout_s=1.0)
+            os.write(write, f"{sorted(mine.held)} {reported} {sorted(left)}".encode())
             mine.release()
         except BaseException as error:
             os.write(write, repr(error).encode())
@@ -404,4 +406,4 @@ def test_users_share_the_locks(shared: None) -> None:
     assert f"{B} is not free: pid {os.getpid()} (my model since " in as_user(1234)
     mine.release()
     (gpu_locks.FOLDER / f"{A}.lock").chmod(0o600)
-    assert "writable for all" in as_user(2345)
+    assert "all users may write to (mode 1777), and so must its files be" in as_user(2345)
