@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, MaxLen, MinLen
+from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pytest_energy.safety.untrusted import Malformed
@@ -13,7 +13,6 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Name = Annotated[str, MinLen(1), MaxLen(300)]  # the name of a folder has at most 255
 Short = Annotated[str, MinLen(1), MaxLen(100)]  # a date or a version
 Count = Annotated[int, Ge(1), Le(10**9)]
-Positive = Annotated[float, Gt(0), Le(1e12)]
 
 _Kind = TypeVar("_Kind")
 _MAX_PLACE = 200

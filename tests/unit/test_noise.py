@@ -1,4 +1,4 @@
-"""The runner's noise: added up, told apart by engine and board, refused when damaged."""
+"""The runner's noise: added up, told apart by engine and GPU, refused when damaged."""
 
 import json
 import math

@@ -132,7 +132,7 @@ def test_the_same_gpus_in_another_order_are_the_same_gpus(cell: Cell, tmp_path: 
     found = Store(tmp_path).find(cell.key, simulated.GPU_NAME, tuple(sorted(UNEVEN, reverse=True)))
     assert found is not None
     assert judge.judge(Metric.JOULES_PER_TOKEN, second, found).verdict is rule.Verdict.PASS
-    # In turns, too, where the reference is the other side.
+    # Interleaved, too, with the reference engine in place of a baseline.
     paired = judge.judge(
         Metric.JOULES_PER_TOKEN, second, Baseline.of(first), terms=Terms(paired=True)
     )
