@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from pytest_energy.cell.plan import Plan
+from pytest_energy.cell.prompts import Conversation
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.worker_process import WorkerProcess
 from pytest_energy.errors import EngineError
@@ -215,14 +216,7 @@ class Engine(ABC):
         """Tokens of each prompt drawn, and of its reply if it has one."""
         name = _prompts_name(workload, batch_size)
         if name not in self._tokenized:
-            conversations = [
-                {
-                    "line": drawn.line,
-                    "messages": [{"role": role, "content": text} for role, text in drawn.messages],
-                    "reply": drawn.reply,
-                }
-                for drawn in workload.drawn(batch_size)
-            ]
+            conversations = [_for_worker(drawn) for drawn in workload.drawn(batch_size)]
             self.worker.send("tokenize", command="tokenize", name=name, conversations=conversations)
             event = self._receive("tokenize", "answer")
             try:
@@ -347,6 +341,11 @@ def _ready_from(event: Mapping[str, Any], min_vocabulary: int) -> EngineReady:
         ),
         synthetic_weights=facts["synthetic_weights"],
     )
+
+
+def _for_worker(drawn: Conversation) -> dict[str, Any]:
+    messages = [{"role": role, "content": text} for role, text in drawn.messages]
+    return {"line": drawn.line, "messages": messages, "reply": drawn.reply}
 
 
 def _prompts_name(workload: Workload, batch_size: int) -> str:
