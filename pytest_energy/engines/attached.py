@@ -147,10 +147,10 @@ def is_local(host: str) -> bool:
 def processes_of(port: int) -> frozenset[int]:
     """The processes that listen on a TCP port, and their descendants; empty if they are hidden.
 
-    Those of other network namespaces, which may have a port of this number too, are not meant.
+    Processes in other network namespaces are not included, even if they listen on such a port.
     """
     found: set[int] = set()
-    # No /proc/net, or none of the known form: then nothing can be seen.
+    # Without a readable /proc/net nothing can be seen.
     with contextlib.suppress(OSError, RuntimeError, psutil.Error):
         for socket_ in psutil.net_connections("tcp"):
             if socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port and socket_.pid:
@@ -159,9 +159,9 @@ def processes_of(port: int) -> frozenset[int]:
 
 
 def _family(pid: int, port: int) -> set[int]:
-    """A process that listens on the port and its descendants, and those that share the socket.
+    """A process that listens on the port, the parents that share its socket, and all descendants.
 
-    Of the processes that share a socket psutil names one, which may be a child of another.
+    psutil names only one of the processes that share a socket, which may be a child of another.
     """
     with contextlib.suppress(psutil.Error):
         eldest = psutil.Process(pid)

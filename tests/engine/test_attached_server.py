@@ -3,10 +3,12 @@
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
+import psutil
 import pytest
 
 from pytest_energy.cell.workload import Workload
@@ -233,6 +235,26 @@ def test_processes_are_found_with_their_children() -> None:
         os.kill(child, signal.SIGKILL)
         parent.wait()
         parent.stdout.close()
+
+
+def test_a_parent_that_shares_the_socket_is_found_by_its_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the processes that share a socket psutil names one."""
+    connections = psutil.net_connections
+    with socket.create_server(("127.0.0.1", 0)) as shared:
+        port = shared.getsockname()[1]
+        child = subprocess.Popen(["sleep", "100"], pass_fds=[shared.fileno()])
+        monkeypatch.setattr(
+            psutil,
+            "net_connections",
+            lambda kind: [c._replace(pid=child.pid) for c in connections(kind) if c.pid],
+        )
+        try:
+            assert {os.getpid(), child.pid} <= attached.processes_of(port)
+        finally:
+            child.kill()
+            child.wait()
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_requests_of_varying_lengths_come_in_the_order_of_the_plan(open_engine: 
 def test_prompts_are_rendered_and_tokenized_once(open_engine: Open) -> None:
     with open_engine() as engine:
         drawn, plan = OF_PROMPTS.drawn(4), engine.prepare(OF_PROMPTS, 4)
-        # The stand-in's template says who speaks, and whose turn it is; its tokens are words.
+        # The stand-in's template adds two words to the prompt; its tokens are words.
         assert plan.lengths == tuple((c.line + 2, 3 if c.reply else 40) for c in drawn)
         steps = drive_passes(engine, OF_PROMPTS, 4, 2)
         assert set(steps.tokens) == {4}

@@ -541,7 +541,7 @@ def pause(engine):
 
 
 def serve(channel):
-    """Obey commands until told to exit; every failure is an event that names its stage."""
+    """Obey commands until "exit"; every failure is an event that names its stage."""
     stage, engine, generated, tokenized = "start", None, 0, {}
     try:
         while True:
