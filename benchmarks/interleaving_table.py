@@ -2,7 +2,7 @@
 
 python -m benchmarks.interleaving_table recordings/h100-sxm-80gb/vllm-0.25.1-against-itself ...
 
-Each folder holds the launches of the candidate (`candidate` or `new`) and of the `reference`.
+Each folder holds the launches of the `candidate` and of the `reference`.
 Deviations are those of candidate ÷ reference: between neighbouring periods, between pairs, between
 pairs if only their periods varied, and between two launches taken at random. All rest on the
 launches' own spread, not on stored noise.
@@ -40,8 +40,7 @@ def rows(folders: Sequence[Path]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for folder in folders:
-        named = folder / "candidate"
-        candidate = launches(named if named.exists() else folder / "new")
+        candidate = launches(folder / "candidate")
         reference = launches(folder / "reference")
         for key, cell in sorted(candidate.items(), key=lambda item: _place(item[1][0])):
             lines += [_row(metric, cell, reference[key]) for metric in Metric]

@@ -27,10 +27,10 @@ H100 = "recordings/h100-sxm-80gb"
 INTERLEAVED = (
     ("0.25.1 against itself", "vllm-0.25.1-against-itself"),
     ("0.20.2 against 0.25.1", "vllm-0.20.2-to-0.25.1"),
-    ("0.25.1 with and without asynchronous scheduling", "vllm-0.25.1-no-async-in-turns"),
+    ("0.25.1 with and without asynchronous scheduling", "vllm-0.25.1-no-async-interleaved"),
     ("the 1B against itself", "vllm-0.25.1-against-itself-1b"),
 )
-CANDIDATE = "new"
+CANDIDATE = "candidate"
 
 
 def _interleaved(tests: str, folder: str) -> str:
@@ -59,10 +59,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "H100, the server's baseline judged against itself": (
         f"pytest suites --energy-engine server "
-        f"--energy-replay {H100}/board-3bbffe5c/vllm-0.25.1-server",
+        f"--energy-replay {H100}/gpu-3bbffe5c/vllm-0.25.1-server",
     ),
     "Two H100s, their baseline judged against itself": (
-        f"pytest suites/two_gpus --energy-replay {H100}/boards-90c8c798-23100d1e",
+        f"pytest suites/two_gpus --energy-replay {H100}/gpus-90c8c798-23100d1e",
     ),
     "Noise between launches": (
         f"pytest-energy noise suites --energy-replay {H200}/vllm-0.25.1",
@@ -70,8 +70,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"pytest-energy noise benchmarks/cpu_bound "
         f"--energy-replay {H100}/vllm-0.25.1-against-itself-1b",
         f"pytest-energy noise suites --energy-engine server "
-        f"--energy-replay {H100}/board-3bbffe5c/vllm-0.25.1-server",
-        f"pytest-energy noise suites/two_gpus --energy-replay {H100}/boards-90c8c798-23100d1e",
+        f"--energy-replay {H100}/gpu-3bbffe5c/vllm-0.25.1-server",
+        f"pytest-energy noise suites/two_gpus --energy-replay {H100}/gpus-90c8c798-23100d1e",
     ),
 }
 
@@ -130,14 +130,14 @@ def _comparisons() -> str:
         lines += [f"### {title[0].upper()}{title[1:]}", "", *rows, ""]
     boards = [
         (ROOT / H100 / board / "vllm-0.25.1-server", ROOT / H100 / board / "vllm-0.25.1")
-        for board in ("", "board-a30fa4a8")
+        for board in ("", "gpu-a30fa4a8")
     ]
     rows = server_table.rows(server_table.pairs(boards))
     lines += ["## The server and the offline engine", "", *rows, ""]
-    one = [ROOT / H100 / board / "vllm-0.25.1" for board in ("board-90c8c798", "board-23100d1e")]
+    one = [ROOT / H100 / board / "vllm-0.25.1" for board in ("gpu-90c8c798", "gpu-23100d1e")]
     rows = second_gpu_table.lines(
         second_gpu_table.sides(one, 1),
-        second_gpu_table.sides([ROOT / H100 / "boards-90c8c798-23100d1e"], 2),
+        second_gpu_table.sides([ROOT / H100 / "gpus-90c8c798-23100d1e"], 2),
         NoiseStore(ROOT / "baselines"),
     )
     lines += ["## One GPU and two", "", *rows, ""]

@@ -52,14 +52,14 @@ class Example:
 def _pairs(name: str, recordings: str) -> Example:
     """An interleaved comparison of the H100, whose recordings are in a folder per side."""
     folder = f"{H100}/{recordings}"
-    return Example(name, f"{folder}/reference", f"{folder}/new", "bs8 or bs64", True)
+    return Example(name, f"{folder}/reference", f"{folder}/candidate", "bs8 or bs64", True)
 
 
 EXAMPLES = (
     Example("upgrade", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1"),
     Example("eager", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1-eager", "bs8 or bs64"),
     _pairs("interleaved", "vllm-0.20.2-to-0.25.1"),
-    _pairs("no-async", "vllm-0.25.1-no-async-in-turns"),
+    _pairs("no-async", "vllm-0.25.1-no-async-interleaved"),
 )
 HISTORY = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1")  # one update after the other
 # The README's; the trace is of the second.

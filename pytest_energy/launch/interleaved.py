@@ -237,6 +237,6 @@ def _not_idle(co_resident: CoResident, gpus: int) -> list[str]:
     if not why:
         return []
     return [
-        f"not_at_rest: the waiting engine was not idle: {', '.join(why)}. "
+        f"not_idle: the waiting engine was not idle: {', '.join(why)}. "
         "Alternate launches instead: --energy-interleave launches"
     ]

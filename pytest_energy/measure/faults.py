@@ -60,7 +60,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("tokens_disagree", "clients and server counted different numbers of tokens"),
         Fault("client_busy", "the clients may have held the server back"),
         # Interleaved engines.
-        Fault("not_at_rest", "the paused engine was not idle"),
+        Fault("not_idle", "the paused engine was not idle"),
         Fault("periods_differ", "the periods of a launch ran on different GPUs", no_figures=True),
     )
 }

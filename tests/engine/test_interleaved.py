@@ -204,7 +204,7 @@ def test_an_engine_that_cannot_be_paused_is_a_fault(cell: Cell, python: str) -> 
     assert faults["candidate"] == ()
     (fault,) = faults["reference"]
     assert fault.startswith(
-        "not_at_rest: the waiting engine was not idle: its scheduler was not paused"
+        "not_idle: the waiting engine was not idle: its scheduler was not paused"
     )
     assert "--energy-interleave launches" in fault
 
@@ -219,9 +219,7 @@ def test_an_engine_that_burns_cpu_while_it_waits_is_a_fault(
         side: recorded.faults for side, _, recorded in pair(cell, python, inner="busy_while_paused")
     }
     assert faults["candidate"] == ()
-    assert faults["reference"][0].startswith(
-        "not_at_rest: the waiting engine was not idle: it used "
-    )
+    assert faults["reference"][0].startswith("not_idle: the waiting engine was not idle: it used ")
 
 
 def test_workers_of_several_gpus_may_poll_for_a_while(

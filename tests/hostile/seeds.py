@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 _RECORDINGS = (
     "h200-sxm-141gb/vllm-0.25.1-gate/*/llama-3.1-8b-bs64*.json.gz",
-    "h100-sxm-80gb/vllm-0.25.1-against-itself/new/*/*-turn0.json.gz",
+    "h100-sxm-80gb/vllm-0.25.1-against-itself/candidate/*/*-turn0.json.gz",
 )
 _STEPS = 60
 

@@ -86,7 +86,7 @@ class Engines:
                     cycles=12.5,
                     environment={"vllm": "1.0" if side.settings.python == OLD else "2.0"},
                     start_s=1000 * (1 + number),
-                    faults=() if self.paused else ("not_at_rest: its scheduler was not paused",),
+                    faults=() if self.paused else ("not_idle: its scheduler was not paused",),
                 )
                 co_resident = CoResident("other", 10.0, 0, self.paused, 0.25, 128.5, 128.0)
                 yield side.name, cell, replace(made, period=period, co_resident=co_resident)
@@ -388,9 +388,7 @@ def test_an_engine_that_did_not_rest_makes_the_measurement_invalid(
     engines.paused = False
     result = project.run(*TOGETHER, "-k", "bs2")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(
-        ["INVALID: tiny bs=2*", "*not_at_rest: its scheduler was not paused"]
-    )
+    result.stdout.fnmatch_lines(["INVALID: tiny bs=2*", "*not_idle: its scheduler was not paused"])
 
 
 def test_an_update_lets_launches_alternate(project: Project, engines: Engines) -> None:

@@ -96,12 +96,12 @@ def test_an_upgrade_that_costs_nothing_passes_where_three_launches_can_tell(suit
     )
 
 
-@pytest.mark.parametrize("board", ["board-bae4faf4", "board-2bf3339b"])
+@pytest.mark.parametrize("gpu", ["gpu-bae4faf4", "gpu-2bf3339b"])
 def test_on_every_gpu_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do(
-    suite: Suite, tmp_path: Path, board: str
+    suite: Suite, tmp_path: Path, gpu: str
 ) -> None:
     shutil.copytree(ROOT / "baselines", tmp_path / "store")
-    folder, cells = RECORDINGS / board, ("-k", "bs8 or bs64")
+    folder, cells = RECORDINGS / gpu, ("-k", "bs8 or bs64")
     assert (
         suite(
             *cells,
@@ -128,7 +128,7 @@ def test_on_every_gpu_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do(
 def test_the_same_engine_on_another_gpu_is_not_compared(suite: Suite) -> None:
     """It took 9 to 12 % more energy per token at batch size 8: more than any tolerance."""
     result = suite(
-        "-k", "bs8 or bs64", "--energy-replay", RECORDINGS / "board-8bb286c2" / "vllm-0.25.1"
+        "-k", "bs8 or bs64", "--energy-replay", RECORDINGS / "gpu-8bb286c2" / "vllm-0.25.1"
     )
     assert result.ret == 1
     assert verdicts(result) == {"bs=8": "not comparable", "bs=64": "not comparable"}
@@ -255,7 +255,7 @@ def test_replay_writes_nothing(suite: Suite) -> None:
 def interleaved(folder: Path, new: Path | None = None) -> tuple[str | Path, ...]:
     return (
         "--energy-replay",
-        new or folder / "new",
+        new or folder / "candidate",
         "--energy-reference-replay",
         folder / "reference",
     )
@@ -286,7 +286,7 @@ def test_interleaved_two_releases_cost_the_same_where_three_pairs_can_tell(suite
 
 
 def test_interleaved_an_engine_without_asynchronous_scheduling_is_regressed(suite: Suite) -> None:
-    result = suite("-k", "bs8 or bs64", *interleaved(H100 / "vllm-0.25.1-no-async-in-turns"))
+    result = suite("-k", "bs8 or bs64", *interleaved(H100 / "vllm-0.25.1-no-async-interleaved"))
     assert result.ret == 1
     assert (
         verdicts(result)
@@ -300,7 +300,7 @@ def test_interleaved_an_engine_without_asynchronous_scheduling_is_regressed(suit
 
 def test_interleaved_a_rise_of_four_percent_never_passes(suite: Suite, tmp_path: Path) -> None:
     folder = H100 / "vllm-0.25.1-against-itself"
-    dear = scaled_copy(folder / "new", 1.04, tmp_path / "dear")
+    dear = scaled_copy(folder / "candidate", 1.04, tmp_path / "dear")
     result = suite("-k", "test_energy and (bs8 or bs64)", *interleaved(folder, dear))
     assert verdicts(result) == {"bs=8": "regressed", "bs=64": "inconclusive"}
     result.stdout.fnmatch_lines(
@@ -315,7 +315,7 @@ def test_interleaved_a_rise_that_three_pairs_can_detect_is_regressed(
     result = suite(
         "-k",
         "test_energy and bs8",
-        *interleaved(folder, scaled_copy(folder / "new", 1.2, tmp_path / "dear")),
+        *interleaved(folder, scaled_copy(folder / "candidate", 1.2, tmp_path / "dear")),
     )
     assert verdicts(result) == {"bs=8": "regressed"}
 
@@ -324,7 +324,7 @@ def test_interleaved_a_rise_that_three_pairs_can_detect_is_regressed(
 def test_a_cpu_bound_engine_is_left_undecided(suite: Suite, tmp_path: Path, factor: float) -> None:
     """Its three pairs agree within 2 % by chance; its periods show how much they could differ."""
     folder = H100 / "vllm-0.25.1-against-itself-1b"
-    new = scaled_copy(folder / "new", factor, tmp_path / "new")
+    new = scaled_copy(folder / "candidate", factor, tmp_path / "new")
     result = suite(*interleaved(folder, new), tests="benchmarks/cpu_bound")
     result.assert_outcomes(failed=2)
     for metric in ("J/token", "tokens/s"):
@@ -338,7 +338,7 @@ UNCHANGED = (
         (
             "vllm-0.25.1-against-itself",
             "vllm-0.20.2-to-0.25.1",
-            "vllm-0.25.1-no-async-in-turns/reference",
+            "vllm-0.25.1-no-async-interleaved/reference",
         ),
     ),
     (
@@ -346,7 +346,7 @@ UNCHANGED = (
         "offline",
         (
             "vllm-0.25.1",
-            *(f"board-{board}/vllm-0.25.1" for board in ("a30fa4a8", "90c8c798", "23100d1e")),
+            *(f"gpu-{gpu}/vllm-0.25.1" for gpu in ("a30fa4a8", "90c8c798", "23100d1e")),
         ),
     ),
     (
@@ -354,11 +354,11 @@ UNCHANGED = (
         "server",
         (
             "vllm-0.25.1-server",
-            "board-a30fa4a8/vllm-0.25.1-server",
-            "board-3bbffe5c/vllm-0.25.1-server",
+            "gpu-a30fa4a8/vllm-0.25.1-server",
+            "gpu-3bbffe5c/vllm-0.25.1-server",
         ),
     ),
-    ("suites/two_gpus", "offline", ("boards-9b28889d-04192763", "boards-90c8c798-23100d1e")),
+    ("suites/two_gpus", "offline", ("gpus-9b28889d-04192763", "gpus-90c8c798-23100d1e")),
     ("benchmarks/cpu_bound", "offline", ("vllm-0.25.1-against-itself-1b",)),
 )
 
@@ -382,7 +382,7 @@ def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(
 
 
 def test_the_servers_baseline_of_the_h100(suite: Suite, tmp_path: Path) -> None:
-    recorded = H100 / "board-3bbffe5c" / "vllm-0.25.1-server"
+    recorded = H100 / "gpu-3bbffe5c" / "vllm-0.25.1-server"
     unchanged = suite("--energy-engine", "server", "--energy-replay", recorded)
     assert unchanged.ret == 0
     assert verdicts(unchanged) == dict.fromkeys(("bs=1", "bs=8", "bs=64", "bs=256"), "pass")
@@ -427,7 +427,7 @@ def on_two_gpus(suite: Suite, tmp_path: Path) -> Callable[[Path], dict[str, str]
 def test_the_baselines_of_two_gpus(
     on_two_gpus: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
-    recorded = H100 / "boards-90c8c798-23100d1e"
+    recorded = H100 / "gpus-90c8c798-23100d1e"
     cells = [f"{model} bs={size}" for model in ("70b fp8 tp=2", "8b tp=2") for size in (8, 64, 256)]
     assert on_two_gpus(recorded) == dict.fromkeys(cells, "pass")
     # The noise of two GPUs is not measured well enough to help yet, and the 8B's launches at batch
@@ -437,15 +437,15 @@ def test_the_baselines_of_two_gpus(
     )
     far_dearer = dict.fromkeys(cells, "regressed") | {"8b tp=2 bs=64": "inconclusive"}
     assert on_two_gpus(scaled_copy(recorded, 1.08, tmp_path / "far dearer")) == far_dearer
-    assert on_two_gpus(H100 / "boards-9b28889d-04192763") == dict.fromkeys(cells, "not comparable")
+    assert on_two_gpus(H100 / "gpus-9b28889d-04192763") == dict.fromkeys(cells, "not comparable")
 
 
 def test_the_shipped_baselines_of_the_h100_are_what_its_recordings_give(
     suite: Suite, tmp_path: Path
 ) -> None:
     for tests, engine, recorded in (
-        ("suites", "server", "board-3bbffe5c/vllm-0.25.1-server"),
-        ("suites/two_gpus", "offline", "boards-90c8c798-23100d1e"),
+        ("suites", "server", "gpu-3bbffe5c/vllm-0.25.1-server"),
+        ("suites/two_gpus", "offline", "gpus-90c8c798-23100d1e"),
     ):
         options = ("--energy-update", "--energy-engine", engine, "--energy-replay", H100 / recorded)
         assert suite(*options, baselines=tmp_path, tests=tests).ret == 0

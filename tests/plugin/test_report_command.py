@@ -51,7 +51,7 @@ def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -
 
 
 def test_a_lone_recording_is_shown_without_a_comparison(tmp_path: Path) -> None:
-    assert run("report", RECORDINGS / "board-8bb286c2", "-o", tmp_path) == 0
+    assert run("report", RECORDINGS / "gpu-8bb286c2", "-o", tmp_path) == 0
     found = results.read(tmp_path / "results.json")
     assert {(entry.cell.batch_size, entry.reference, entry.ratio) for entry in found.entries} == {
         (8, None, None),
@@ -63,8 +63,7 @@ def test_a_lone_recording_is_shown_without_a_comparison(tmp_path: Path) -> None:
 def test_gpus_are_not_compared(tmp_path: Path) -> None:
     """The same engine took 9 to 12 % more energy on another GPU."""
     assert (
-        run("report", RECORDINGS / "vllm-0.25.1", RECORDINGS / "board-8bb286c2", "-o", tmp_path)
-        == 0
+        run("report", RECORDINGS / "vllm-0.25.1", RECORDINGS / "gpu-8bb286c2", "-o", tmp_path) == 0
     )
     assert all(entry.reference is None for entry in results.read(tmp_path / "results.json").entries)
 

@@ -163,7 +163,7 @@ def test_what_says_nothing_is_left_out_and_costs_no_verdict(cell: Cell, tmp_path
 
 
 def test_periods_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None:
-    folder = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.25.1-against-itself" / "new"
+    folder = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.25.1-against-itself" / "candidate"
     launches = {
         (periods[0].key.batch_size, periods[0].launch_id): periods
         for periods in recording_file.read_launches([folder])
