@@ -63,7 +63,8 @@ def split(candidate: Sequence[Measurement], reference: Baseline) -> Split | None
     seconds_per_token = 1 / rate - 1 / geometric_mean(reference.tokens_per_s)
     # The uncertainty is of each GPU; they may err alike.
     uncertainty_w = STATIC_POWER_UNCERTAINTY_W * max(1, len(reference.gpus))
-    low, high = sorted(seconds_per_token * (static_w + sign * uncertainty_w) for sign in (-1, 1))
+    bounds_w = static_w - uncertainty_w, static_w + uncertainty_w
+    low, high = sorted(seconds_per_token * power_w for power_w in bounds_w)
     energy = geometric_mean([m.joules_per_token for m in candidate])
     return Split(low, high, energy - geometric_mean(reference.joules_per_token))
 

@@ -66,11 +66,11 @@ class Comparison:
 
     def bound(self, probability: float) -> float:
         """What the log ratio's error stays below with `probability` (one-sided, Student t)."""
-        return _quantile(self.spread, probability) * self.standard_error
+        return quantile(self.spread, probability) * self.standard_error
 
     def alarm_bound(self, probability: float) -> float:
         """The same for alarms, which no assumption may bring nearer."""
-        return _quantile(self.alarm_spread, probability) * self.alarm_spread.deviation * self.root
+        return quantile(self.alarm_spread, probability) * self.alarm_spread.deviation * self.root
 
     @property
     def low(self) -> float:
@@ -97,7 +97,7 @@ def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:
     """
     mean, squares, degrees = log_moments(values)
     spread = moderated(squares, degrees, floor).spread
-    half = _quantile(spread, 0.5 + CONFIDENCE / 2) * spread.deviation / math.sqrt(len(values))
+    half = quantile(spread, 0.5 + CONFIDENCE / 2) * spread.deviation / math.sqrt(len(values))
     return Estimate(exp(mean), exp(mean - half), exp(mean + half), len(values))
 
 
@@ -184,5 +184,6 @@ def moderated(sum_of_squares: float, degrees: int, floor: NoiseFloor) -> Moderat
     return Moderated(moderated, Spread(max(own.deviation, floor.deviation), degrees))
 
 
-def _quantile(spread: Spread, probability: float) -> float:
+def quantile(spread: Spread, probability: float) -> float:
+    """Of Student's t with the degrees of freedom of a spread."""
     return float(stdtrit(spread.degrees_of_freedom, probability))

@@ -1,11 +1,10 @@
 """The smallest change that a gate detects."""
 
-import dataclasses
 import math
 
 from pytest_energy.measure.spread import Spread, expm1
 from pytest_energy.store.noise import Noise
-from pytest_energy.verdict.comparison import Comparison
+from pytest_energy.verdict.comparison import Comparison, quantile
 
 POWER = 0.95  # probability with which a detectable change is called regressed
 REFERENCE_LAUNCHES = 3  # of the comparison that `detectable` is stated for
@@ -25,14 +24,8 @@ def smallest_detected(
         alarm: probability of a false alarm at that look.
     """
     more = last_look - ratio.launches
-    last = dataclasses.replace(
-        ratio,
-        launches=last_look,
-        root=math.sqrt(1 / last_look + (1 / reference_launches if reference_launches else 0)),
-        spread=_with_more(ratio.spread, more),
-        alarm_spread=_with_more(ratio.alarm_spread, more),
-    )
-    return max(limit, last.alarm_bound(1 - alarm)) + last.bound(POWER)
+    spreads = _with_more(ratio.spread, more), _with_more(ratio.alarm_spread, more)
+    return _detected(*spreads, last_look, reference_launches, limit, alarm)
 
 
 def detectable(noise: Noise, launches: int, alarm: float) -> float | None:
@@ -49,9 +42,21 @@ def detectable(noise: Noise, launches: int, alarm: float) -> float | None:
     if noise.between is None:
         return None
     spread = _with_more(noise.between, launches + REFERENCE_LAUNCHES - 2)
-    root = math.sqrt(1 / launches + 1 / REFERENCE_LAUNCHES)
-    ratio = Comparison(1.0, launches, root, spread, spread)
-    return expm1(smallest_detected(ratio, REFERENCE_LAUNCHES, 0.0, launches, alarm))
+    return expm1(_detected(spread, spread, launches, REFERENCE_LAUNCHES, 0.0, alarm))
+
+
+def _detected(
+    spread: Spread,
+    alarm_spread: Spread,
+    launches: int,
+    reference_launches: int | None,
+    limit: float,
+    alarm: float,
+) -> float:
+    """What rises above the alarm's bound, or the limit, in 95 % of cases."""
+    root = math.sqrt(1 / launches + (1 / reference_launches if reference_launches else 0))
+    chance = quantile(alarm_spread, 1 - alarm) * alarm_spread.deviation * root
+    return max(limit, chance) + quantile(spread, POWER) * (spread.deviation * root)
 
 
 def _with_more(spread: Spread, launches: int) -> Spread:

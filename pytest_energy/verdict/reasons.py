@@ -9,8 +9,9 @@ from pytest_energy.verdict.rule import Case, Decision, Verdict, loss, on_ratio, 
 def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
     """What there is to say of the comparison alone."""
     ratio, levels = decision.ratio, decision.levels
-    if ratio is None or levels is None:
+    if ratio is None:
         return []
+    assert levels is not None
     if decision.by_comparison is not Verdict.INCONCLUSIVE:
         return _notes(ratio)
     if on_ratio(case.metric, ratio, case.tolerance, levels) is Verdict.PASS:

@@ -106,7 +106,7 @@ class Terms:
 
     def looks(self, launches: int = 1) -> list[int]:
         """After how many launches a run judges that has made so many; the last look ends it."""
-        first, last = MIN_LAUNCHES if self.paired else 1, max(self.budget or 0, launches)
+        first, last = MIN_LAUNCHES if self.paired else 1, max(self.budget or launches, launches)
         before = () if self.budget is None else tuple(_ALARM_SPENT)
         return [*(n for n in before if first <= n < last), last]
 
@@ -225,7 +225,8 @@ def is_blind(smallest: float) -> bool:
 
 def loss(metric: Metric, ratio: Comparison) -> float:
     """The log ratio, turned so that more is worse: J/token up, tokens/s down."""
-    return math.log(ratio.value) * (1 if metric is Metric.JOULES_PER_TOKEN else -1)
+    change = math.log(ratio.value)
+    return change if metric is Metric.JOULES_PER_TOKEN else -change
 
 
 def tolerated(metric: Metric, tolerance: float) -> float:

@@ -82,13 +82,13 @@ def _neighbours(metric: Metric, candidate: Measurement, reference: Measurement) 
         + [(period.started_ns, False, period.cycles) for period in reference.periods]
     )
     ratios = []
-    for (_, is_candidate, first), (_, is_other, middle), (_, is_again, last) in zip(
-        periods[::3], periods[1::3], periods[2::3], strict=False
-    ):
+    for start in range(0, len(periods) - 2, 3):
+        block = periods[start : start + 3]
+        (_, is_candidate, first), (_, is_other, middle), (_, is_again, last) = block
         if is_candidate != is_again or is_candidate == is_other:
             return []
         half = len(middle.time_s) // 2
-        for end, part in ((first, slice(None, half)), (last, slice(half, None))):
+        for end, part in ((first, slice(half)), (last, slice(half, None))):
             beside = Cycles(middle.energy_j[part], middle.time_s[part], middle.tokens[part])
             ratio = _value(metric, end) / _value(metric, beside)
             ratios.append(ratio if is_candidate else 1 / ratio)

@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from pytest_energy.cell.cell import Cell
+from pytest_energy.errors import BaselineError
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
+from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
 from pytest_energy.store.baselines import Baseline, NearMiss, Store
 from pytest_energy.store.noise import NoiseStore
-from pytest_energy.verdict.comparison import compare, estimate
+from pytest_energy.verdict.comparison import Comparison, compare, estimate
 from pytest_energy.verdict.judge import Judge, judge
 from pytest_energy.verdict.judgement import NO_LIMITS, Judgement, Limits, Sample
-from pytest_energy.verdict.rule import Terms, Verdict
+from pytest_energy.verdict.preconditions import case_of
+from pytest_energy.verdict.reasons import in_words
+from pytest_energy.verdict.rule import Case, Decision, Levels, Terms, Verdict
 from pytest_energy.verdict.variation import Variation, variation
 from tests.simulated import GPU_NAME, UUID, client
 from tests.unit.figures import PAUSED, environment, launches, measurement
@@ -64,7 +68,9 @@ def test_a_pass_has_no_reasons_and_all_figures(cell: Cell, reference: list[Measu
     values = [m.joules_per_token for m in candidate]
     assert found.ratio == compare(values, baseline.joules_per_token, NOISE[ENERGY])
     assert found.change == pytest.approx(-1 / 30_000, rel=0.01)
+    assert found.metric is ENERGY
     assert found.candidate == Sample.of(candidate, NOISE)
+    assert found.candidate.launches == tuple(candidate)
     assert found.candidate.joules_per_token == estimate(values, NOISE[ENERGY])
     assert found.candidate.tokens_per_s == estimate([990.0] * 3, NOISE[RATE])
     assert found.candidate.power_w == pytest.approx(495.0)
@@ -99,6 +105,8 @@ def test_every_fault_of_every_launch_is_a_reason(cell: Cell, reference: list[Mea
     )
     assert found.candidate is found.ratio is found.noise is found.change is None
     assert found.reference is not None
+    case = case_of(ENERGY, candidate, found.reference, NO_LIMITS, Terms(), NOISE[ENERGY], ())
+    assert case == Case(ENERGY, 0.03, (), (), NOISE[ENERGY], list(found.reasons))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +133,8 @@ def test_without_a_reference(
     assert found.candidate is not None
     assert found.reference is found.ratio is found.split is found.noise is None
     assert found.changed == ()
+    over = judged(launches(cell, [0.5]), near_misses=near_misses, limits=Limits(max_power_w=1.0))
+    assert (over.verdict, over.broken_limits) == (verdict, ())
 
 
 def test_near_misses_are_of_no_interest_if_there_is_a_reference(
@@ -258,6 +268,8 @@ def test_latencies_count_by_the_median_of_launches(
     assert judged(served(cell, 8, 60, 80), reference, limits=exact).broken_limits == ()
     (reason,) = judged(served(cell, 60), reference, limits=Limits(max_itl_ms=50.0)).reasons
     assert reason.startswith("the inter-token latency of 60.0 ms (99th percentile) is over")
+    reason, *_ = judged(served(cell, 60, 80), reference, limits=Limits(max_itl_ms=50.0)).reasons
+    assert "70.0 ms (99th percentile, median of 2 launches)" in reason
 
 
 def test_limits_of_latencies_need_latencies(cell: Cell, reference: list[Measurement]) -> None:
@@ -342,6 +354,26 @@ def test_what_chance_can_double_says_nothing_yet(cell: Cell, reference: list[Mea
     assert reason == (
         "the change reaches the tolerance of 3.0%, but with 1 launch that says nothing yet"
     )
+
+
+@pytest.mark.parametrize(
+    ("loss", "deviation", "words"),
+    [
+        (math.log(1.5), 0.1, "the change reaches the tolerance of 50.0%"),
+        (0.999 * math.log(1.5), 0.1, "with 3 launches a rise"),
+        (0.41, 0.1, "the change reaches the tolerance of 50.0%"),
+        (0.41, 0.13, "one of up to 98.9% may be chance"),
+        (0.41, 0.14, "that says nothing yet"),
+        (0.41, 0.2, "that says nothing yet"),
+    ],
+)
+def test_words_on_the_edge(loss: float, deviation: float, words: str) -> None:
+    spread = Spread(deviation, 10)
+    ratio = Comparison(1.5 if loss == math.log(1.5) else math.exp(loss), 3, 1.0, spread, spread)
+    levels = Levels(alarm=float(stats.t.sf(5.288, 10)), miss=0.05)
+    decision = Decision(Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE, ratio=ratio, levels=levels)
+    (reason,) = in_words(Case(ENERGY, 0.5, (), (), NOISE[ENERGY]), decision, paired=False)
+    assert words in reason
 
 
 def test_a_gate_that_cannot_fire_says_so(cell: Cell, reference: list[Measurement]) -> None:
@@ -472,6 +504,18 @@ def test_the_interleaved_engine_is_the_reference(
     assert found.variation is None  # launches that are no periods
 
 
+def test_a_damaged_store_is_no_matter_for_interleaved_engines(
+    cell: Cell, reference: list[Measurement], paired: Judge
+) -> None:
+    file = paired.store.folder / "gpu" / "model.json"
+    file.parent.mkdir()
+    file.write_text("no JSON")
+    with pytest.raises(BaselineError):
+        paired.store.entries()
+    found = paired.judge(ENERGY, NO_LIMITS, launches(cell, [0.5] * 3), reference)
+    assert found.verdict is Verdict.PASS
+
+
 def test_a_fault_of_the_reference_names_its_side(
     cell: Cell, reference: list[Measurement], paired: Judge
 ) -> None:
@@ -500,8 +544,6 @@ def test_what_periods_show_of_the_noise_counts(
     cell: Cell, paired: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The spread that periods show raises the floor: of each metric by its own."""
-    from pytest_energy.measure.spread import Spread
-
     shown = {
         metric: Variation(Spread(0.2, 5), Spread(0.1, 2), by_periods=0.06 * math.sqrt(2))
         for metric in Metric

@@ -50,11 +50,15 @@ def test_each_half_of_the_middle_is_compared_with_its_neighbour(cell: Cell) -> N
 
 
 def test_pairs_vary_by_their_ratios(cell: Cell) -> None:
-    reference = [periods(cell, (0, cycles([0.5] * 2)), (2, cycles([0.5] * 2)))] * 2
-    candidate = [periods(cell, (1, cycles([energy] * 4))) for energy in (0.5, 0.6)]
+    reference = [
+        periods(cell, (0, cycles([energy] * 2)), (2, cycles([energy] * 2))) for energy in (0.5, 1.0)
+    ]
+    candidate = [periods(cell, (1, cycles([energy] * 4))) for energy in (0.5, 1.2)]
     found = variation(ENERGY, candidate, reference)
     assert found is not None
     assert found.pairs.deviation == pytest.approx(math.log(1.2) / math.sqrt(2))
+    with pytest.raises(ValueError, match="shorter"):
+        variation(ENERGY, candidate, reference[:1])
     assert found.periods.deviation == pytest.approx(0.0, abs=1e-12)
 
 
@@ -87,9 +91,9 @@ def test_blocks_count_by_their_tokens(cell: Cell) -> None:
     """Halves of 100 and 300 tokens are the ratio of their sums."""
     ends = Cycles((50.0, 150.0), (1.0, 3.0), (100, 300))
     reference = periods(cell, (0, ends), (2, ends))
-    uneven = Cycles((60.0, 150.0, 50.0, 180.0), (1.0, 3.0, 1.0, 3.0), (100, 300, 100, 300))
+    uneven = Cycles((20.0, 150.0, 50.0, 180.0), (1.0, 3.0, 1.0, 3.0), (100, 300, 100, 300))
     found = variation(ENERGY, [periods(cell, (1, uneven))] * 2, [reference] * 2)
-    logs = [math.log(210 / 400 / 0.5), math.log(230 / 400 / 0.5)]
+    logs = [math.log(170 / 400 / 0.5), math.log(230 / 400 / 0.5)]
     assert found is not None
     assert found.periods.deviation == pytest.approx(abs(logs[0] - logs[1]) / math.sqrt(2))
 
@@ -111,6 +115,14 @@ def test_periods_that_make_no_block_show_nothing(
         for places in (candidate, reference)
     ]
     assert variation(ENERGY, *sides) is None
+
+
+def test_periods_beyond_the_last_whole_block_are_left_out(cell: Cell) -> None:
+    reference = periods(cell, (0, cycles([0.5] * 2)), (2, cycles([0.5] * 2)))
+    candidate = periods(cell, (1, cycles([0.6] * 4)), (3, cycles([0.9] * 4)))
+    found = variation(ENERGY, [candidate] * 2, [reference] * 2)
+    assert found is not None
+    assert found.periods == Spread(pytest.approx(0.0, abs=1e-12), 2)
 
 
 def test_one_pair_shows_nothing_of_pairs(cell: Cell) -> None:
