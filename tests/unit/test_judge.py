@@ -376,6 +376,19 @@ def test_words_on_the_edge(loss: float, deviation: float, words: str) -> None:
     assert words in reason
 
 
+def test_a_doubling_by_chance_says_nothing_yet() -> None:
+    class Doubled(Comparison):
+        def alarm_bound(self, probability: float) -> float:
+            return math.log(2) * probability
+
+    ratio = Doubled(1.5, 3, 1.0, Spread(0.1, 10), Spread(0.1, 10))
+    decision = Decision(
+        Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE, ratio=ratio, levels=Levels(0.0, 0.05)
+    )
+    (reason,) = in_words(Case(ENERGY, 0.03, (), (), NOISE[ENERGY]), decision, paired=False)
+    assert reason.endswith("that says nothing yet")
+
+
 def test_a_gate_that_cannot_fire_says_so(cell: Cell, reference: list[Measurement]) -> None:
     loud = {**NOISE, ENERGY: NoiseFloor(0.05, 10, measured=True)}
     found = of_energies(cell, [0.5] * 3, reference, noise=loud, limits=Limits(tolerance=1.1))

@@ -288,7 +288,9 @@ def test_a_measured_noise_is_discarded_at_one_in_a_thousand() -> None:
     assert not exceeds(Spread(0.9999 * allowed, 3), FLOOR)
     assert exceeds(Spread(1.0001 * allowed, 3), FLOOR)
     assert not exceeds(Spread(0.0, 3), NoiseFloor(0.0, 10, measured=True))
-    with pytest.raises(AssertionError, match=r"^neither launches nor a floor say how much a launch varies"):
+    with pytest.raises(
+        AssertionError, match=r"^neither launches nor a floor say how much a launch varies"
+    ):
         compare([1.0], [1.0], NoiseFloor(0.0, 0))
 
 
