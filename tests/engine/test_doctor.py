@@ -172,7 +172,7 @@ def test_visible_gpus_are_looked_at(
 
 
 def test_indices_of_unlike_gpus_may_mean_any() -> None:
-    """CUDA counts by speed unless told otherwise."""
+    """CUDA counts by speed by default."""
     gpus = [Listed(0, UUIDS[0], "slow"), Listed(1, UUIDS[1], "fast")]
     assert visible(gpus, "0", None) == tuple(gpus)
     assert visible(gpus, "0", "PCI_BUS_ID") == (gpus[0],)

@@ -1,4 +1,4 @@
-"""The meter on simulated devices below Zeus: every update within its bounds, every fault told.
+"""The meter on simulated devices below Zeus: every update within its bounds, every fault reported.
 
 Time is simulated, so that nothing depends on how busy the host is.
 """

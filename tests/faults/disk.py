@@ -47,46 +47,46 @@ def watch(patch: pytest.MonkeyPatch, top: Path, before: Before) -> None:
     }
     mkstemp = tempfile.mkstemp
 
-    def told(operation: str, path: Any) -> None:
+    def announce(operation: str, path: Any) -> None:
         path = Path.cwd() / path
         if path == top or top in path.parents:
             before(operation, path)
 
     def mkdir(path: Any, *args: Any, **kwargs: Any) -> None:
         if not Path(path).exists():
-            told("mkdir", path)
+            announce("mkdir", path)
         real["mkdir"](path, *args, **kwargs)
 
     def opened(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
         if isinstance(path, Path) and flags & os.O_DIRECTORY:
-            told("lock", path)
+            announce("lock", path)
         return int(real["open"](path, flags, *args, **kwargs))
 
     def made(*args: Any, **kwargs: Any) -> tuple[int, str]:
         if "dir" in kwargs and kwargs["dir"] is not None:
-            told("create", kwargs["dir"])
+            announce("create", kwargs["dir"])
         return mkstemp(*args, **kwargs)
 
     def fdopen(handle: int, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         file = real["fdopen"](handle, mode, *args, **kwargs)
         path = _named(handle)
-        return _File(file, path, told) if mode == "wb" and top in path.parents else file
+        return _File(file, path, announce) if mode == "wb" and top in path.parents else file
 
     def fsync(handle: int) -> None:
         path = _named(handle)
-        told("fsync of the folder" if path.is_dir() else "fsync", path)
+        announce("fsync of the folder" if path.is_dir() else "fsync", path)
         real["fsync"](handle)
 
     def chmod(path: Any, *args: Any, **kwargs: Any) -> None:
-        told("chmod", path)
+        announce("chmod", path)
         real["chmod"](path, *args, **kwargs)
 
     def replace(source: Any, target: Any, **kwargs: Any) -> None:
-        told("rename", target)
+        announce("rename", target)
         real["replace"](source, target, **kwargs)
 
     def unlink(path: Any, **kwargs: Any) -> None:
-        told("unlink", path)
+        announce("unlink", path)
         real["unlink"](path, **kwargs)
 
     mine = {

@@ -35,7 +35,7 @@ signal.signal(
 
 
 class Stage:
-    """What the run has reached, told by files."""
+    """What the run has reached, shown by files."""
 
     def __init__(self) -> None:
         self._folder, self._pause = (
@@ -77,7 +77,7 @@ class Ground:
         set_attribute(gpu_locks, "FOLDER", Path(os.environ["CAMPAIGN_SIGNS"]) / "locks")
 
     def _engine(self) -> None:
-        """Engines say that they are on the GPU that they were given, and their stages are told."""
+        """Engines say that they are on the GPU that they were given, and stages are shown."""
         ready, start, steps, stop, close = (
             getattr(Engine, name)
             for name in ("_ready", "_load_with", "take_steps", "stop_load", "close")
@@ -253,7 +253,7 @@ def no_room_for_logs(ground: Ground) -> None:
 
 
 def writing(ground: Ground) -> None:
-    """The moment in which an update's new file is written, not yet in place, is told as a stage."""
+    """A new file that is written but not yet in place is a stage."""
 
     def before(operation: str, path: Path) -> None:
         if operation == "rename":

@@ -125,7 +125,7 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
             _row("hangs-run"),
             _row("hangs-stop"),
             f"{_LOCKS}test_a_run_that_waits_in_vain_measures_nothing_and_says_who_it_was",
-            f"{_UPDATES}test_a_store_that_stays_locked_is_told",
+            f"{_UPDATES}test_a_store_that_stays_locked_is_reported",
         ),
     ),
     (

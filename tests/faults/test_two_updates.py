@@ -136,7 +136,9 @@ def test_an_update_sees_what_others_have_stored_since_the_file_was_read(folder: 
     assert [entry.vllm for entry in found.history] == ["0.0.1", "one"]
 
 
-def test_a_store_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_stays_locked_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "_WAIT_S", 0.1)
     with (
         files.exclusively(tmp_path),
