@@ -1,3 +1,3 @@
-"""`pytest suites` measures what one GPU can; the folders of suites that need several GPUs are collected only when they are named."""
+"""`pytest suites` measures what one GPU can. Suites for several GPUs are collected if named."""
 
 collect_ignore = ["two_gpus", "four_gpus", "eight_gpus"]

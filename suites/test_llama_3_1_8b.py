@@ -1,4 +1,4 @@
-"""Llama 3.1 8B, bf16, 512 tokens in and 256 out, as chat serving sees it; weights made up by vLLM, nothing is downloaded."""
+"""Llama 3.1 8B, bf16, 512 tokens in and 256 out, as in chat; synthetic weights, no download."""
 
 import pytest
 

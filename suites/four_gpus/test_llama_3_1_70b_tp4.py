@@ -1,4 +1,4 @@
-"""Llama 3.1 70B, bf16, on four GPUs, with made-up weights."""
+"""Llama 3.1 70B, bf16, on four GPUs: synthetic weights."""
 
 import pytest
 

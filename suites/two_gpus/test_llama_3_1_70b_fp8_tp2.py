@@ -1,4 +1,4 @@
-"""Llama 3.1 70B, FP8, on two GPUs; the weights are made up and quantised by vLLM layer by layer."""
+"""Llama 3.1 70B on two GPUs: synthetic weights, quantised to FP8 by vLLM layer by layer."""
 
 import pytest
 
