@@ -137,7 +137,7 @@ def suffer(fault: str, python: str) -> Outcome:
                     known.update(sessions(side))
                 if not put and any(
                     folder.glob("recordings/*/*/*.gz")
-                ):  # a first turn has ended, so both are loaded
+                ):  # a first period has ended, so both are loaded
                     time.sleep(2.0)
                     os.kill(
                         engine_process(seen["candidate"]),

@@ -24,7 +24,7 @@ def test_an_unchanged_suite_is_seldom_red_and_takes_little_more_than_a_launch(bu
 
 
 @pytest.mark.parametrize(("budget", "wanted"), [(3, 0.94), (5, 0.96)])
-def test_four_percent_more_is_caught(budget: int, wanted: float) -> None:
+def test_four_percent_more_is_detected(budget: int, wanted: float) -> None:
     rates = simulate(Scenario((0.007,), change=0.04, budget=budget), RUNS * CELLS, seed=3, cells=1)
     assert rates.regressed >= wanted - 3 * math.sqrt(wanted * (1 - wanted) / (RUNS * CELLS))
     assert rates.passed < 0.01

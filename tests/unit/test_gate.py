@@ -199,7 +199,7 @@ def test_for_every_number_of_launches_some_data_make_the_gate_fire(
     assert on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], levels) is Verdict.REGRESSED
 
 
-def test_a_pass_says_what_would_have_been_caught(cell: Cell, baseline: Baseline) -> None:
+def test_a_pass_says_what_would_have_been_detected(cell: Cell, baseline: Baseline) -> None:
     judged = verdict(cell, baseline)
     assert judged.smallest_detected is not None
     assert 0.03 < judged.smallest_detected < 0.07
