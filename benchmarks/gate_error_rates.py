@@ -47,7 +47,7 @@ class Scenario:
     """What is simulated.
 
     Attributes:
-        deviation: of J/token between launches, relative; of several, the cells have one after the other.
+        deviation: of J/token between launches, relative; if several, one per cell in turn.
         change: true relative change of J/token; throughput changes the other way.
         budget: launches at most.
         floor: "measured" with `degrees` of freedom, its own error drawn anew for each cell;

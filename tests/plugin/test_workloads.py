@@ -197,8 +197,8 @@ def test_a_distribution_that_is_none(project: Project) -> None:
         ("untemplated", "engine failed during tokenize: the model has no chat template"),
         (
             "picky",
-            "engine failed during tokenize: the model's chat template does not accept the prompt of "
-            "line 30",
+            "engine failed during tokenize: the model's chat template does not accept the prompt "
+            "of line 30",
         ),
     ],
 )
