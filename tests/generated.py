@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_energy.health.findings import FINDINGS
-from pytest_energy.measure.faults import FAULTS
+from pytest_energy.recording.faults import FAULTS
 from tests.faults import rows
 from tests.faults.promises import PROMISES
 

@@ -2,7 +2,7 @@
 
 docs/generated/findings.md is written from FINDINGS. A new finding takes its entry here, its fact
 in facts.py and read_gpu.py (or read_host.py), and its check in check_gpu.py (or check_host.py).
-What makes a measurement invalid is declared in measure/faults.py.
+What makes a measurement invalid is declared in recording/faults.py.
 """
 
 import enum

@@ -1,7 +1,7 @@
 """The look at GPUs and clocks around each cell of a live run, before the load and after it.
 
 It finds only what may make a measurement invalid and what the meter's own samples do not show;
-measure/faults.py declares it. It costs six driver calls per GPU and look.
+recording/faults.py declares it. It costs six driver calls per GPU and look.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from pytest_energy.health import check_gpu, read_gpu, read_host
 from pytest_energy.health.facts import GpuFacts
 from pytest_energy.health.findings import Finding, Level
 from pytest_energy.meters.nvml import Listed
+from pytest_energy.recording.faults import fault
 
 _WANTED = ("power_limit_w", "enforced_power_limit_w", "mig", "ecc_uncorrected")
 _SUSPENDED_S = 0.1
@@ -29,7 +30,7 @@ class Guard:
 
     def faults_before(self) -> list[str]:
         """What makes measuring pointless, as a recording keeps it: "code: detail"."""
-        return [fault for facts in self._before.values() for fault in changes(facts, facts)]
+        return [line for facts in self._before.values() for line in changes(facts, facts)]
 
     def faults(self) -> list[str]:
         """What was found before and what has changed since, as a recording keeps it."""
@@ -53,12 +54,8 @@ def _again(uuid: str, before: GpuFacts) -> GpuFacts:
     return after
 
 
-def _fault(code: str, subject: str, what: str) -> str:
-    return f"{code}: {subject}: {what}"
-
-
 def _first(findings: Sequence[Finding]) -> list[str]:
-    return [_fault(f.code, f.subject, f.what) for f in findings if f.level is Level.FAULT][:1]
+    return [fault(f.code, f"{f.subject}: {f.what}") for f in findings if f.level is Level.FAULT][:1]
 
 
 def changes(before: GpuFacts, after: GpuFacts) -> list[str]:
@@ -74,15 +71,15 @@ def changes(before: GpuFacts, after: GpuFacts) -> list[str]:
         first_w, last_w = getattr(before, name), getattr(after, name)
         if None not in (first_w, last_w) and abs(last_w - first_w) > check_gpu.POWER_LIMIT_W:
             what = f"the {words} was {first_w:.0f} W before the load and {last_w:.0f} W after it"
-            found.append(_fault("power_limit_changed", after.uuid, what))
+            found.append(fault("power_limit_changed", f"{after.uuid}: {what}"))
     errors = (after.ecc_uncorrected or 0) - (before.ecc_uncorrected or 0)
     if before.ecc_uncorrected is not None and after.ecc_uncorrected is not None and errors > 0:
         what = f"uncorrectable memory errors under load: {errors}"
-        found.append(_fault("ecc_errors", after.uuid, what))
+        found.append(fault("ecc_errors", f"{after.uuid}: {what}"))
     for name, why in sorted(after.unreadable.items()):
         if getattr(before, name) is not None:
             what = f"{name} could be read before the load, but not after it ({why})"
-            found.append(_fault("gpu_unreadable", after.uuid, what))
+            found.append(fault("gpu_unreadable", f"{after.uuid}: {what}"))
     return found
 
 
@@ -102,4 +99,4 @@ def suspension(before_s: float, after_s: float) -> list[str]:
         f"the machine was suspended for {slept_s:.1f} s, which the energy counter includes and "
         "the measured time does not"
     )
-    return [_fault("suspended", "host", what)]
+    return [fault("suspended", f"host: {what}")]

@@ -24,6 +24,7 @@ from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter, new_engine
 from pytest_energy.launch.load import Progress
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import counters
+from pytest_energy.recording.faults import fault
 from pytest_energy.recording.recording import CoResident, Recording
 from pytest_energy.settings import LaunchSettings
 
@@ -236,7 +237,8 @@ def _not_idle(co_resident: CoResident, gpus: int) -> list[str]:
         why.append(f"it used {co_resident.cpu_s / co_resident.seconds:.1f} CPU cores")
     if not why:
         return []
-    return [
-        f"not_idle: the waiting engine was not idle: {', '.join(why)}. "
+    detail = (
+        f"the waiting engine was not idle: {', '.join(why)}. "
         "Alternate launches instead: --energy-interleave launches"
-    ]
+    )
+    return [fault("not_idle", detail)]

@@ -18,6 +18,7 @@ from pytest_energy.health.guard import Guard
 from pytest_energy.launch.load import Load, Progress
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import fingerprint
+from pytest_energy.recording.faults import fault
 from pytest_energy.recording.fingerprint import Fingerprint, RequestTokens
 from pytest_energy.recording.recording import Recording, Requests
 from pytest_energy.settings import LaunchSettings
@@ -234,7 +235,9 @@ class Launch:
 
     def _foreign_faults(self) -> tuple[str, ...]:
         pids = ", ".join(map(str, self.foreign))
-        return (f"foreign_process: pid {pids} was on the GPU before",) if self.foreign else ()
+        if not pids:
+            return ()
+        return (fault("foreign_process", f"pid {pids} was on the GPU before"),)
 
 
 def _membership(

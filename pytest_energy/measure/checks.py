@@ -1,4 +1,4 @@
-"""What a recording and its cycles show of the faults in faults.py. Pure; each returns lines."""
+"""What a recording and its cycles show of the faults in recording/faults.py. Pure."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ import numpy as np
 
 from pytest_energy.cell.plan import block_size, tokens_in_flight
 from pytest_energy.measure.cycles import FIGURES, Cycles, boundaries, request_lengths
-from pytest_energy.measure.faults import fault
 from pytest_energy.measure.latency import summary_ms
 from pytest_energy.measure.steadiness import SteadyCycles, samples_in_windows
 from pytest_energy.recording.counters import update_times_ns
+from pytest_energy.recording.faults import fault
 from pytest_energy.recording.recording import THERMAL_OR_HARDWARE, Recording
 
 _COUNTER_GAP_S = 1.0

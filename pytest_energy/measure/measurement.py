@@ -1,6 +1,6 @@
 """Recording → Measurement. Pure: the same recording gives the same numbers.
 
-The cycles in steady state (cycles.py, steadiness.py), the faults (faults.py, checks.py) and the
+The cycles in steady state (cycles.py, steadiness.py), the faults (checks.py) and the
 conditions under load (conditions.py) make one measurement of one cell of one launch. A launch of
 interleaved engines is several recordings, one per period, each with a warm-up of its own; their
 cycles make one measurement together.
@@ -15,8 +15,8 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import checks, latency
 from pytest_energy.measure.conditions import Conditions, conditions, static_power_w
 from pytest_energy.measure.cycles import Cycles
-from pytest_energy.measure.faults import fault, unrecoverable, without_figures
 from pytest_energy.measure.steadiness import MIN_STEADY_CYCLES, SteadyCycles, steady_cycles
+from pytest_energy.recording.faults import fault, unrecoverable, without_figures
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import Client, CoResident, Recording
 

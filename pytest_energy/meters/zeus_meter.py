@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from pytest_energy.errors import MeterError
 from pytest_energy.meters.nvml import text
+from pytest_energy.recording.faults import fault
 from pytest_energy.recording.recording import EnergyCounter, GpuSamples, GpuTrace
 
 _PAUSE_AFTER_UPDATE_S = 0.47  # ends shortly before an update if they come every 0.1 s
@@ -294,7 +295,7 @@ class _GpuReader:
                     self._fault("foreign_process", f"pid {process.pid}")
 
     def _fault(self, code: str, detail: str) -> None:
-        self._faults.setdefault(f"{code}: {detail}")
+        self._faults.setdefault(fault(code, detail))
 
     def trace(self) -> GpuTrace:
         updates, samples = list(self._updates), list(self._samples)  # the reading thread goes on

@@ -1,12 +1,16 @@
 """The table of faults: what each means for a measurement."""
 
+import ast
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import pytest_energy
 from pytest_energy.cell.cell import Cell
-from pytest_energy.measure.faults import FAULTS, fault, unrecoverable, without_figures
 from pytest_energy.measure.measurement import measure
+from pytest_energy.recording.faults import FAULTS, fault, unrecoverable, without_figures
 from tests.simulated import recording
 
 
@@ -42,3 +46,30 @@ def test_a_recorded_fault_that_is_not_declared_counts(cell: Cell) -> None:
     assert found.cycles is not None
     assert not found.valid
     assert found.unrecoverable
+
+
+def _reported(tree: ast.AST) -> Iterator[str]:
+    """The codes that a module reports by name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("fault", "self._fault"):
+            code = node.args[0]
+            if isinstance(code, ast.Constant):
+                yield str(code.value)
+
+
+def test_every_reported_code_is_declared_and_every_declared_code_is_reported() -> None:
+    package = Path(pytest_energy.__file__).parent
+    trees = [ast.parse(module.read_text()) for module in package.rglob("*.py")]
+    reported = {code for tree in trees for code in _reported(tree)}
+    # The guard passes on what these findings of health/check_gpu.py say.
+    assert reported | {"gpu_lost", "mig_enabled"} == set(FAULTS)
+
+
+def test_only_the_table_writes_a_code_and_a_colon() -> None:
+    """A fault that is put together by hand would go past the table."""
+    package = Path(pytest_energy.__file__).parent
+    for module in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                code, colon, _ = node.value.partition(": ")
+                assert not (colon and code in FAULTS), f"{module.name}: {node.value}"

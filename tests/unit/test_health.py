@@ -19,7 +19,7 @@ from pytest_energy.health.facts import (
     Process,
 )
 from pytest_energy.health.findings import FINDINGS, Finding, Level
-from pytest_energy.measure.faults import FAULTS
+from pytest_energy.recording.faults import FAULTS
 
 GPU = GpuFacts(
     index=0,

@@ -1,10 +1,10 @@
 """Every fault that makes a measurement invalid, declared once.
 
 A recording or a measurement keeps a fault as one line, "code: detail". Those that a recording shows
-are found by checks.py. Those that only a live run can see, such as another process on the GPU, are
-noted in the recording by the meter (meters/), by the look at the GPU around each cell (health/) or
-by the launch (launch/). To add a fault, declare it here and report it there: every measurement that
-has it is then *invalid*. So is one with a code that is not declared.
+are found by measure/checks.py. Those that only a live run can see, such as another process on the
+GPU, are noted in the recording by the meter (meters/), by the look at the GPU around each cell
+(health/) or by the launch (launch/). To add a fault, declare it here and report it there: every
+measurement that has it is then *invalid*. So is one with a code that is not declared.
 """
 
 from collections.abc import Iterable, Mapping
@@ -67,7 +67,7 @@ FAULTS: Mapping[str, Fault] = {
 
 
 def fault(code: str, detail: str) -> str:
-    """The line that keeps a fault of this measurement.
+    """The line that keeps a fault in a recording or a measurement.
 
     Raises:
         KeyError: no such code is declared.
