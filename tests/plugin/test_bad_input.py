@@ -257,6 +257,21 @@ def test_options(project: Project, arguments: list[str], message: str) -> None:
     refused(project, arguments, message, ret=pytest.ExitCode.USAGE_ERROR)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("energy_launches = 0", "energy_launches: 0 is not a positive whole number"),
+        ("energy_lock_timeout = nan", "energy_lock_timeout: nan is not a positive number"),
+        ("energy_interleave = both", "both is not one of auto, periods, launches"),
+        ("energy_inconclusive = maybe", "energy_inconclusive: maybe is not one of fail, warn"),
+        ("energy_engine_args = eager", "energy_engine_args: 'eager' is not NAME=VALUE"),
+    ],
+)
+def test_ini_settings(project: Project, setting: str, message: str) -> None:
+    project.pytester.makeini(f"[pytest]\n{setting}")
+    refused(project, [], message, ret=pytest.ExitCode.USAGE_ERROR)
+
+
 def test_a_counter_that_disagrees_with_power_is_no_measurement(project: Project) -> None:
     project.store()
     folder = project.record("odd")
