@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from pytest_energy.cell.engine_args import offline_args, server_args
+from pytest_energy.cell.engine_args import engine_args
 from pytest_energy.cell.key import CellKey
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
@@ -20,7 +20,7 @@ class Cell:
 
     Attributes:
         engine_args: the suite's own settings, max_num_seqs among them.
-        engine: "offline", "server" or "attached".
+        engine: its name; cell/engine_args.py lists them.
     """
 
     model: Model
@@ -40,15 +40,15 @@ class Cell:
         """What the engine is started with, settings under test aside.
 
         They are equal for cells that share a launch, and empty if someone else started the engine.
+
+        Raises:
+            UsageError: there is no such engine.
         """
-        if self.engine == "attached":
-            return {}
         longest = self.workload.longest_request
         arguments: dict[str, Any] = {} if longest is None else {"max_model_len": longest}
         arguments |= {"load_format": self.weights, **dict(self.engine_args)}
-        if self.engine == "offline":
-            return offline_args(arguments, from_texts=self.workload.prompts_file is not None)
-        return server_args(arguments, self.batch_size)
+        from_texts = self.workload.prompts_file is not None
+        return engine_args(self.engine, arguments, self.batch_size, from_texts)
 
     @cached_property
     def key(self) -> CellKey:

@@ -71,7 +71,7 @@ class CellKey:
     Attributes:
         model: the folder's name or the Hugging Face id.
         model_config_sha256: digest of the folder's config.json; None for a Hugging Face id.
-        engine: "offline", "server" or "attached".
+        engine: its name, such as "offline".
         engine_args: all that the engine is started with, settings under test aside.
         workload: what is asked of it.
         batch_size: concurrent requests.

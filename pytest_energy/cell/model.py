@@ -13,6 +13,9 @@ from pytest_energy.safety import untrusted
 
 _MAX_CONFIG_BYTES = 10_000_000  # those of real models have some kB
 _MAX_VOCABULARY = 10_000_000  # those of real models have up to some 300,000
+_TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json",
+)  # fmt: skip
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w.-]+$")
 
 
@@ -94,6 +97,11 @@ def model_config(folder: Path) -> tuple[dict[str, Any], str]:
             "Copy the model's config.json there, or name another folder."
         ) from None
     return found, hashlib.sha256(content).hexdigest()
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model's folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:

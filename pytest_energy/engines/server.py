@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytest_energy.cell.model import model_config
+from pytest_energy.cell.model import has_tokenizer, model_config
 from pytest_energy.cell.plan import Plan
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import synthetic_tokenizer
@@ -127,7 +127,7 @@ class ServerEngine(HttpEngine):
             arguments.get("load_format") != "dummy"
             or "tokenizer" in arguments
             or not folder.is_dir()
-            or synthetic_tokenizer.has_tokenizer(folder)
+            or has_tokenizer(folder)
         ):
             return None
         self._files = tempfile.TemporaryDirectory(

@@ -171,7 +171,7 @@ class RequestStream:
         return b'"messages":%b,"cache_salt":"%d"' % (text, next(self._unique))
 
 
-class Load:
+class ServerLoad:
     """`batch_size` clients, each of which sends its next request once one ends, until `stop`.
 
     Args:

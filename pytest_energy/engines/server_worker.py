@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_energy.engines.running_server import attach
-from pytest_energy.engines.server_load import Load, RequestStream, Tally
+from pytest_energy.engines.server_load import RequestStream, ServerLoad, Tally
 from pytest_energy.engines.server_process import (
     DEATH_GRACE_S,
     Broken,
@@ -102,7 +102,7 @@ async def drive(
         headers={"Content-Type": "application/json", **server.headers},
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
     ) as session:
-        load = Load(session, requests, len(command["first_wave"]), tally)
+        load = ServerLoad(session, requests, len(command["first_wave"]), tally)
         cpu_s, started_s = time.process_time(), time.monotonic()
         load.start()
         try:
@@ -150,7 +150,7 @@ def _send_steps(channel: Channel, run: int, tally: Tally) -> None:
         channel.send(event="steps", run=run, **steps)
 
 
-async def _watch(load: Load, server: Server) -> None:
+async def _watch(load: ServerLoad, server: Server) -> None:
     """Let the clients work for a moment.
 
     Raises:

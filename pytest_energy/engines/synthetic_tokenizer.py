@@ -12,13 +12,7 @@ from typing import Any
 
 from pytest_energy.cell.model import vocabulary_size
 
-_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
 _LETTERS = "etaoinshrdlucmfwypvbgkqjxz"
-
-
-def has_tokenizer(model_folder: Path) -> bool:
-    """Whether a model's folder holds a tokenizer."""
-    return any((model_folder / name).is_file() for name in _FILES)
 
 
 def write(folder: Path, model_config: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ _COUNTER_GAP_S = 1.0
 _AGREEMENT = 0.03  # counter energy against the integral of average power
 _FULL_BATCH = 0.90  # of the tokens that a step yields when every slot generates
 _CLIENT_CORES = 0.9  # the clients share one thread: at 1 they would hold the server back
+_WITH_CLIENTS = ("server", "attached")  # engines whose steps are not seen
 _BUSY_PERCENT = 5  # median under load; an eager engine at batch size 8 keeps an H200 busy 45 %
 _MIN_POWER_SAMPLES = 5
 AVERAGED_NS = 1_000_000_000  # the average power reaches back so far, so a window's first samples do
@@ -29,6 +30,8 @@ def before_cycles(periods: Sequence[Recording]) -> list[str]:
         for period in periods
         for line in (*period.faults, *(line for gpu in period.gpus for line in gpu.faults))
     ]
+    if any(period.environment.vllm is None for period in periods):
+        lines.append(fault("engine_unknown", "the recording does not hold the engine's version"))
     for period in periods:
         lines += [*_counter(period), *_token_times(period), *_clients(period)]
     if len({tuple(gpu.uuid for gpu in period.gpus) for period in periods}) > 1:
@@ -133,7 +136,7 @@ def _implausible(cycles: Cycles) -> list[str]:
 def _batch(period: SteadyCycles, batch_size: int) -> list[str]:
     """Whether every slot of the batch generated."""
     recording = period.recording
-    if recording.key.engine != "offline":
+    if recording.key.engine in _WITH_CLIENTS:
         return _waiting(recording)
     time_ns, tokens = np.asarray(recording.tokens.time_ns), np.asarray(recording.tokens.tokens)
     start_ns, end_ns = period.window_ns
@@ -150,7 +153,7 @@ def _batch(period: SteadyCycles, batch_size: int) -> list[str]:
 def _waiting(recording: Recording) -> list[str]:
     """A server's steps are not seen, but a slot yields nothing until its request's first token."""
     client = recording.client
-    if client is None:
+    if client is None:  # clients report when the load has stopped
         return []
     first_token, end_to_end = summary_ms([client.first_token]), summary_ms([client.end_to_end])
     if not first_token or not end_to_end or not end_to_end["mean"]:

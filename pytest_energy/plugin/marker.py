@@ -11,10 +11,9 @@ from pydantic.dataclasses import dataclass
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.lengths import LengthDistribution, Lognormal
-from pytest_energy.cell.model import Model
+from pytest_energy.cell.model import Model, has_tokenizer
 from pytest_energy.cell.prompts import Prompts
 from pytest_energy.cell.workload import Workload
-from pytest_energy.engines.synthetic_tokenizer import has_tokenizer
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin.arguments import ARGUMENTS
 from pytest_energy.safety import redact

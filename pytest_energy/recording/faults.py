@@ -52,6 +52,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("ecc_errors", "memory errors that could not be corrected came up"),
         Fault("suspended", "the machine was suspended during the load"),
         # The engine.
+        Fault("engine_unknown", "the engine's version is not recorded"),
         Fault("too_short", "too few whole cycles in steady state", True),
         Fault("implausible", "figures that no engine on a GPU can have", no_figures=True),
         Fault("batch_not_full", "requests waited or were preempted"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_energy.engines import server_load
-from pytest_energy.engines.server_load import Load, RequestStream, Tally, distribution
+from pytest_energy.engines.server_load import RequestStream, ServerLoad, Tally, distribution
 
 MS = 1_000_000
 Arrivals = Sequence[tuple[int, bytes]]  # when each piece of the answer's body comes (ms), and it
@@ -64,7 +64,7 @@ def requests(output_tokens: int = 4) -> RequestStream:
 
 def sent(arrivals: Arrivals, tally: Tally, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
     stream = requests()
-    load = Load(Session(arrivals, monkeypatch), stream, 1, tally)
+    load = ServerLoad(Session(arrivals, monkeypatch), stream, 1, tally)
     for _ in range(times):
         asyncio.run(load.send(stream.next()))
 

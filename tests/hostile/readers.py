@@ -313,7 +313,7 @@ class Readers:
         tally = server_load.Tally(1)
         command = {"lengths": [[4, 3]], "first_wave": [[0, 3]], "prompts": [[1, 2, 3, 4, 5]]}
         requests = server_load.RequestStream("tiny", command, {})
-        load = server_load.Load(_Session(pieces), requests, 1, tally)
+        load = server_load.ServerLoad(_Session(pieces), requests, 1, tally)
         try:
             asyncio.run(load.send(requests.next()))
         except server_process.Failure:

@@ -71,6 +71,12 @@ def test_the_server_is_another_cell_with_the_offline_engines_settings(folder: Pa
     assert own.launch_args["max_num_batched_tokens"] == 8192
 
 
+def test_an_engine_without_settings_of_its_own_is_refused(folder: Path) -> None:
+    other = marked().cell(8, folder, engine="other")
+    with pytest.raises(UsageError, match="'other' is not one of 'offline', 'server', 'attached'"):
+        _ = other.launch_args
+
+
 def test_a_latency_limit_needs_a_server(folder: Path) -> None:
     limited = marked(max_itl_ms=50, max_ttft_ms=2000)
     assert (

@@ -34,6 +34,10 @@ def with_gpu(recorded: Recording, **changes: Any) -> Recording:
     return replace(recorded, gpus=(replace(recorded.gpus[0], **changes),))
 
 
+def of_engine(recorded: Recording, engine: str) -> Recording:
+    return replace(recorded, key=replace(recorded.key, engine=engine))
+
+
 def with_samples(recorded: Recording, **values: int) -> Recording:
     samples = recorded.gpus[0].samples
     constant = {name: (value,) * len(samples.time_ns) for name, value in values.items()}
@@ -208,6 +212,8 @@ def half_empty(recorded: Recording) -> Recording:
         ("counter_disagrees", lambda r: with_samples(r, average_power_mw=520_000)),
         ("counter_disagrees", lambda r: with_samples(r, average_power_mw=0)),
         ("batch_not_full", half_empty),
+        ("batch_not_full", lambda r: of_engine(half_empty(r), "other")),
+        ("engine_unknown", lambda r: replace(r, environment=replace(r.environment, vllm=None))),
         ("gpu_idle", lambda r: with_samples(r, utilization_percent=0)),
         ("throttled", lambda r: with_samples(r, throttle_reasons=0x8)),
         ("throttled", lambda r: with_samples(r, throttle_reasons=0x20)),
