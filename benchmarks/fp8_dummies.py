@@ -23,7 +23,7 @@ def filled(kind: str, *shape: int) -> torch.Tensor:
     )
 
 
-def quantised(x: torch.Tensor) -> tuple[torch.Tensor, float]:
+def quantized(x: torch.Tensor) -> tuple[torch.Tensor, float]:
     """With FP8's roundings, one scale a row; and the share that became zero."""
     scale = (x.abs().amax(dim=-1, keepdim=True) / LARGEST).clamp(min=1 / (LARGEST * 512))
     rounded = (x / scale).clamp(-LARGEST, LARGEST).to(FP8).float()
@@ -50,13 +50,13 @@ def row(name: str, kind: str) -> str:
         * torch.rsqrt(hidden.square().mean(dim=-1, keepdim=True) + 1e-5)
         * (filled(kind, width) if kind == "dummy" else 1.0)
     )
-    x, qkv_zeros = quantised(normed)
+    x, qkv_zeros = quantized(normed)
     attended = product(kind, x, KEYS).mean(dim=0, keepdim=True)
     activated = torch.nn.functional.silu(product(kind, x, inner)) * product(kind, x, inner)
     figures = [
         (normed, qkv_zeros),
-        (attended, quantised(attended)[1]),
-        (activated, quantised(activated)[1]),
+        (attended, quantized(attended)[1]),
+        (activated, quantized(activated)[1]),
     ]
     return (
         f"| {name} | {kind} | "
@@ -66,8 +66,8 @@ def row(name: str, kind: str) -> str:
 
 
 def main() -> None:
-    serialised = torch.empty(10_000_000).uniform_(-1e-3, 1e-3).half().to(FP8).float()
-    zeros = float((serialised == 0).float().mean())
+    serialized = torch.empty(10_000_000).uniform_(-1e-3, 1e-3).half().to(FP8).float()
+    zeros = float((serialized == 0).float().mean())
     print(f"FP8 weights that the dummy loader fills directly: {zeros:.1%} zeros\n")
     print(
         "| model | weights | QKV and gate, up: rms | zeros | output projection: rms | zeros "

@@ -96,7 +96,7 @@ class CellKey:
         try:
             return checked(_ADAPTER, content)
         except Malformed as error:
-            raise Malformed(f"its key names no cell: {error}") from None
+            raise Malformed(f"its key is not a valid cell key: {error}") from None
 
     @cached_property
     def plain(self) -> dict[str, Any]:

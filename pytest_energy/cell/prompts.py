@@ -166,7 +166,7 @@ def _conversation(number: int, content: Mapping[str, Any]) -> Conversation:
         )
     reply = messages.pop()[1] if messages[-1][0] == "assistant" else None
     if not messages or messages[-1][0] != "user":
-        raise ValueError("it asks nothing: the message to be answered must be the user's.")
+        raise ValueError("there is nothing to answer: the last message must be the user's.")
     if reply == "":
         raise ValueError("its reply is empty.")
     return Conversation(number, tuple(messages), reply, output_tokens)

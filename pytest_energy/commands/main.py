@@ -1,4 +1,4 @@
-"""The command `pytest-energy`: what it offers besides the plugin, one file each."""
+"""The command `pytest-energy`; each of its commands has a file of its own."""
 
 import argparse
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from pytest_energy.commands import doctor, history, noise, report
 from pytest_energy.errors import EnergyError, UsageError
+
+_DESCRIPTION = "Check a runner, measure its noise, and report on recordings and baselines."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["noise"] and not {"-h", "--help"} & set(given):
         noise.run(given[1:])
-    parser = argparse.ArgumentParser(prog="pytest-energy", description=__doc__)
+    parser = argparse.ArgumentParser(prog="pytest-energy", description=_DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (noise, report, history, doctor):
         command.add(commands)
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pytest-energy: {error}", file=sys.stderr)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"pytest-energy: the report was not written: {what}", file=sys.stderr)
+        print(f"pytest-energy: {options.failure}: {what}", file=sys.stderr)
     return 1
 
 

@@ -12,8 +12,8 @@ BASELINES/GPU/noise/.
 
 All other arguments are pytest's: -k "bs8 or bs64" selects cells, --energy-launches N sets the
 number of launches of this call, --energy-python PATH names the interpreter whose vLLM is launched,
-and --energy-replay DIR adds recordings instead. Calls add up: after 11 launches of one engine on
-one GPU (10 degrees of freedom) the gate judges a cell by its own noise.
+and --energy-replay DIR adds recordings instead. Calls add up: after six launches of one engine
+on one GPU (better eleven) the gate judges a cell by its own noise.
 
     pytest-energy noise suites -k "bs8 or bs64" --energy-launches 6
 """

@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
         help="the store that holds the noise (default: baselines)",
     )
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, failure="the report was not written")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -26,9 +26,9 @@ _COUNTED = 2**53  # Prometheus's counters are floats
 _KEY = "The key of an attached server is read from PYTEST_ENERGY_API_KEY."
 _LIMIT = "If it needs longer: --energy-load-timeout SECONDS"
 _REMEDIES = {
-    401: f"It wants an API key, and none or a wrong one was sent. {_KEY}",
+    401: f"It requires an API key; none was sent, or it was wrong. {_KEY}",
     403: f"The API key does not permit this. {_KEY}",
-    404: "It serves another model, or lacks a path that vLLM has.",
+    404: "It serves another model, or lacks an endpoint that vLLM provides.",
     429: "It, or a proxy in front of it, limits the number of requests: lift the limit for this "
     "runner, or measure smaller batch_sizes.",
 }

@@ -176,7 +176,9 @@ class WorkerProcess:
                 return self._events.get(timeout=min(_WATCH_S, left_s))
             except queue.Empty:
                 if dead:  # and its worker, if it noticed, has had the time to say so
-                    message = f"the engine's process {dead} is dead, and vLLM still waits for it"
+                    message = (
+                        f"the engine's process {dead} has died, but vLLM is still waiting for it"
+                    )
                     raise self.error(stage, message) from None
                 if time.monotonic() >= deadline:
                     raise self.error(stage, overdue) from None

@@ -170,7 +170,7 @@ def mig(facts: GpuFacts) -> Finding:
     if facts.mig is None:
         return _unreported(facts, kinds.MIG, "mig")
     if facts.mig:
-        what = "on: the energy of a slice cannot be separated from that of its neighbours"
+        what = "on: the energy of a slice cannot be separated from that of its neighbors"
         return found(facts.uuid, "mig_enabled", what, remedy)
     if facts.mig_pending:
         what = "off, but on after the next reset"
@@ -254,12 +254,13 @@ def _hidden(facts: GpuFacts) -> Finding:
     used, busy = facts.memory_used_mib, facts.utilization_percent
     signs = []
     if used is not None and used > _MEMORY_HELD_MIB:
-        signs.append(f"{used:,} MiB of memory are used")
+        signs.append(f"{used:,} MiB of memory is in use")
     if busy is not None and busy > _BUSY_PERCENT:
-        signs.append(f"the GPU is {busy} % busy")
+        signs.append(f"the GPU is {busy} % in use")
     if not signs:
         return _fine(facts, kinds.PROCESSES, "none", "memory_used_mib", "utilization_percent")
-    what = f"none listed, but {' and '.join(signs)}: by another container or virtual machine?"
+    signs_of_use = " and ".join(signs)
+    what = f"no process is listed, but {signs_of_use}, perhaps by another container or VM"
     remedy = "run nvidia-smi on the host, and end what uses the GPU"
     return found(facts.uuid, "hidden_process", what, remedy)
 

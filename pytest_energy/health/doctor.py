@@ -194,12 +194,12 @@ def conclusion(examination: Examination) -> str:
     if count[Level.FAULT]:
         first = next(finding for finding in examination.findings if finding.level is Level.FAULT)
         return (
-            f"{_number(count[Level.FAULT], 'fault')}, {warnings}: do what → says, "
-            f"{first.check} first, then run pytest-energy doctor again."
+            f"{_number(count[Level.FAULT], 'fault')}, {warnings}: follow the lines marked →, "
+            f'"{first.check}" first, then check again.'
         )
     result = f"no faults, {warnings}: this machine can measure"
     if count[Level.WARNING]:
-        return f"{result}; do what → says unless that is intended."
+        return f"{result}; follow the → lines unless the setting is intended."
     return f"{result}."
 
 

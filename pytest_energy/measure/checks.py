@@ -75,7 +75,8 @@ def _counter(recording: Recording) -> list[str]:
     for gpu in recording.gpus:
         updates = len(gpu.counter.energy_mj)
         if updates < 2:
-            lines.append(fault("counter_stuck", f"{gpu.uuid} counted {updates} updates in all"))
+            often = "only once" if updates else "not once"
+            lines.append(fault("counter_stuck", f"{gpu.uuid} was updated {often}"))
             continue
         if (np.diff(np.asarray(gpu.counter.energy_mj)) < 0).any():
             lines.append(fault("counter_backwards", gpu.uuid))
@@ -88,7 +89,7 @@ def _counter(recording: Recording) -> list[str]:
 def _token_times(recording: Recording) -> list[str]:
     """Without any time between them cycles have no power."""
     if (np.diff(boundaries(recording)[0]) <= 0).any():
-        return [fault("implausible", "the tokens of whole cycles came at one time")]
+        return [fault("implausible", "all tokens of a cycle have the same timestamp")]
     return []
 
 
@@ -112,8 +113,8 @@ def _clients(recording: Recording) -> list[str]:
         lines.append(fault("batch_not_full", detail))
     if client.cpu_cores > _CLIENT_CORES:
         detail = (
-            f"the clients used {client.cpu_cores:.2f} of one CPU core and may have held the "
-            "server back. Leave them a CPU core of their own"
+            f"the clients used {client.cpu_cores:.2f} of one CPU core and may have slowed the "
+            "server down. Give the clients a CPU core of their own"
         )
         lines.append(fault("client_busy", detail))
     return lines

@@ -191,7 +191,7 @@ def _open_gpu(uuid: str, index_of: dict[str, int]) -> Any:
 
     if uuid.startswith("MIG-"):
         raise MeterError(
-            f"{uuid} is a MIG slice, whose energy cannot be separated from that of its neighbours. "
+            f"{uuid} is a MIG slice, whose energy cannot be separated from that of its neighbors. "
             "Measure on a whole GPU."
         )
     if uuid not in index_of:

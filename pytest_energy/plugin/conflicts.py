@@ -62,7 +62,8 @@ def _of_stores(value: Value, launches: int, under_xdist: bool) -> Conflicts:
     )
     yield (
         noise and value("energy_report"),
-        "--energy-report reports verdicts, and --energy-noise judges nothing: leave it out",
+        "--energy-report reports verdicts, and --energy-noise judges nothing: "
+        "leave --energy-report out",
     )
 
 

@@ -159,9 +159,9 @@ class Marked:
             )
         if engine == "server" and self.weights == "random":
             raise UsageError(
-                "weights='random' are generated inside the offline engine, and a server cannot "
-                "take them.\nMeasure the offline engine, or use weights='dummy' (for a model "
-                "that is not quantised) or the model's own."
+                "weights='random' are generated inside the offline engine; a server cannot do "
+                "that.\nMeasure the offline engine, or use weights='dummy' (for a model "
+                "that is not quantized) or the model's own."
             )
         engine_args = {"max_num_seqs": max(self.batch_sizes), **self.engine_args}
         model = Model.resolve(self.model, *folders)
@@ -199,7 +199,7 @@ def _check_names(positional: Sequence[Any], arguments: Mapping[str, Any]) -> Non
     missing = [name for name in ("model", "batch_sizes") if name not in arguments]
     if missing:
         raise UsageError(
-            f"the test asks for energy, but nothing says {' and '.join(missing)}.\n"
+            f"the test uses an energy fixture, but no marker gives {' and '.join(missing)}.\n"
             "Mark it, or its module: "
             'pytestmark = pytest.mark.energy(model="org/name", batch_sizes=[1, 8, 64])'
         )

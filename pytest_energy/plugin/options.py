@@ -55,7 +55,7 @@ def words(text: str) -> str:
     """
     joined = " ".join(text.split())
     if not joined:
-        raise ArgumentTypeError("it says nothing")
+        raise ArgumentTypeError("the text is empty")
     return joined
 
 
@@ -96,7 +96,7 @@ def add(parser: pytest.Parser) -> None:
         parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
     parser.addini(
         "energy_engine_args",
-        "defaults of --energy-engine-arg, one NAME=VALUE a line",
+        "defaults of --energy-engine-arg, one NAME=VALUE per line",
         type="linelist",
         default=[],
     )
@@ -206,23 +206,24 @@ def _add_limits(group: pytest.OptionGroup) -> None:
         "--energy-launches",
         type=positive_int,
         metavar="N",
-        help="engine launches at most, until all verdicts are clear (default: 5)",
+        help="maximum number of engine launches; stops early once every verdict is clear "
+        "(default: 5)",
     )
     group.addoption(
         "--energy-inconclusive",
         choices=INCONCLUSIVE,
-        help="what happens to a test whose verdict stays inconclusive (default: fail)",
+        help="whether an inconclusive test fails or warns (default: fail)",
     )
     for name, limits, default in (
-        ("load", "an engine to start and load", 1200),
-        ("progress", "an engine under load to generate no token", 60),
-        ("lock", "waiting until other runs have left the GPUs", 3600),
+        ("load", "an engine may take to start and load", 1200),
+        ("progress", "an engine under load may go without a token", 60),
+        ("lock", "to wait until other runs have left the GPUs", 3600),
     ):
         group.addoption(
             f"--energy-{name}-timeout",
             type=positive,
             metavar="SECONDS",
-            help=f"limit for {limits} (default: {default})",
+            help=f"longest time {limits} (default: {default})",
         )
 
 

@@ -41,7 +41,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("sample_unreadable", "power, clock, temperature or utilization could not be read"),
         Fault("power_unsampled", "too few power readings to check the counter", True),
         Fault("gpu_idle", "a metered GPU was idle under load: it is not the engine's"),
-        Fault("throttled", "a thermal or hardware slowdown or the power brake acted"),
+        Fault("throttled", "a thermal or hardware slowdown or the power brake was active"),
         Fault("processes_unreadable", "the processes on the GPU could not be listed"),
         Fault("foreign_process", "another process was on the GPU"),
         # The look at the GPU before the load and after it (health/).
@@ -49,7 +49,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("gpu_unreadable", "a setting of the GPU could not be read after the load"),
         Fault("mig_enabled", "the GPU was cut into MIG slices"),
         Fault("power_limit_changed", "the power limit was changed during the load"),
-        Fault("ecc_errors", "memory errors that could not be corrected came up"),
+        Fault("ecc_errors", "uncorrectable memory errors occurred"),
         Fault("suspended", "the machine was suspended during the load"),
         # The engine.
         Fault("engine_unknown", "the engine's version is not recorded"),
@@ -59,7 +59,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("kv_cache_too_small", "the KV cache cannot hold the batch"),
         # A server's clients.
         Fault("tokens_disagree", "clients and server counted different numbers of tokens"),
-        Fault("client_busy", "the clients may have held the server back"),
+        Fault("client_busy", "the clients may have slowed the server down"),
         # Interleaved engines.
         Fault("not_idle", "the paused engine was not idle"),
         Fault("periods_differ", "the periods of a launch ran on different GPUs", no_figures=True),

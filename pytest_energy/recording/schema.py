@@ -26,7 +26,7 @@ def _consistent(recording: Recording) -> Recording:
     requests = len(recording.requests.input_tokens) if recording.requests is not None else None
     wanted, batch_size = recording.key.workload.requests, recording.key.batch_size
     if requests != wanted:
-        raise ValueError(f"it holds the lengths of {requests} requests, its key says {wanted}")
+        raise ValueError(f"it holds the lengths of {requests} requests, but its key says {wanted}")
     if wanted is not None and batch_size > wanted:
         raise ValueError(f"its batch size is {batch_size}, and a pass has only {wanted} requests")
     fixed = recording.key.workload.fixed_lengths
@@ -67,7 +67,7 @@ def from_json(content: Any) -> Recording:
     version = content["schema_version"]
     if type(version) is not int or version not in _READ_VERSIONS:
         raise RecordingError(
-            f"it has schema version {version}, this pytest-energy reads "
+            f"it has schema version {version}, but this pytest-energy reads only "
             f"{', '.join(map(str, _READ_VERSIONS))}. "
             "Replay it with the pytest-energy that wrote it, or record it again."
         )

@@ -21,7 +21,7 @@ def _cumulated(values: tuple[int, ...]) -> tuple[int, ...]:
 def _within(low: int, high: int) -> AfterValidator:
     def check(values: tuple[int, ...]) -> tuple[int, ...]:
         if values and not low <= min(values) <= max(values) <= high:
-            raise ValueError("it holds a value that cannot be true")
+            raise ValueError("it holds an impossible value")
         return values
 
     return AfterValidator(check)

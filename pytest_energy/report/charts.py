@@ -180,7 +180,7 @@ def launch_trace(name: str, traces: Sequence[Trace]) -> Picture:
         name,
         f"Power during one launch of {first.engine} on {first.gpu_name}",
         f"Launch {first.launch_id}. {cycle} Before the first cycle comes the warm-up; "
-        "after the dashed line the GPU is hot and without load.",
+        "after the dashed line the GPU is idle but still hot.",
         ". ".join(_trace_in_words(trace) for trace in traces if trace.cycles_s) + ".",
         figure,
     )

@@ -15,9 +15,11 @@ from pytest_energy.verdict.rule import Verdict
 _MAX_CHANGES = 12
 
 READING: Mapping[str, str] = {
-    "static": "mostly static power over fewer or more tokens: the engine's pace changed",
+    "static": (
+        "mostly static power spread over fewer or more tokens: the engine became slower or faster"
+    ),
     "dynamic": "mostly work per token: other kernels or another precision",
-    "both": "both the engine's pace and the work per token changed",
+    "both": "both the engine's speed and the work per token changed",
     "cannot tell": (
         "static and dynamic energy cannot be separated within the uncertainty of the static power"
     ),
@@ -186,7 +188,7 @@ def _changes(found: Compared) -> str | None:
     if found.ratio is None:
         return None
     if not found.changed:
-        return "nothing that is recorded"
+        return "no recorded version or setting"
     more = len(found.changed) - _MAX_CHANGES
     return "; ".join(found.changed[:_MAX_CHANGES]) + (f"; and {more} more" if more > 0 else "")
 

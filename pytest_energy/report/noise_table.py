@@ -17,7 +17,7 @@ _COLUMNS = (
     "metric",
     "launches",
     "between launches",
-    "within",
+    "between cycles",
     *(f"n={n} detects" for n in DETECTABLE_WITH),
 )
 
@@ -48,8 +48,8 @@ def noise_lines(rows: Sequence[Row]) -> list[str]:
     ]
     if any("assumed" in noise for _, noise, _ in sources):
         lines.append(
-            "assumed noise raises no alarm on few launches: "
-            "measure this runner's own with pytest-energy noise"
+            "with few launches, an assumed noise cannot raise an alarm; "
+            "measure this runner's: pytest-energy noise"
         )
     return lines
 

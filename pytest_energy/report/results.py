@@ -299,7 +299,7 @@ def _refusal(path: Path, error: ValidationError) -> ResultsError:
     if any(e["loc"] == ("schema_version",) and e["type"] == "literal_error" for e in errors):
         return ResultsError(
             f"results file {path} has another schema version; "
-            f"this pytest-energy reads versions 1 and {SCHEMA_VERSION}.\n"
+            f"this pytest-energy reads only versions 1 and {SCHEMA_VERSION}.\n"
             "Make the report with the pytest-energy that wrote it, or from the recordings."
         )
     field = ascii(".".join(map(str, errors[0]["loc"]))[:200]).strip("'") or "content"

@@ -45,13 +45,13 @@ def complaint(arguments: Mapping[str, Any], where: str) -> str | None:
             return (
                 f"{where}: {name} looks like a secret, and engine settings are kept in recordings, "
                 "baselines and reports.\n"
-                "Leave it out, and give it to vLLM by its environment variable, such as HF_TOKEN."
+                "Leave it out, and pass it to vLLM in an environment variable, such as HF_TOKEN."
             )
     try:
         untrusted.parse(json.dumps(arguments).encode())
     except untrusted.Malformed as error:
         return (
-            f"{where}: a recording with it could not be read again: {error}. "
+            f"{where}: a recording with it could not be read back: {error}. "
             "Give plain, short values."
         )
     return None

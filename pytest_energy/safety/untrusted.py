@@ -102,7 +102,7 @@ def _check_text(text: str) -> None:
     if len(text) > _MAX_TEXT:
         raise Malformed(f"it holds a text of more than {_MAX_TEXT:,} characters")
     if _STEERS.search(text) or _SURROGATE.search(text):
-        raise Malformed(f"it holds a text that must not be shown: {text[:80]!a}")
+        raise Malformed(f"it holds text with forbidden characters: {text[:80]!a}")
 
 
 def printable(words: str) -> str:

@@ -105,7 +105,7 @@ def read(path: Path) -> dict[str, Entry]:
             f"Nothing was compared and nothing written. Restore it: git checkout -- {path}"
         ) from None
     raise BaselineError(
-        f"baseline {path} has schema version {version}, this pytest-energy reads "
+        f"baseline {path} has schema version {version}, but this pytest-energy reads only "
         f"{' and '.join(map(str, _READ_VERSIONS))}.\nUse the pytest-energy that wrote it, or "
         "measure the baseline again with --energy-update into another folder."
     )

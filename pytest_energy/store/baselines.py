@@ -160,7 +160,7 @@ class Store:
             written = baseline_file.parse(content)
         except Malformed as error:
             raise BaselineError(
-                f"the baseline could not be read again: {error}. Nothing was written"
+                f"the baseline could not be read back: {error}. Nothing was written"
             ) from None
         write_atomically(path, content)
         self._files[path] = written
@@ -170,8 +170,9 @@ def _not_one_baseline(launches: Sequence[Measurement]) -> str | None:
     """Why these launches do not make a baseline; None if they do."""
     if len(launches) < MIN_LAUNCHES:
         return (
-            f"a baseline needs at least {MIN_LAUNCHES} launches, this is {len(launches)}: "
-            "one launch says nothing about how launches differ.\n"
+            f"a baseline needs at least {MIN_LAUNCHES} launches, but there "
+            f"{'is' if len(launches) == 1 else 'are'} only {len(launches)}, too few to tell how "
+            "much launches differ.\n"
             f"Measure with --energy-launches {MIN_LAUNCHES}, or give several recordings: "
             "--energy-replay A B C"
         )

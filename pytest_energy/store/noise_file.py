@@ -129,7 +129,7 @@ def read(path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
             f"Nothing was judged by it. Restore it: git checkout -- {path}"
         ) from None
     raise NoiseError(
-        f"noise file {path} has schema version {version}, this pytest-energy reads "
+        f"noise file {path} has schema version {version}, but this pytest-energy reads only "
         f"{' and '.join(map(str, _READ_VERSIONS))}.\nUse the pytest-energy that wrote it, or move "
         "the file away and measure again: pytest-energy noise"
     )

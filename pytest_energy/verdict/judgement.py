@@ -58,7 +58,7 @@ class Sample:
     def of(
         cls, measurements: Sequence[Measurement], noise: Mapping[Metric, NoiseFloor]
     ) -> "Sample":
-        """Summarise valid measurements, one per launch."""
+        """Summarize valid measurements, one per launch."""
         energy = [m.joules_per_token for m in measurements]
         rate = [m.tokens_per_s for m in measurements]
         return cls(

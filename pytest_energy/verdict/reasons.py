@@ -16,8 +16,7 @@ def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
         return _notes(ratio)
     if on_ratio(case.metric, ratio, case.tolerance, levels) is Verdict.PASS:
         return [
-            "this gate cannot fire: launches differ so much that it would miss a change by a "
-            "factor of two"
+            "this gate could not catch even a doubling: launches differ too much",
         ]
     unit = "pair" if paired else "launch"
     plural = "s" if paired else "es"
@@ -29,16 +28,14 @@ def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
             "cannot be excluded"
         )
     else:
+        are = "are" if ratio.launches > 1 else "is"
         by_chance = expm1(ratio.alarm_bound(1 - levels.alarm))
         chance = (
-            f"one of up to {by_chance:.1%} may be chance"
+            f"with {launches} a change of up to {by_chance:.1%} may be chance"
             if by_chance < 1
-            else "that says nothing yet"
+            else f"{launches} {are} too few to tell it from chance"
         )
-        reason = (
-            f"the change reaches the tolerance of {case.tolerance:.1%}, "
-            f"but with {launches} {chance}"
-        )
+        reason = f"the change reaches the tolerance of {case.tolerance:.1%}, but {chance}"
     return [reason, *_notes(ratio)]
 
 

@@ -5,14 +5,14 @@ interleaved with it. In each metric the rule looks at the *loss*: the logarithm 
 reference, turned so that more is worse.
 
 Preconditions come first, and the first that fails is the verdict: all launches are valid (else
-INVALID); a latency over its limit was seen in three launches (INCONCLUSIVE); GPUs and power limit
-are the reference's (NOT_COMPARABLE); there is a reference (NO_BASELINE); and, if interleaved, three
-pairs of launches (INCONCLUSIVE). Then:
+INVALID); latencies keep their limits, or three launches show that they do not (INCONCLUSIVE);
+GPUs and power limit are the reference's (NOT_COMPARABLE); there is a reference (NO_BASELINE); and,
+if interleaved, there are three pairs of launches (INCONCLUSIVE). Then:
 
     REGRESSED     the loss reaches the tolerance and is larger than chance makes it (alarm level)
     IMPROVED      the same for a gain
     PASS          the loss, with what chance may hide of it, is below the tolerance (miss level)
-    INCONCLUSIVE  anything else; also a PASS that even a factor of two would have got
+    INCONCLUSIVE  anything else; also a PASS whose launches could not show even a factor of two
     REGRESSED     whatever was found so far, if a limit of power or latency is broken
 
 Chance is a launch's standard error times Student's t. The variance is moderated by the runner's
@@ -199,10 +199,14 @@ def _preconditions(case: Case, terms: Terms) -> Iterator[tuple[Verdict, Sequence
     launches = len(case.candidate)
     few = launches < min(_LATENCY_LAUNCHES, terms.looks(launches)[-1])
     slow = "; ".join(case.slow.values()) if case.reference and few else ""
-    yield Verdict.INCONCLUSIVE, [f"{slow}; {_LATENCY_LAUNCHES} launches decide"] if slow else []
+    undecided = f"{slow}; at least {_LATENCY_LAUNCHES} launches are needed to decide"
+    yield Verdict.INCONCLUSIVE, [undecided] if slow else []
     yield Verdict.NOT_COMPARABLE, case.not_comparable
     yield Verdict.NO_BASELINE, case.missing
-    few_pairs = f"a verdict needs {MIN_LAUNCHES} pairs of launches, this is {launches}"
+    few_pairs = (
+        f"a verdict needs {MIN_LAUNCHES} pairs of launches, but there "
+        f"{'is' if launches == 1 else 'are'} only {launches}"
+    )
     yield Verdict.INCONCLUSIVE, [few_pairs] if terms.paired and launches < MIN_LAUNCHES else []
 
 

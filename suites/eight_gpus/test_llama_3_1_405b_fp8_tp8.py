@@ -1,4 +1,4 @@
-"""Llama 3.1 405B on eight GPUs: synthetic weights, quantised to FP8 by vLLM layer by layer."""
+"""Llama 3.1 405B on eight GPUs: synthetic weights, quantized to FP8 by vLLM layer by layer."""
 
 import pytest
 

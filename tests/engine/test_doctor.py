@@ -74,7 +74,8 @@ def test_a_warning_says_what_to_type_and_passes(
     assert "  WARNING persistence    off: the driver unloads when the GPU is unused" in text
     assert "\n                         → sudo nvidia-smi -i 1 -pm 1\n" in text
     assert text.splitlines()[-1] == (
-        "no faults, 1 warning: this machine can measure; do what → says unless that is intended."
+        "no faults, 1 warning: this machine can measure; "
+        "follow the → lines unless the setting is intended."
     )
     assert max(map(len, text.splitlines())) <= 100
 
@@ -88,7 +89,7 @@ def test_a_fault_fails(driver: SimulatedDriver, capsys: pytest.CaptureFixture[st
     pid = driver.gpus[UUIDS[0]].pids[0]
     assert f"  FAULT   processes      pid {pid}: the energy used there would be counted\n" in text
     assert text.splitlines()[-1] == (
-        "2 faults, no warnings: do what → says, MIG first, then run pytest-energy doctor again."
+        '2 faults, no warnings: follow the lines marked →, "MIG" first, then check again.'
     )
 
 
@@ -321,8 +322,8 @@ def test_this_very_host() -> None:
     assert "name a Python interpreter: --python PATH" in run.stdout
     assert max(map(len, run.stdout.splitlines())) <= 100
     assert re.fullmatch(
-        r"\d+ faults?, (no|\d+) warnings?: do what → says, .* first, then run pytest-energy doctor "
-        r"again\.",
+        r"\d+ faults?, (no|\d+) warnings?: follow the lines marked →, "
+        r'".*" first, then check again\.',
         run.stdout.splitlines()[-1],
     )
 

@@ -84,7 +84,7 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
         ("deaf", "load", "the engine did not load within 1 s"),
         ("crash", "run", "RuntimeError: EngineCore died"),
         ("kill", "run", "ended by SIGKILL"),
-        ("core_dies", "run", r"the engine's process VLLM::EngineCore 1000 \(pid \d+\) is dead"),
+        ("core_dies", "run", r"the engine's process VLLM::EngineCore 1000 \(pid \d+\) has died"),
         ("hang", "run", "no token for 3 s"),
         ("hang_at_stop", "stop", "no answer for 3 s"),
         ("short", "run", "ended 1 tokens short of its set length"),

@@ -53,8 +53,8 @@ def test_an_engine_that_computes_nothing_is_refused(
 ) -> None:
     said = refusal(python, fault, load_format=weights)
     assert (
-        f"do not do the work of real ones: {what}. Such an engine draws less power, so nothing was "
-        "measured." in said
+        f"do not exercise the model as real weights would: {what}. Such an engine draws "
+        "less power, so nothing was measured." in said
     )
     assert "weights='auto'" in said
 
@@ -66,7 +66,7 @@ def test_an_engine_that_computes_nothing_is_refused(
         ("deaf_to_context", "attention carries nothing"),
         ("tiny_weights", "deviations lie between 0.0006 and 0.0006 instead of about 0.02"),
         ("no_norms", "the norms' weights lie between 0 and 1 instead of at 1"),
-        ("zero_weights", "98% of the quantised weights are zero"),
+        ("zero_weights", "98% of the quantized weights are zero"),
         (
             "vanishing",
             "100% of an MLP's activations round to zero in FP8, and 100% of its results are zero",
@@ -89,15 +89,15 @@ def test_the_models_own_weights_are_not_checked(python: str) -> None:
         assert ready(python, fault, load_format="auto").synthetic_weights == {}
 
 
-def test_vllms_dummies_in_a_quantised_model_are_refused(python: str) -> None:
+def test_vllms_dummies_in_a_quantized_model_are_refused(python: str) -> None:
     said = refusal(python, load_format="dummy", quantization="fp8")
-    assert "vLLM's dummy weights are too small for a quantised model (fp8)" in said
+    assert "vLLM's dummy weights are too small for a quantized model (fp8)" in said
     assert "weights='random'" in said
     assert ready(python, load_format="random", quantization="fp8").settings["quantization"] == "fp8"
     assert ready(python, quantization="fp8").settings["quantization"] == "fp8"
 
 
-def test_weights_that_are_quantised_already_cannot_be_synthesised(
+def test_weights_that_are_quantized_already_cannot_be_synthesized(
     python: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(

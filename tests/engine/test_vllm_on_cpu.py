@@ -100,7 +100,7 @@ def test_its_core_is_killed(engine: OfflineEngine) -> None:
     engine.take_steps()
     os.kill(core, signal.SIGKILL)
     # Now and then vLLM notices it itself.
-    died = r"the engine's process VLLM::EngineCore \(pid \d+\) is dead|EngineDeadError"
+    died = r"the engine's process VLLM::EngineCore \(pid \d+\) has died|EngineDeadError"
     with pytest.raises(EngineError, match=died):
         vllm_cpu.take_steps_for_ever(engine)
     engine.close(grace_s=0.0)

@@ -85,7 +85,7 @@ def _engine_rows() -> list[Row]:
         row("flood on its pipe", "load", garbage, "flood_on_load"),
         row("killed", "run", running, "kill"),
         row("raises", "run", "EngineCore died", "crash"),
-        row("its own process dies", "run", "VLLM::EngineCore .* is dead", "core_dies"),
+        row("its own process dies", "run", "VLLM::EngineCore .* has died", "core_dies"),
         row("hangs", "run", "no token for 1 s", "hang", *short),
         row("garbage on its pipe", "run", garbage, "garbage"),
         row("flood on its pipe", "run", garbage, "flood"),

@@ -209,7 +209,7 @@ def test_a_secret_among_engine_settings_is_refused_by_its_name(
     result = project.run("--energy-engine-arg", f"{key}={json.dumps(value)}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        [f"*--energy-engine-arg: {message}*", "*by its environment variable, such as HF_TOKEN*"]
+        [f"*--energy-engine-arg: {message}*", "*in an environment variable, such as HF_TOKEN*"]
     )
     assert MARK not in result.stdout.str() + result.stderr.str()
 
@@ -235,7 +235,7 @@ def test_settings_that_only_sound_like_one_are_taken(name: str) -> None:
 def test_settings_that_could_not_be_read_again_are_refused() -> None:
     with pytest.raises(
         UsageError,
-        match="a recording with it could not be read again: it holds a text that must not be shown",
+        match="a recording with it could not be read back: it holds text with forbidden characters",
     ):
         Marked.from_arguments((), {**MARKER, "engine_args": {"chat_template": "\x1b[2J"}})
 

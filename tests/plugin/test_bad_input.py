@@ -62,7 +62,7 @@ def test_no_marker(project: Project) -> None:
     refused(
         project,
         [],
-        "nothing says model and batch_sizes",
+        "no marker gives model and batch_sizes",
         "pytest.mark.energy(model=",
         ret=pytest.ExitCode.INTERRUPTED,
     )
@@ -141,7 +141,7 @@ def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> Non
         (lambda text: "no JSON", "it is truncated or not JSON"),
         (
             lambda text: text.replace('"schema_version": 2', '"schema_version": 7'),
-            "has schema version 7, this pytest-energy reads 1 and 2",
+            "has schema version 7, but this pytest-energy reads only 1 and 2",
         ),
     ],
 )

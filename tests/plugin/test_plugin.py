@@ -46,7 +46,7 @@ def test_passes_and_shows_the_table(project: Project) -> None:
             "tiny bs=2 * J/token * 0.4995 ±* 500 * 1,001 * 0.4995 *+0.0% ±* pass * +*%",
             "tiny bs=8 * tokens/s * 500 * 1,001 * 1,001 * pass * -*%",
             "noise of J/token between launches: 1.0% assumed",
-            "*measure this runner's own with pytest-energy noise",
+            "*measure this runner's: pytest-energy noise",
         ]
     )
 
@@ -311,7 +311,7 @@ def test_noise_is_measured_added_up_and_judged_by(project: Project, live: list[l
     first.stdout.fnmatch_lines(
         [
             "energy: live, 2 launches of *, noise ADDED to baselines",
-            "cell * metric * launches * between launches * within * n=1 detects * n=5 detects",
+            "cell * metric * launches * between launches * between cycles * n=1 detects * n=5 *",
             "tiny bs=2 * J/token * 2 * 0.00% (0.00 to 0.00, 1 df) *",
             "tiny bs=2: 4 more launches until it is judged by its own noise",
         ]
@@ -344,7 +344,7 @@ def test_an_update_of_too_few_launches_is_refused_before_it_costs_any(
         (["--energy-update-reason", "because"], "*goes with --energy-update*"),
         (
             ["--energy-update", "--energy-update-reason", " "],
-            "*--energy-update-reason: it says nothing",
+            "*--energy-update-reason: the text is empty",
         ),
         (
             ["--energy-inconclusive", "maybe"],

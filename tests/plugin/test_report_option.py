@@ -300,7 +300,7 @@ def test_collecting_writes_no_report(project: Project) -> None:
 def test_noise_is_no_verdict_to_report(project: Project) -> None:
     result = project.run("--energy-noise", "--energy-report", "report")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--energy-noise*judges nothing: leave it out"])
+    result.stderr.fnmatch_lines(["*--energy-noise*judges nothing: leave --energy-report out"])
 
 
 def test_the_ini_file_may_name_the_folder(project: Project) -> None:

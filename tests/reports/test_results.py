@@ -90,7 +90,9 @@ def test_another_schema_version_and_no_file_are_distinguished(tmp_path: Path) ->
     path.write_text(
         results.to_json(made.of()).replace('"schema_version": 2', '"schema_version": 3')
     )
-    with pytest.raises(ResultsError, match=r"another schema version; .* reads versions 1 and 2"):
+    with pytest.raises(
+        ResultsError, match=r"another schema version; .* reads only versions 1 and 2"
+    ):
         results.read(path)
 
 

@@ -82,8 +82,8 @@ def test_an_update_is_a_small_diff(cell: Cell, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("measured", "reason"),
     [
-        (lambda c: launches(c, ("a", "b")), "at least 3 launches, this is 2"),
-        (lambda c: launches(c, ("a", "b", "b")), "this is 2"),
+        (lambda c: launches(c, ("a", "b")), "at least 3 launches, but there are only 2"),
+        (lambda c: launches(c, ("a", "b", "b")), "there are only 2"),
         (
             lambda c: [
                 *launches(c),

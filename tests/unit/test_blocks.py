@@ -296,10 +296,10 @@ LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"requests": None}, "it holds the lengths of None requests, its key says 24"),
+        ({"requests": None}, "it holds the lengths of None requests, but its key says 24"),
         (
             {"requests": {"input_tokens": [1], "output_tokens": [1]}},
-            "it holds the lengths of 1 requests, its key says 24",
+            "it holds the lengths of 1 requests, but its key says 24",
         ),
         (
             {"requests": {"input_tokens": [1] * 24, "output_tokens": [1] * 23}},
@@ -307,7 +307,7 @@ LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
         ),
         (
             {"requests": {"input_tokens": [1] * 24, "output_tokens": [0] * 24}},
-            "requests.output_tokens: it holds a value that cannot be true",
+            "requests.output_tokens: it holds an impossible value",
         ),
         (
             {"requests": {"input_tokens": [1.5] * 24, "output_tokens": [1] * 24}},
@@ -315,7 +315,7 @@ LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
         ),
         (
             {"key": {"workload": {"input_tokens": 1, "output_tokens": 1, "seed": 0}}},
-            "it holds the lengths of 24 requests, its key says None",
+            "it holds the lengths of 24 requests, but its key says None",
         ),
         (
             {"key": {"workload": {**LENGTHS, "requests": "24"}}},

@@ -129,7 +129,7 @@ def test_refused_marker_arguments(arguments: dict[str, Any], message: str) -> No
 def test_a_marker_says_model_and_batch_sizes(missing: str) -> None:
     arguments = {"model": "m", "batch_sizes": [1]}
     del arguments[missing]
-    with pytest.raises(UsageError, match=f"nothing says {missing}"):
+    with pytest.raises(UsageError, match=f"no marker gives {missing}"):
         Marked.from_arguments((), arguments)
 
 

@@ -116,13 +116,17 @@ EVERYTHING_FAILS = replace(
     ("mended", "verdict", "reasons"),
     [
         ({}, Verdict.INVALID, ("a fault",)),
-        ({"faults": ()}, Verdict.INCONCLUSIVE, ("slow; late; 3 launches decide",)),
+        (
+            {"faults": ()},
+            Verdict.INCONCLUSIVE,
+            ("slow; late; at least 3 launches are needed to decide",),
+        ),
         ({"slow": {}}, Verdict.NOT_COMPARABLE, ("other hardware",)),
         ({"not_comparable": ()}, Verdict.NO_BASELINE, ("no baseline",)),
         (
             {"missing": ()},
             Verdict.INCONCLUSIVE,
-            ("a verdict needs 3 pairs of launches, this is 1",),
+            ("a verdict needs 3 pairs of launches, but there is only 1",),
         ),
     ],
 )

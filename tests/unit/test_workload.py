@@ -350,9 +350,9 @@ def test_the_three_kinds_of_lines(write: Write) -> None:
         ),
         (
             {"messages": [{"role": "assistant", "content": "a"}]},
-            "it asks nothing: the message to be answered must be the user's",
+            "there is nothing to answer: the last message must be the user's",
         ),
-        ({"messages": [{"role": "system", "content": "a"}]}, "it asks nothing"),
+        ({"messages": [{"role": "system", "content": "a"}]}, "there is nothing to answer"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]},
             "its reply is empty",

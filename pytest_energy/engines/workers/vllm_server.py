@@ -32,11 +32,11 @@ def report_when_loaded(facts_fd, describe, refused):
     """
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    initialise = AsyncLLM.__init__
+    initialize = AsyncLLM.__init__
 
-    @functools.wraps(initialise)
-    def initialise_and_report(self, *args, **kwargs):
-        initialise(self, *args, **kwargs)
+    @functools.wraps(initialize)
+    def initialize_and_report(self, *args, **kwargs):
+        initialize(self, *args, **kwargs)
         try:
             facts = {"event": "ready", **describe(self)}
         except refused as refusal:
@@ -48,7 +48,7 @@ def report_when_loaded(facts_fd, describe, refused):
             }
         report(facts_fd, **facts)
 
-    AsyncLLM.__init__ = initialise_and_report
+    AsyncLLM.__init__ = initialize_and_report
 
 
 def serve(arguments):

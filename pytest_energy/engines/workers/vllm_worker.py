@@ -56,7 +56,7 @@ INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
 SYNTHETIC = ("dummy", "random")
 # Of an MLP's activations; FP8 rounds 0.03 % of normal ones to zero.
 MAX_ZEROS = 0.01
-# Of quantised weights; 2 % of normal ones are zero in INT8, and 98 % of vLLM's dummies if its
+# Of quantized weights; 2 % of normal ones are zero in INT8, and 98 % of vLLM's dummies if its
 # loader writes FP8.
 MAX_ZERO_WEIGHTS = 0.25
 LIKELIEST = 8  # tokens whose log probabilities are compared
@@ -148,7 +148,7 @@ def load(engine_args):
     refuse_replicas(engine_args.get("data_parallel_size"))
     engine_args = {"disable_log_stats": True, **engine_args}  # as vllm.LLM does
     if engine_args.get("load_format") == "random":
-        refuse_quantised_config(engine_args["model"])
+        refuse_quantized_config(engine_args["model"])
         sys.path.append(INSIDE)  # vLLM's workers inherit it, forked or spawned
         engine_args |= {
             "load_format": "dummy",
@@ -169,27 +169,27 @@ def refuse_replicas(replicas, nodes=1):
         )
 
 
-def refuse_quantised_config(model):
-    """Weights that a checkpoint brings quantised cannot be synthetic; known before the load."""
+def refuse_quantized_config(model):
+    """Weights that a checkpoint brings quantized cannot be synthetic; known before the load."""
     try:
         with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
-            quantised = json.load(file).get("quantization_config")
+            quantized = json.load(file).get("quantization_config")
     except (OSError, ValueError, AttributeError):
         return  # a Hugging Face id; pytest_energy_weights checks the tensors
-    if quantised:
+    if quantized:
         raise Refused(
-            "config.json has a quantization_config: the model's weights are quantised already, and "
-            "such weights cannot be synthesised.\n"
-            "Remove it from config.json and let vLLM quantise: "
+            "config.json has a quantization_config: the model's weights are quantized already, and "
+            "such weights cannot be synthesized.\n"
+            "Remove it from config.json and let vLLM quantize: "
             "engine_args={'quantization': 'fp8'}"
         )
 
 
 def refuse_vanishing_dummies(load_format, quantization):
-    """vLLM's dummy weights in a quantised model: an MLP's activations round to zero in FP8."""
+    """vLLM's dummy weights in a quantized model: an MLP's activations round to zero in FP8."""
     if load_format == "dummy" and quantization:
         raise Refused(
-            f"vLLM's dummy weights are too small for a quantised model ({quantization}): "
+            f"vLLM's dummy weights are too small for a quantized model ({quantization}): "
             "activations round to zero, and multiplying zeros draws less power than real work.\n"
             "Use weights='random' (offline engine), which are synthetic, too, but of the usual "
             "size; or load the model's own."
@@ -356,7 +356,7 @@ def check_inside(workers):
         span = f"{min(norms):.2g} and {max(norms):.2g}"
         raise degenerate(f"the norms' weights lie between {span} instead of at 1")
     if max(zeros, default=0.0) > MAX_ZERO_WEIGHTS:
-        raise degenerate(f"{max(zeros):.0%} of the quantised weights are zero")
+        raise degenerate(f"{max(zeros):.0%} of the quantized weights are zero")
     for mlp in mlps:
         if not mlp["finite"]:
             raise degenerate("an MLP's activations are not finite")
@@ -385,8 +385,8 @@ def extremes(values, digits=None):
 
 def degenerate(what):
     return Refused(
-        f"the synthetic weights do not do the work of real ones: {what}. Such an engine draws less "
-        "power, so nothing was measured.\n"
+        f"the synthetic weights do not exercise the model as real weights would: {what}. Such an "
+        "engine draws less power, so nothing was measured.\n"
         "Load the model's own weights (weights='auto'), or, with the offline engine, try "
         "weights='random'."
     )

@@ -7,7 +7,7 @@ vLLM's dummy loader.
 vLLM's own dummy weights are uniform between -0.001 and 0.001, those of norms among them, so
 activations shrink from layer to layer: to some 1e-11 before the last projection of an MLP. bfloat16
 holds that; FP8 rounds it to zero, and multiplying zeros draws less power (docs/measurements.md).
-Here matrices are normal with a deviation of 0.02, as models are initialised, and norms are 1.
+Here matrices are normal with a deviation of 0.02, as models are initialized, and norms are 1.
 """
 
 import itertools
@@ -27,7 +27,7 @@ _calls = itertools.count()
 
 
 class UnsupportedWeights(Exception):
-    """Weights that cannot be synthesised so that they do the work of real ones."""
+    """Weights that cannot be synthesized so that they do the work of real ones."""
 
 
 @torch.no_grad()
@@ -36,15 +36,15 @@ def synthesise(param: torch.Tensor, *_: object, **__: object) -> None:
 
     Raises:
         UnsupportedWeights: it holds integers or floats of less than 16 bits, which are a
-            checkpoint's own quantised weights.
+            checkpoint's own quantized weights.
     """
     if param.device.type == "meta" or param.ndim == 0:
-        return  # made and quantised later, layer by layer; a scale of its own keeps its default
+        return  # made and quantized later, layer by layer; a scale of its own keeps its default
     if not torch.is_floating_point(param) or torch.finfo(param.dtype).bits < 16:
         raise UnsupportedWeights(
-            f"config.json asks for weights that are quantised already ({param.dtype}), and such "
-            "weights cannot be synthesised: most of them would be zero, or whatever memory held.\n"
-            "Remove quantization_config from config.json and let vLLM quantise: "
+            f"config.json asks for weights that are quantized already ({param.dtype}), and such "
+            "weights cannot be synthesized: most of them would be zero, or whatever memory held.\n"
+            "Remove quantization_config from config.json and let vLLM quantize: "
             "engine_args={'quantization': 'fp8'}"
         )
     # Newer vLLMs set it for what must not be random.
@@ -62,7 +62,7 @@ for module in (weight_utils, dummy_loader):
     if not hasattr(module, "initialize_single_dummy_weight"):
         raise UnsupportedWeights(
             f"this vLLM fills dummy weights in an unknown way ({module.__name__}).\n"
-            "Load the model's own (weights='auto'), or, if it is not quantised, use vLLM's dummies "
+            "Load the model's own (weights='auto'), or, if it is not quantized, use vLLM's dummies "
             "(weights='dummy')."
         )
     module.initialize_single_dummy_weight = synthesise
