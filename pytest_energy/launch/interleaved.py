@@ -20,7 +20,8 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.plan import block_size, tokens_in_flight
 from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError
-from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter, new_engine
+from pytest_energy.launch.engines import new_engine
+from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter
 from pytest_energy.launch.load import Progress
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import counters

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.engines.attached import AttachedEngine
 from pytest_energy.engines.engine import Engine
-from pytest_energy.engines.offline import OfflineEngine
-from pytest_energy.engines.server import ServerEngine
 from pytest_energy.errors import EngineError
 from pytest_energy.health.guard import Guard
+from pytest_energy.launch.engines import new_engine
 from pytest_energy.launch.load import Load, Progress
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import fingerprint
@@ -23,8 +21,6 @@ from pytest_energy.recording.fingerprint import Fingerprint, RequestTokens
 from pytest_energy.recording.recording import Recording, Requests
 from pytest_energy.settings import LaunchSettings
 
-# Token ids that every tokenizer has, for a model whose config.json is not at hand.
-_SAFE_VOCABULARY = 1000
 _LEAVE_S = 60.0
 _BEFORE_LOAD_S = 0.3  # so that the counter's first update lies before the load
 _HOT_TAIL_S = 1.6  # after the load, for the static power
@@ -80,30 +76,6 @@ def wait_for_leftovers(gpu_uuids: Collection[str], progress: Progress) -> None:
             return
         progress("waiting until what a killed run left on the GPU has ended")
         time.sleep(0.5)
-
-
-def new_engine(cell: Cell, settings: LaunchSettings, **engine_args: Any) -> Engine:
-    """The engine of a cell, not started.
-
-    Settings under test override `engine_args`, which override the suite's.
-    """
-    if settings.url is not None:
-        return AttachedEngine(
-            settings.url,
-            settings.gpu_uuids,
-            cell.model.vocabulary_size or _SAFE_VOCABULARY,
-            cell.workload.longest_request or 0,  # that of prompts is known once tokenized
-            compute_processes,
-            settings.progress_timeout_s,
-        )
-    arguments = {
-        **cell.launch_args,
-        "model": cell.model.location,
-        **engine_args,
-        **settings.engine_args_under_test,
-    }
-    kind = ServerEngine if cell.engine == "server" else OfflineEngine
-    return kind(settings.python, arguments, settings.load_timeout_s, settings.progress_timeout_s)
 
 
 @dataclass(frozen=True)

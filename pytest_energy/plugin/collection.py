@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_energy.errors import UsageError
+from pytest_energy.plugin import attached
 from pytest_energy.plugin.state import CELL, FIXTURES, RUN, fixtures_of
 
 if TYPE_CHECKING:
@@ -100,16 +101,9 @@ def open_session(
         open_meter=lambda uuids, is_ours: open_meter(gpu_uuids=uuids, is_engine_process=is_ours),
         progress=ProgressLine(config),
     )
-    _refuse_several_models(run.settings.launch.url, {item.stash[CELL].model.name for item in mine})
-
-
-def _refuse_several_models(url: str | None, models: set[str]) -> None:
-    """A running server serves one model, which would be measured under each name."""
-    if url is not None and len(models) > 1:
-        raise pytest.UsageError(
-            f"the server at {url} serves one model, and the selected tests name {len(models)}: "
-            f"{', '.join(sorted(models))}.\nSelect the tests of the model that it serves: -k NAME"
-        )
+    attached.refuse_several_models(
+        run.settings.launch.url, {item.stash[CELL].model.name for item in mine}
+    )
 
 
 def question(item: pytest.Item, fixture: str) -> Question:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_energy.plugin import attached
 from pytest_energy.plugin.state import RUN
 from pytest_energy.safety import redact
 from pytest_energy.settings import LaunchSettings
@@ -20,9 +21,7 @@ def rerun(item: pytest.Item) -> str:
     node = "::".join([os.path.relpath(item.path, here), *item.nodeid.split("::")[1:]])
     words = ["pytest", node]
     if settings.launch.url is not None:
-        words += ["--energy-url", settings.launch.url]
-        for gpu in settings.launch.gpu_uuids:
-            words += ["--energy-gpu", gpu]
+        words += attached.words(settings.launch.url, settings.launch.gpu_uuids)
     else:
         if settings.launch.python != sys.executable:
             words += ["--energy-python", settings.launch.python]

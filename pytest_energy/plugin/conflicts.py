@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_energy.plugin import attached
 from pytest_energy.safety import redact
 from pytest_energy.settings import MIN_LAUNCHES
 
@@ -30,7 +31,7 @@ def refuse(config: pytest.Config, launches: int) -> None:
         _of_stores(value, launches, under_xdist),
         _of_replays(value),
         _of_references(value, launches),
-        _of_servers(value),
+        attached.conflicts(value),
     ):
         if conflict:
             raise pytest.UsageError(message)
@@ -70,11 +71,6 @@ def _of_stores(value: Value, launches: int, under_xdist: bool) -> Conflicts:
 def _of_replays(value: Value) -> Conflicts:
     replay = value("energy_replay")
     yield (
-        value("energy_engine") == "attached" and not replay and not value("energy_url"),
-        "--energy-engine attached replays recordings of a server that was already running: give "
-        "--energy-replay DIR, or the server's --energy-url",
-    )
-    yield (
         replay and value("energy_record"),
         "--energy-record keeps what is measured, and --energy-replay measures nothing: give one of "
         "them",
@@ -107,82 +103,6 @@ def _of_references(value: Value, launches: int) -> Conflicts:
     yield (
         value("energy_noise") and (live or replayed),
         "--energy-noise measures one engine: leave out the reference",
-    )
-
-
-def _of_servers(value: Value) -> Conflicts:
-    """What makes no sense with a server that already runs."""
-    url = value("energy_url")
-    if url is None:
-        yield (
-            value("energy_gpu"),
-            "--energy-gpu names the GPUs of a running server: give its --energy-url, too",
-        )
-        return
-    one_launch = (
-        "a running server is one launch, however often it is measured.\nRestart it for each "
-        "launch, keep each with --energy-record DIR, and put them together: --energy-engine "
-        "attached --energy-replay A B C"
-    )
-    launches, engine = value("energy_launches"), value("energy_engine")
-    yield (
-        value("energy_replay"),
-        "--energy-url measures a server, and --energy-replay measures nothing: give one of them",
-    )
-    yield (
-        engine not in (None, "attached"),
-        f"--energy-engine {engine} starts an engine, and --energy-url does not: give one of them",
-    )
-    yield (
-        value("energy_engine_arg"),
-        "--energy-engine-arg sets up an engine, and the server of --energy-url is already set up: "
-        "leave it out",
-    )
-    yield (
-        value("energy_python"),
-        "--energy-python starts an engine, and the server of --energy-url already runs: leave it "
-        "out",
-    )
-    yield (
-        value("energy_reference_python") or value("energy_reference_engine_arg"),
-        "an interleaved comparison launches both engines: leave out --energy-url",
-    )
-    yield (
-        value("energy_update"),
-        f"--energy-update with --energy-url: a baseline needs {MIN_LAUNCHES} launches, and "
-        f"{one_launch} --energy-update",
-    )
-    yield (
-        value("energy_noise"),
-        f"--energy-noise with --energy-url: {one_launch} --energy-noise",
-    )
-    yield (
-        launches not in (None, 1),
-        f"--energy-launches {launches} with --energy-url: {one_launch}",
-    )
-    complaint = _not_here(url)
-    yield bool(complaint), complaint
-
-
-def _not_here(url: str) -> str:
-    """Why a server's energy cannot be read from here; empty if it can."""
-    from pytest_energy.engines.attached import address_of, is_local
-
-    shown = redact.url(url)
-    try:
-        host, port = address_of(url)
-        if is_local(host):
-            return ""
-    except ValueError:
-        return (
-            f"--energy-url {shown}: it must be http://host:port, without a path, user or password"
-        )
-    except OSError as error:
-        return f"--energy-url {shown}: no such host ({error.strerror})"
-    return (
-        f"--energy-url {url}: {host} is another machine, and the energy of its GPUs cannot be read "
-        "from here.\nRun pytest on the machine that has them, with "
-        f"--energy-url http://localhost:{port}"
     )
 
 

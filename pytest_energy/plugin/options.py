@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pytest_energy.plugin import conflicts
+from pytest_energy.plugin import attached, conflicts
+from pytest_energy.plugin.attached import ATTACHED
 from pytest_energy.settings import ENGINES, LaunchSettings, Settings, parse_engine_args
 
 INCONCLUSIVE = ("fail", "warn")
 INTERLEAVE = ("auto", "periods", "launches")
-ATTACHED = "attached"
 _FAR = 1e9
 
 
@@ -121,18 +121,7 @@ def _add_measured(group: pytest.OptionGroup) -> None:
         default=[],
         help="engine setting under test (repeatable)",
     )
-    group.addoption(
-        "--energy-url",
-        metavar="http://HOST:PORT",
-        help="measure a server that already runs on this machine, and leave it running",
-    )
-    group.addoption(
-        "--energy-gpu",
-        action="append",
-        metavar="UUID",
-        default=[],
-        help="a GPU of that server, if it is not found (repeatable)",
-    )
+    attached.add_options(group)
     group.addoption(
         "--energy-replay",
         nargs="+",
