@@ -15,7 +15,7 @@ from pytest_energy.engines.attached import AttachedEngine
 from pytest_energy.engines.server import ServerEngine
 from pytest_energy.engines.worker_process import command_of, session_members
 from pytest_energy.errors import EngineError
-from pytest_energy.measure import measurement
+from pytest_energy.measure import checks, measurement
 from pytest_energy.recording import recording_file
 from tests.engine import vllm_cpu
 from tests.engine.vllm_cpu import PYTHON
@@ -106,8 +106,9 @@ TEST = """
 
 
 def test_from_a_test_file_to_a_recording_and_back(
-    engine: ServerEngine, pytester: pytest.Pytester
+    engine: ServerEngine, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checks, "_FULL_BATCH", 0.0)  # as in CONFTEST
     vllm_cpu.save_config(pytester.path / "tiny")
     pytester.makeconftest(vllm_cpu.CONFTEST)
     pytester.makepyfile(TEST)
@@ -124,8 +125,9 @@ def test_from_a_test_file_to_a_recording_and_back(
     assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.01)
     assert measured.environment.gpu_name == "simulated GPU"
     latencies = measured.latencies_ms
-    # Eight clients get a token per step each.
-    assert latencies["itl"]["mean"] == pytest.approx(8 / measured.tokens_per_s * 1e3, rel=0.5)
+    # A request's first token, then 127 more.
+    parts_ms = latencies["ttft"]["mean"] + 127 * latencies["itl"]["mean"]
+    assert latencies["e2e"]["mean"] == pytest.approx(parts_ms, rel=0.5)
     assert latencies["e2e"]["p50"] > 64 * latencies["itl"]["p50"]
 
     def shown(result: pytest.RunResult) -> list[str]:

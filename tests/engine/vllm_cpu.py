@@ -67,7 +67,10 @@ ENGINE_ARGS = {"enforce_eager": True, "max_model_len": 256, "max_num_seqs": 8}
 CONFTEST = f"""
     import sys
     sys.path.insert(0, {str(ROOT)!r})
+    from pytest_energy.measure import checks
     from tests.simulated import SimulatedMeter
+
+    checks._FULL_BATCH = 0.0  # requests wait if the host is busy
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):
         assert gpu_uuids == ()

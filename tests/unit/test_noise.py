@@ -105,6 +105,14 @@ def test_invalid_measurements_are_refused(cell: Cell, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_schema_version_is_named(cell: Cell, tmp_path: Path) -> None:
+    NoiseStore(tmp_path).add(launches(cell, [500, 510]))
+    path = NoiseStore(tmp_path).path(cell.key, GPU_NAME)
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 7'))
+    with pytest.raises(NoiseError, match="has schema version 7, but this pytest-energy reads only"):
+        NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
