@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from pytest_energy.safety import redact
 from pytest_energy.settings import MIN_LAUNCHES
 
-if TYPE_CHECKING:
-    from pytest_energy.plugin.conflicts import Conflicts, Value
-
+Value = Callable[[str], Any]  # of an option, by its name
+Conflicts = Iterator[tuple[Any, str]]  # whether there is a conflict, and its message
 ATTACHED = "attached"
 
 

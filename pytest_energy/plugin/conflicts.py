@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
 import pytest
 
 from pytest_energy.plugin import attached
+from pytest_energy.plugin.attached import Conflicts, Value
 from pytest_energy.safety import redact
 from pytest_energy.settings import MIN_LAUNCHES
-
-Value = Callable[[str], Any]  # of an option, by its name
-Conflicts = Iterator[tuple[Any, str]]  # whether there is a conflict, and its message
 
 
 def refuse(config: pytest.Config, launches: int) -> None:
