@@ -125,9 +125,9 @@ def test_from_a_test_file_to_a_recording_and_back(
     assert measured.joules_per_token == pytest.approx(100.0 / measured.tokens_per_s, rel=0.01)
     assert measured.environment.gpu_name == "simulated GPU"
     latencies = measured.latencies_ms
-    # A request's first token, then 127 more.
-    parts_ms = latencies["ttft"]["mean"] + 127 * latencies["itl"]["mean"]
-    assert latencies["e2e"]["mean"] == pytest.approx(parts_ms, rel=0.5)
+    # Exact latencies are tested on a known clock, in test_server_load.py.
+    assert 0 < latencies["itl"]["mean"] < latencies["e2e"]["mean"]
+    assert 0 < latencies["ttft"]["mean"] < latencies["e2e"]["mean"]
     assert latencies["e2e"]["p50"] > 64 * latencies["itl"]["p50"]
 
     def shown(result: pytest.RunResult) -> list[str]:
