@@ -38,7 +38,8 @@ def add(item: pytest.Item, evidence: Evidence, row: Row) -> None:
     known = {
         name: value for name, value in row.as_dict().items() if value is not None and value != ""
     }
-    entry: Any = Metadata(_Entry(item, known), iterations=1, options={})  # type: ignore[no-untyped-call]
+    shown = _Entry(item, known)
+    entry: Any = Metadata(shown, iterations=1, options={})  # type: ignore[no-untyped-call]
     for time in times:
         entry.stats.update(time)
     session.benchmarks.append(entry)
