@@ -32,7 +32,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     try:
         sizes = _marked(metafunc.definition).batch_sizes
     except UsageError as error:
-        pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
+        message = f"{metafunc.definition.nodeid}: {error}"
+        raise pytest.fail.Exception(message, pytrace=False) from None  # else it is shown twice
     ids = [f"bs{size}" for size in sizes]
     metafunc.parametrize("energy_batch_size", sizes, ids=ids, indirect=True)
 

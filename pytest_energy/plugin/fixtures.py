@@ -39,7 +39,7 @@ class Gated:
                 asked = question(self._item, self._fixture)
                 self._judgement = session_of(self._item.config).judge(asked)
             except EnergyError as error:
-                pytest.fail(str(error), pytrace=False)
+                raise pytest.fail.Exception(str(error), pytrace=False) from None
         return self._judgement
 
     @property
@@ -123,7 +123,8 @@ class Gated:
             session.add_noise(cell)
             config.stash[RUN].noise.append((cell, metric, session.noise(cell, metric)))
         except (EnergyError, OSError) as error:
-            pytest.fail(f"the noise of {cell.name} was not stored: {error}", pytrace=False)
+            message = f"the noise of {cell.name} was not stored: {error}"
+            raise pytest.fail.Exception(message, pytrace=False) from None
 
 
 def _refuse_shared_gpus(config: pytest.Config) -> None:

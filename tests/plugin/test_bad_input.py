@@ -1,6 +1,7 @@
 """Bad input: each its own clear message and a failing exit; nothing written, nothing lost."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,18 @@ def refused(
     assert {name: after.get(name) for name in before} == before
     assert set(after) == set(before)
     assert "INTERNALERROR" not in everything(result)
+    told_once(result, messages[0])
     return result
+
+
+def told_once(result: pytest.RunResult, message: str) -> None:
+    """The message stands once in each failure, without a traceback of ours."""
+    text = everything(result).partition(" short test summary info ")[0]
+    assert "During handling" not in text
+    assert "Traceback" not in text
+    for failure in re.split(r"^_{3,} .* _{3,}$", text, flags=re.MULTILINE)[1:]:
+        assert failure.count(message) <= 1
+        assert "pytest_energy/" not in failure
 
 
 @pytest.mark.parametrize(
@@ -231,11 +243,12 @@ def test_no_recordings(project: Project) -> None:
     refused(project, ["--energy-replay", "empty"], "empty holds no recordings")
 
 
-def test_a_damaged_recording(project: Project) -> None:
+@pytest.mark.parametrize("noise", [[], ["--energy-noise"]])
+def test_a_damaged_recording(project: Project, noise: list[str]) -> None:
     folder = project.record("old")
     file = next(folder.rglob("*.json.gz"))
     file.write_bytes(file.read_bytes()[:500])
-    refused(project, ["--energy-replay", "old"], str(file), "damaged or not a recording")
+    refused(project, ["--energy-replay", "old", *noise], str(file), "damaged or not a recording")
 
 
 @pytest.mark.parametrize(
