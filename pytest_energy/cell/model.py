@@ -84,19 +84,25 @@ def model_config(folder: Path) -> tuple[dict[str, Any], str]:
         content = untrusted.read(config, _MAX_CONFIG_BYTES)
         found = json.loads(content)
         if not isinstance(found, dict):
-            raise ValueError("not a JSON object")
+            raise untrusted.Malformed("it is not an object of JSON")
     except FileNotFoundError:
         raise UsageError(
             f"model folder {folder} has no config.json.\n"
             "vLLM needs it to build the model. Copy the model's config.json there; "
             "weights='dummy' needs nothing else."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{config} cannot be read as a model configuration: {error}.\n"
-            "Copy the model's config.json there, or name another folder."
-        ) from None
-    return found, hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        why = str(error.strerror)
+    except untrusted.Malformed as error:
+        why = str(error)
+    except (ValueError, RecursionError):
+        why = "it is not JSON in UTF-8"
+    else:
+        return found, hashlib.sha256(content).hexdigest()
+    raise UsageError(
+        f"{config} cannot be read as a model configuration: {why}.\n"
+        "Copy the model's config.json there, or name another folder."
+    )
 
 
 def has_tokenizer(folder: Path) -> bool:

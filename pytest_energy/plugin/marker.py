@@ -130,7 +130,7 @@ class Marked:
         except ValidationError as error:
             name = str(error.errors(include_url=False)[0]["loc"][0])
             raise UsageError(
-                f"{name} is {arguments[name]!r}: it must be {_MUST_BE[name]}"
+                f"{name} is {arguments[name]!r:.200}: it must be {_MUST_BE[name]}"
             ) from None
         complaint = redact.complaint(marked.engine_args, "engine_args")
         if complaint:

@@ -42,17 +42,22 @@ def read(path: Path) -> Recording:
         return from_json(untrusted.parse(_unpack(untrusted.read(path, _MAX_PACKED_BYTES))))
     except RecordingError as error:
         raise RecordingError(f"recording {path}: {error}") from None
-    except (OSError, zlib.error, ValueError) as error:
-        raise RecordingError(
-            f"recording {path} cannot be read ({error}): it is damaged or not a recording. "
-            "Fetch it again, or leave it out."
-        ) from None
+    except (OSError, Malformed) as error:
+        what = (
+            f"is damaged or not a recording: {error}"
+            if isinstance(error, Malformed)
+            else f"cannot be read: {error.strerror}"
+        )
+        raise RecordingError(f"recording {path} {what}. Fetch it again, or leave it out.") from None
 
 
 def _unpack(packed: bytes) -> bytes:
     """What `write` packed: a single gzip stream, unpacked no further than the limit."""
     unpacker = zlib.decompressobj(wbits=31)
-    content = unpacker.decompress(packed, _MAX_BYTES + 1)
+    try:
+        content = unpacker.decompress(packed, _MAX_BYTES + 1)
+    except zlib.error:
+        raise Malformed("it is not gzipped, or some of its bytes were changed") from None
     if len(content) > _MAX_BYTES:
         raise Malformed(
             f"it unpacks to more than {_MAX_BYTES / 1e6:g} MB, and a real one to some 50 kB"

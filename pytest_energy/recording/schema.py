@@ -10,7 +10,7 @@ from pytest_energy.errors import RecordingError
 from pytest_energy.recording import fingerprint
 from pytest_energy.recording.recording import Client, Recording, TokenCounter
 from pytest_energy.recording.series import deltas, equally_long
-from pytest_energy.safety.schema import checked
+from pytest_energy.safety.schema import checked, shown
 from pytest_energy.safety.untrusted import Malformed
 
 SCHEMA_VERSION = 4
@@ -67,7 +67,7 @@ def from_json(content: Any) -> Recording:
     version = content["schema_version"]
     if type(version) is not int or version not in _READ_VERSIONS:
         raise RecordingError(
-            f"it has schema version {version}, but this pytest-energy reads only "
+            f"it has schema version {shown(version)}, but this pytest-energy reads only "
             f"{', '.join(map(str, _READ_VERSIONS))}. "
             "Replay it with the pytest-energy that wrote it, or record it again."
         )
@@ -77,7 +77,7 @@ def from_json(content: Any) -> Recording:
         # Also those that have a default in Python: a file that lacks one is damaged.
         for field in fields(Recording):
             if field.name not in values:
-                raise Malformed(f"{field.name}: it is missing")
+                raise Malformed(f"{field.name} is missing")
         return checked(_RECORDING, values)
     except Malformed as error:
         raise RecordingError(

@@ -4,22 +4,23 @@ docs/reports.md describes the file. Reports are made from nothing else, so a fil
 gives the report of the run that wrote it.
 """
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
-from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import Field, PlainSerializer, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.schema import STRICT, Count
+from pytest_energy.safety.schema import STRICT, Count, checked, shown
 
 SCHEMA_VERSION: Final = 2
+_READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has other names
 _MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
 _MAX_VALUES = 500_000
 
@@ -278,37 +279,41 @@ def read(path: Path) -> Results:
             no results.
     """
     try:
-        text = untrusted.read(path, _MAX_BYTES)
-        # So that neither the parsed values nor the list of errors fills the memory.
-        if text.count(b",") > _MAX_VALUES:
-            raise untrusted.Malformed(f"it holds more than {_MAX_VALUES:,} values")
+        content = untrusted.load(untrusted.read(path, _MAX_BYTES), _MAX_VALUES)
+        _refuse_others(path, content)
+        return checked(_RESULTS, _upgraded(content))
     except untrusted.Malformed as error:
         raise ResultsError(
-            f"results file {path}: {error}, so pytest-energy did not write it. Leave it out."
+            f"results file {path} is damaged or not a results.json: {error}.\n"
+            "Nothing was written. "
+            "Fetch it again, leave it out, or make the report from the recordings."
         ) from None
     except OSError as error:
         raise ResultsError(f"results file {path} cannot be read: {error.strerror}") from None
-    try:
-        return _RESULTS.validate_json(_upgraded(text))
-    except ValidationError as error:
-        raise _refusal(path, error) from None
 
 
-def _refusal(path: Path, error: ValidationError) -> ResultsError:
-    errors = error.errors(include_url=False, include_input=False)
-    if any(e["loc"] == ("schema_version",) and e["type"] == "literal_error" for e in errors):
-        return ResultsError(
-            f"results file {path} has another schema version; "
-            f"this pytest-energy reads only versions 1 and {SCHEMA_VERSION}.\n"
+def _refuse_others(path: Path, content: Any) -> None:
+    """Refuse what is a file of another kind or version."""
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise untrusted.Malformed("it has no schema_version")
+    if "cells" in content:
+        kind, up, command = (
+            ("baselines", 2, "history {} -o DIR")
+            if "gpu_name" in content
+            else ("a runner's noise", 3, "report RECORDINGS --baselines {} -o DIR")
+        )
+        store = os.path.normpath(path.joinpath(*[".."] * up))
+        raise ResultsError(
+            f"{path} is a file of {kind}, not a results.json.\n"
+            f"The command that reads it: pytest-energy {command.format(store)}"
+        )
+    version = content["schema_version"]
+    if type(version) is not int or version not in _READ_VERSIONS:
+        raise ResultsError(
+            f"results file {path} has schema version {shown(version)}, "
+            f"but this pytest-energy reads only {' and '.join(map(str, _READ_VERSIONS))}.\n"
             "Make the report with the pytest-energy that wrote it, or from the recordings."
         )
-    field = ascii(".".join(map(str, errors[0]["loc"]))[:200]).strip("'") or "content"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return ResultsError(
-        f"results file {path} is damaged or not a results.json: "
-        f"{field}: {errors[0]['msg']}{more}.\n"
-        "Nothing was written. Fetch it again, leave it out, or make the report from the recordings."
-    )
 
 
 _RENAMED_IN_2 = {
@@ -320,19 +325,18 @@ _RENAMED_IN_2 = {
 }
 
 
-def _upgraded(text: bytes) -> bytes | str:
-    """A file of version 1 under the names of version 2; anything else as it is."""
-    try:
-        content = json.loads(text)
-        if content["schema_version"] != 1:
-            return text
-        entries = [
-            {_in_version_2(name): value for name, value in entry.items()}
-            for entry in content["entries"]
-        ]
-        return json.dumps({**content, "schema_version": SCHEMA_VERSION, "entries": entries})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return text
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A file of version 1 under the names of version 2; what is wrong with it stays as it is."""
+    entries = content.get("entries")
+    if content["schema_version"] != 1 or not isinstance(entries, list):
+        return {**content, "schema_version": SCHEMA_VERSION}
+    entries = [
+        {_in_version_2(name): value for name, value in entry.items()}
+        if isinstance(entry, dict)
+        else entry
+        for entry in entries
+    ]
+    return {**content, "schema_version": SCHEMA_VERSION, "entries": entries}
 
 
 def _in_version_2(name: str) -> str:

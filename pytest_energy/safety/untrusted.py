@@ -57,18 +57,30 @@ def parse(content: bytes) -> Any:
     Raises:
         Malformed: it is something else.
     """
-    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
-        raise Malformed(f"it holds more than {MAX_VALUES:,} values")
+    value = load(content, MAX_VALUES)
+    _check(value, 0)
+    return value
+
+
+def load(content: bytes, max_values: int) -> Any:
+    """JSON in UTF-8 with no name twice and at most `max_values` values; texts may be anything.
+
+    Raises:
+        Malformed: it is something else.
+    """
+    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > max_values:
+        raise Malformed(f"it holds more than {max_values:,} values")
     try:
-        value = json.loads(content.decode(), object_pairs_hook=_object)
+        return json.loads(content.decode(), object_pairs_hook=_object)
     except RecursionError:
         raise Malformed("it is nested too deeply") from None
     except Malformed:
         raise
-    except ValueError as error:
-        raise Malformed(f"it is truncated or not JSON: {error}") from None
-    _check(value, 0)
-    return value
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise Malformed(f"it is truncated or not JSON ({place})") from None
+    except ValueError:
+        raise Malformed("it is not JSON in UTF-8") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

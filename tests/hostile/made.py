@@ -7,15 +7,17 @@ import random
 from tests.hostile import seeds
 from tests.hostile.mutate import mutated, packed
 
-_RECORDINGS, _RESULTS, _BASELINE, _NOISE, _CONFIG = (
+_RECORDINGS, _RESULTS, _BASELINE, _NOISE, _CONFIG, _MARKER = (
     seeds.recordings(),
     seeds.results(),
     seeds.baseline(),
     seeds.noise(),
     seeds.config(),
+    seeds.marker(),
 )
 _EVENTS, _CHUNKS = seeds.events(), seeds.chunks()
-NAMES = ("recording", "baseline", "noise", "results", "config", "events", "stream", "answers")
+_FILES = ("recording", "baseline", "noise", "results", "config", "marker")
+NAMES = (*_FILES, "events", "stream", "answers")
 
 
 def hostile(name: str, generator: random.Random) -> bytes:
@@ -32,6 +34,8 @@ def hostile(name: str, generator: random.Random) -> bytes:
             return mutated(generator.choice(_RESULTS), generator, times)
         case "config":
             return mutated(_CONFIG, generator, times)
+        case "marker":
+            return mutated(_MARKER, generator, times)
         case "events":
             events = list(_EVENTS)
             if generator.random() < 0.3:  # one of them twice, or too early
@@ -95,6 +99,7 @@ def seed(name: str) -> bytes:
         "noise": _NOISE,
         "results": _RESULTS[0],
         "config": _CONFIG,
+        "marker": _MARKER,
     }
     if name in whole:
         return json.dumps(whole[name]).encode()

@@ -43,6 +43,7 @@ from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
+from pytest_energy.plugin.marker import Marked
 from pytest_energy.recording import recording_file, schema
 from pytest_energy.recording.fingerprint import Fingerprint, fingerprint
 from pytest_energy.recording.recording import Recording, TokenCounter
@@ -86,6 +87,7 @@ class Readers:
             "noise": self.read_noise,
             "results": self.read_results,
             "config": self.read_config,
+            "marker": self.read_marker,
             "events": self.read_events,
             "stream": self.read_stream,
             "answers": self.read_answers,
@@ -261,6 +263,19 @@ class Readers:
         if (model.vocabulary_size or 10**9) < 10_000:
             synthetic_tokenizer.write(self.folder, {"vocab_size": model.vocabulary_size})
 
+    def read_marker(self, content: bytes) -> None:
+        """The arguments of a marker, as JSON values."""
+        try:
+            arguments = json.loads(content)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(arguments, dict):
+            return
+        try:
+            Marked.from_arguments((), arguments)
+        except UsageError as error:
+            tells(error, "", "must be", "It takes", "Mark it", "Leave one", "Give plain")
+
     def read_events(self, content: bytes) -> None:
         """What a worker writes to its pipe."""
         for engine in (
@@ -340,10 +355,19 @@ class Readers:
         self.read_events(json.dumps(facts).encode() + b"\n")
 
 
+# What pydantic says of values, and what we say of errors that have no words of ours.
+_FOREIGN = (
+    "constrained", "literal[", "Input should", "Tuple should", "String should", "Value error",
+    "valid ", "type=", "input_value", "pydantic", "something else", "[key]", "codec",
+)  # fmt: skip
+
+
 def tells(error: Exception, what: object, *remedies: str) -> None:
-    """An error must name what is wrong, and one of the things to do."""
+    """An error must name what is wrong, and one of the things to do, in our words."""
     if str(what) not in str(error) or not any(remedy in str(error) for remedy in remedies):
         raise AssertionError(f"an error that does not say what and what next: {error}")
+    if any(word in str(error) for word in _FOREIGN):
+        raise AssertionError(f"an error in pydantic's words, or Python's: {error}")
 
 
 class EndedWorker(WorkerProcess):

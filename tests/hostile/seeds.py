@@ -98,6 +98,19 @@ def config() -> Any:
     }
 
 
+def marker() -> Any:
+    """The arguments of a marker."""
+    return {
+        "model": "tiny",
+        "batch_sizes": [1, 8],
+        "input_tokens": {"lognormal": {"median": 512, "sigma": 0.6, "max": 2048}},
+        "output_tokens": 256,
+        "engine_args": {"dtype": "bfloat16", "compilation_config": {"level": 3}},
+        "tolerance": 0.03,
+        "max_power_w": 500,
+    }
+
+
 def events() -> list[Any]:
     """What the worker of a server says in one launch, in order."""
     settings = {"dtype": "bfloat16", "max_model_len": 96, "block_size": 16}

@@ -151,7 +151,10 @@ def test_the_history_of_the_store(project: Project) -> None:
         (["report", "stores"], "stores holds no recordings"),
         (["report", "no.json"], "results file no.json cannot be read: No such file or directory"),
         (["report", "bad.json"], "results file bad.json is damaged or not a results.json"),
-        (["report", "bad.json.gz"], "recording bad.json.gz cannot be read"),
+        (
+            ["report", "bad.json.gz"],
+            "recording bad.json.gz is damaged or not a recording: it is not gzipped",
+        ),
         (["history", "nowhere"], "nowhere holds no baselines"),
         (["history", "stores/damaged"], "tiny.json is damaged"),
     ],

@@ -311,7 +311,7 @@ LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
         ),
         (
             {"requests": {"input_tokens": [1.5] * 24, "output_tokens": [1] * 24}},
-            "requests.input_tokens.0: Input should be a valid integer",
+            "requests.input_tokens.0 is 1.5, but must be a whole number",
         ),
         (
             {"key": {"workload": {"input_tokens": 1, "output_tokens": 1, "seed": 0}}},
@@ -319,11 +319,11 @@ LENGTHS = {"input_tokens": 1, "output_tokens": "replies", "seed": 0}
         ),
         (
             {"key": {"workload": {**LENGTHS, "requests": "24"}}},
-            "key.workload.requests: Input should be a valid integer",
+            "key.workload.requests is '24', but must be a whole number",
         ),
         (
             {"key": {"workload": {"requests": 24, "input_tokens": 1, "seed": 0}}},
-            "key.workload.output_tokens: Field required",
+            "key.workload.output_tokens is missing",
         ),
         (
             {"key": {"workload": LENGTHS}, "requests": None},
