@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_energy.errors import EnergyError
+from pytest_energy.plugin.state import fixtures_of
 from pytest_energy.safety import redact
 from pytest_energy.settings import LaunchSettings, Settings
 
@@ -101,6 +102,29 @@ class Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect rows, in the process that shows the summary."""
         self._rows.extend(getattr(report, "energy_rows", ()))
+
+    def pytest_report_collectionfinish(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> list[str]:
+        """Say so if the options ask for what no selected test does."""
+        settings, reporter = self._run.settings, config.pluginmanager.get_plugin("terminalreporter")
+        asked = [
+            option
+            for option, given in (
+                ("--energy-noise", settings.noise),
+                ("--energy-update", settings.update),
+                ("--energy-replay DIR", settings.replay),
+            )
+            if given
+        ]
+        failed = reporter is not None and "error" in reporter.stats
+        if not asked or failed or any(map(fixtures_of, items)):
+            return []
+        return [
+            "energy: no selected test uses the energy or throughput fixture, so nothing is "
+            f"{'measured' if settings.noise else 'judged'}.",
+            f"Name the folder of your suite, or another -k: pytest suites {' '.join(asked)}",
+        ]
 
     @pytest.hookimpl(trylast=True)  # last, so that it is seen
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

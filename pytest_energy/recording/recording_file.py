@@ -77,7 +77,13 @@ def find(path: Path) -> Iterator[Path]:
     """
     files = [path] if path.is_file() else sorted(path.rglob(f"*{SUFFIX}"))
     if not files:
-        what = "holds no recordings (*.json.gz)" if path.is_dir() else "does not exist"
+        what = (
+            "holds no recordings (*.json.gz)"
+            if path.is_dir()
+            else "is not a file or a folder"
+            if path.exists()
+            else "does not exist"
+        )
         raise RecordingError(
             f"{path} {what}. "
             "Give a folder that --energy-record wrote, such as recordings/GPU/LABEL."

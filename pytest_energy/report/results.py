@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.schema import STRICT, Count, checked, shown
+from pytest_energy.safety.schema import STRICT, Count, OtherVersion, checked, version_of
 
 SCHEMA_VERSION: Final = 2
 _READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has other names
@@ -280,40 +280,41 @@ def read(path: Path) -> Results:
     """
     try:
         content = untrusted.load(untrusted.read(path, _MAX_BYTES), _MAX_VALUES)
-        _refuse_others(path, content)
-        return checked(_RESULTS, _upgraded(content))
+        _refuse_files_of_the_store(path, content)
+        upgraded = _upgraded(content) if version_of(content, _READ_VERSIONS) == 1 else content
+        return checked(_RESULTS, upgraded)
+    except OSError as error:
+        raise ResultsError(
+            f"results file {path} cannot be read: {error.strerror}.\n"
+            "Give a results.json that --energy-report wrote."
+        ) from None
+    except OtherVersion as error:
+        raise ResultsError(
+            f"results file {path} {error}.\n"
+            "Make the report with the pytest-energy that wrote it, or from the recordings."
+        ) from None
     except untrusted.Malformed as error:
         raise ResultsError(
             f"results file {path} is damaged or not a results.json: {error}.\n"
             "Nothing was written. "
             "Fetch it again, leave it out, or make the report from the recordings."
         ) from None
-    except OSError as error:
-        raise ResultsError(f"results file {path} cannot be read: {error.strerror}") from None
 
 
-def _refuse_others(path: Path, content: Any) -> None:
-    """Refuse what is a file of another kind or version."""
-    if not isinstance(content, dict) or "schema_version" not in content:
-        raise untrusted.Malformed("it has no schema_version")
-    if "cells" in content:
-        kind, up, command = (
-            ("baselines", 2, "history {} -o DIR")
-            if "gpu_name" in content
-            else ("a runner's noise", 3, "report RECORDINGS --baselines {} -o DIR")
-        )
-        store = os.path.normpath(path.joinpath(*[".."] * up))
-        raise ResultsError(
-            f"{path} is a file of {kind}, not a results.json.\n"
-            f"The command that reads it: pytest-energy {command.format(store)}"
-        )
-    version = content["schema_version"]
-    if type(version) is not int or version not in _READ_VERSIONS:
-        raise ResultsError(
-            f"results file {path} has schema version {shown(version)}, "
-            f"but this pytest-energy reads only {' and '.join(map(str, _READ_VERSIONS))}.\n"
-            "Make the report with the pytest-energy that wrote it, or from the recordings."
-        )
+def _refuse_files_of_the_store(path: Path, content: Any) -> None:
+    """Say which command reads a file of baselines or noise."""
+    if not isinstance(content, dict) or "cells" not in content:
+        return
+    kind, up, command = (
+        ("baselines", 2, "history {} -o DIR")
+        if "gpu_name" in content
+        else ("a runner's noise", 3, "report RECORDINGS --baselines {} -o DIR")
+    )
+    store = os.path.normpath(path.joinpath(*[".."] * up))
+    raise ResultsError(
+        f"{path} is a file of {kind}, not a results.json.\n"
+        f"The command that reads it: pytest-energy {command.format(store)}"
+    )
 
 
 _RENAMED_IN_2 = {
@@ -327,16 +328,15 @@ _RENAMED_IN_2 = {
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A file of version 1 under the names of version 2; what is wrong with it stays as it is."""
-    entries = content.get("entries")
-    if content["schema_version"] != 1 or not isinstance(entries, list):
-        return {**content, "schema_version": SCHEMA_VERSION}
-    entries = [
-        {_in_version_2(name): value for name, value in entry.items()}
-        if isinstance(entry, dict)
-        else entry
-        for entry in entries
-    ]
-    return {**content, "schema_version": SCHEMA_VERSION, "entries": entries}
+    upgraded = {**content, "schema_version": SCHEMA_VERSION}
+    if isinstance(content.get("entries"), list):
+        upgraded["entries"] = [
+            {_in_version_2(name): value for name, value in entry.items()}
+            if isinstance(entry, dict)
+            else entry
+            for entry in content["entries"]
+        ]
+    return upgraded
 
 
 def _in_version_2(name: str) -> str:

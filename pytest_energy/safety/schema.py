@@ -61,6 +61,29 @@ def checked(adapter: TypeAdapter[_Kind], content: Any) -> _Kind:
         raise Malformed("it is nested too deeply") from None
 
 
+def version_of(content: Any, read: Sequence[int]) -> int:
+    """The schema version of a file's content, one of those that are read.
+
+    Raises:
+        OtherVersion: it has another one.
+        Malformed: it has none.
+    """
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise Malformed("it has no schema_version")
+    version = content["schema_version"]
+    if type(version) is not int or version not in read:
+        *most, last = map(str, read)
+        raise OtherVersion(
+            f"has schema version {shown(version)}, but this pytest-energy reads only "
+            f"{', '.join(most)} and {last}"
+        )
+    return version
+
+
+class OtherVersion(ValueError):
+    """A file has a schema version that is not read; the message does not name the file."""
+
+
 class _Problem(NamedTuple):
     """An error: the way to its place, what is there, and which part of `loc` begins a union."""
 

@@ -15,7 +15,7 @@ from pytest_energy.errors import BaselineError
 from pytest_energy.recording import fingerprint
 from pytest_energy.recording.fingerprint import Environment
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.schema import STRICT, Name, checked
+from pytest_energy.safety.schema import STRICT, Name, OtherVersion, checked, version_of
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.settings import MIN_LAUNCHES
 from pytest_energy.store.baseline import Baseline, EarlierBaseline, LaunchValues, Summary
@@ -91,24 +91,23 @@ def read(path: Path) -> dict[str, Entry]:
         BaselineError: the file cannot be read, is damaged, or has another schema version.
     """
     try:
-        content = untrusted.parse(untrusted.read(path, MAX_BYTES))
-        if not isinstance(content, dict) or "schema_version" not in content:
-            raise Malformed("it has no schema_version")
-        version = content["schema_version"]
-        if type(version) is int and version in _READ_VERSIONS:
-            return _entries(content)
+        return _entries(untrusted.parse(untrusted.read(path, MAX_BYTES)))
     except OSError as error:
-        raise BaselineError(f"baseline {path} cannot be read: {error.strerror}") from None
+        raise BaselineError(
+            f"baseline {path} cannot be read: {error.strerror}.\n"
+            "Make it readable, or give another store: --energy-baselines DIR"
+        ) from None
+    except OtherVersion as error:
+        raise BaselineError(
+            f"baseline {path} {error}.\n"
+            "Use the pytest-energy that wrote it, or measure the baseline again with "
+            "--energy-update into another folder."
+        ) from None
     except Malformed as error:
         raise BaselineError(
             f"baseline {path} is damaged: {error}.\n"
             f"Nothing was compared and nothing written. Restore it: git checkout -- {path}"
         ) from None
-    raise BaselineError(
-        f"baseline {path} has schema version {version}, but this pytest-energy reads only "
-        f"{' and '.join(map(str, _READ_VERSIONS))}.\nUse the pytest-energy that wrote it, or "
-        "measure the baseline again with --energy-update into another folder."
-    )
 
 
 def parse(content: bytes) -> dict[str, Entry]:
@@ -127,8 +126,8 @@ def dump(entries: Mapping[str, Entry]) -> bytes:
     return _rendered(_ADAPTER.dump_python(file, mode="json", exclude_defaults=True)).encode()
 
 
-def _entries(content: Mapping[str, Any]) -> dict[str, Entry]:
-    upgraded = _upgraded(content) if content["schema_version"] == 1 else content
+def _entries(content: Any) -> dict[str, Entry]:
+    upgraded = _upgraded(content) if version_of(content, _READ_VERSIONS) == 1 else content
     return dict(checked(_ADAPTER, upgraded).cells)
 
 

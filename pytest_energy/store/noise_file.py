@@ -16,7 +16,7 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import write_atomically
-from pytest_energy.safety.schema import STRICT, Name, checked
+from pytest_energy.safety.schema import STRICT, Name, OtherVersion, checked, version_of
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.store.figures import MAX_BYTES, Condition, CycleTokens, Figures
 
@@ -114,25 +114,28 @@ def read(path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
         NoiseError: the file cannot be read, is damaged, or has another schema version.
     """
     try:
-        content = untrusted.parse(untrusted.read(path, MAX_BYTES))
-        if not isinstance(content, dict) or "schema_version" not in content:
-            raise Malformed("it has no schema_version")
-        version = content["schema_version"]
-        if type(version) is int and version in _READ_VERSIONS:
-            file = checked(_FILE, _upgraded(content) if version == 1 else content)
-            return {cell.key: cell.launches for cell in file.cells}
+        return _cells(untrusted.parse(untrusted.read(path, MAX_BYTES)))
     except OSError as error:
-        raise NoiseError(f"noise file {path} cannot be read: {error.strerror}") from None
+        raise NoiseError(
+            f"noise file {path} cannot be read: {error.strerror}.\n"
+            "Make it readable, or give another store: --energy-baselines DIR"
+        ) from None
+    except OtherVersion as error:
+        raise NoiseError(
+            f"noise file {path} {error}.\n"
+            "Use the pytest-energy that wrote it, or move the file away and measure again: "
+            "pytest-energy noise"
+        ) from None
     except Malformed as error:
         raise NoiseError(
             f"noise file {path} is damaged: {error}.\n"
             f"Nothing was judged by it. Restore it: git checkout -- {path}"
         ) from None
-    raise NoiseError(
-        f"noise file {path} has schema version {version}, but this pytest-energy reads only "
-        f"{' and '.join(map(str, _READ_VERSIONS))}.\nUse the pytest-energy that wrote it, or move "
-        "the file away and measure again: pytest-energy noise"
-    )
+
+
+def _cells(content: Any) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
+    upgraded = _upgraded(content) if version_of(content, _READ_VERSIONS) == 1 else content
+    return {cell.key: cell.launches for cell in checked(_FILE, upgraded).cells}
 
 
 def write(cells: Mapping[CellKey, Sequence[NoiseLaunch]], path: Path) -> None:

@@ -300,3 +300,52 @@ def test_a_counter_that_disagrees_with_power_is_no_measurement(project: Project)
         "counter_disagrees",
         "more than 3% apart",
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--energy-noise"], "nothing is measured"),
+        (["--energy-update", "--energy-replay", "old"], "nothing is judged"),
+    ],
+)
+@pytest.mark.parametrize("tests", ["", "def test_other(): pass"])
+def test_no_test_of_energy_is_no_silent_success(
+    project: Project, arguments: list[str], message: str, tests: str
+) -> None:
+    project.pytester.makepyfile(test_tiny=tests)
+    project.run(*arguments).stdout.fnmatch_lines(
+        [
+            f"energy: no selected test uses the energy or throughput fixture, so {message}.",
+            f"Name the folder of your suite*pytest suites {arguments[0]}*",
+        ]
+    )
+
+
+def test_a_run_that_asks_for_nothing_is_not_told_that_nothing_is_judged(project: Project) -> None:
+    project.pytester.makepyfile(test_tiny="def test_other(): pass")
+    project.run().stdout.no_fnmatch_line("*no selected test*")
+    project.pytester.makepyfile(test_tiny=TESTS)
+    project.run("--energy-replay", "none").stdout.no_fnmatch_line("*no selected test*")
+
+
+def test_a_tests_own_collection_error_is_not_taken_for_no_test(project: Project) -> None:
+    project.pytester.makepyfile(test_tiny="def test_energy(energy): pass")
+    project.run("--energy-noise").stdout.no_fnmatch_line("*no selected test*")
+
+
+@pytest.mark.parametrize("version", ["9" * 5000, ["x"] * 5000, {"x" * 5000: 1}, None, True, 2.0])
+@pytest.mark.parametrize("file", ["tiny.json", "noise/tiny.json"])
+def test_a_schema_version_is_not_echoed_whole(project: Project, version: Any, file: str) -> None:
+    project.store()
+    project.measure_noise()
+    path = project.path / "baselines/simulated-gpu" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
+    result = refused(
+        project,
+        ["--energy-replay", "old"],
+        f"{path} has schema version ",
+        "but this pytest-energy reads only 1 and 2.",
+        "Use the pytest-energy that wrote it",
+    )
+    assert max(map(len, result.outlines)) < 400

@@ -149,6 +149,17 @@ def test_the_history_of_the_store(project: Project) -> None:
     [
         (["report", "nowhere"], "nowhere does not exist. Give a folder that --energy-record wrote"),
         (["report", "stores"], "stores holds no recordings"),
+        (["report", "/dev/null"], "/dev/null is not a file or a folder. Give a folder"),
+        (
+            ["report", "stores/some/gpu/tiny.json"],
+            "stores/some/gpu/tiny.json is a file of baselines, not a results.json.\n"
+            "The command that reads it: pytest-energy history stores/some -o DIR",
+        ),
+        (
+            ["report", "stores/some/gpu/noise/tiny.json"],
+            "tiny.json is a file of a runner's noise, not a results.json.\n"
+            "The command that reads it: pytest-energy report RECORDINGS --baselines stores/some",
+        ),
         (["report", "no.json"], "results file no.json cannot be read: No such file or directory"),
         (["report", "bad.json"], "results file bad.json is damaged or not a results.json"),
         (
@@ -164,6 +175,10 @@ def test_what_cannot_be_reported_is_refused_with_nothing_written(
 ) -> None:
     Path("bad.json").write_text("{}")
     Path("bad.json.gz").write_text("{}")
+    store, shipped = Path("stores/some/gpu"), ROOT / "baselines" / "nvidia-h200"
+    for name in ("tiny.json", "noise/tiny.json"):
+        (store / name).parent.mkdir(parents=True)
+        (store / name).write_text((shipped / name.replace("tiny", "llama-3.1-8b")).read_text())
     Path("stores/damaged/gpu").mkdir(parents=True)
     Path("stores/damaged/gpu/tiny.json").write_text("{}")
     assert run(*arguments, "-o", "report") == 1
