@@ -320,13 +320,9 @@ class ReplaySource:
         reference = self._launches(cell, self.settings.reference_replay)
         if reference.failure is not None:
             return reference
-        counts = len(candidate.measurements), len(reference.measurements)
-        if counts[0] != counts[1]:
-            return Evidence(
-                failure=f"{counts[0]} launches of {cell.name} cannot be paired with {counts[1]} of "
-                "the reference.\nGive as many recordings for --energy-reference-replay as for "
-                "--energy-replay."
-            )
+        unpaired = _unpaired(cell, candidate.measurements, reference.measurements)
+        if unpaired is not None:
+            return Evidence(failure=unpaired)
         return replace(candidate, reference=reference.measurements)
 
     def _launches(self, cell: Cell, folders: tuple[Path, ...]) -> Evidence:
@@ -366,6 +362,32 @@ def _read(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Measurem
                 "one engine. Replay them separately."
             )
     return cells
+
+
+def _unpaired(
+    cell: Cell, candidate: Sequence[Measurement], reference: Sequence[Measurement]
+) -> str | None:
+    """Why the launches of two sides are not pairs, first with first; None if they are."""
+    if len(candidate) != len(reference):
+        return (
+            f"{len(candidate)} launches of {cell.name} cannot be paired with {len(reference)} of "
+            "the reference.\nGive as many recordings for --energy-reference-replay as for "
+            "--energy-replay."
+        )
+    for mine, other in zip(candidate, reference, strict=True):
+        if mine.launch_id == other.launch_id:
+            return (
+                f"launch {mine.launch_id} is on both sides, and would be compared with itself.\n"
+                "Give the reference's recordings: --energy-reference-replay DIR/reference"
+            )
+        together = mine.co_resident and other.co_resident
+        if together and mine.co_resident[0].launch_id != other.launch_id:
+            return (
+                f"launch {mine.launch_id} of {cell.name} was interleaved with launch "
+                f"{mine.co_resident[0].launch_id}, and would be paired with {other.launch_id}.\n"
+                "Give all recordings of both sides, or leave out both launches of a pair."
+            )
+    return None
 
 
 def _named(side: Side) -> str:

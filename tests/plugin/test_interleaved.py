@@ -1,5 +1,6 @@
 """Two interleaved engines, simulated: order of launches, verdicts on pairs, failures, replays."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,8 @@ class Engines:
                     start_s=1000 * (1 + number),
                     faults=() if self.paused else ("not_idle: its scheduler was not paused",),
                 )
-                co_resident = CoResident("other", 10.0, 0, self.paused, 0.25, 128.5, 128.0)
+                other = f"{len(self.pairs):02d}-{(inner if side is outer else outer).name}"
+                co_resident = CoResident(other, 10.0, 0, self.paused, 0.25, 128.5, 128.0)
                 yield side.name, cell, replace(made, period=period, co_resident=co_resident)
 
 
@@ -252,14 +254,46 @@ def test_recordings_of_both_sides_replay_in_pairs(project: Project, engines: Eng
 
 def test_too_few_pairs_and_unequal_sides_give_no_verdict(project: Project) -> None:
     project.record("two", launches=2)
+    project.record("other", launches=2)
     project.record("three")
-    few = project.run("--energy-replay", "two", "--energy-reference-replay", "two")
+    few = project.run("--energy-replay", "two", "--energy-reference-replay", "other")
     few.assert_outcomes(failed=4)
     few.stdout.fnmatch_lines(["*a verdict needs 3 pairs of launches, but there are only 2"])
     unequal = project.run("--energy-replay", "three", "--energy-reference-replay", "two")
     unequal.assert_outcomes(failed=4)
     unequal.stdout.fnmatch_lines(
         ["*3 launches of tiny bs=2 cannot be paired with 2 of the reference.*"]
+    )
+
+
+def test_a_launch_is_not_compared_with_itself(project: Project) -> None:
+    project.record("old")
+    result = project.run("--energy-replay", "old", "--energy-reference-replay", "old")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "INVALID: tiny bs=2*",
+            "*launch old-0 is on both sides, and would be compared with itself.",
+            "*--energy-reference-replay DIR/reference",
+        ]
+    )
+
+
+def test_launches_that_did_not_share_a_gpu_are_no_pair(project: Project, engines: Engines) -> None:
+    project.run(*TOGETHER, "--energy-interleave", "periods", "--energy-record", "kept")
+    shutil.rmtree(next(Path("kept/candidate").glob("01-*")))
+    shutil.rmtree(next(Path("kept/reference").glob("03-*")))
+    result = project.run(
+        "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
+    )
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "INVALID: tiny bs=2*",
+            "*launch 02-candidate of tiny bs=2 was interleaved with launch 02-reference, "
+            "and would be paired with 01-reference.",
+            "*Give all recordings of both sides*",
+        ]
     )
 
 
