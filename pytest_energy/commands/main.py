@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pytest_energy.commands import doctor, history, noise, report
 from pytest_energy.errors import EnergyError, UsageError
+from pytest_energy.safety.files import in_words
 
 _DESCRIPTION = "Check a runner, measure its noise, and report on recordings and baselines."
 
@@ -34,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EnergyError as error:
         print(f"pytest-energy: {error}", file=sys.stderr)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"pytest-energy: {options.failure}: {what}", file=sys.stderr)
+        print(f"pytest-energy: {options.failure}: {in_words(error)}", file=sys.stderr)
     return 1
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_energy.errors import UsageError
-from pytest_energy.plugin import attached
+from pytest_energy.plugin import attached, conflicts
 from pytest_energy.plugin.state import CELL, FIXTURES, RUN, fixtures_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def open_session(
         selected: the tests that will run.
 
     Raises:
-        pytest.UsageError: a running server is asked for several models.
+        pytest.UsageError: a folder cannot be used, or a running server is asked for several models.
     """
     run, remaining = config.stash[RUN], set(selected)
     mine = [item for item in gated if item in remaining]
@@ -90,6 +90,7 @@ def open_session(
     run.selected_in_full = whole_folders and len(mine) == len(gated)
     if not gated:
         return
+    conflicts.refuse_folders(run.settings)
     from pytest_energy.plugin import benchmark
     from pytest_energy.plugin.terminal import ProgressLine
     from pytest_energy.session import Session

@@ -11,7 +11,8 @@ import pytest
 from pytest_energy.plugin import attached
 from pytest_energy.plugin.attached import Conflicts, Value
 from pytest_energy.safety import redact
-from pytest_energy.settings import MIN_LAUNCHES
+from pytest_energy.safety.files import unwritable
+from pytest_energy.settings import MIN_LAUNCHES, Settings
 
 
 def refuse(config: pytest.Config, launches: int) -> None:
@@ -35,6 +36,33 @@ def refuse(config: pytest.Config, launches: int) -> None:
             raise pytest.UsageError(message)
 
 
+def refuse_folders(settings: Settings) -> None:
+    """Refuse what cannot be read or written, before anything is measured.
+
+    Raises:
+        pytest.UsageError: the first such folder.
+    """
+    store = settings.baselines
+    for what, folder, written in (
+        ("--energy-baselines", store, settings.update or settings.noise),
+        ("--energy-record", settings.record, True),
+    ):
+        if folder is None:
+            continue
+        why = unwritable(folder) if written else None
+        if folder.exists() and not folder.is_dir():
+            why = "it is not a folder"
+        if why is not None:
+            raise pytest.UsageError(
+                f"{what} {folder}: {why}.\nGive another folder, or make that one writable."
+            )
+    if (store / "noise").is_dir():
+        raise pytest.UsageError(
+            f"--energy-baselines {store}: it holds the files of one GPU model.\n"
+            f"Give the store, which is the folder above: --energy-baselines {store.parent}"
+        )
+
+
 def _under_xdist(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput") or bool(getattr(config.option, "numprocesses", None))
 
@@ -52,8 +80,8 @@ def _of_stores(value: Value, launches: int, under_xdist: bool) -> Conflicts:
     )
     yield (
         update and not value("energy_replay") and launches < MIN_LAUNCHES,
-        f"--energy-launches {launches}: --energy-update needs at least {MIN_LAUNCHES} launches; "
-        "nothing was measured",
+        f"--energy-update needs at least {MIN_LAUNCHES} launches, and {launches} would be made: "
+        f"give --energy-launches {MIN_LAUNCHES} or more",
     )
     yield (
         value("energy_update_reason") is not None and not update,
@@ -90,8 +118,8 @@ def _of_references(value: Value, launches: int) -> Conflicts:
     )
     yield (
         live and launches < MIN_LAUNCHES,
-        f"--energy-launches {launches}: an interleaved comparison needs at least {MIN_LAUNCHES} "
-        "pairs of launches",
+        f"an interleaved comparison needs at least {MIN_LAUNCHES} pairs of launches, and "
+        f"{launches} would be made: give --energy-launches {MIN_LAUNCHES} or more",
     )
     yield (
         value("energy_update") and live and value("energy_interleave") == "periods",

@@ -11,6 +11,7 @@ import pytest
 from pytest_energy.errors import EnergyError
 from pytest_energy.plugin.collection import question
 from pytest_energy.plugin.state import CELL, FIXTURES, ROWS, RUN, session_of
+from pytest_energy.safety.files import in_words
 
 if TYPE_CHECKING:
     from pytest_energy.store.baselines import Update
@@ -109,7 +110,7 @@ class Gated:
         try:
             return session_of(self._item.config).update(cell), None
         except (EnergyError, OSError) as error:
-            return None, f"the baseline of {cell.name} was not updated: {error}"
+            return None, f"the baseline of {cell.name} was not updated: {_why(error)}"
 
     def _add_noise(self) -> None:
         """Add the cell's launches to the runner's noise; nothing is judged."""
@@ -123,8 +124,14 @@ class Gated:
             session.add_noise(cell)
             config.stash[RUN].noise.append((cell, metric, session.noise(cell, metric)))
         except (EnergyError, OSError) as error:
-            message = f"the noise of {cell.name} was not stored: {error}"
+            message = f"the noise of {cell.name} was not stored: {_why(error)}"
             raise pytest.fail.Exception(message, pytrace=False) from None
+
+
+def _why(error: EnergyError | OSError) -> str:
+    if isinstance(error, OSError):
+        return f"{in_words(error)}.\nMend that, or give another store: --energy-baselines DIR"
+    return str(error)
 
 
 def _refuse_shared_gpus(config: pytest.Config) -> None:

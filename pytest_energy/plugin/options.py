@@ -59,6 +59,17 @@ def words(text: str) -> str:
     return joined
 
 
+def named(text: str) -> str:
+    """The name of a file or folder.
+
+    Raises:
+        ArgumentTypeError: it is empty, as an unset variable is.
+    """
+    if not text.strip():
+        raise ArgumentTypeError("the name is empty; is a variable not set?")
+    return text
+
+
 def one_of(choices: tuple[str, ...], text: str) -> str:
     """One of the choices.
 
@@ -105,6 +116,7 @@ def add(parser: pytest.Parser) -> None:
 def _add_measured(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--energy-python",
+        type=named,
         metavar="PATH",
         help="interpreter whose vLLM is measured (default: this one)",
     )
@@ -124,6 +136,7 @@ def _add_measured(group: pytest.OptionGroup) -> None:
     attached.add_options(group)
     group.addoption(
         "--energy-replay",
+        type=named,
         nargs="+",
         action="extend",
         metavar="DIR",
@@ -131,10 +144,14 @@ def _add_measured(group: pytest.OptionGroup) -> None:
         help="judge recordings instead of measuring",
     )
     group.addoption(
-        "--energy-record", metavar="DIR", help="keep the recordings of a live run in DIR"
+        "--energy-record",
+        type=named,
+        metavar="DIR",
+        help="keep the recordings of a live run in DIR",
     )
     group.addoption(
         "--energy-report",
+        type=named,
         metavar="DIR",
         help="write report.html, report.md, results.json and pictures to DIR",
     )
@@ -143,6 +160,7 @@ def _add_measured(group: pytest.OptionGroup) -> None:
 def _add_compared(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--energy-baselines",
+        type=named,
         metavar="DIR",
         help="the store of baselines (default: baselines/ in the project)",
     )
@@ -164,6 +182,7 @@ def _add_compared(group: pytest.OptionGroup) -> None:
     )
     group.addoption(
         "--energy-reference-python",
+        type=named,
         metavar="PATH",
         help="compare with the vLLM of this interpreter, interleaved on the same GPU",
     )
@@ -176,6 +195,7 @@ def _add_compared(group: pytest.OptionGroup) -> None:
     )
     group.addoption(
         "--energy-reference-replay",
+        type=named,
         nargs="+",
         action="extend",
         metavar="DIR",

@@ -4,13 +4,12 @@ Imports nothing heavy: whether a report can be made is checked before anything i
 """
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_energy.errors import ResultsError
-from pytest_energy.safety.files import write_atomically
+from pytest_energy.safety.files import unwritable, write_atomically
 
 if TYPE_CHECKING:
     from pytest_energy.report.results import Entry, Results
@@ -31,11 +30,10 @@ def refuse_if_impossible(folder: Path) -> None:
             f"a report needs {' and '.join(missing)}, which {verb} not installed.\n"
             "Install what reports need: pip install 'pytest-energy[report]'"
         )
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        why = "is not a folder" if not existing.is_dir() else "cannot be written to"
+    why = unwritable(folder)
+    if why is not None:
         raise ResultsError(
-            f"the report cannot go to {folder}: {existing} {why}.\n"
+            f"the report cannot go to {folder}: {why}.\n"
             "Give another folder, or make that one writable."
         )
 

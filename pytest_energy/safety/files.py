@@ -43,6 +43,21 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
+def unwritable(folder: Path) -> str | None:
+    """Why files cannot be written to a folder, which may be yet to make; None if they can."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written to"
+
+
+def in_words(error: OSError) -> str:
+    """What failed, and where, without Python's notation."""
+    if not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 @contextlib.contextmanager
 def exclusively(folder: Path) -> Iterator[None]:
     """Let one process at a time read, change and write files below `folder`.

@@ -1,6 +1,7 @@
 """Bad input: each its own clear message and a failing exit; nothing written, nothing lost."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -258,6 +259,11 @@ def test_a_damaged_recording(project: Project, noise: list[str]) -> None:
         (["--energy-replay", "a", "--energy-engine-arg", "x=1"], "leave it out"),
         (["--energy-engine-arg", "eager"], "'eager' is not NAME=VALUE"),
         (["--energy-engine-arg", "a=1", "--energy-engine-arg", "a=2"], "a is given twice"),
+        (["--energy-replay="], "--energy-replay: the name is empty; is a variable not set?"),
+        (["--energy-python", ""], "--energy-python: the name is empty"),
+        (["--energy-record", " "], "--energy-record: the name is empty"),
+        (["--energy-baselines="], "--energy-baselines: the name is empty"),
+        (["--energy-reference-python="], "--energy-reference-python: the name is empty"),
         (["--energy-launches", "0"], "--energy-launches: 0 is not a positive whole number"),
         (["--energy-launches", "2.5"], "--energy-launches: 2.5 is not a positive whole number"),
         (
@@ -349,3 +355,44 @@ def test_a_schema_version_is_not_echoed_whole(project: Project, version: Any, fi
         "Use the pytest-energy that wrote it",
     )
     assert max(map(len, result.outlines)) < 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--energy-baselines", "file"], "--energy-baselines {path}/file: it is not a folder."),
+        (["--energy-record", "file"], "--energy-record {path}/file: it is not a folder."),
+        (
+            ["--energy-record", "file/below"],
+            "--energy-record {path}/file/below: {path}/file is not",
+        ),
+        (
+            ["--energy-baselines", "baselines/simulated-gpu"],
+            "Give the store, which is the folder above: --energy-baselines {path}/baselines",
+        ),
+    ],
+)
+def test_folders_that_cannot_be_used(project: Project, arguments: list[str], message: str) -> None:
+    """Refused before anything is measured, which would be lost."""
+    (project.path / "file").touch()
+    project.measure_noise()
+    refused(project, arguments, message.format(path=project.path), ret=pytest.ExitCode.USAGE_ERROR)
+
+
+@pytest.mark.parametrize("arguments", [["--energy-update"], ["--energy-noise"]])
+def test_a_store_that_is_read_only(
+    project: Project, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """Before the first launch; without an update it is only read."""
+    project.store()
+    store, access = project.path / "baselines", os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != store and access(path, mode))
+    message = f"--energy-baselines {store}: {store} cannot be written to.\nGive another folder"
+    refused(project, arguments, message, ret=pytest.ExitCode.USAGE_ERROR)
+    assert project.run("--energy-replay", "old").ret == 0
+
+
+def test_a_project_without_energy_tests_may_have_a_file_of_that_name(project: Project) -> None:
+    project.pytester.makepyfile(test_tiny="def test_other(): pass")
+    (project.path / "baselines").touch()
+    project.run().assert_outcomes(passed=1)

@@ -332,7 +332,7 @@ def test_an_update_of_too_few_launches_is_refused_before_it_costs_any(
     result = project.run("--energy-update", "--energy-launches", "2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["*--energy-update needs at least 3 launches; nothing was measured"]
+        ["*--energy-update needs at least 3 launches, and 2 would be made: give --energy-laun*"]
     )
     assert live == []
 
@@ -456,7 +456,8 @@ def test_an_update_that_failed_is_not_tried_again_behind_its_message(
     result.assert_outcomes(passed=2, failed=2)
     assert (
         result.stdout.str().count(
-            "the baseline of tiny bs=2 was not updated: [Errno 28] No space left on device"
+            "the baseline of tiny bs=2 was not updated: No space left on device.\n"
+            "Mend that, or give another store: --energy-baselines DIR"
         )
         >= 2
     )
