@@ -214,6 +214,15 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             "--energy-record DIR, and judge or store them together: "
             "--energy-engine attached --energy-replay A B C   (--energy-update)",
         ]
+    if judgement.paired and verdict is Verdict.REGRESSED:
+        return _accept_against_a_reference(judgement, rerun, replayed)
+    if verdict is Verdict.NOT_COMPARABLE and (
+        judgement.paired or (candidate is not None and candidate.co_resident)
+    ):
+        return [
+            "judge it with its reference, interleaved on one GPU: "
+            "--energy-replay DIR/candidate --energy-reference-replay DIR/reference"
+        ]
     update = f"{rerun} --energy-update"
     if replayed:
         update += f" --energy-replay A B C   (recordings of at least {MIN_LAUNCHES} launches)"
@@ -225,16 +234,25 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
         return _more_evidence(judgement, rerun, replayed)
     if verdict is Verdict.NO_BASELINE:
         return [f"if the cell is new, store a baseline: {update}"]
-    if verdict is Verdict.NOT_COMPARABLE and candidate is not None and candidate.co_resident:
-        return [
-            "judge it with its reference: "
-            "--energy-replay DIR/candidate --energy-reference-replay DIR/reference"
-        ]
     if verdict is Verdict.NOT_COMPARABLE:
         return [f"run on the baseline's hardware, or store a baseline for this one: {update}"]
     if verdict is Verdict.INVALID and not replayed:
         return [f"fix the cause and measure again: {rerun}"]
+    # What is wrong with the recordings as a whole says on a second line what to do.
+    if verdict is Verdict.INVALID and not any("\n" in reason for reason in judgement.reasons):
+        return [f"leave the invalid launches out, or record new ones: {rerun} --energy-record DIR"]
     return []
+
+
+def _accept_against_a_reference(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
+    """No baseline takes part, so that updating one would accept nothing."""
+    energy = judgement.metric is Metric.JOULES_PER_TOKEN
+    tolerance = "tolerance" if energy else "throughput_tolerance"
+    return [
+        *([] if replayed else [f"measure again: {rerun}"]),
+        "if the change is intended: make this engine the reference, or raise the test's "
+        f"{tolerance}; updating a baseline does not change it",
+    ]
 
 
 def _more_evidence(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:

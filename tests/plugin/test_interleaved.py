@@ -250,6 +250,13 @@ def test_recordings_of_both_sides_replay_in_pairs(project: Project, engines: Eng
 
     assert figures(replayed) == figures(live)
     assert len(figures(live)) == 2
+    accept = (
+        "  next: if the change is intended: make this engine the reference, or raise the test's "
+        "tolerance; updating a baseline does not change it"
+    )
+    for result in (live, replayed):
+        assert result.outlines.count(accept) == 2
+        result.stdout.no_fnmatch_line("*--energy-update*")
 
 
 def test_too_few_pairs_and_unequal_sides_give_no_verdict(project: Project) -> None:
@@ -306,6 +313,7 @@ def test_a_reference_on_another_gpu_is_not_compared(project: Project) -> None:
         [
             "NOT COMPARABLE: *",
             "*the reference ran on another GPU, GPU-11111111, the candidate on GPU-00000000-*",
+            "*next: judge it with its reference, interleaved on one GPU: --energy-replay *",
         ]
     )
 
@@ -457,8 +465,8 @@ def test_recordings_of_periods_replay_in_pairs_and_in_no_other_way(
         [
             "NOT COMPARABLE: tiny bs=2*",
             "*measured with another engine co-resident on the GPU, and a baseline is measured *",
-            "*next: judge it with its reference: --energy-replay DIR/candidate "
-            "--energy-reference-replay DIR/reference",
+            "*next: judge it with its reference, interleaved on one GPU: --energy-replay "
+            "DIR/candidate --energy-reference-replay DIR/reference",
         ]
     )
     before = project.files()
