@@ -204,7 +204,7 @@ class _Launches:
         progress = self._numbered(number, side.name)
         try:
             launched = launch.record_launch(
-                cells, side.settings, self.open_meter, progress, self._stopping
+                cells, side.settings, self.open_meter, progress, is_enough
             )
             # Closed whatever happens here, so that the engine ends.
             with contextlib.closing(launched):
@@ -249,11 +249,6 @@ class _Launches:
     def _add(self, cell: Cell, side: str, *recordings: Recording) -> None:
         measured = measurement.measure(*recordings)
         self._measured.setdefault((side, cell.key.canonical), []).append(measured)
-
-    def _stopping(self, cell: Cell, gpu_name: str) -> launch.IsEnough:
-        """Below a third of the deviation between launches, more cycles gain nothing."""
-        noise = self.noise.floor(cell.key, gpu_name, Metric.JOULES_PER_TOKEN)
-        return functools.partial(is_enough, noise.deviation / 3)
 
     def _deviation(self, measured: Measurement) -> float:
         """Relative deviation of J/token between launches, in a measurement's cell."""

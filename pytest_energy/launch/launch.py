@@ -27,7 +27,6 @@ _HOT_TAIL_S = 1.6  # after the load, for the static power
 
 OpenMeter = Callable[[Sequence[str], Callable[[int], bool]], Meter]
 IsEnough = Callable[[Recording, int], bool]  # of the recording so far and its whole cycles
-Stopping = Callable[[Cell, str], IsEnough]  # of a cell on a GPU model, by its name
 
 
 def record_launch(
@@ -35,7 +34,7 @@ def record_launch(
     settings: LaunchSettings,
     open_meter: OpenMeter,
     progress: Progress,
-    stopping: Stopping,
+    is_enough: IsEnough,
 ) -> Generator[tuple[Cell, Recording], None, None]:
     """One engine launch: record each of `cells`, in the order given.
 
@@ -44,7 +43,7 @@ def record_launch(
         settings: how the engine is launched.
         open_meter: opens a meter for the GPUs with the given UUIDs.
         progress: called with a few words on what is going on.
-        stopping: returns what says when a cell is measured well enough.
+        is_enough: says when a cell is measured well enough.
 
     Raises:
         EngineError: the engine did not load, crashed or hung; the cells yielded before are good.
@@ -60,8 +59,7 @@ def record_launch(
             before = {gpu: pids - engine.processes() for gpu, pids in before.items()}
         launch = Launch.of(engine, settings, [engine], open_meter, before)
         for cell in cells:
-            gpu_name = launch.meter.describe()["gpu_name"]
-            yield cell, launch.record(cell, progress, stopping(cell, gpu_name))
+            yield cell, launch.record(cell, progress, is_enough)
 
 
 def wait_for_leftovers(gpu_uuids: Collection[str], progress: Progress) -> None:

@@ -8,10 +8,10 @@ from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.spread import relative_standard_error
 from pytest_energy.recording.recording import Recording
 
-CYCLES_FOR_OWN_SPREAD = 4  # fewer say nothing of how much they vary
-MIN_S = 6.0  # sixty counter updates
-MAX_CYCLES = 12
-MAX_S = 20.0
+# A launch is as long as every other, whatever its cycles show: a rule that ends on a small spread
+# ends on lucky cycles, which are cheap ones (docs/statistics.md).
+WINDOW_S = 20.0
+MIN_CYCLES = 4
 # Of an outer period; the inner one is twice as long.
 PERIOD_CYCLES = 2
 PERIOD_S = 4.5
@@ -21,31 +21,23 @@ _ENOUGH = 0.5
 _MAX_PERIODS = 12  # of a side
 
 
-def is_enough(error: float, so_far: Recording, cycles_so_far: int) -> bool:
-    """Whether a cell is measured well enough, or as well as it will be.
+def is_enough(so_far: Recording, cycles_so_far: int) -> bool:
+    """Whether a cell is measured for as long as it shall be, or cannot be measured well.
 
     Args:
-        error: relative standard error of J/token below which more cycles buy nothing.
         so_far: the recording.
         cycles_so_far: whole cycles in it, the warm-up among them.
     """
-    if cycles_so_far <= CYCLES_FOR_OWN_SPREAD:
+    if cycles_so_far <= MIN_CYCLES:
         return False
     measured = measure(so_far)
     if measured.unrecoverable:
         return True
     cycles = measured.cycles
-    if (
-        cycles is None
-        or not measured.valid
-        or len(cycles.time_s) < CYCLES_FOR_OWN_SPREAD
-        or sum(cycles.time_s) < MIN_S
-    ):
+    if cycles is None or not measured.valid:
         elapsed_s = (so_far.tokens.time_ns[-1] - so_far.tokens.time_ns[0]) / 1e9
-        return elapsed_s >= 2 * MAX_S and cycles_so_far >= 2 * MAX_CYCLES  # it will not get better
-    if len(cycles.time_s) >= MAX_CYCLES or sum(cycles.time_s) >= MAX_S:
-        return True
-    return _error(cycles) <= error
+        return elapsed_s >= 2 * WINDOW_S and cycles_so_far > 2 * MIN_CYCLES  # no better with time
+    return len(cycles.time_s) >= MIN_CYCLES and sum(cycles.time_s) >= WINDOW_S
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class InterleavedStopping:
         cycles = [m.cycles for m in measured if m.cycles is not None and m.valid]
         if len(cycles) < len(measured):
             return False
-        if min(sum(c.time_s) for c in cycles) >= MAX_S:
+        if min(sum(c.time_s) for c in cycles) >= WINDOW_S:
             return True
         return max(map(_error, cycles)) <= _ENOUGH * self.deviation(measured[0])
 

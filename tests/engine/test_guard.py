@@ -1,6 +1,5 @@
 """The look at GPUs around each live cell, on a simulated driver: what it finds, at what cost."""
 
-import functools
 import os
 import signal
 from collections.abc import Callable
@@ -152,7 +151,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, driver: SimulatedDriver) -> Simulate
 
     monkeypatch.setattr(Engine, "_ready", there)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
-    monkeypatch.setattr(stopping, "MIN_S", 1.0)
+    monkeypatch.setattr(stopping, "WINDOW_S", 1.0)
     monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
     return driver
 
@@ -174,7 +173,7 @@ def record(
         settings,
         lambda uuids, is_ours: SimulatedMeter(),
         progress,
-        lambda cell, gpu: functools.partial(stopping.is_enough, 1.0),
+        stopping.is_enough,
     )
     return recorded
 

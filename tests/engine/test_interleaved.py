@@ -27,7 +27,7 @@ Yielded = tuple[str, Cell, Recording]
 @pytest.fixture(autouse=True)
 def short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "PERIOD_S", 0.45)
-    monkeypatch.setattr(stopping, "MAX_S", 1.1)
+    monkeypatch.setattr(stopping, "WINDOW_S", 1.1)
     monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
     monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)

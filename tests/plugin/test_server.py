@@ -23,7 +23,7 @@ CONFTEST = f"""
     import pytest_energy.measure.checks, pytest_energy.measure.stopping
     from tests.simulated import SimulatedMeter
 
-    pytest_energy.measure.stopping.MIN_S = 1.0
+    pytest_energy.measure.stopping.WINDOW_S = 1.0
     pytest_energy.measure.checks.AVERAGED_NS = 100_000_000
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):

@@ -172,7 +172,7 @@ def test_live_cells(project: Project, tmp_path_factory: pytest.TempPathFactory) 
     import tests.simulated
 
     tests.simulated.UPDATE_NS = 5_000_000
-    pytest_energy.measure.stopping.MIN_S = pytest_energy.launch.launch._HOT_TAIL_S = 0.0
+    pytest_energy.measure.stopping.WINDOW_S = pytest_energy.launch.launch._HOT_TAIL_S = 0.0
     pytest_energy.measure.checks.AVERAGED_NS = 0
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):

@@ -185,15 +185,20 @@ def test_of_equal_blocks_the_error_is_that_of_the_mean(values: list[float], toke
     assert relative_standard_error(values[:1], [tokens]) == math.inf
 
 
-def test_a_live_measurement_ends_when_its_blocks_tell_enough() -> None:
-    def enough(blocks: float, precision: float, noise: float = 0.03) -> bool:
-        recorded = simulated.recording(make_cell(), noise=noise, tokens_per_s=1600, cycles=blocks)
-        return stopping.is_enough(precision, recorded, int(blocks))
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+def test_a_live_measurement_ends_after_four_blocks_and_twenty_seconds(noise: float) -> None:
+    def enough(blocks: float, block_s: float) -> bool:
+        cell = make_cell()
+        tokens = simulated.plan(cell).warm_up_tokens
+        recorded = simulated.recording(
+            cell, noise=noise, tokens_per_s=tokens / block_s, cycles=blocks
+        )
+        return stopping.is_enough(recorded, int(blocks))
 
-    assert not enough(4.5, 0.5)  # the first is warm-up, and four are needed
-    assert enough(9.5, 0.5)
-    assert not enough(9.5, 1e-9)
-    assert enough(13.5, 1e-9)
+    assert not enough(4.5, block_s=10)  # the first is warm-up
+    assert enough(5.5, block_s=10)
+    assert not enough(9.5, block_s=1)
+    assert enough(30.5, block_s=1)
 
 
 def half_empty(recorded: Recording) -> Recording:
