@@ -61,10 +61,15 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
     with open_engine() as engine:
         for batch_size in (4, 1, 8):
             steps = drive(engine, batch_size, 6 * 50 * batch_size)
-            assert set(steps.tokens) == {batch_size}
+            # The slots start one after the other over one period, with whole requests.
+            period = 50 + 2
+            starts = [slot * period // batch_size for slot in range(batch_size)]
+            assert list(steps.tokens[:period]) == [
+                sum(start <= step for start in starts) for step in range(period)
+            ]
+            assert set(steps.tokens[period:]) == {batch_size}
             assert list(steps.time_ns) == sorted(steps.time_ns)
-            # Staggered: request k of the first wave ends after k/batch_size of its length.
-            assert sum(steps.finished[:50]) == batch_size
+            assert sum(steps.finished[period : period + 50]) == batch_size
             assert max(steps.finished) == 1
         assert engine.ready is not None
         assert engine.ready.versions["vllm"] == "0.0.1"

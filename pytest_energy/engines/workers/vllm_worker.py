@@ -22,7 +22,8 @@ stdout and stderr. When the command pipe closes (the parent died) the whole sess
      "prompts": [[...], ...] or the name of tokenized ones}
         request n has the lengths lengths[n mod their number] and begins prompts[n mod their
         number]; each slot starts with a request of the first wave, of which `out` tokens are left,
-        and goes on with those after as many requests
+        and goes on with those after as many requests. If all have one length, the first ones are
+        whole, too, and `Release` says when they are sent
         → {"event": "steps", "run": id, "time_ns": [...], "tokens": [...], "finished": [...]}
            about every 50 ms
     {"command": "stop"}
@@ -424,22 +425,60 @@ def first_tokens(engine):
     return [found[f"check-{number}"] for number in range(3)]
 
 
+class Release:
+    """When requests are sent, so that as few steps as possible hold two prompts.
+
+    vLLM schedules the successor of a request that ends in step k in step k + 3, or k + 2 without
+    asynchronous scheduling. So a slot's period is out + 2 steps, whatever the host does, and
+    prompts that once share a step share one in every cycle. Therefore the slots start one after
+    the other, evenly over one period, and no more requests are sent after a step than the load
+    needs, which parts what a stall has brought together. Requests that differ in length have no
+    common period: their first wave is sent at once, and what ends is replaced at once.
+    """
+
+    def __init__(self, slots, lengths):
+        period, self._per_step = 0, slots
+        if len(lengths) == 1:
+            period, self._per_step = lengths[0][1] + 2, -(-slots // lengths[0][1])
+        self._starts = [slot * period // slots for slot in reversed(range(slots))]
+        self._steps = self._due = 0
+
+    def start(self):
+        """How many requests to send before the first step."""
+        return self._send(in_flight=0)
+
+    def after_step(self, finished, in_flight):
+        """How many to send after a step in which so many finished and so many are left."""
+        self._steps += 1
+        self._due += finished
+        return self._send(in_flight)
+
+    def _send(self, in_flight):
+        # An engine without requests takes no steps.
+        while self._starts and (self._starts[-1] <= self._steps or not (in_flight or self._due)):
+            self._starts.pop()
+            self._due += 1
+        sent = min(self._due, self._per_step)
+        self._due -= sent
+        return sent
+
+
 class ClosedLoop:
-    """Requests kept in flight at a constant number: whatever finishes is replaced at once."""
+    """Requests kept in flight at a constant number, once all slots have started."""
 
     def __init__(self, engine, run, first_wave, lengths, prompts):
-        self._engine, self._run, self._first_wave, self._lengths, self._prompts = (
-            engine,
-            run,
-            first_wave,
-            lengths,
-            prompts,
-        )
+        self._engine, self._run, self._lengths, self._prompts = engine, run, lengths, prompts
+        # Of one length, each is whole.
+        self._first_wave = first_wave if len(lengths) > 1 else ()
         self._params, self._remaining, self._count = {}, {}, 0
-        for _ in first_wave:
-            self._add()
+        self._release = Release(len(first_wave), lengths)
+        self._add(self._release.start())
 
-    def _add(self):
+    def _add(self, count):
+        for _ in range(count):
+            self._add_one()
+
+    def _add_one(self):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -477,7 +516,8 @@ class ClosedLoop:
                     raise RuntimeError(f"request {output.request_id} {short}")
                 del self._remaining[output.request_id]
                 finished += 1
-                self._add()
+        if generated:  # what returns without tokens was not a step
+            self._add(self._release.after_step(finished, len(self._remaining)))
         return now, generated, finished
 
     def abort(self):
