@@ -1,6 +1,7 @@
 """What every engine does: load in a worker process, keep requests in flight, report steps."""
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Self
 from pytest_energy.cell.plan import Plan
 from pytest_energy.cell.prompts import Conversation
 from pytest_energy.cell.workload import Workload
+from pytest_energy.engines import compile_cache
 from pytest_energy.engines.worker_process import WorkerProcess
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import fingerprint
@@ -116,6 +118,9 @@ class Engine(ABC):
         self.ready: EngineReady | None = None
         # Of the load that was last stopped; an engine without clients has none.
         self.client: Client | None = None
+        # How long the load took, s, and whether vLLM compiled; None if someone else started it.
+        self.load_s: float | None = None
+        self.compiled: bool | None = None
 
     @abstractmethod
     def worker_command(self, events_fd: int, commands_fd: int) -> list[str]:
@@ -126,9 +131,13 @@ class Engine(ABC):
         """Have the worker load the engine, by `_load_with`."""
 
     def __enter__(self) -> Self:
+        started_s, compiled_files = time.monotonic(), compile_cache.files()
         try:
             self.start()
             self.ready = self._load()
+            if self.launch_id is None:
+                self.load_s = round(time.monotonic() - started_s, 3)
+                self.compiled = compile_cache.grown(compiled_files)
             self.worker.watch()
         except BaseException:
             self.close(grace_s=0.0)

@@ -14,6 +14,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.health.guard import Guard
 from pytest_energy.launch.engines import new_engine
 from pytest_energy.launch.load import Load, Progress
+from pytest_energy.meters.host_meter import HostMeter
 from pytest_energy.meters.zeus_meter import Meter, compute_processes
 from pytest_energy.recording import fingerprint
 from pytest_energy.recording.faults import fault
@@ -141,7 +142,7 @@ class Launch:
         plan = self.engine.prepare(cell.workload, cell.batch_size)
         requests = Requests(*zip(*plan.lengths, strict=True)) if cell.workload.varies else None
         environment, load = self._environment(requests), Load(self.engine, cell, plan, progress)
-        guard = Guard(self.engine.ready.gpu_uuids)
+        guard, host = Guard(self.engine.ready.gpu_uuids), HostMeter(self.engine.processes())
         faults = (*self._foreign_faults(), *guard.faults_before())
 
         def recording(stopped_ns: int) -> Recording:
@@ -157,12 +158,16 @@ class Launch:
                 faults=faults,
                 client=self.engine.client,
                 requests=requests,
+                host=host.read(),
+                load_s=self.engine.load_s,
+                compiled=self.engine.compiled,
             )
 
         def enough(cycles: int) -> bool:
             return is_enough(recording(load.last_ns), cycles)
 
         self.meter.start()
+        host.start()
         try:
             stopped_ns = self._apply(load, None if faults else enough, looks_per_cycle)
         except EngineError as error:
@@ -172,6 +177,7 @@ class Launch:
             message = f"{error.message} ({'; '.join(why)})"
             raise EngineError(error.stage, message, error.log_tail, error.out_of_memory) from error
         finally:
+            host.stop()
             self.meter.stop()
         recorded = recording(stopped_ns)
         return replace(recorded, faults=tuple(dict.fromkeys((*faults, *guard.faults()))))

@@ -21,6 +21,7 @@ from pytest_energy.recording.series import (
     Frequencies,
     Lengths,
     Megahertz,
+    Microseconds,
     Milliwatts,
     Percents,
     Times,
@@ -95,6 +96,24 @@ class GpuSamples:
     temperature_c: Celsius
     throttle_reasons: Bits
     utilization_percent: Percents
+
+
+@dataclass(frozen=True)
+class HostSamples:
+    """What the engine waited for on its host, about once a second; all of shape (samples,).
+
+    Attributes:
+        time_ns: the end of the time that each sample covers.
+        steal_us: CPU time that a hypervisor gave to others, of all CPUs (/proc/stat).
+        run_delay_us: that threads of the engine were ready and waited for a CPU
+            (/proc/PID/task/TID/schedstat), all threads together.
+    """
+
+    __pydantic_config__ = STRICT
+
+    time_ns: Times
+    steal_us: Microseconds
+    run_delay_us: Microseconds
 
 
 @dataclass(frozen=True)
@@ -230,6 +249,9 @@ class Recording:
         co_resident: the other engine; None if the launch had the GPU to itself.
         client: what the clients saw; None for an engine without clients, and during the load.
         requests: their lengths; None if all are alike.
+        host: what the engine waited for on its host; None if it was not looked at.
+        load_s: from the engine's start until it was ready; None if it was running or is unknown.
+        compiled: whether vLLM compiled meanwhile, a cold launch; None if unknown.
     """
 
     __pydantic_config__ = STRICT
@@ -246,3 +268,6 @@ class Recording:
     co_resident: CoResident | None = None
     client: Client | None = None
     requests: Annotated[Requests, equally_long("input_tokens", "output_tokens")] | None = None
+    host: Annotated[HostSamples, equally_long("time_ns", "steal_us", "run_delay_us")] | None = None
+    load_s: Annotated[float, Ge(0), Le(1e6)] | None = None
+    compiled: bool | None = None

@@ -14,8 +14,8 @@ from pytest_energy.safety.schema import checked, shown
 from pytest_energy.safety.untrusted import Malformed
 
 SCHEMA_VERSION = 4
-# 1 knew neither interleaving nor clients, 2 no requests of varying lengths; 3 has other names and
-# two series that nobody reads.
+# 1 knew neither interleaving nor clients, 2 no requests of varying lengths, 3 neither host nor
+# load; 3 has other names and two series that nobody reads.
 _READ_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
 _RENAMED = {"turn": "period", "beside": "co_resident"}
 _MAX_CYCLES = 1_000_000
@@ -111,7 +111,10 @@ def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
 
     Whatever is wrong with it is left as it is.
     """
-    absent = {"period": 0, "co_resident": None, "client": None, "requests": None}
+    absent = {
+        "period": 0, "co_resident": None, "client": None, "requests": None, "host": None,
+        "load_s": None, "compiled": None,
+    }  # fmt: skip
     upgraded = {
         **absent,
         **{_RENAMED.get(name, name): value for name, value in content.items() if name != "cpu"},

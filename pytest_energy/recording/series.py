@@ -58,6 +58,7 @@ Energies = Annotated[
 # In files as they are.
 Counts = Annotated[tuple[int, ...], _within(0, 10**6)]
 Milliwatts = Annotated[tuple[int, ...], _within(0, 10**9)]
+Microseconds = Annotated[tuple[int, ...], _within(0, 10**12)]
 Megahertz = Annotated[tuple[int, ...], _within(0, 10**6)]
 Celsius = Annotated[tuple[int, ...], _within(-1000, 1000)]
 Bits = Annotated[tuple[int, ...], _within(0, 2**64 - 1)]

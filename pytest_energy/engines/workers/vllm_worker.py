@@ -218,6 +218,7 @@ def describe(engine, load_format=None):
         config.cache_config, config.scheduler_config, config.parallel_config, config.model_config,
     )  # fmt: skip
     compilation = config.compilation_config
+    captured = getattr(compilation, "cudagraph_capture_sizes", None)
     gpu_uuids = []
     if current_platform.is_cuda():
         gpu_uuids = [
@@ -243,6 +244,7 @@ def describe(engine, load_format=None):
                 compilation.cudagraph_mode, "name", str(compilation.cudagraph_mode)
             ),
             "enable_prefix_caching": bool(cache.enable_prefix_caching),
+            "max_cudagraph_capture_size": None if captured is None else max(captured, default=0),
             "kv_cache_dtype": str(cache.cache_dtype),
             "block_size": cache.block_size,
             "tensor_parallel_size": parallel.tensor_parallel_size,

@@ -1,0 +1,24 @@
+"""Whether vLLM compiled while it loaded: a cold launch."""
+
+import os
+from pathlib import Path
+
+
+def folder() -> Path:
+    """Where vLLM keeps what it compiled (vllm/envs.py: VLLM_CACHE_ROOT)."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    root = os.environ.get("VLLM_CACHE_ROOT") or f"{cache}/vllm"
+    return Path(root).expanduser() / "torch_compile_cache"
+
+
+def files() -> int | None:
+    """How many files the cache holds; None if it does not exist."""
+    if not folder().is_dir():
+        return None
+    return sum(len(names) for _, _, names in os.walk(folder()))
+
+
+def grown(before: int | None) -> bool | None:
+    """Whether it holds more files than `before`; None if it never existed."""
+    now = files()
+    return None if now is None else now > (before or 0)
