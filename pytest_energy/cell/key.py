@@ -15,6 +15,7 @@ from pytest_energy.cell.lengths import OF_PROMPTS, OF_REPLIES, LengthDistributio
 from pytest_energy.safety.schema import STRICT, Count, Name, checked
 from pytest_energy.safety.untrusted import Malformed
 
+BatchSize = Annotated[int, Ge(1), Le(10**6)]
 _SPREAD = {"tp": "tensor_parallel_size", "pp": "pipeline_parallel_size"}
 _EXPLAINED: Mapping[str, str] = {
     "prompts_sha256": " (another file of prompts, or its content was changed)"
@@ -84,7 +85,7 @@ class CellKey:
     engine: Name
     engine_args: Mapping[str, Any]
     workload: WorkloadKey
-    batch_size: Annotated[int, Ge(1), Le(10**6)]
+    batch_size: BatchSize
 
     @classmethod
     def from_plain(cls, content: Any) -> "CellKey":

@@ -43,6 +43,11 @@ def run(options: argparse.Namespace) -> int:
 
     baselines = options.baselines
     publish.refuse_if_impossible(options.output)
+    if (baselines / "noise").is_dir():
+        raise ResultsError(
+            f"{baselines} holds the files of one GPU model.\n"
+            f"Give the store, which is the folder above: pytest-energy history {baselines.parent}"
+        )
     states = history(Store(baselines), NoiseStore(baselines))
     if not states:
         raise ResultsError(

@@ -60,6 +60,11 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
         cell = marked.cell(batch_size, item.path.parent, item.config.rootpath, engine=engine)
     except UsageError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+    except OSError as error:
+        raise pytest.UsageError(
+            f"{item.nodeid}: {error.filename!s:.200}: {error.strerror}.\n"
+            "The marker's model and prompts must be names of what can be read here."
+        ) from None
     item.stash[CELL] = cell
     for fixture in fixtures_of(item):
         other = taken.setdefault((fixture, cell.key.canonical), item)

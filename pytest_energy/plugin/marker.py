@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Gt, Lt, MinLen
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.key import BatchSize
 from pytest_energy.cell.lengths import LengthDistribution, Lognormal
 from pytest_energy.cell.model import Model, has_tokenizer
 from pytest_energy.cell.prompts import Prompts
@@ -17,18 +18,19 @@ from pytest_energy.cell.workload import Workload
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin.arguments import ARGUMENTS
 from pytest_energy.safety import redact
-from pytest_energy.safety.schema import STRICT, checked
+from pytest_energy.safety.schema import STRICT, Count, checked
 from pytest_energy.settings import EngineName
 
 _POSITIVE = "a positive number"
 _TOLERANCE = "a number between 0 and 1, 0.03 for 3 %"
 _LENGTH = (
-    "a whole number of at least 1, or as in {'lognormal': {'median': 512, 'sigma': 0.6, 'max': "
-    "2048}}, the median from 1 to max, sigma (of the natural logarithm) at most 3"
+    "a whole number from 1 to 1,000,000,000, or as in {'lognormal': {'median': 512, 'sigma': 0.6, "
+    "'max': 2048}}, the median from 1 to max, sigma (of the natural logarithm) at most 3"
 )
 _MUST_BE = {
     "model": "a text, the name of a folder or a Hugging Face id",
-    "batch_sizes": "a list of whole numbers of at least 1, each of them once, as in [1, 8, 64]",
+    "batch_sizes": "a list of whole numbers from 1 to 1,000,000, each of them once, as in "
+    "[1, 8, 64]",
     "weights": "'auto', 'dummy' or 'random'",
     "input_tokens": _LENGTH,
     "output_tokens": _LENGTH,
@@ -84,7 +86,7 @@ def _named(settings: dict[str, Any]) -> dict[str, Any]:
 
 _Text = Annotated[str, MinLen(1)]
 _Length = Annotated[
-    Annotated[int, Ge(1)] | LengthDistribution | None,
+    Count | LengthDistribution | None,
     BeforeValidator(_distribution),
     BeforeValidator(_given),
 ]
@@ -98,7 +100,7 @@ class Marked:
 
     model: _Text
     batch_sizes: Annotated[
-        tuple[Annotated[int, Ge(1)], ...],
+        tuple[BatchSize, ...],
         BeforeValidator(_listed),
         MinLen(1),
         AfterValidator(_distinct),

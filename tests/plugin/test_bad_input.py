@@ -50,9 +50,11 @@ def told_once(result: pytest.RunResult, message: str) -> None:
         (
             "batch_sizes",
             [0],
-            "batch_sizes is [0]: it must be a list of whole numbers of at least 1",
+            "batch_sizes is [0]: it must be a list of whole numbers from 1 to 1,000,000",
         ),
         ("batch_sizes", [1.5], "batch_sizes is [1.5]"),
+        ("batch_sizes", [10**7], "batch_sizes is [10000000]: it must be a list of whole numbers"),
+        ("output_tokens", 10**10, "output_tokens is 10000000000: it must be a whole number from 1"),
         ("batch_sizes", ["8"], "batch_sizes is ['8']"),
         ("batch_sizes", "8", "batch_sizes is '8': it must be a list"),
         (
@@ -68,6 +70,21 @@ def test_markers(project: Project, argument: str, value: Any, message: str) -> N
         test_tiny=TESTS.replace(repr(MARKER), repr({**MARKER, argument: value}))
     )
     refused(project, [], message, "test_tiny.py::test_energy", ret=pytest.ExitCode.INTERRUPTED)
+
+
+@pytest.mark.parametrize("name", ["model", "prompts"])
+def test_a_name_that_no_file_system_takes(project: Project, name: str) -> None:
+    marker = {key: value for key, value in MARKER.items() if key != "input_tokens"}
+    tests = TESTS.replace(repr(MARKER), repr({**marker, name: "x" * 1000}))
+    project.pytester.makepyfile(test_tiny=tests)
+    refused(
+        project,
+        [],
+        "File name too long.",
+        "test_tiny.py::test_energy[bs2]",
+        "must be names of what can be read here",
+        ret=pytest.ExitCode.USAGE_ERROR,
+    )
 
 
 def test_no_marker(project: Project) -> None:

@@ -167,6 +167,10 @@ def test_the_history_of_the_store(project: Project) -> None:
             "recording bad.json.gz is damaged or not a recording: it is not gzipped",
         ),
         (["history", "nowhere"], "nowhere holds no baselines"),
+        (
+            ["history", "stores/some/gpu"],
+            "Give the store, which is the folder above: pytest-energy",
+        ),
         (["history", "stores/damaged"], "tiny.json is damaged"),
     ],
 )

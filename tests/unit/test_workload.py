@@ -239,7 +239,7 @@ def test_lengths_that_are_none(lengths: Any) -> None:
     with pytest.raises(UsageError) as caught:
         Marked.from_arguments((), {**KEY, "input_tokens": lengths})
     assert str(caught.value).startswith(
-        f"input_tokens is {lengths!r}: it must be a whole number of at least 1, or as in "
+        f"input_tokens is {lengths!r}: it must be a whole number from 1 to 1,000,000,000, or as in "
         "{'lognormal': {'median': 512, 'sigma': 0.6, 'max': 2048}}, the median from 1 to max"
     )
 
