@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_energy.measure import measurement, spread
+from pytest_energy.measure.change import Drift
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
@@ -34,21 +35,30 @@ def launch_rows(cells: Cells) -> list[str]:
     """One row per launch."""
     rows = [
         "| recording | tokens in | batch size | launch (UTC) | J/token | W | tokens/s | cycles "
-        "| W, hot and idle | °C | SM MHz | power cap |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| W, hot and idle | °C | SM MHz | power cap | drift of W | of tokens/s | faults |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (label, tokens_in, batch_size), launches in cells.items():
         for m in launches:
             assert m.cycles is not None
             assert m.conditions.power_cap_share is not None
+            assert m.steadiness is not None
             static = "-" if m.static_power_w is None else f"{m.static_power_w:.0f}"
             rows.append(
                 f"| {label} | {tokens_in} | {batch_size} | {m.launch_id[9:13]} "
                 f"| {m.joules_per_token:#.4g} | {m.power_w:.0f} | {m.tokens_per_s:,.0f} "
                 f"| {len(m.cycles.time_s)} | {static} | {m.conditions.temperature_c:.0f} "
-                f"| {m.conditions.sm_clock_mhz:.0f} | {m.conditions.power_cap_share:.0%} |"
+                f"| {m.conditions.sm_clock_mhz:.0f} | {m.conditions.power_cap_share:.0%} "
+                f"| {_drift(m.steadiness.power_drift)} | {_drift(m.steadiness.pace_drift)} "
+                f"| {', '.join(fault.partition(':')[0] for fault in m.faults)} |"
             )
     return rows
+
+
+def _drift(found: Drift) -> str:
+    """Over the launch, with two standard errors; of power at equal tokens/s."""
+    rise = f"{spread.expm1(found.size):+.1%}".replace("-0.0%", "+0.0%")
+    return f"{rise} ± {2 * found.error:.1%}"
 
 
 def cell_rows(cells: Cells) -> list[str]:

@@ -6,6 +6,7 @@ launch which cells need no further one.
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from pytest_energy.launch.gpu_locks import GpuLocks
 from pytest_energy.launch.interleaved import NoFit, Side, SideError
 from pytest_energy.launch.load import Progress
 from pytest_energy.measure import measurement
+from pytest_energy.measure.disturbed import is_disturbed, without_disturbed
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.stopping import InterleavedStopping, is_enough
@@ -47,11 +49,21 @@ class Evidence:
         measurements: of the candidate, one per launch.
         failure: why there are none, or not all; None if nothing failed.
         reference: of the reference engine of an interleaved comparison, one per pair.
+        left_out: disturbed launches, of either side, that others take the place of.
     """
 
     measurements: tuple[Measurement, ...] = ()
     failure: str | None = None
     reference: tuple[Measurement, ...] = ()
+    left_out: tuple[Measurement, ...] = ()
+
+    @classmethod
+    def of(
+        cls, measurements: Sequence[Measurement], reference: Sequence[Measurement] = ()
+    ) -> "Evidence":
+        """What launches, or pairs, give once the disturbed ones are left out."""
+        kept, of_reference, left_out = without_disturbed(measurements, reference)
+        return cls(kept, reference=of_reference, left_out=left_out)
 
 
 class Source(Protocol):
@@ -124,12 +136,12 @@ class LiveSource:
             if self.settings.launch.url is None:
                 left = self._locks.acquire(nvml.visible_uuids(), model, self.progress)
                 launch.wait_for_leftovers(left, self.progress)
-            for number in range(1, self.settings.launches + 1):
+            for number in itertools.count(1):
                 failure = "measuring was interrupted"
                 failure = launches.add(open_cells, number)
                 if failure is not None:
                     break
-                open_cells = [c for c in open_cells if not self.is_decided(c, launches.evidence(c))]
+                open_cells = [c for c in open_cells if not self._is_done(c, launches.evidence(c))]
                 if not open_cells:
                     break
         except LockError as error:
@@ -145,6 +157,15 @@ class LiveSource:
                 )
             if all(c.key.canonical in self.found for c in self.cells):
                 self._locks.release()
+
+    def _is_done(self, cell: Cell, evidence: Evidence) -> bool:
+        """Whether a cell needs no further launch, or gets none."""
+        counted = len(evidence.measurements)
+        # A running server is measured once: its launch cannot be made again.
+        may_repeat = counted == 1 and self.settings.launch.url is None
+        if may_repeat and is_disturbed(*evidence.measurements, *evidence.reference):
+            return False
+        return counted >= self.settings.launches or self.is_decided(cell, evidence)
 
     def _open_meter(
         self, model: str, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]
@@ -173,9 +194,9 @@ class _Launches:
         """What the launches so far gave of one cell."""
         key = cell.key.canonical
         candidate, reference = (
-            tuple(self._measured.get((side, key), ())) for side in (CANDIDATE, REFERENCE)
+            self._measured.get((side, key), []) for side in (CANDIDATE, REFERENCE)
         )
-        return Evidence(candidate, reference=reference)
+        return Evidence.of(candidate, reference)
 
     def add(self, cells: Sequence[Cell], number: int) -> str | None:
         """Launch the engine, or both sides, once more; returns why that failed, else None."""
@@ -257,10 +278,11 @@ class _Launches:
 
     def _numbered(self, number: int, side: str) -> Progress:
         settings = self.settings
-        of = f"{'' if settings.update or settings.noise else 'up to '}{settings.launches}"
+        most = max(number, settings.launches)
+        of = f"{'' if settings.update or settings.noise else 'up to '}{most}"
         if settings.paired:
             prefix = f"pair {number} of {of} ({side}): "
-        elif settings.launches > 1:
+        elif most > 1:
             prefix = f"launch {number} of {of}: "
         else:
             prefix = ""
@@ -310,15 +332,17 @@ class ReplaySource:
 
     def _of(self, cell: Cell) -> Evidence:
         candidate = self._launches(cell, self.settings.replay)
-        if not self.settings.reference_replay or candidate.failure is not None:
+        if candidate.failure is not None:
             return candidate
+        if not self.settings.reference_replay:
+            return Evidence.of(candidate.measurements)
         reference = self._launches(cell, self.settings.reference_replay)
         if reference.failure is not None:
             return reference
         unpaired = _unpaired(cell, candidate.measurements, reference.measurements)
         if unpaired is not None:
             return Evidence(failure=unpaired)
-        return replace(candidate, reference=reference.measurements)
+        return Evidence.of(candidate.measurements, reference.measurements)
 
     def _launches(self, cell: Cell, folders: tuple[Path, ...]) -> Evidence:
         if folders not in self._read:

@@ -1,7 +1,7 @@
 """One run: ask for evidence, ask for the verdict, update the store. Knows nothing of pytest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import EnergyError, RecordingError
@@ -186,7 +186,8 @@ class Session:
 
     def _judgement(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:
         launches, reference = evidence.measurements, evidence.reference
-        return self._judge.judge(question.metric, question.limits, launches, reference, budget)
+        judgement = self._judge.judge(question.metric, question.limits, launches, reference, budget)
+        return replace(judgement, left_out=evidence.left_out)
 
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from pytest_energy.cell.plan import block_size, tokens_in_flight
 from pytest_energy.measure.cycles import FIGURES, Cycles, boundaries, request_lengths
 from pytest_energy.measure.latency import summary_ms
-from pytest_energy.measure.steadiness import SteadyCycles, samples_in_windows
+from pytest_energy.measure.window import Window, samples_in
 from pytest_energy.recording.counters import update_times_ns
 from pytest_energy.recording.faults import fault
 from pytest_energy.recording.recording import THERMAL_OR_HARDWARE, Recording
@@ -39,21 +39,21 @@ def before_cycles(periods: Sequence[Recording]) -> list[str]:
     return lines
 
 
-def of_cycles(cycles: Cycles, periods: Sequence[SteadyCycles], batch_size: int) -> list[str]:
+def of_cycles(cycles: Cycles, windows: Sequence[Window], batch_size: int) -> list[str]:
     """What the cycles of a launch and their time under load show; the cycles alone if implausible.
 
     Args:
         cycles: of all periods.
-        periods: that they come from.
+        windows: that they come from.
         batch_size: of the cell.
     """
     implausible = _implausible(cycles)
     if implausible:
         return implausible
-    gpus = range(len(periods[0].recording.gpus))
+    gpus = range(len(windows[0].recording.gpus))
     return [
-        *(line for period in periods for line in _batch(period, batch_size)),
-        *itertools.chain.from_iterable(_gpu_under_load(periods, index) for index in gpus),
+        *(line for window in windows for line in _batch(window, batch_size)),
+        *itertools.chain.from_iterable(_gpu_under_load(windows, index) for index in gpus),
     ]
 
 
@@ -134,13 +134,13 @@ def _implausible(cycles: Cycles) -> list[str]:
     return []
 
 
-def _batch(period: SteadyCycles, batch_size: int) -> list[str]:
+def _batch(window: Window, batch_size: int) -> list[str]:
     """Whether every slot of the batch generated."""
-    recording = period.recording
+    recording = window.recording
     if recording.key.engine in _WITH_CLIENTS:
         return _waiting(recording)
     time_ns, tokens = np.asarray(recording.tokens.time_ns), np.asarray(recording.tokens.tokens)
-    start_ns, end_ns = period.window_ns
+    start_ns, end_ns = window.span_ns
     per_step = float(tokens[(time_ns >= start_ns) & (time_ns <= end_ns)].mean())
     if per_step >= _FULL_BATCH * batch_size * _slot_share(recording):
         return []
@@ -177,13 +177,13 @@ def _slot_share(recording: Recording) -> float:
     return output_tokens / (output_tokens + 3)
 
 
-def _gpu_under_load(periods: Sequence[SteadyCycles], index: int) -> list[str]:
+def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
     """Whether a GPU's power readings, utilization and clocks leave no doubt of its counter."""
-    uuid = periods[0].recording.gpus[index].uuid
+    uuid = windows[0].recording.gpus[index].uuid
     lines = []
-    average_w = samples_in_windows(periods, index, "average_power_mw", AVERAGED_NS) / 1e3
-    spent_j = sum(float(period.energy_j[index].sum()) for period in periods)
-    counter_w = spent_j / sum(float(period.time_s.sum()) for period in periods)
+    average_w = samples_in(windows, index, "average_power_mw", AVERAGED_NS) / 1e3
+    spent_j = sum(float(window.energy_j[index].sum()) for window in windows)
+    counter_w = spent_j / sum(float(window.time_s.sum()) for window in windows)
     if len(average_w) < _MIN_POWER_SAMPLES:
         detail = f"{uuid} has {len(average_w)} power samples in the window"
         lines.append(fault("power_unsampled", detail))
@@ -193,14 +193,14 @@ def _gpu_under_load(periods: Sequence[SteadyCycles], index: int) -> list[str]:
             f"{average_w.mean():.0f} W (more than {_AGREEMENT:.0%} apart)"
         )
         lines.append(fault("counter_disagrees", detail))
-    busy = samples_in_windows(periods, index, "utilization_percent")
+    busy = samples_in(windows, index, "utilization_percent")
     if len(busy) and np.median(busy) < _BUSY_PERCENT:
         detail = (
             f"{uuid} was busy {np.median(busy):.0f} % of the time under load: "
             "is it the engine's GPU?"
         )
         lines.append(fault("gpu_idle", detail))
-    reasons = samples_in_windows(periods, index, "throttle_reasons")
+    reasons = samples_in(windows, index, "throttle_reasons")
     acted = int(np.bitwise_or.reduce(reasons, initial=0))
     return lines + [
         fault("throttled", f"{uuid}: {name}")

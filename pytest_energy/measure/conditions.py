@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_energy.measure.steadiness import SteadyCycles, samples_in_windows
+from pytest_energy.measure.window import Window, samples_in
 from pytest_energy.recording.counters import energy_j, span_ns, update_times_ns
 from pytest_energy.recording.recording import SW_POWER_CAP, GpuTrace, Recording
 
@@ -31,14 +31,14 @@ class Conditions:
     power_cap_share: float | None
 
 
-def conditions(periods: Sequence[SteadyCycles]) -> Conditions:
-    """The conditions of a launch, all its periods together."""
+def conditions(windows: Sequence[Window]) -> Conditions:
+    """The conditions of a launch, all its windows together."""
     unknown = Conditions(None, None, None)
-    if not periods:
+    if not windows:
         return unknown
-    gpus = range(len(periods[0].recording.gpus))
+    gpus = range(len(windows[0].recording.gpus))
     clocks, temperatures, reasons = (
-        [samples_in_windows(periods, index, name) for index in gpus]
+        [samples_in(windows, index, name) for index in gpus]
         for name in ("sm_clock_mhz", "temperature_c", "throttle_reasons")
     )
     if not all(len(values) for values in clocks):

@@ -1,8 +1,8 @@
 """Recording → Measurement. Pure: the same recording gives the same numbers.
 
-The cycles in steady state (cycles.py, steadiness.py), the faults (checks.py) and the
-conditions under load (conditions.py) make one measurement of one cell of one launch. A launch of
-interleaved engines is several recordings, one per period, each with a warm-up of its own; their
+The whole cycles (window.py), whether they were steady (steadiness.py), the faults (checks.py) and
+the conditions under load (conditions.py) make one measurement of one cell of one launch. A launch
+of interleaved engines is several recordings, one per period, each with a warm-up of its own; their
 cycles make one measurement together.
 """
 
@@ -15,8 +15,9 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import checks, latency
 from pytest_energy.measure.conditions import Conditions, conditions, static_power_w
 from pytest_energy.measure.cycles import Cycles
-from pytest_energy.measure.steadiness import MIN_STEADY_CYCLES, SteadyCycles, steady_cycles
-from pytest_energy.recording.faults import fault, unrecoverable, without_figures
+from pytest_energy.measure.steadiness import Steadiness, parts, steadiness
+from pytest_energy.measure.window import MIN_CYCLES, Window, window_of
+from pytest_energy.recording.faults import by_chance, fault, unrecoverable, without_figures
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import Client, CoResident, Recording
 
@@ -35,16 +36,17 @@ class Measurement:
 
     Attributes:
         key, launch_id, environment: as in the recording.
-        cycles: in steady state, over all periods; None if the recordings hold too few whole cycles.
+        cycles: over all periods; None if the recordings hold too few whole cycles.
         gpu_energy_j: energy of each GPU over those cycles, by UUID.
         conditions: of the GPUs under load.
         static_power_w: power of the hot GPUs just after the load stopped, clocks still up; None if
             it was not seen.
-        skipped_cycles: cycles before the steady state.
+        dropped_cycles: cycles after the warm-up that are left out as a transient; 0 or 1.
         faults: why the measurement must not be judged, as "code: detail"; empty if it is valid.
         periods: the same cycles period by period; one period if the launch was alone on the GPU.
         co_resident: what is known of the paused engine, one entry per period; empty if none was.
         clients: what a server's clients saw, one entry per period; empty if there were none.
+        steadiness: how steady the launch was; None if it was not tested.
     """
 
     key: CellKey
@@ -54,11 +56,12 @@ class Measurement:
     gpu_energy_j: Mapping[str, float]
     conditions: Conditions
     static_power_w: float | None
-    skipped_cycles: int
+    dropped_cycles: int
     faults: tuple[str, ...]
     periods: tuple[Period, ...] = ()
     co_resident: tuple[CoResident, ...] = ()
     clients: tuple[Client, ...] = ()
+    steadiness: Steadiness | None = None
 
     @property
     def latencies_ms(self) -> dict[str, dict[str, float]]:
@@ -82,6 +85,11 @@ class Measurement:
         return unrecoverable(self.faults)
 
     @property
+    def disturbed(self) -> bool:
+        """Whether it is invalid, and only for reasons that another launch mends."""
+        return bool(self.faults) and by_chance(self.faults)
+
+    @property
     def joules_per_token(self) -> float:
         """Energy over tokens of all cycles."""
         assert self.cycles is not None
@@ -100,28 +108,32 @@ class Measurement:
         return sum(self.cycles.tokens) / sum(self.cycles.time_s)
 
 
-def measure(*periods: Recording) -> Measurement:
+def measure(*periods: Recording, ended: bool = True) -> Measurement:
     """What there is to know of one launch in one cell.
 
     Args:
         periods: the launch's recording, or those of its periods in order.
+        ended: whether the launch is over: only then it is tested for steadiness.
     """
     first = periods[0]
     faults = checks.before_cycles(periods)
-    steady: list[SteadyCycles] = []
+    windows: list[Window] = []
     if not without_figures(faults):
-        steady = [part for period in periods if (part := steady_cycles(period)) is not None]
-    skipped = sum(part.skipped for part in steady)
-    counted = sum(len(part.time_s) for part in steady)
-    cycles, gpu_energy_j = None, {}
-    if counted >= MIN_STEADY_CYCLES and len(steady) == len(periods):
-        cycles, gpu_energy_j = _together(steady), _gpu_energy_j(steady)
-        faults += checks.of_cycles(cycles, steady, first.key.batch_size)
+        windows = [found for period in periods if (found := window_of(period)) is not None]
+    whole = sum(len(window.time_s) for window in windows)
+    cycles, gpu_energy_j, steady = None, {}, None
+    if whole >= MIN_CYCLES and len(windows) == len(periods):
+        faults += checks.of_cycles(_together(windows), windows, first.key.batch_size)
+        if ended and not without_figures(faults):
+            steady, found_unsteady = _steadiness(windows)
+            faults += found_unsteady
+        windows[0] = windows[0].after(steady.dropped if steady else 0)
+        cycles, gpu_energy_j = _together(windows), _gpu_energy_j(windows)
     else:
         if not faults:
-            faults.append(_too_short(periods, steady))
-        steady = []
-    under_load = conditions(steady)
+            faults.append(_too_short(periods, windows))
+        windows = []
+    under_load = conditions(windows)
     return Measurement(
         key=first.key,
         launch_id=first.launch_id,
@@ -130,11 +142,12 @@ def measure(*periods: Recording) -> Measurement:
         gpu_energy_j=gpu_energy_j,
         conditions=under_load,
         static_power_w=static_power_w(periods, under_load),
-        skipped_cycles=skipped,
+        dropped_cycles=steady.dropped if steady else 0,
         faults=tuple(dict.fromkeys((*faults, *checks.kv_cache(first)))),
-        periods=tuple(Period(part.cycles, part.window_ns[0]) for part in steady),
+        periods=tuple(Period(window.cycles, window.span_ns[0]) for window in windows),
         co_resident=tuple(p.co_resident for p in periods if p.co_resident is not None),
         clients=tuple(period.client for period in periods if period.client is not None),
+        steadiness=steady,
     )
 
 
@@ -159,9 +172,21 @@ def first_invalid(measurements: Sequence[Measurement]) -> str | None:
     return None
 
 
-def _together(steady: Sequence[SteadyCycles]) -> Cycles:
+def _steadiness(windows: Sequence[Window]) -> tuple[Steadiness | None, list[str]]:
+    """How steady a launch was, and the faults that this shows."""
+    launch = parts(windows)
+    if launch is None:
+        return None, [fault("implausible", "tokens that took no energy or no time")]
+    # Each period has a warm-up of its own, and too few cycles to tell a transient.
+    found = steadiness(launch, may_begin_with_transient=len(windows) == 1)
+    if found is None:
+        return None, []
+    return found, [fault("unsteady", line) for line in found.unsteady]
+
+
+def _together(windows: Sequence[Window]) -> Cycles:
     """The cycles of all periods."""
-    periods = [part.cycles for part in steady]
+    periods = [window.cycles for window in windows]
     return Cycles(
         energy_j=tuple(itertools.chain.from_iterable(period.energy_j for period in periods)),
         time_s=tuple(itertools.chain.from_iterable(period.time_s for period in periods)),
@@ -169,22 +194,18 @@ def _together(steady: Sequence[SteadyCycles]) -> Cycles:
     )
 
 
-def _gpu_energy_j(steady: Sequence[SteadyCycles]) -> dict[str, float]:
+def _gpu_energy_j(windows: Sequence[Window]) -> dict[str, float]:
     """Energy of each GPU over the cycles of all periods, by UUID."""
     return {
-        gpu.uuid: sum(float(part.energy_j[i].sum()) for part in steady)
-        for i, gpu in enumerate(steady[0].recording.gpus)
+        gpu.uuid: sum(float(window.energy_j[i].sum()) for window in windows)
+        for i, gpu in enumerate(windows[0].recording.gpus)
     }
 
 
-def _too_short(periods: Sequence[Recording], steady: Sequence[SteadyCycles]) -> str:
-    skipped = sum(part.skipped for part in steady)
-    whole = skipped + sum(len(part.time_s) for part in steady)
+def _too_short(periods: Sequence[Recording], windows: Sequence[Window]) -> str:
+    whole = sum(len(window.time_s) for window in windows)
     unit = "cycles" if periods[0].requests is None else "blocks"
-    detail = (
-        f"{whole} whole {unit} after warm-up, {skipped} of them before the steady state, "
-        f"{MIN_STEADY_CYCLES} needed"
-    )
+    detail = f"{whole} whole {unit} after warm-up, {MIN_CYCLES} needed"
     if len(periods) > 1:
-        detail += f"; {len(periods) - len(steady)} of {len(periods)} periods hold none"
+        detail += f"; {len(periods) - len(windows)} of {len(periods)} periods hold none"
     return fault("too_short", detail)

@@ -1,131 +1,216 @@
-"""Whole cycles → those in steady state. Pure."""
+"""Windows of a launch → parts of a second or two → whether the load was steady. Pure.
+
+Two series are tested apart (change.py), both as logarithms:
+
+- pace: tokens/s;
+- power *at equal pace*: J/token ≈ static power / pace + dynamic energy, so power follows pace, with
+  an elasticity of 0.3 to 0.8. Of a host-bound cell whose pace wanders by 20 % power wanders by 12 %
+  and power at equal pace by 1 %: what wanders with the host does not hide what does not.
+
+A launch is tested once, at its end: tests after each cycle would add up their false alarms.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from pytest_energy.measure.cycles import Cycles, boundaries
+from pytest_energy.measure.change import Drift, Shift, Slope, Usual, drift, largest_shift
+from pytest_energy.measure.spread import expm1
+from pytest_energy.measure.window import MIN_CYCLES, Window
 from pytest_energy.recording.counters import energy_j
-from pytest_energy.recording.recording import GpuTrace, Recording
 
-MIN_STEADY_CYCLES = 3  # of a measurement
-_TRANSIENT = 0.02  # a first cycle that is further off is still warming up
-_MAD_TO_DEVIATION = 1.4826
+MATTERS = 0.02  # of J/token; less than most tests tolerate
+LEVEL = 0.002  # of each series of a launch whose level shifts by no more than that
+_REPORTED_DRIFT = 0.01
+_REPORTED_LEVELS = 0.05, 0.01  # of power, and of pace, which wanders for seconds
+MAX_TRANSIENT_CYCLES = 1  # beyond the warm-up: hardly any load needed that
+MAX_TRANSIENT_S = 3.0  # a cycle of a large batch is longer, and hides a disturbance
+
+_PART_S = 1.0  # ten counter updates; shorter parts are noisier by more than their number makes up
+_MOST_PARTS = 6  # of a cycle
+# Of the launches in recordings/, per second to the power −1/2: power at equal pace is about alike
+# in all cells; pace is not, so that its own spread counts for more.
+_POWER_NOISE, _POWER_DEGREES = 0.010, 8.0
+_PACE_NOISE, _PACE_DEGREES = 0.030, 2.0
+_PACE_AUTOCORRELATION = 0.2
+_ELASTICITY, _ELASTICITY_SD = 0.5, 0.2  # of power on pace
+_ELASTICITY_RANGE = 0.0, 0.7
 
 
 @dataclass(frozen=True)
-class SteadyCycles:
-    """One recording and its cycles in steady state.
+class Parts:
+    """A launch in parts of equal tokens, over all GPUs and periods; all of shape (parts,).
 
     Attributes:
-        energy_j: shape (GPUs, cycles).
-        time_s, tokens: shape (cycles,).
-        skipped: whole cycles before the steady state.
-        window_ns: start of the first and end of the last cycle (CLOCK_MONOTONIC).
+        power: logarithm of W.
+        pace: logarithm of tokens/s.
+        seconds: that each took.
+        place: of each in its cycle, 0 to places − 1.
+        cycle: that each belongs to, over all periods.
     """
 
-    recording: Recording
-    energy_j: np.ndarray
-    time_s: np.ndarray
-    tokens: np.ndarray
-    skipped: int
-    window_ns: tuple[int, int]
+    power: np.ndarray
+    pace: np.ndarray
+    seconds: np.ndarray
+    place: np.ndarray
+    cycle: np.ndarray
 
     @property
-    def cycles(self) -> Cycles:
-        """Over all GPUs."""
-        return Cycles(
-            tuple(self.energy_j.sum(axis=0).tolist()),
-            tuple(self.time_s.tolist()),
-            tuple(self.tokens.tolist()),
-        )
+    def places(self) -> int:
+        """Parts of a cycle."""
+        return int(self.place.max()) + 1
+
+    def after(self, cycles: int) -> "Parts":
+        """The same without so many leading cycles."""
+        kept = self.cycle >= cycles
+        return Parts(*(getattr(self, field.name)[kept] for field in fields(self)))
 
 
-def steady_cycles(recording: Recording) -> SteadyCycles | None:
-    """The cycles after warm-up and transient; None if there is no whole one."""
-    boundaries_ns, tokens, skipped = _steady_boundaries(recording)
-    if len(boundaries_ns) < 2:
+@dataclass(frozen=True)
+class Steadiness:
+    """How steady a launch was.
+
+    Attributes:
+        dropped: leading cycles that are a transient; 0 or 1.
+        power, pace: the most significant shift of each in the rest; of power at equal pace.
+        power_drift, pace_drift: over the rest.
+        unsteady: what changed, when and by how much, one line a change; empty if the launch was
+            steady.
+        reported: drifts that are significant and do no harm, one line each.
+    """
+
+    dropped: int
+    power: Shift
+    pace: Shift
+    power_drift: Drift
+    pace_drift: Drift
+    unsteady: tuple[str, ...]
+    reported: tuple[str, ...]
+
+
+def parts(windows: Sequence[Window]) -> Parts | None:
+    """All cycles of a launch in parts, at least one cycle; None if a part took no time or energy.
+
+    Args:
+        windows: one per period, in order.
+    """
+    cycles = sum(len(window.time_s) for window in windows)
+    seconds = sum(float(window.time_s.sum()) for window in windows)
+    places = int(np.clip(seconds / cycles // _PART_S, 1, _MOST_PARTS))
+    rows = [_of_window(window, places) for window in windows]
+    energy, time_s, made = (np.concatenate([row[i] for row in rows]) for i in range(3))
+    if min(energy.min(), time_s.min()) <= 0:
         return None
-    return SteadyCycles(
-        recording=recording,
-        energy_j=np.array([np.diff(energy_j(gpu, boundaries_ns)) for gpu in recording.gpus]),
-        time_s=np.diff(boundaries_ns) / 1e9,
-        tokens=np.diff(tokens),
-        skipped=skipped,
-        window_ns=(int(boundaries_ns[0]), int(boundaries_ns[-1])),
+    number = np.arange(len(made))
+    return Parts(
+        power=np.log(energy / time_s),
+        pace=np.log(made / time_s),
+        seconds=time_s,
+        place=number % places,
+        cycle=number // places,
     )
 
 
-def steady_boundaries_ns(recording: Recording) -> np.ndarray:
-    """Start and end of each whole cycle in steady state, shape (cycles + 1,)."""
-    return _steady_boundaries(recording)[0]
+def _of_window(window: Window, places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Energy (J), seconds and tokens of each part."""
+    counter = window.recording.tokens
+    time_ns = np.asarray(counter.time_ns, dtype=np.int64)
+    total = np.cumsum(np.asarray(counter.tokens, dtype=np.int64))
+    cycles = len(window.time_s)
+    marks = np.interp(np.arange(cycles * places + 1) / places, np.arange(cycles + 1), window.tokens)
+    relative_ns = np.interp(marks, total, (time_ns - time_ns[0]).astype(float))
+    at_ns = time_ns[0] + np.rint(relative_ns).astype(np.int64)
+    at_ns[::places] = window.ends_ns
+    energy = np.sum([np.diff(energy_j(gpu, at_ns)) for gpu in window.recording.gpus], axis=0)
+    return energy, np.diff(at_ns) / 1e9, np.diff(marks)
 
 
-def steady_from(*series: Sequence[float] | np.ndarray) -> int:
-    """How many leading cycles to drop for a steady rest: the most that any series asks for.
-
-    A leading cycle is dropped if it is further from the median of those after it than 2 % and than
-    three of their robust standard deviations; half of the cycles at most, and never so many that
-    fewer than `MIN_STEADY_CYCLES` remain: an engine whose pace wanders all the time is noisy, not
-    warming up. With a handful of cycles a rule that minimises a standard error, such as MSER, would
-    cut at random.
-
-    Args:
-        series: each of shape (cycles,).
-    """
-    drop = 0
-    for values in series:
-        x = np.asarray(values, dtype=float)
-        while drop < min(len(x) // 2, len(x) - MIN_STEADY_CYCLES):
-            rest = x[drop + 1 :]
-            median = float(np.median(rest))
-            spread = _MAD_TO_DEVIATION * float(np.median(np.abs(rest - median)))
-            if abs(x[drop] - median) <= max(_TRANSIENT * abs(median), 3 * spread):
-                break
-            drop += 1
-    return drop
-
-
-def samples_in_windows(
-    periods: Sequence[SteadyCycles], gpu: int, name: str, settle_ns: int = 0
-) -> np.ndarray:
-    """A GPU's samples under load, all periods together.
+def steadiness(launch: Parts, may_begin_with_transient: bool) -> Steadiness | None:
+    """Whether a launch kept its level; None for too few parts.
 
     Args:
-        periods: their windows count.
-        gpu: its place in the recordings.
-        name: of the series.
-        settle_ns: how much of each window's start is left out.
+        launch: its parts, of at least three cycles.
+        may_begin_with_transient: whether its first cycle may be dropped, if that makes the rest
+            steady.
     """
-    return np.concatenate(
-        [
-            _select(
-                period.recording.gpus[gpu],
-                (period.window_ns[0] + settle_ns, period.window_ns[1]),
-                name,
-            )
-            for period in periods
-        ]
+    whole = _tested(launch, 0)
+    if whole is None or not whole.unsteady or not may_begin_with_transient:
+        return whole
+    last = max(shift.at for shift in (whole.power, whole.pace) if shift.p < LEVEL)
+    if (
+        launch.cycle[-1] < MIN_CYCLES
+        or last > MAX_TRANSIENT_CYCLES * launch.places
+        or float(launch.seconds[:last].sum()) > MAX_TRANSIENT_S
+    ):
+        return whole
+    rest = _tested(launch.after(MAX_TRANSIENT_CYCLES), MAX_TRANSIENT_CYCLES)
+    return whole if rest is None or rest.unsteady else rest
+
+
+def _tested(launch: Parts, dropped: int) -> Steadiness | None:
+    seconds = float(launch.seconds.sum())
+    middle = (np.cumsum(launch.seconds) - launch.seconds / 2) / seconds
+    root_s = float(launch.seconds.mean()) ** 0.5
+    of_power = Usual(_POWER_NOISE / root_s, _POWER_DEGREES)
+    of_pace = Usual(_PACE_NOISE / root_s, _PACE_DEGREES, _PACE_AUTOCORRELATION)
+    slope = Slope(launch.pace, _ELASTICITY, _ELASTICITY_SD)
+    of_j = 1 - _elasticity(launch, of_power.deviation)  # of J/token, in magnitude, on pace
+    power = largest_shift(launch.power, launch.place, of_power, MATTERS, slope)
+    pace = largest_shift(launch.pace, launch.place, of_pace, MATTERS / of_j)
+    power_drift = drift(launch.power, launch.place, middle, of_power, slope)
+    pace_drift = drift(launch.pace, launch.place, middle, of_pace)
+    if power is None or pace is None or power_drift is None or pace_drift is None:
+        return None
+    series = (
+        ("power at equal pace", power, power_drift, _REPORTED_LEVELS[0]),
+        ("tokens/s", pace, pace_drift, _REPORTED_LEVELS[1]),
+    )
+    return Steadiness(
+        dropped=dropped,
+        power=power,
+        pace=pace,
+        power_drift=power_drift,
+        pace_drift=pace_drift,
+        unsteady=_changes(launch, [shift for _, shift, _, _ in series if shift.p < LEVEL]),
+        reported=tuple(
+            f"{name} drifted by {_percent(line.size)} ± {200 * line.error:.1f} % "
+            f"over {seconds:.0f} s"
+            for name, shift, line, level in series
+            if shift.p >= LEVEL and abs(line.size) >= _REPORTED_DRIFT and line.p < level
+        ),
     )
 
 
-def _select(gpu: GpuTrace, window_ns: tuple[int, int], name: str) -> np.ndarray:
-    time_ns = np.asarray(gpu.samples.time_ns, dtype=np.int64)
-    dtype = np.uint64 if name == "throttle_reasons" else float
-    values = np.asarray(getattr(gpu.samples, name), dtype=dtype)
-    return np.asarray(values[(time_ns >= window_ns[0]) & (time_ns <= window_ns[1])])
+def _changes(launch: Parts, shifts: Sequence[Shift]) -> tuple[str, ...]:
+    """What is said of shifts; of two within a cycle of each other once."""
+    ends_s = np.cumsum(launch.seconds)
+    lines: list[str] = []
+    said: list[int] = []
+    for shift in sorted(shifts, key=lambda shift: shift.p):
+        if any(abs(shift.at - at) <= launch.places for at in said):
+            continue
+        said.append(shift.at)
+        pace, power = (
+            _percent(float(values[shift.at :].mean() - values[: shift.at].mean()))
+            for values in (launch.pace, launch.power)
+        )
+        lines.append(
+            f"tokens/s changed by {pace} and power by {power} "
+            f"{ends_s[shift.at - 1]:.1f} s into the {ends_s[-1]:.1f} s measured"
+        )
+    return tuple(lines)
 
 
-def _steady_boundaries(recording: Recording) -> tuple[np.ndarray, np.ndarray, int]:
-    """Start and end of each whole cycle in steady state, the tokens until then, cycles skipped."""
-    boundaries_ns, tokens = boundaries(recording)
-    # A period begins on a hot GPU. Of its few cycles the rule would drop one that strays by chance.
-    if len(boundaries_ns) < 2 or recording.co_resident is not None:
-        return boundaries_ns, tokens, 0
-    total_j = np.sum([np.diff(energy_j(gpu, boundaries_ns)) for gpu in recording.gpus], axis=0)
-    cycle_tokens = np.diff(tokens)
-    # Energy for as many tokens as the mean cycle has; in cycles that is their own number.
-    even_j = total_j * (cycle_tokens.mean() / cycle_tokens)
-    skipped = steady_from(even_j, total_j / (np.diff(boundaries_ns) / 1e9))
-    return boundaries_ns[skipped:], tokens[skipped:], skipped
+def _percent(logarithm: float) -> str:
+    return f"{100 * expm1(logarithm):+.1f} %"
+
+
+def _elasticity(launch: Parts, deviation: float) -> float:
+    """Of power on pace within the launch, pulled towards the usual one."""
+    at_place = np.arange(launch.places)[:, None] == launch.place[None, :]
+    share = at_place / at_place.sum(axis=1, keepdims=True)
+    x, y = (values - (share @ values)[launch.place] for values in (launch.pace, launch.power))
+    weight = (deviation / _ELASTICITY_SD) ** 2
+    own = (float(x @ y) + weight * _ELASTICITY) / (float(x @ x) + weight)
+    return float(np.clip(own, *_ELASTICITY_RANGE))

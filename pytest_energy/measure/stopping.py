@@ -30,7 +30,7 @@ def is_enough(so_far: Recording, cycles_so_far: int) -> bool:
     """
     if cycles_so_far <= MIN_CYCLES:
         return False
-    measured = measure(so_far)
+    measured = measure(so_far, ended=False)
     if measured.unrecoverable:
         return True
     cycles = measured.cycles
@@ -57,7 +57,7 @@ class InterleavedStopping:
             cycles, seconds = whole_cycles(so_far)
             if cycles >= length * PERIOD_CYCLES and seconds >= length * PERIOD_S:
                 return True
-            return measure(so_far).unrecoverable
+            return measure(so_far, ended=False).unrecoverable
 
         return enough
 
@@ -69,7 +69,7 @@ class InterleavedStopping:
         """
         if not all(periods.values()):
             return False
-        measured = [measure(*recordings) for recordings in periods.values()]
+        measured = [measure(*recordings, ended=False) for recordings in periods.values()]
         first_side = next(iter(periods.values()))
         if any(m.unrecoverable for m in measured) or len(first_side) >= _MAX_PERIODS:
             return True

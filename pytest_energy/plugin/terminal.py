@@ -145,7 +145,12 @@ class Summary:
         reporter.section("energy", sep="=")
         for line, row in rows.table(parsed):
             reporter.write_line(line, **(rows.colour(row) if row else {"bold": True}))
-        for lines in (rows.latency_lines, rows.period_lines, noise_table.noise_lines):
+        for lines in (
+            rows.latency_lines,
+            rows.period_lines,
+            noise_table.noise_lines,
+            rows.remark_lines,
+        ):
             for line in lines(parsed):
                 reporter.write_line(line)
         for line, unequal in rows.gpu_lines(parsed):

@@ -20,12 +20,15 @@ class Fault:
         meaning: what happened.
         more_cycles_help: whether measuring on can mend it; else a launch that has it ends its cell.
         no_figures: whether not even cycles can be computed.
+        by_chance: whether an engine that is fit to be measured may have it now and then, so that
+            another launch takes the place of one that has no other fault.
     """
 
     code: str
     meaning: str
     more_cycles_help: bool = False
     no_figures: bool = False
+    by_chance: bool = False
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -53,7 +56,8 @@ FAULTS: Mapping[str, Fault] = {
         Fault("suspended", "the machine was suspended during the load"),
         # The engine.
         Fault("engine_unknown", "the engine's version is not recorded"),
-        Fault("too_short", "too few whole cycles in steady state", True),
+        Fault("too_short", "too few whole cycles", True),
+        Fault("unsteady", "power or tokens/s changed while the cell was measured", by_chance=True),
         Fault("implausible", "figures that no engine on a GPU can have", no_figures=True),
         Fault("batch_not_full", "requests waited or were preempted"),
         Fault("kv_cache_too_small", "the KV cache cannot hold the batch"),
@@ -84,6 +88,11 @@ def unrecoverable(faults: Iterable[str]) -> bool:
 def without_figures(faults: Iterable[str]) -> bool:
     """Whether any of these lines is a fault that leaves no cycles to compute."""
     return any(known is not None and known.no_figures for known in map(_declared, faults))
+
+
+def by_chance(faults: Iterable[str]) -> bool:
+    """Whether all of these lines are faults that another launch mends."""
+    return all(known is not None and known.by_chance for known in map(_declared, faults))
 
 
 def _declared(line: str) -> Fault | None:

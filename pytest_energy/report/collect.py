@@ -15,6 +15,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.report import sides
 from pytest_energy.report.explanation import Explanation, explain_compared
+from pytest_energy.report.launches import left_out_lines
 from pytest_energy.report.results import Entry, ReportedSplit, Run, Source, interval
 from pytest_energy.report.sides import Floors
 from pytest_energy.store.baseline import Baseline
@@ -128,7 +129,7 @@ def _comparison(
 ) -> Entry:
     key, gpu_name = candidate[0].key, candidate[0].environment.gpu_name
     launches = (*candidate, *reference)
-    left_out = [f"left out: launch {m.launch_id}: {fault}" for m in launches for fault in m.faults]
+    left_out = left_out_lines(launches)
     floors = sides.floors_of(noise_store, key, gpu_name, [m.launch_id for m in launches])
     found = _compare(
         [m for m in candidate if m.valid], [m for m in reference if m.valid], metric, floors

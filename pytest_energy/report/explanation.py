@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
+from pytest_energy.report import launches
 from pytest_energy.report.words import UNIT, count, percent
 from pytest_energy.safety import redact
 from pytest_energy.settings import MIN_LAUNCHES
@@ -63,6 +64,7 @@ def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Expl
     other = "reference" if judgement.paired else "baseline"
     regressed = judgement.verdict is Verdict.REGRESSED and not judgement.by_limits_alone
     reasons = [line for reason in judgement.reasons for line in redact.home(reason).splitlines()]
+    reasons += launches.left_out_lines(judgement.left_out)
     return Explanation(
         what=f"{judgement.verdict.value.upper()}: {_headline(name, judgement, other)}",
         how_sure=_how_sure(judgement, f", tolerance {100 * judgement.tolerance:.1f} %"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pytest_energy.report import summary
+from pytest_energy.report import launches, summary
 from pytest_energy.report.gallery import Section
 from pytest_energy.report.pictures import DARK, LIGHT, printable
 from pytest_energy.report.results import Entry, Results
@@ -43,6 +43,8 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             lines=summary.lines(results)[:_MAX_LINES],
             explained=[_explained(entry) for entry in summary.needing_explanation(results)],
             sections=sections,
+            launch_columns=launches.COLUMNS,
+            launches=launches.lines(results)[:_MAX_LINES],
             not_drawn=not_drawn,
             history=[summary.state(state) for state in history],
             older=len(states) - len(history),

@@ -56,6 +56,14 @@ class Interval:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ReportedDrift:
+    """How far a figure rose over the launch, relative, as a straight line through it."""
+
+    value: Annotated[float, Gt(-1), Lt(1e100)]
+    standard_error: Share
+
+
+@dataclass(frozen=True, config=STRICT)
 class ReportedLaunch:
     """One engine launch: means over its cycles.
 
@@ -63,6 +71,10 @@ class ReportedLaunch:
         static_power_w: of the hot GPUs just after the load; None if not measured.
         gpu_power_w: of each GPU by UUID, adding up to `power_w`. Empty for a single GPU, and for a
             stored baseline, which does not keep it.
+        cycles: how many.
+        dropped_cycles: cycles after the warm-up that are left out as a transient.
+        power_drift: at equal tokens/s; None for a stored baseline, which keeps no drift.
+        tokens_per_s_drift: likewise.
     """
 
     launch_id: Text
@@ -71,6 +83,10 @@ class ReportedLaunch:
     tokens_per_s: Figure
     static_power_w: Figure | None = None
     gpu_power_w: dict[Text, Share] = Field(default_factory=dict)
+    cycles: Count | None = None
+    dropped_cycles: Annotated[int, Ge(0)] = 0
+    power_drift: ReportedDrift | None = None
+    tokens_per_s_drift: ReportedDrift | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,6 +9,7 @@ from pytest_energy.measure.latency import LATENCIES
 from pytest_energy.measure.measurement import mean_gpu_power_w
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import Spread
+from pytest_energy.report import launches
 from pytest_energy.report.gpu_shares import MAX_IMBALANCE, gpu_shares, imbalance
 from pytest_energy.report.words import UNIT
 from pytest_energy.store.baseline import Baseline
@@ -54,6 +55,7 @@ class Row:
     latencies: str = ""
     gpus: str = ""
     gpu_imbalance: float | None = None
+    remarks: tuple[str, ...] = ()
 
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""
@@ -111,7 +113,16 @@ def row(
         latencies=_latencies(judgement),
         gpus=gpu_shares(gpu_power_w),
         gpu_imbalance=imbalance(gpu_power_w),
+        remarks=_remarks(judgement),
     )
+
+
+def _remarks(judgement: Judgement) -> tuple[str, ...]:
+    """On single launches; empty for metrics other than J/token."""
+    if judgement.metric is not Metric.JOULES_PER_TOKEN:
+        return ()
+    kept = judgement.candidate.launches if judgement.candidate else ()
+    return tuple(launches.remarks(kept, judgement.left_out))
 
 
 def _gpu_power_w(judgement: Judgement) -> dict[str, float]:
@@ -126,16 +137,16 @@ def _latencies(judgement: Judgement) -> str:
 
     Empty if none were recorded, and for metrics other than J/token.
     """
-    launches = [
+    measured = [
         m
         for m in (judgement.candidate.launches if judgement.candidate else ())
         if m.latencies_ms.keys() == LATENCIES.keys()
     ]
-    if judgement.metric is not Metric.JOULES_PER_TOKEN or not launches:
+    if judgement.metric is not Metric.JOULES_PER_TOKEN or not measured:
         return ""
 
     def mean(name: str, statistic: str) -> str:
-        return f"{sum(m.latencies_ms[name][statistic] for m in launches) / len(launches):#.3g}"
+        return f"{sum(m.latencies_ms[name][statistic] for m in measured) / len(measured):#.3g}"
 
     return "; ".join(
         f"{text} {mean(name, 'p50')} ms (p99 {mean(name, 'p99')})"
@@ -187,6 +198,11 @@ def period_lines(rows: Sequence[Row]) -> list[str]:
 def latency_lines(rows: Sequence[Row]) -> list[str]:
     """The latencies of servers, one line per cell: medians and 99th percentiles."""
     return [f"{r.cell}: {r.latencies}" for r in rows if r.latencies]
+
+
+def remark_lines(rows: Sequence[Row]) -> list[str]:
+    """What is to be known of single launches, one line each."""
+    return [f"{r.cell}: {line}" for r in rows for line in r.remarks]
 
 
 def gpu_lines(rows: Sequence[Row]) -> list[tuple[str, bool]]:

@@ -12,14 +12,16 @@ from typing import Any
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import measurement
+from pytest_energy.measure.change import Drift
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import NoiseFloor
+from pytest_energy.measure.spread import NoiseFloor, expm1
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report.results import (
     Gpu,
     Interval,
     ReportedCell,
+    ReportedDrift,
     ReportedLaunch,
     ReportedSide,
     interval,
@@ -40,19 +42,29 @@ def floors_of(store: NoiseStore, key: CellKey, gpu_name: str, launch_ids: Sequen
 
 def side_of_launches(measurements: Sequence[Measurement], floors: Floors) -> ReportedSide:
     """Valid measurements of one engine, at least one, one per launch."""
-    launches = [
-        ReportedLaunch(
-            m.launch_id,
-            m.joules_per_token,
-            m.power_w,
-            m.tokens_per_s,
-            known(m.static_power_w),
-            measurement.mean_gpu_power_w([m]),
-        )
-        for m in measurements
-    ]
+    launches = list(map(_launch, measurements))
     newest = max((m.environment for m in measurements), key=lambda e: str(e.date))
     return _side(launches, newest, floors)
+
+
+def _launch(m: Measurement) -> ReportedLaunch:
+    steady = m.steadiness
+    return ReportedLaunch(
+        m.launch_id,
+        m.joules_per_token,
+        m.power_w,
+        m.tokens_per_s,
+        known(m.static_power_w),
+        measurement.mean_gpu_power_w([m]),
+        cycles=len(m.cycles.time_s) if m.cycles else None,
+        dropped_cycles=m.dropped_cycles,
+        power_drift=_drift(steady.power_drift) if steady else None,
+        tokens_per_s_drift=_drift(steady.pace_drift) if steady else None,
+    )
+
+
+def _drift(found: Drift) -> ReportedDrift:
+    return ReportedDrift(expm1(found.size), found.error)
 
 
 def side_of_baseline(baseline: Baseline, floors: Floors) -> ReportedSide:
@@ -65,7 +77,14 @@ def side_of_baseline(baseline: Baseline, floors: Floors) -> ReportedSide:
         strict=True,
     )
     launches = [
-        ReportedLaunch(launch.launch_id, jpt, power_w, rate, known(launch.static_power_w))
+        ReportedLaunch(
+            launch.launch_id,
+            jpt,
+            power_w,
+            rate,
+            known(launch.static_power_w),
+            cycles=len(launch.joules_per_token),
+        )
         for launch, jpt, power_w, rate in series
     ]
     return _side(launches, baseline.environment, floors)

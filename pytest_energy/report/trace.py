@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pytest_energy.errors import RecordingError
-from pytest_energy.measure import measurement, steadiness
+from pytest_energy.measure import cycles, measurement
 from pytest_energy.recording import counters, recording_file
 from pytest_energy.recording.recording import GpuTrace, Recording
 from pytest_energy.report.results import engine_name
@@ -51,12 +51,12 @@ def trace(recorded: Recording) -> Trace | None:
 
     The power of several GPUs is summed at the updates of the first one's counter.
     """
-    measured = measurement.measure(recorded)
-    # A single period may be too short to be judged, but it can be drawn.
+    # A single period may be too short to be judged, but it can be drawn; an unsteady one, too.
+    measured = measurement.measure(recorded, ended=False)
     if measured.unrecoverable:
         return None
     updates_ns = counters.update_times_ns(recorded.gpus[0])[_well_known(recorded.gpus[0])]
-    bounds_ns = steadiness.steady_boundaries_ns(recorded)
+    bounds_ns, _ = cycles.boundaries(recorded)
     if len(updates_ns) < 2 or len(bounds_ns) < 2:
         return None
     begin_ns = recorded.tokens.time_ns[0]

@@ -110,6 +110,7 @@ class Judgement(Compared):
         smallest_detected: loss, relative, that the run, gone on to its last look, would have called
             regressed in 95 % of cases; None if nothing was compared.
         variation: of periods and pairs, if engines were interleaved period by period.
+        left_out: disturbed launches that others took the place of.
     """
 
     verdict: Verdict
@@ -119,6 +120,7 @@ class Judgement(Compared):
     by_limits_alone: bool = False
     smallest_detected: float | None = None
     variation: Variation | None = None
+    left_out: tuple[Measurement, ...] = ()
 
     @property
     def change(self) -> float | None:

@@ -96,12 +96,12 @@ def test_an_upgrade_that_costs_nothing_passes_where_three_launches_can_tell(suit
     )
 
 
-@pytest.mark.parametrize("gpu", ["gpu-bae4faf4", "gpu-2bf3339b"])
+@pytest.mark.parametrize(("gpu", "asked"), [("bae4faf4", "bs8 or bs64"), ("2bf3339b", "bs8")])
 def test_on_every_gpu_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do(
-    suite: Suite, tmp_path: Path, gpu: str
+    suite: Suite, tmp_path: Path, gpu: str, asked: str
 ) -> None:
     shutil.copytree(ROOT / "baselines", tmp_path / "store")
-    folder, cells = RECORDINGS / gpu, ("-k", "bs8 or bs64")
+    folder, cells = RECORDINGS / f"gpu-{gpu}", ("-k", asked)
     assert (
         suite(
             *cells,
@@ -118,11 +118,29 @@ def test_on_every_gpu_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do(
         recorded = {
             f"bs={recording_file.read(file).key.batch_size}"
             for file in recording_file.find(folder / label)
-        }
+        } & {f"bs={size[2:]}" for size in asked.split(" or ")}
         for metric in ("J/token", "tokens/s"):
             assert {
                 cell: v for cell, v in verdicts(result, metric).items() if cell in recorded
             } == dict.fromkeys(recorded, expected)
+
+
+def test_a_disturbed_launch_is_left_out_and_makes_no_baseline(suite: Suite, tmp_path: Path) -> None:
+    """Its pace fell by a fifth in the last cycle; two others remain."""
+    folder, cells = RECORDINGS / "gpu-2bf3339b", ("-k", "test_energy and bs64")
+    options = ("--energy-update", "--energy-replay", folder / "vllm-0.25.1")
+    result = suite(*cells, *options, baselines=tmp_path)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "*a baseline needs at least 3 launches, but there are only 2,*",
+            "llama-3.1-8b bs=64: left out: launch 20261123T221155Z-6ed563: unsteady: tokens/s "
+            "changed by -19.4 % and power by -10.1 % 17.6 s into the 20.7 s measured",
+        ]
+    )
+    alone = suite(*cells, "--energy-replay", folder / "vllm-0.25.1-eager")
+    assert verdicts(alone) == {"bs=64": "invalid"}
+    alone.stdout.fnmatch_lines(["*launch 20261123T221309Z-203fd2: unsteady: tokens/s changed by*"])
 
 
 def test_the_same_engine_on_another_gpu_is_not_compared(suite: Suite) -> None:
@@ -135,16 +153,23 @@ def test_the_same_engine_on_another_gpu_is_not_compared(suite: Suite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "name"), [("vllm-0.25.1", "vllm-0.25.1-eager"), ("vllm-0.20.2", "vllm-0.20.2")]
+    ("label", "name", "undecided"),
+    [
+        # Noise of nine degrees of freedom, without its own launches, does not help yet.
+        ("vllm-0.25.1", "vllm-0.25.1-eager", {"bs=64", "bs=256"}),
+        ("vllm-0.20.2", "vllm-0.20.2", set()),
+    ],
 )
-def test_six_percent_more_energy_is_regressed_in_every_cell_whatever_its_name(
-    suite: Suite, tmp_path: Path, label: str, name: str
+def test_six_percent_more_energy_never_passes_whatever_its_name(
+    suite: Suite, tmp_path: Path, label: str, name: str, undecided: set[str]
 ) -> None:
     copy = scaled_copy(label, 1.06, tmp_path / name)
     result = suite("-k", "test_energy", "--energy-replay", copy)
     assert result.ret == 1
-    assert set(verdicts(result).values()) == {"regressed"}
-    assert len(verdicts(result)) == 4
+    assert verdicts(result) == {
+        cell: "inconclusive" if cell in undecided else "regressed"
+        for cell in ("bs=1", "bs=8", "bs=64", "bs=256")
+    }
 
 
 def test_an_engine_without_cuda_graphs_is_regressed_though_its_power_fell(suite: Suite) -> None:
@@ -153,7 +178,7 @@ def test_an_engine_without_cuda_graphs_is_regressed_though_its_power_fell(suite:
     assert verdicts(result) == {"bs=8": "regressed", "bs=64": "regressed"}
     result.stdout.fnmatch_lines(
         [
-            "REGRESSED: llama-3.1-8b bs=8, J/token 0.4653, +35.5 % vs *",
+            "REGRESSED: llama-3.1-8b bs=8, J/token 0.4662, +35.8 % vs *",
             "*power fell, but throughput fell further*",
             "*what changed: engine_args_under_test.enforce_eager: None → True*",
             "REGRESSED: llama-3.1-8b bs=64, J/token 0.1149, +14.7 % vs *",

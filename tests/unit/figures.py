@@ -47,7 +47,7 @@ def measurement(
         "gpu_energy_j": {UUID: sum(found.energy_j)},
         "conditions": CONDITIONS,
         "static_power_w": 120.0,
-        "skipped_cycles": 0,
+        "dropped_cycles": 0,
         "faults": (),
         "periods": (Period(found, 0),),
     }

@@ -226,7 +226,7 @@ def first_steps(recorded: Recording) -> Recording:
             lambda r: replace(r, kv_cache_tokens=1000),
         ),
         (
-            "too_short: 2 whole blocks after warm-up, 0 of them before the steady state, 3 needed",
+            "too_short: 2 whole blocks after warm-up, 3 needed",
             first_steps,
         ),
         ("too_short: 0 whole blocks", lambda r: replace(r, tokens=TokenCounter((), (), ()))),

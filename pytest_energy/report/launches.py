@@ -1,0 +1,76 @@
+"""The launches that results rest on: their table, and what is to be known of single ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.report.results import ReportedDrift, ReportedLaunch, Results
+
+COLUMNS = (
+    "cell",
+    "engine",
+    "launch",
+    "J/token",
+    "W",
+    "tokens/s",
+    "cycles",
+    "drift of power",
+    "drift of tokens/s",
+)
+
+
+def remarks(kept: Sequence[Measurement], left_out: Sequence[Measurement]) -> list[str]:
+    """What is to be known of launches: why one was left out, dropped cycles, significant drifts."""
+    lines = left_out_lines(left_out)
+    for m in kept:
+        found = ["its first cycle after the warm-up is left out"] * m.dropped_cycles
+        found += m.steadiness.reported if m.steadiness else ()
+        lines += [f"launch {m.launch_id}: {line}" for line in found]
+    return lines
+
+
+def left_out_lines(launches: Sequence[Measurement]) -> list[str]:
+    """Why each launch was left out, one line a fault."""
+    return [f"left out: launch {m.launch_id}: {fault}" for m in launches for fault in m.faults]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: its texts in the order of `COLUMNS`."""
+
+    cell: str
+    engine: str
+    launch: str
+    figures: tuple[str, ...]
+
+
+def lines(results: Results) -> list[Line]:
+    """Every launch of every cell once, in the order of the entries; the reference's first."""
+    found: dict[Line, None] = {}
+    for entry in results.entries:
+        for side in filter(None, (entry.reference, entry.candidate)):
+            for launch in side.launches:
+                found[Line(entry.cell.name, side.engine, launch.launch_id, _figures(launch))] = None
+    return list(found)
+
+
+def _figures(launch: ReportedLaunch) -> tuple[str, ...]:
+    cycles = "-" if launch.cycles is None else str(launch.cycles)
+    if launch.dropped_cycles:
+        cycles += f" ({launch.dropped_cycles} dropped)"
+    return (
+        f"{launch.joules_per_token:#.4g}",
+        f"{launch.power_w:,.0f}",
+        f"{launch.tokens_per_s:,.0f}",
+        cycles,
+        drift(launch.power_drift),
+        drift(launch.tokens_per_s_drift),
+    )
+
+
+def drift(found: ReportedDrift | None) -> str:
+    """With two standard errors."""
+    if found is None:
+        return "-"
+    rise = f"{100 * found.value:+.1f}".replace("-0.0", "+0.0")
+    return f"{rise} ± {200 * found.standard_error:.1f} %"
