@@ -41,16 +41,21 @@ def _interleaved(tests: str, folder: str) -> str:
     )
 
 
-_8_AND_64 = 'suites -k "bs8 or bs64"'
+_HOST_BOUND = "suites/host_bound"
+_8_AND_64 = f'{_HOST_BOUND} -k "bs8 or bs64"'
 COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "H100, quiet cells, against five launches on the same GPU": tuple(
+        f"pytest suites --energy-replay {H100}/gpu-6ac11e84/{engine}"
+        for engine in ("unchanged", "no-async", "piecewise", "eager", "max-num-batched-tokens-512")
+    ),
     "H200, against the stored baseline of 0.20.2": (
-        f"pytest suites --energy-replay {H200}/vllm-0.25.1",
+        f"pytest {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1",
         f"pytest {_8_AND_64} --energy-replay {H200}/vllm-0.25.1-eager",
         f"pytest {_8_AND_64} --energy-replay {H200}/vllm-0.25.1-no-async",
-        f"pytest suites --energy-replay {H200}/vllm-0.25.1-gate",
+        f"pytest {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1-gate",
     ),
     "H200, launches of both releases alternating": (
-        f"pytest suites --energy-replay {H200}/vllm-0.25.1 "
+        f"pytest {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1 "
         f"--energy-reference-replay {H200}/vllm-0.20.2",
     ),
     "H100, interleaved": tuple(
@@ -58,18 +63,20 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         for _, folder in INTERLEAVED
     ),
     "H100, the server's baseline judged against itself": (
-        f"pytest suites --energy-engine server "
+        f"pytest {_HOST_BOUND} --energy-engine server "
         f"--energy-replay {H100}/gpu-3bbffe5c/vllm-0.25.1-server",
     ),
     "Two H100s, their baseline judged against itself": (
         f"pytest suites/two_gpus --energy-replay {H100}/gpus-90c8c798-23100d1e",
     ),
     "Noise between launches": (
-        f"pytest-energy noise suites --energy-replay {H200}/vllm-0.25.1",
+        f"pytest-energy noise suites --energy-replay {H100}/gpu-e4e905c4/vllm-0.25.1-256-in "
+        f"{H100}/gpu-6ac11e84/baseline {H100}/gpu-6ac11e84/unchanged",
+        f"pytest-energy noise {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1",
         f"pytest-energy noise {_8_AND_64} --energy-replay {H100}/vllm-0.25.1",
         f"pytest-energy noise benchmarks/cpu_bound "
         f"--energy-replay {H100}/vllm-0.25.1-against-itself-1b",
-        f"pytest-energy noise suites --energy-engine server "
+        f"pytest-energy noise {_HOST_BOUND} --energy-engine server "
         f"--energy-replay {H100}/gpu-3bbffe5c/vllm-0.25.1-server",
         f"pytest-energy noise suites/two_gpus --energy-replay {H100}/gpus-90c8c798-23100d1e",
     ),
@@ -88,8 +95,9 @@ def arguments(command: str, folder: Path) -> list[str]:
 
 def table(output: str) -> str:
     """The summary table in what pytest printed: its heading and its rows."""
-    row = r"(?:llama-[^,]*)? +bs=\d+ +(?:J/token|tokens/s) .*"
-    lines = re.compile(rf"^(?:cell +metric .*|{row}|llama-[^,:]*)$", re.M)
+    row = r"(?:llama-[^,\n]*)? +bs=\d+(?: \S+)? +(?:J/token|tokens/s) .*"
+    above = r"llama-(?:(?! bs=)[^,:\n])*"
+    lines = re.compile(rf"^(?:cell +metric .*|{row}|{above})$", re.M)
     return "\n".join(line.rstrip() for line in lines.findall(output))
 
 

@@ -31,6 +31,8 @@ from pytest_energy.store.noise import NoiseStore
 ROOT = Path(__file__).parents[1]
 GPU = "recordings/h200-sxm-141gb"
 H100 = "recordings/h100-sxm-80gb"
+QUIET = f"{H100}/gpu-6ac11e84"
+HOST_BOUND = "suites/host_bound"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Example:
     Attributes:
         select: pytest's -k.
         interleaved: whether the launches are pairs; else a baseline is made of `reference`.
+        tests: the suite.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Example:
     candidate: str
     select: str = ""
     interleaved: bool = False
+    tests: str = HOST_BOUND
 
 
 def _pairs(name: str, recordings: str) -> Example:
@@ -57,13 +61,13 @@ def _pairs(name: str, recordings: str) -> Example:
 
 EXAMPLES = (
     Example("upgrade", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1"),
-    Example("eager", f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1-eager", "bs8 or bs64"),
+    Example("eager", f"{QUIET}/baseline", f"{QUIET}/eager", tests="suites"),
     _pairs("interleaved", "vllm-0.20.2-to-0.25.1"),
     _pairs("no-async", "vllm-0.25.1-no-async-interleaved"),
 )
 HISTORY = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1")  # one update after the other
 # The README's; the trace is of the second.
-PICTURES = (f"{GPU}/vllm-0.20.2", f"{GPU}/vllm-0.25.1", f"{GPU}/vllm-0.25.1-eager")
+PICTURES = (f"{QUIET}/baseline", f"{QUIET}/unchanged", f"{QUIET}/eager")
 EPOCH = "1795478400"  # 2026-11-24, for reports that come out the same
 
 MAX_BYTES = 1_000_000
@@ -108,7 +112,7 @@ def _example(project: Path, example: Example, folder: Path) -> None:
     reference = ["--energy-reference-replay", example.reference] if example.interleaved else []
     options = ["-p", "no:cacheprovider", "--benchmark-disable", "--energy-report", str(folder)]
     replay = ["--energy-replay", example.candidate, *reference]
-    _run(project, "-m", "pytest", "suites", *selection, *replay, *options, expected=(0, 1))
+    _run(project, "-m", "pytest", example.tests, *selection, *replay, *options, expected=(0, 1))
 
 
 def _store(project: Path, labels: Sequence[str]) -> None:

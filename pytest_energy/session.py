@@ -142,11 +142,11 @@ class Session:
     def unused_baselines(self) -> list[Baseline]:
         """Baselines that no test of this run asks for.
 
-        Only those of the GPU models, numbers of GPUs and engines that were seen in this run: suites
-        for others are run by name.
+        Only those of the GPU models, numbers of GPUs, engines and workloads that were seen in this
+        run: suites for others are run by name.
         """
         seen = {
-            (_gpu_name([m]), len(m.environment.gpus), m.key.engine)
+            (_gpu_name([m]), len(m.environment.gpus), m.key.engine, m.key.workload)
             for evidence in self._source.found.values()
             for m in evidence.measurements
         }
@@ -154,7 +154,7 @@ class Session:
         return [
             entry
             for entry in self.store.entries()
-            if (entry.gpu_name, len(entry.gpus), entry.key.engine) in seen
+            if (entry.gpu_name, len(entry.gpus), entry.key.engine, entry.key.workload) in seen
             and entry.key.canonical not in asked
         ]
 

@@ -49,7 +49,7 @@ def slowed(recording: Recording, cycle: float, factor: float = 2.0) -> Recording
 
 
 def with_power(recording: Recording, watts: Callable[[np.ndarray], np.ndarray]) -> Recording:
-    """More power, all GPUs together, by the share of the window: of the cycles after the warm-up."""
+    """More power, all GPUs together, by the share of the window (cycles after the warm-up)."""
     ends_ns, _ = boundaries(recording)
     first, last = int(ends_ns[0]), int(ends_ns[-1])
 

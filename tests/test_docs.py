@@ -76,7 +76,7 @@ def test_readme_gate_passes_for_an_unchanged_upgrade(users_pytest: Run) -> None:
     replay = ["--energy-replay", str(RECORDINGS / "vllm-0.25.1"), "--energy-inconclusive", "warn"]
     result = users_pytest(["test_my_model.py", *replay])
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["llama-3.1-8b bs=8 *J/token* pass *", "*2 passed*"])
+    result.stdout.fnmatch_lines(["llama-3.1-8b bs=8 512/256 *J/token* pass *", "*2 passed*"])
 
 
 def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run) -> None:
@@ -90,7 +90,7 @@ def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run)
     ]
     # With CI set, pytest shows a part of them again in its short summary.
     wanted = [
-        f"REGRESSED: llama-3.1-8b bs={size}, {metric}"
+        f"REGRESSED: llama-3.1-8b bs={size} 512/256, {metric}"
         for size in (8, 64)
         for metric in ("J/token", "tokens/s")
     ]

@@ -52,6 +52,13 @@ class WorkloadKey:
             return self.input_tokens, self.output_tokens
         return None
 
+    @property
+    def short(self) -> str:
+        """Tokens in and out: "512/256", "~512/~256" of medians, "1a2b3c4d/replies" of a file."""
+        into, out = self.input_tokens, self.output_tokens
+        from_file = str(self.prompts_sha256)[:8] if into == OF_PROMPTS else _briefly(into)
+        return f"{from_file}/{_briefly(out)}"
+
     def __str__(self) -> str:
         """In a few words: "512 tokens in, 256 out"."""
         if self.input_tokens != OF_PROMPTS:
@@ -129,12 +136,12 @@ class CellKey:
 
     @property
     def name(self) -> str:
-        """For tables and messages: the model, what is unusual about its engine, the batch size."""
+        """For tables and messages: model, what is unusual about its engine, batch, workload."""
         parts = [self.model, *([self.engine] if self.engine != "offline" else [])]
         quantization = self.engine_args.get("quantization")
         parts += [str(quantization)] if quantization else []
         parts += [f"{short}={size}" for short, size in self.spread_over.items()]
-        return " ".join([*parts, f"bs={self.batch_size}"])
+        return " ".join([*parts, f"bs={self.batch_size}", self.workload.short])
 
     @property
     def slug(self) -> str:
@@ -145,6 +152,12 @@ class CellKey:
     def differences(self, other: "CellKey") -> list[str]:
         """What differs, as "name: this → other"."""
         return differences(self.plain, other.plain)
+
+
+def _briefly(length: int | LengthDistribution | str) -> str:
+    return (
+        f"~{length.lognormal.median:g}" if isinstance(length, LengthDistribution) else str(length)
+    )
 
 
 Key = Annotated[CellKey, PlainSerializer(lambda key: key.plain)]  # as schemas hold it

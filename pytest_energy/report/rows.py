@@ -221,7 +221,7 @@ def table(rows: Sequence[Row]) -> list[tuple[str, Row | None]]:
     """Aligned lines, each with the row that it shows; a heading shows none.
 
     If they would be wider than 100 columns, the gaps shrink and an empty last column is left out;
-    if that is not enough, a model's name stands on a line of its own above its rows.
+    if that is not enough, model and workload stand on a line of their own above their rows.
     """
     paired = bool(rows) and all(r.paired for r in rows)
     columns = ["reference" if paired and name == "baseline" else name for name in _COLUMNS]
@@ -231,12 +231,14 @@ def table(rows: Sequence[Row]) -> list[tuple[str, Row | None]]:
         heading, *lines = aligned([line[:last] for line in (columns, *texts)], gap)
         if max(map(len, [heading, *lines])) <= _MAX_COLUMNS:
             return [(heading, None), *zip(lines, rows, strict=True)]
-    models = [cell.rpartition(" ")[0] for cell, *_ in texts]
-    sizes = [("  " + cell.rpartition(" ")[2], *rest) for cell, *rest in texts]
+    # "llama bs=8 512/256" stands as "  bs=8" below "llama 512/256".
+    names = [r.cell.rsplit(" ", 2) for r in rows]
+    above = [f"{model} {workload}" for model, _, workload in names]
+    sizes = [(f"  {size}", *rest) for (_, size, _), (_, *rest) in zip(names, texts, strict=True)]
     heading, *lines = aligned([columns, *sizes], " ")
     shown: list[tuple[str, Row | None]] = [(heading, None)]
-    for before, model, line, r in zip(["", *models], models, lines, rows, strict=False):
-        shown += [(model, None)] * (model != before) + [(line, r)]
+    for before, name, line, r in zip(["", *above], above, lines, rows, strict=False):
+        shown += [(name, None)] * (name != before) + [(line, r)]
     return shown
 
 

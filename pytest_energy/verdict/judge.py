@@ -13,7 +13,7 @@ from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import NearMiss, Store
 from pytest_energy.store.noise import NoiseStore
-from pytest_energy.verdict.attribution import split, what_changed
+from pytest_energy.verdict.attribution import split, temperature_change, what_changed
 from pytest_energy.verdict.judgement import NO_LIMITS, Judgement, Limits, Sample
 from pytest_energy.verdict.preconditions import case_of, unfit_for_pairs
 from pytest_energy.verdict.reasons import in_words
@@ -157,4 +157,5 @@ def _variation(
 
 
 def _changed(candidate: Sequence[Measurement], reference: Baseline) -> tuple[str, ...]:
-    return tuple(what_changed(reference.environment, candidate[-1].environment))
+    found = what_changed(reference.environment, candidate[-1].environment)
+    return tuple(found + temperature_change(candidate, reference))

@@ -1,4 +1,4 @@
-"""Llama 3.1 8B, bf16, on two GPUs; with ../test_llama_3_1_8b.py it shows what the second costs."""
+"""Llama 3.1 8B, bf16, on two GPUs: what the second costs shows beside ../host_bound."""
 
 import pytest
 

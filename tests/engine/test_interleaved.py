@@ -236,7 +236,7 @@ def test_workers_of_several_gpus_may_poll_for_a_while(
     ("fault", "why"),
     [
         ("no_memory_for_two", "did not load with 0.45 of the GPU's memory"),
-        ("small_cache_for_two", "KV cache holds 160 of the 1152 tokens that tiny bs=8 needs"),
+        ("small_cache_for_two", "KV cache holds 160 of the 1152 tokens that tiny bs=8 64/80 needs"),
     ],
 )
 def test_engines_that_do_not_fit_together(

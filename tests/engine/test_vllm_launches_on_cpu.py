@@ -160,9 +160,9 @@ def test_from_a_test_file_to_a_recording_and_back_offline(pytester: pytest.Pytes
     live.stdout.fnmatch_lines(
         [
             "*tiny: loading*",
-            "*tiny bs=2: measuring*",
-            "*tiny bs=8: measuring*",
-            "NO BASELINE: tiny bs=2*",
+            "*tiny bs=2 64/512: measuring*",
+            "*tiny bs=8 64/512: measuring*",
+            "NO BASELINE: tiny bs=2 64/512*",
         ]
     )
     files = list(recording_file.find(pytester.path / "kept"))
@@ -213,11 +213,11 @@ def test_two_interleaved_engines(pytester: pytest.Pytester) -> None:
         [
             "*pair 1 of up to 3 (reference): tiny: loading*",
             "*pair 2 of up to 3 (candidate): tiny: loading*",
-            "tiny bs=8 *",
+            "tiny bs=8 64/512 *",
         ]
     )
     assert not {"invalid", "not comparable", "no baseline"} & {
-        row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8")
+        row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8 64/512")
     }
     for side in ("candidate", "reference"):
         periods = [
@@ -231,7 +231,7 @@ def test_two_interleaved_engines(pytester: pytest.Pytester) -> None:
     replayed = pytester.runpytest_subprocess(
         "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
     )
-    replayed.stdout.fnmatch_lines(["tiny bs=8 *"])
+    replayed.stdout.fnmatch_lines(["tiny bs=8 64/512 *"])
 
 
 def arguments(folder: Path, engine: str) -> dict[str, Any]:
@@ -322,11 +322,15 @@ def test_from_a_test_file_to_a_recording_and_back_by_a_server(pytester: pytest.P
     live = pytester.runpytest_subprocess(*options)
     live.assert_outcomes(failed=1)
     live.stdout.fnmatch_lines(
-        ["*tiny: loading*", "*tiny server bs=8: measuring*", "NO BASELINE: tiny server bs=8*"]
+        [
+            "*tiny: loading*",
+            "*tiny server bs=8 64/128: measuring*",
+            "NO BASELINE: tiny server bs=8 64/128*",
+        ]
     )
     live.stdout.fnmatch_lines(
         [
-            "tiny server bs=8: time to first token * ms (p99 *); "
+            "tiny server bs=8 64/128: time to first token * ms (p99 *); "
             "inter-token latency * ms (p99 *); end-to-end *"
         ]
     )

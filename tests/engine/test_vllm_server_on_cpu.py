@@ -115,7 +115,11 @@ def test_from_a_test_file_to_a_recording_and_back(
     live = pytester.runpytest_subprocess("--energy-url", engine.url, "--energy-record", "kept")
     live.assert_outcomes(failed=1)
     live.stdout.fnmatch_lines(
-        ["*tiny: attaching to*", "*tiny attached bs=8: measuring*", "NO BASELINE: tiny attached*"]
+        [
+            "*tiny: attaching to*",
+            "*tiny attached bs=8 64/128: measuring*",
+            "NO BASELINE: tiny attached bs=8 64/128*",
+        ]
     )
     (file,) = recording_file.find(pytester.path / "kept")
     measured = measurement.measure(recording_file.read(file))

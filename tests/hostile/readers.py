@@ -179,9 +179,9 @@ class Readers:
         noise: Mapping[Metric, NoiseFloor] = spread.ASSUMED_NOISE,
     ) -> None:
         judged = judge.judge(metric, new, old, Limits(None, 500, 50, 50), terms, noise)
-        name: Any = SimpleNamespace(name="cell bs=8")
+        name: Any = SimpleNamespace(name="cell bs=8 512/256")
         row = rows.row(name, judged)
-        said = explanation.explain("cell bs=8", judged, "pytest", replayed=True)
+        said = explanation.explain("cell bs=8 512/256", judged, "pytest", replayed=True)
         explanation.failure(judged, said)
         lines = [*rows.table([row]), *noise_table.noise_lines([row]), *rows.latency_lines([row])]
         assert len(str(lines)) < 100_000
@@ -224,7 +224,7 @@ class Readers:
         ours = [measurement.measure(self._ours[0])]
         for metric in Metric:
             key, gpu_name = ours[0].key, "NVIDIA H200"
-            name: Any = SimpleNamespace(name="cell bs=64")
+            name: Any = SimpleNamespace(name="cell bs=64 512/256")
             noise_table.noise_table([(name, metric, store.noise(key, gpu_name, metric))], 8)
             floors = {m: store.floor(key, gpu_name, m) for m in Metric}
             baseline = Baseline.of(

@@ -136,7 +136,7 @@ def test_an_interpreter_that_does_not_exist(project: Project) -> None:
     refused(
         project,
         ["--energy-python", "/no/python"],
-        "INVALID: tiny bs=2",
+        "INVALID: tiny bs=2 64/250",
         "cannot run /no/python",
         "--energy-python PATH",
     )
@@ -158,7 +158,7 @@ def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> Non
     refused(
         project,
         [],
-        "INVALID: tiny bs=8",
+        "INVALID: tiny bs=8 64/250",
         "the engine does not run on an NVIDIA GPU",
         "--energy-replay DIR",
     )
@@ -192,7 +192,7 @@ def test_a_recording_of_another_gpu_model(project: Project) -> None:
     refused(
         project,
         ["--energy-replay", "h200"],
-        "NOT COMPARABLE: tiny bs=2",
+        "NOT COMPARABLE: tiny bs=2 64/250",
         "measured on another GPU model, simulated GPU",
     )
 
@@ -235,7 +235,7 @@ def test_no_baseline(project: Project) -> None:
     refused(
         project,
         ["--energy-replay", "old"],
-        "NO BASELINE: tiny bs=2",
+        "NO BASELINE: tiny bs=2 64/250",
         "'test_tiny.py::test_energy[bs2]' --energy-update",
     )
 
@@ -245,7 +245,7 @@ def test_no_recording_of_the_cell(project: Project) -> None:
     refused(
         project,
         ["--energy-replay", "other"],
-        "no recording of tiny bs=2 in",
+        "no recording of tiny bs=2 64/250 in",
         "differs in engine_args.load_format: auto → dummy",
     )
 
@@ -319,7 +319,7 @@ def test_a_counter_that_disagrees_with_power_is_no_measurement(project: Project)
     refused(
         project,
         ["--energy-replay", "odd"],
-        "INVALID: tiny bs=2",
+        "INVALID: tiny bs=2 64/250",
         "counter_disagrees",
         "more than 3% apart",
         "next: leave the invalid launches out, or record new ones: pytest 'test_tiny.py::",

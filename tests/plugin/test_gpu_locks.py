@@ -161,7 +161,7 @@ def test_a_run_that_waits_in_vain_measures_nothing_and_says_who_it_was(
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
         [
-            "INVALID: tiny bs=2*",
+            "INVALID: tiny bs=2 64/250*",
             f"*{UUIDS[1]} is not free: pid {other.pid} (a model since ??:??) holds it, and this "
             "run has waited 0.3 s in all.",
             "*Run again when it has ended, or wait longer: --energy-lock-timeout SECONDS",

@@ -70,7 +70,7 @@ class Engines:
         if not self.fit:
             raise NoFit(
                 "the candidate engine's KV cache holds 160 of the 2560 tokens that tiny bs=8 "
-                "needs\nand a log"
+                "64/250 needs\nand a log"
             )
         for side in (outer, inner):
             if (side.settings.python, len(self.pairs)) in self.fails:
@@ -123,7 +123,7 @@ def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 1 of up to 5 (candidate): tiny: loading*",
             "cell * metric * J/token * W * tokens/s * reference * change * verdict * detects",
-            "tiny bs=2 * J/token * 0.5000 * pass *",
+            "tiny bs=2 64/250 * J/token * 0.5000 * pass *",
         ]
     )
 
@@ -139,7 +139,7 @@ def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "REGRESSED: tiny bs=2, J/token 0.5600, +12.0 % vs the reference's 0.5000",
+            "REGRESSED: tiny bs=2 64/250, J/token 0.5600, +12.0 % vs the reference's 0.5000",
             "  how sure: 95 % interval *; 3 pairs with vLLM 1.0",
             "  what changed: engine_args_under_test.enforce_eager: None → True; vllm: 1.0 → 2.0",
             f"  next: measure again: pytest *--energy-python {NEW} --energy-engine-arg "
@@ -155,7 +155,7 @@ def test_what_drifts_from_pair_to_pair_cancels(project: Project, engines: Engine
         (500.0 if python == OLD else 525.0) * (1 + 0.05 * launch)
     )
     result = project.run(*BY_LAUNCHES, "-k", "test_energy and bs2")
-    result.stdout.fnmatch_lines(["tiny bs=2 * +5.0% ±* regressed"])
+    result.stdout.fnmatch_lines(["tiny bs=2 64/250 * +5.0% ±* regressed"])
     assert len(engines.launched) == 6
 
 
@@ -269,7 +269,7 @@ def test_too_few_pairs_and_unequal_sides_give_no_verdict(project: Project) -> No
     unequal = project.run("--energy-replay", "three", "--energy-reference-replay", "two")
     unequal.assert_outcomes(failed=4)
     unequal.stdout.fnmatch_lines(
-        ["*3 launches of tiny bs=2 cannot be paired with 2 of the reference.*"]
+        ["*3 launches of tiny bs=2 64/250 cannot be paired with 2 of the reference.*"]
     )
 
 
@@ -279,7 +279,7 @@ def test_a_launch_is_not_compared_with_itself(project: Project) -> None:
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
         [
-            "INVALID: tiny bs=2*",
+            "INVALID: tiny bs=2 64/250*",
             "*launch old-0 is on both sides, and would be compared with itself.",
             "*--energy-reference-replay DIR/reference",
         ]
@@ -296,8 +296,8 @@ def test_launches_that_did_not_share_a_gpu_are_no_pair(project: Project, engines
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
         [
-            "INVALID: tiny bs=2*",
-            "*launch 02-candidate of tiny bs=2 was interleaved with launch 02-reference, "
+            "INVALID: tiny bs=2 64/250*",
+            "*launch 02-candidate of tiny bs=2 64/250 was interleaved with launch 02-reference, "
             "and would be paired with 01-reference.",
             "*Give all recordings of both sides*",
         ]
@@ -370,15 +370,15 @@ def test_engines_that_fit_together_alternate_by_periods(project: Project, engine
             "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
             "energy * s  pair 2 of up to 5 (candidate): tiny: loading*",
             "cell * metric * J/token * W * tokens/s * reference * change * verdict * detects",
-            "tiny bs=2 * J/token * pass *",
+            "tiny bs=2 64/250 * J/token * pass *",
             # The first two periods of a pair draw the same, the last 1 % less: ratios of 1 and
             # 1 ± 1 %, and pairs of 1 ± 0.5 %.
-            "tiny bs=2, J/token: candidate ÷ reference varies by 0.71% (3 df) between periods "
-            "and by 0.58% (2 df) between pairs (0.50% expected from the periods alone); "
+            "tiny bs=2 64/250, J/token: candidate ÷ reference varies by 0.71% (3 df) between "
+            "periods and by 0.58% (2 df) between pairs (0.50% expected from the periods alone); "
             "the paused engine generated 0 tokens and used 2.5% of a CPU core; "
             "loading the second engine changed the idle GPU's power by +0.5 W",
-            "tiny bs=2, tokens/s: candidate ÷ reference varies by 0.00% (3 df) between periods "
-            "and by 0.00% (2 df) between pairs (0.00% expected from the periods alone)",
+            "tiny bs=2 64/250, tokens/s: candidate ÷ reference varies by 0.00% (3 df) between "
+            "periods and by 0.00% (2 df) between pairs (0.00% expected from the periods alone)",
         ]
     )
 
@@ -430,7 +430,9 @@ def test_an_engine_that_did_not_rest_makes_the_measurement_invalid(
     engines.paused = False
     result = project.run(*TOGETHER, "-k", "bs2")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["INVALID: tiny bs=2*", "*not_idle: its scheduler was not paused"])
+    result.stdout.fnmatch_lines(
+        ["INVALID: tiny bs=2 64/250*", "*not_idle: its scheduler was not paused"]
+    )
 
 
 def test_an_update_lets_launches_alternate(project: Project, engines: Engines) -> None:
@@ -463,7 +465,7 @@ def test_recordings_of_periods_replay_in_pairs_and_in_no_other_way(
     alone.assert_outcomes(failed=4)
     alone.stdout.fnmatch_lines(
         [
-            "NOT COMPARABLE: tiny bs=2*",
+            "NOT COMPARABLE: tiny bs=2 64/250*",
             "*measured with another engine co-resident on the GPU, and a baseline is measured *",
             "*next: judge it with its reference, interleaved on one GPU: --energy-replay "
             "DIR/candidate --energy-reference-replay DIR/reference",
@@ -473,7 +475,7 @@ def test_recordings_of_periods_replay_in_pairs_and_in_no_other_way(
     update = project.run("--energy-replay", "kept/candidate", "--energy-update")
     update.assert_outcomes(failed=4)
     update.stdout.fnmatch_lines(
-        ["the baseline of tiny bs=2 was not updated: *another engine co-resident*"]
+        ["the baseline of tiny bs=2 64/250 was not updated: *another engine co-resident*"]
     )
     project.record("apart")
     mixed = project.run("--energy-replay", "kept/candidate", "--energy-reference-replay", "apart")

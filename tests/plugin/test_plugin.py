@@ -43,8 +43,8 @@ def test_passes_and_shows_the_table(project: Project) -> None:
         [
             "energy: replay of same, baselines in baselines",
             "cell * metric * J/token * W * tokens/s * baseline * change * verdict * detects",
-            "tiny bs=2 * J/token * 0.4995 ±* 500 * 1,001 * 0.4995 *+0.0% ±* pass * +*%",
-            "tiny bs=8 * tokens/s * 500 * 1,001 * 1,001 * pass * -*%",
+            "tiny bs=2 64/250 * J/token * 0.4995 ±* 500 * 1,001 * 0.4995 *+0.0% ±* pass * +*%",
+            "tiny bs=8 64/250 * tokens/s * 500 * 1,001 * 1,001 * pass * -*%",
             "noise of J/token between launches: 1.0% assumed",
             "*measure this runner's: pytest-energy noise",
         ]
@@ -56,12 +56,19 @@ def test_create_change_and_history(project: Project) -> None:
     created = project.run("--energy-replay", "old", "--energy-update")
     created.assert_outcomes(passed=4)
     created.stdout.fnmatch_lines(
-        ["energy: *baselines UPDATED in baselines", "tiny bs=2 * created", "tiny bs=8 * created"]
+        [
+            "energy: *baselines UPDATED in baselines",
+            "tiny bs=2 64/250 * created",
+            "tiny bs=8 64/250 * created",
+        ]
     )
     project.record("new", power_w=450.0)
     changed = project.run("--energy-replay", "new", "--energy-update")
     changed.stdout.fnmatch_lines(
-        ["tiny bs=2 *J/token * 0.4995 *-10.0% ±* changed", "tiny bs=2 *tokens/s *+0.0% ±* changed"]
+        [
+            "tiny bs=2 64/250 *J/token * 0.4995 *-10.0% ±* changed",
+            "tiny bs=2 64/250 *tokens/s *+0.0% ±* changed",
+        ]
     )
     stored = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())
     assert [len(cell["history"]) for cell in stored["cells"].values()] == [1, 1]
@@ -113,7 +120,7 @@ def test_refused_updates_fail_and_change_nothing(
     before = project.files()
     result = project.run("--energy-replay", "new", "--energy-update")
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines([f"the baseline of tiny bs=2 was not updated: *{reason}*"])
+    result.stdout.fnmatch_lines([f"the baseline of tiny bs=2 64/250 was not updated: *{reason}*"])
     assert project.files() == before
 
 
@@ -165,7 +172,7 @@ def test_a_body_that_never_checks_is_checked_and_a_body_that_fails_fails_for_its
     )
     result = project.run("--energy-replay", "dear")
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["REGRESSED: tiny bs=2*", "*too hot for my rack*"])
+    result.stdout.fnmatch_lines(["REGRESSED: tiny bs=2 64/250*", "*too hot for my rack*"])
 
 
 def test_a_test_may_refine_its_modules_marker(project: Project) -> None:
@@ -187,7 +194,7 @@ def test_one_launch_serves_all_cells_of_all_tests(project: Project, live: list[l
         [
             "energy: live, 5 launches of *",
             "energy * s  launch 1 of 5: tiny: loading*",
-            "energy * s  launch 5 of 5: tiny bs=8: measuring",
+            "energy * s  launch 5 of 5: tiny bs=8 64/250: measuring",
         ]
     )
 
@@ -253,9 +260,9 @@ def test_launches_are_spent_on_what_is_undecided(
     result.stdout.fnmatch_lines(
         [
             "energy: live, up to 5 launches of *",
-            "tiny bs=2 * pass *",
-            "tiny bs=4 * inconclusive",
-            "tiny bs=8 * regressed",
+            "tiny bs=2 64/250 * pass *",
+            "tiny bs=4 64/250 * inconclusive",
+            "tiny bs=8 64/250 * regressed",
         ]
     )
     result.stdout.fnmatch_lines(["*next: or interleave both engines on this GPU*"])
@@ -277,7 +284,7 @@ def test_what_stays_undecided_may_warn_instead_of_failing(project: Project) -> N
     )
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
-        ["tiny bs=2 * inconclusive", "warning: INCONCLUSIVE: tiny bs=2*", "  next: *"]
+        ["tiny bs=2 64/250 * inconclusive", "warning: INCONCLUSIVE: tiny bs=2 64/250*", "  next: *"]
     )
     dear = project.record("dear", power_w=600.0)
     project.run(
@@ -292,7 +299,7 @@ def test_a_baseline_of_another_gpu_is_not_compared(project: Project) -> None:
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
         [
-            "NOT COMPARABLE: tiny bs=2*",
+            "NOT COMPARABLE: tiny bs=2 64/250*",
             "*measured on another GPU, GPU-00000000-*",
             "*next: * --energy-update*",
         ]
@@ -312,14 +319,14 @@ def test_noise_is_measured_added_up_and_judged_by(project: Project, live: list[l
         [
             "energy: live, 2 launches of *, noise ADDED to baselines",
             "cell * metric * launches * between launches * between cycles * n=1 detects * n=5 *",
-            "tiny bs=2 * J/token * 2 * 0.00% (0.00 to 0.00, 1 df) *",
-            "tiny bs=2: 4 more launches until it is judged by its own noise",
+            "tiny bs=2 64/250 * J/token * 2 * 0.00% (0.00 to 0.00, 1 df) *",
+            "tiny bs=2 64/250: 4 more launches until it is judged by its own noise",
         ]
     )
     project.record("more", launches=5)
     for _ in range(2):  # a launch counts once
         second = project.run("--energy-noise", "--energy-replay", "more", "-k", "bs2")
-        second.stdout.fnmatch_lines(["tiny bs=2 * tokens/s * 7 * 0.*% (* 6 df) *"])
+        second.stdout.fnmatch_lines(["tiny bs=2 64/250 * tokens/s * 7 * 0.*% (* 6 df) *"])
     project.store()
     project.run("--energy-replay", "old", "-k", "bs2").stdout.fnmatch_lines(
         ["noise of J/token between launches: 0.*% measured on this cell, 6 degrees of freedom"]
@@ -380,7 +387,7 @@ def test_an_invalid_launch_adds_no_noise(project: Project) -> None:
     result = project.run("--energy-noise", "--energy-replay", "bad")
     result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
-        ["the noise of tiny bs=2 was not stored: launch bad-0 is invalid: throttled: hot"]
+        ["the noise of tiny bs=2 64/250 was not stored: launch bad-0 is invalid: throttled: hot"]
     )
     assert project.files() == before
 
@@ -399,7 +406,7 @@ def test_the_command_line_tool_measures_noise(project: Project) -> None:
     ]
     done = subprocess.run(command, cwd=project.path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "tiny bs=8" in done.stdout
+    assert "tiny bs=8 64/250" in done.stdout
     assert (project.path / "baselines/simulated-gpu/noise/tiny.json").is_file()
 
 
@@ -456,7 +463,7 @@ def test_an_update_that_failed_is_not_tried_again_behind_its_message(
     result.assert_outcomes(passed=2, failed=2)
     assert (
         result.stdout.str().count(
-            "the baseline of tiny bs=2 was not updated: No space left on device.\n"
+            "the baseline of tiny bs=2 64/250 was not updated: No space left on device.\n"
             "Mend that, or give another store: --energy-baselines DIR"
         )
         >= 2
@@ -576,7 +583,7 @@ def test_replay_works_under_xdist(project: Project) -> None:
     )
     assert result.ret == 1
     result.assert_outcomes(failed=2, passed=2)
-    result.stdout.fnmatch_lines(["tiny bs=2 * regressed"])
+    result.stdout.fnmatch_lines(["tiny bs=2 64/250 * regressed"])
 
 
 def test_live_runs_and_updates_are_refused_under_xdist(project: Project) -> None:

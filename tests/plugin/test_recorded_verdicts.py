@@ -22,7 +22,9 @@ Suite = Callable[..., Result]
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> Suite:
     def run(
-        *arguments: str | Path, baselines: Path = ROOT / "baselines", tests: str = "suites"
+        *arguments: str | Path,
+        baselines: Path = ROOT / "baselines",
+        tests: str = "suites/host_bound",
     ) -> Result:
         return pytester.runpytest(
             ROOT / tests,
@@ -46,12 +48,12 @@ VERDICT = re.compile(
 
 def verdicts(result: Result, metric: str = "J/token") -> dict[str, str]:
     """Verdict by cell, from the summary table."""
-    lines = [
-        line
-        for line in result.outlines
-        if re.match(r"llama-3.1-8b (server )?bs=", line) and f" {metric} " in line
-    ]
-    found = {line.split(f" {metric} ")[0].split()[-1]: VERDICT.search(line) for line in lines}
+    row = re.compile(rf"(llama-3.1-8b (?:server )?|  )(bs=\d+)( 512/256)? +{metric} ")
+    found, above = {}, False
+    for line in result.outlines:
+        above |= bool(re.fullmatch(r"llama-3.1-8b (server )?512/256", line))
+        if (match := row.match(line)) and (match[3] or (above and match[1] == "  ")):
+            found[match[2]] = VERDICT.search(line)
     return {cell: match[1] if match else "?" for cell, match in found.items()}
 
 
@@ -134,7 +136,7 @@ def test_a_disturbed_launch_is_left_out_and_makes_no_baseline(suite: Suite, tmp_
     result.stdout.fnmatch_lines(
         [
             "*a baseline needs at least 3 launches, but there are only 2,*",
-            "llama-3.1-8b bs=64: left out: launch 20261123T221155Z-6ed563: unsteady: tokens/s "
+            "llama-3.1-8b bs=64 512/256: left out: launch 20261123T221155Z-6ed563: unsteady: tokens/s "
             "changed by -19.4 % and power by -10.1 % 17.6 s into the 20.7 s measured",
         ]
     )
@@ -178,10 +180,10 @@ def test_an_engine_without_cuda_graphs_is_regressed_though_its_power_fell(suite:
     assert verdicts(result) == {"bs=8": "regressed", "bs=64": "regressed"}
     result.stdout.fnmatch_lines(
         [
-            "REGRESSED: llama-3.1-8b bs=8, J/token 0.4662, +35.8 % vs *",
+            "REGRESSED: llama-3.1-8b bs=8 512/256, J/token 0.4662, +35.8 % vs *",
             "*power fell, but throughput fell further*",
             "*what changed: engine_args_under_test.enforce_eager: None → True*",
-            "REGRESSED: llama-3.1-8b bs=64, J/token 0.1149, +14.7 % vs *",
+            "REGRESSED: llama-3.1-8b bs=64 512/256, J/token 0.1149, +14.7 % vs *",
         ]
     )
 
@@ -195,13 +197,17 @@ def test_an_engine_without_asynchronous_scheduling_is_regressed(suite: Suite) ->
 def test_cells_without_a_recording_fail_and_say_so(suite: Suite) -> None:
     result = suite("--energy-replay", RECORDINGS / "vllm-0.25.1-eager")
     assert verdicts(result)["bs=1"] == "invalid"
-    result.stdout.fnmatch_lines(["*no recording of llama-3.1-8b bs=1 in *vllm-0.25.1-eager*"])
+    result.stdout.fnmatch_lines(
+        ["*no recording of llama-3.1-8b bs=1 512/256 in *vllm-0.25.1-eager*"]
+    )
 
 
 def test_the_baselines_own_launches_pass(suite: Suite) -> None:
     result = suite("--energy-replay", RECORDINGS / "vllm-0.20.2")
     assert set(verdicts(result).values()) <= {"pass", "inconclusive"}
-    result.stdout.fnmatch_lines(["llama-3.1-8b bs=256 *J/token *0.07359* 0.07359 *0.0%* pass *"])
+    result.stdout.fnmatch_lines(
+        ["llama-3.1-8b bs=256 512/256 J/token *0.07359* 0.07359 *0.0%* pass *"]
+    )
 
 
 def test_the_shipped_baseline_is_what_the_shipped_recordings_give(
@@ -218,7 +224,7 @@ def test_the_shipped_baseline_is_what_the_shipped_recordings_give(
 def test_the_other_way_round_the_changes_are_mirrored(suite: Suite, tmp_path: Path) -> None:
     suite("--energy-replay", RECORDINGS / "vllm-0.25.1", "--energy-update", baselines=tmp_path)
     result = suite("--energy-replay", RECORDINGS / "vllm-0.20.2", baselines=tmp_path)
-    result.stdout.fnmatch_lines(["llama-3.1-8b bs=256 *J/token *+2.5% *"])
+    result.stdout.fnmatch_lines(["llama-3.1-8b 512/256", "  bs=256 J/token *+2.5% *"])
 
 
 def test_several_folders_count_together_and_a_launch_given_twice_once(
@@ -353,12 +359,17 @@ def test_a_cpu_bound_engine_is_left_undecided(suite: Suite, tmp_path: Path, fact
     result = suite(*interleaved(folder, new), tests="benchmarks/cpu_bound")
     result.assert_outcomes(failed=2)
     for metric in ("J/token", "tokens/s"):
-        result.stdout.fnmatch_lines([f"llama-3.2-1b bs=64 *{metric} * inconclusive*"])
+        result.stdout.fnmatch_lines([f"llama-3.2-1b bs=64 512/256 *{metric} * inconclusive*"])
 
 
 UNCHANGED = (
     (
         "suites",
+        "offline",
+        ("gpu-e4e905c4/vllm-0.25.1-256-in", "gpu-6ac11e84/baseline", "gpu-6ac11e84/unchanged"),
+    ),
+    (
+        "suites/host_bound",
         "offline",
         (
             "vllm-0.25.1-against-itself",
@@ -367,7 +378,7 @@ UNCHANGED = (
         ),
     ),
     (
-        "suites",
+        "suites/host_bound",
         "offline",
         (
             "vllm-0.25.1",
@@ -375,7 +386,7 @@ UNCHANGED = (
         ),
     ),
     (
-        "suites",
+        "suites/host_bound",
         "server",
         (
             "vllm-0.25.1-server",
@@ -394,9 +405,7 @@ def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(
     store = tmp_path / "store"
     for tests, engine, labels in UNCHANGED:
         folders = [H100 / label for label in labels]
-        selected = (
-            ("-k", "bs8 or bs64") if "against-itself" in labels[0] and tests == "suites" else ()
-        )
+        selected = ("-k", "bs8 or bs64") if labels[0] == "vllm-0.25.1-against-itself" else ()
         options = ("--energy-noise", "--energy-engine", engine, "--energy-replay", *folders)
         assert suite(*selected, *options, baselines=store, tests=tests).ret == 0
     folder = ROOT / "baselines" / "nvidia-h100-80gb-hbm3" / "noise"
@@ -453,14 +462,18 @@ def test_the_baselines_of_two_gpus(
     on_two_gpus: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
     recorded = H100 / "gpus-90c8c798-23100d1e"
-    cells = [f"{model} bs={size}" for model in ("70b fp8 tp=2", "8b tp=2") for size in (8, 64, 256)]
+    cells = [
+        f"{model} bs={size} 512/256"
+        for model in ("70b fp8 tp=2", "8b tp=2")
+        for size in (8, 64, 256)
+    ]
     assert on_two_gpus(recorded) == dict.fromkeys(cells, "pass")
     # The noise of two GPUs is not measured well enough to help yet, and the 8B's launches at batch
     # size 64 differ by 2 %.
     assert on_two_gpus(scaled_copy(recorded, 1.06, tmp_path / "dearer")) == dict.fromkeys(
         cells, "inconclusive"
     )
-    far_dearer = dict.fromkeys(cells, "regressed") | {"8b tp=2 bs=64": "inconclusive"}
+    far_dearer = dict.fromkeys(cells, "regressed") | {"8b tp=2 bs=64 512/256": "inconclusive"}
     assert on_two_gpus(scaled_copy(recorded, 1.08, tmp_path / "far dearer")) == far_dearer
     assert on_two_gpus(H100 / "gpus-9b28889d-04192763") == dict.fromkeys(cells, "not comparable")
 
@@ -469,7 +482,8 @@ def test_the_shipped_baselines_of_the_h100_are_what_its_recordings_give(
     suite: Suite, tmp_path: Path
 ) -> None:
     for tests, engine, recorded in (
-        ("suites", "server", "gpu-3bbffe5c/vllm-0.25.1-server"),
+        ("suites/host_bound", "server", "gpu-3bbffe5c/vllm-0.25.1-server"),
+        ("suites", "offline", "gpu-6ac11e84/baseline"),
         ("suites/two_gpus", "offline", "gpus-90c8c798-23100d1e"),
     ):
         options = ("--energy-update", "--energy-engine", engine, "--energy-replay", H100 / recorded)

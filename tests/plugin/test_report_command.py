@@ -42,7 +42,9 @@ def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -
         if entry.candidate and entry.metric == "joules_per_token"
     }
     eager = energy["vLLM 0.25.1 enforce_eager=True", 8]
-    assert eager.what == "llama-3.1-8b bs=8, J/token 0.4653, +35.5 % vs the reference's 0.3433"
+    assert (
+        eager.what == "llama-3.1-8b bs=8 512/256, J/token 0.4653, +35.5 % vs the reference's 0.3433"
+    )
     assert len(energy) == 6
     text = (compared / "report.md").read_text()
     assert text.startswith("## ℹ️ 4 cells compared, not judged\n")
@@ -141,7 +143,7 @@ def test_the_history_of_the_store(project: Project) -> None:
     widths = eight["joules_per_token.high"] / eight["joules_per_token.value"]
     assert widths.iloc[0] == pytest.approx(1.01854, abs=1e-4)
     assert "vLLM 0.0.2" in Path("history/pictures/history-light.svg").read_text()
-    assert "| tiny bs=8 | 0.0.3 |" in Path("history/report.md").read_text()
+    assert "| tiny bs=8 64/250 | 0.0.3 |" in Path("history/report.md").read_text()
 
 
 @pytest.mark.parametrize(

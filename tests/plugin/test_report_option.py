@@ -122,9 +122,9 @@ def test_on_github_the_job_summary_is_added_to_and_regressions_are_annotated(
     ).read_text() == f"# another step\n{(project.path / 'report/report.md').read_text()}\n"
     annotations = [line for line in result.outlines if line.startswith("::error")]
     assert len(annotations) == 2
-    place = f"file={project.path.name}/test_tiny.py,line=4,title=tiny bs=2 regressed"
+    place = f"file={project.path.name}/test_tiny.py,line=4,title=tiny bs=2 64/250 regressed"
     assert annotations[0].startswith(
-        f"::error {place}::REGRESSED: tiny bs=2, J/token 0.5594, "
+        f"::error {place}::REGRESSED: tiny bs=2 64/250, J/token 0.5594, "
         "+12.0 %25 vs the baseline's 0.4995%0A"
     )
     assert (
@@ -200,7 +200,7 @@ def test_updates_improvements_and_failures_are_reported(project: Project) -> Non
     assert found.entries[0].reasons[0] == "launch bad-0: throttled: hot"
     project.record("new", marker={**MARKER, "output_tokens": 500})
     project.run("--energy-replay", "new", "--energy-report", "report")
-    assert "no recording of tiny bs=2" in (project.path / "report/report.md").read_text()
+    assert "no recording of tiny bs=2 64/250" in (project.path / "report/report.md").read_text()
 
 
 def test_the_history_of_the_baselines_is_drawn(project: Project) -> None:

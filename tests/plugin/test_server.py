@@ -46,7 +46,7 @@ def run(project: Project, *arguments: str) -> pytest.RunResult:
 
 
 def rows(result: pytest.RunResult) -> list[str]:
-    return [line for line in result.outlines if line.startswith("tiny server bs=8")]
+    return [line for line in result.outlines if line.startswith("tiny server bs=8 64/100 ")]
 
 
 def test_a_server_is_recorded_and_replayed(project: Project, served: list[str]) -> None:
@@ -54,10 +54,10 @@ def test_a_server_is_recorded_and_replayed(project: Project, served: list[str]) 
     live.assert_outcomes(failed=2)
     live.stdout.fnmatch_lines(
         [
-            "*tiny server bs=8: measuring*",
-            "NO BASELINE: tiny server bs=8*",
-            "tiny server bs=8: time to first token * ms (p99 *); inter-token latency * ms (p99 *); "
-            "end-to-end latency * ms (p99 *)",
+            "*tiny server bs=8 64/100: measuring*",
+            "NO BASELINE: tiny server bs=8 64/100*",
+            "tiny server bs=8 64/100: time to first token * ms (p99 *); inter-token latency * ms "
+            "(p99 *); end-to-end latency * ms (p99 *)",
         ]
     )
     (file,) = recording_file.find(project.path / "kept")
@@ -87,7 +87,7 @@ def test_a_server_that_fails_fails_the_test_and_nothing_is_written(
     before = project.files()
     result = run(project, *served, "--energy-engine-arg", f"fault={fault}")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["INVALID: tiny server bs=8, J/token", f"*{message}*"])
+    result.stdout.fnmatch_lines(["INVALID: tiny server bs=8 64/100, J/token", f"*{message}*"])
     assert {name for name in project.files() if name not in {"stdout", "stderr"}} == set(before)
 
 
@@ -110,7 +110,7 @@ def test_the_command_line_wins_over_the_marker_and_the_marker_over_the_ini_file(
     project.pytester.makeini(f"[pytest]\n{f'energy_engine = {ini}' if ini else ''}")
     project.record("old")
     result = project.run("--energy-replay", "old", *(["--energy-engine", option] if option else []))
-    name = "tiny bs=2" if engine == "offline" else "tiny server bs=2"
+    name = "tiny bs=2 64/250" if engine == "offline" else "tiny server bs=2 64/250"
     # What is recorded is of the offline engine, so a server's cell finds no recording.
     expected = f"NO BASELINE: {name}" if engine == "offline" else f"*no recording of {name}"
     result.stdout.fnmatch_lines([f"{expected}*"])
@@ -160,7 +160,7 @@ def test_a_running_server_is_measured_left_alone_and_replayed(
         [
             f"energy: live, the server at {url}, baselines in *",
             f"*tiny: attaching to {url}",
-            "NO BASELINE: tiny attached bs=8*",
+            "NO BASELINE: tiny attached bs=8 4/50*",
             f"*next: measure again: pytest * --energy-url {url}",
             "*a running server counts as one launch: restart it*",
         ]
@@ -172,7 +172,7 @@ def test_a_running_server_is_measured_left_alone_and_replayed(
     assert recorded.environment.engine_settings["max_num_seqs"] == "unknown"
     replayed = run(project, "--energy-replay", "kept", "--energy-engine", "attached")
     shown = [
-        [line for line in result.outlines if line.startswith("tiny attached bs=8")]
+        [line for line in result.outlines if line.startswith("tiny attached bs=8 4/50 ")]
         for result in (live, replayed)
     ]
     assert shown[0] == shown[1] != []
@@ -264,7 +264,7 @@ def test_no_server_at_the_address(project: Project, served: list[str]) -> None:
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "INVALID: tiny attached bs=8*",
+            "INVALID: tiny attached bs=8 64/100*",
             "*nothing answers at http://localhost:*",
             "*Start the server*",
         ]
@@ -295,7 +295,10 @@ def test_a_latency_limit_fails_the_test_of_energy_alone(
     result.assert_outcomes(passed=1 + passed, failed=1 - passed)
     if not passed:
         result.stdout.fnmatch_lines(
-            ["REGRESSED: tiny server bs=8, J/token*", "*is over the limit of 0.1 ms (max_itl_ms)*"]
+            [
+                "REGRESSED: tiny server bs=8 64/250, J/token*",
+                "*is over the limit of 0.1 ms (max_itl_ms)*",
+            ]
         )
 
 

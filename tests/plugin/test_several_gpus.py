@@ -12,7 +12,7 @@ from tests.plugin.project import MARKER, TESTS, Project
 SPREAD = {**MARKER, "engine_args": {"tensor_parallel_size": 2}}
 UNEVEN = {"GPU-aaaaaaaa-1": 0.45, "GPU-bbbbbbbb-2": 0.55}
 SHARES = (
-    "tiny tp=2 bs=8, energy by GPU: GPU-aaaaaaaa 45.0% (225 W), GPU-bbbbbbbb 55.0% (275 W); "
+    "tiny tp=2 bs=8 64/250, energy by GPU: GPU-aaaaaaaa 45.0% (225 W), GPU-bbbbbbbb 55.0% (275 W); "
     "IMBALANCE: GPU-bbbbbbbb uses 22.2% more *"
 )
 
@@ -29,8 +29,9 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     even = spread.run("--energy-replay", "even")
     even.stdout.fnmatch_lines(
         [
-            "tiny tp=2 bs=8*pass*",
-            "tiny tp=2 bs=8, energy by GPU: GPU-aaaaaaaa 50.0% (250 W), GPU-bbbbbbbb 50.0% (250 W)",
+            "tiny tp=2 bs=8 64/250*pass*",
+            "tiny tp=2 bs=8 64/250, energy by GPU: GPU-aaaaaaaa 50.0% (250 W), "
+            "GPU-bbbbbbbb 50.0% (250 W)",
         ]
     )
     assert "IMBALANCE" not in even.stdout.str()
@@ -38,7 +39,7 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     spread.record("uneven", marker=SPREAD, power_shares=dict(reversed(UNEVEN.items())))
     uneven = spread.run("--energy-replay", "uneven", "--energy-report", "report")
     assert uneven.ret == 0
-    uneven.stdout.fnmatch_lines(["tiny tp=2 bs=8*pass*", SHARES])
+    uneven.stdout.fnmatch_lines(["tiny tp=2 bs=8 64/250*pass*", SHARES])
     found = results.read(spread.path / "report" / "results.json")
     launch = next(entry.candidate.launches[0] for entry in found.entries if entry.candidate)
     assert launch.gpu_power_w == pytest.approx(
@@ -94,4 +95,5 @@ def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
         "suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py"
     }
     on_disk = {str(path.relative_to(ROOT)) for path in (ROOT / "suites").rglob("test_*.py")}
-    assert on_disk == several | {"suites/test_llama_3_1_8b.py"}
+    host_bound = "suites/host_bound/test_llama_3_1_8b_512_in.py"
+    assert on_disk == several | {"suites/test_llama_3_1_8b.py", host_bound}

@@ -19,7 +19,8 @@ def colours(result: pytest.RunResult) -> dict[str, str]:
     found = {}
     for line in result.outlines:
         match = re.match(
-            r"((?:\x1b\[\d+m)+)tiny bs=\d+ +J/token .* (pass|regressed|improved|inconclusive)\b",
+            r"((?:\x1b\[\d+m)+)tiny bs=\d+ 64/250 +J/token "
+            r".* (pass|regressed|improved|inconclusive)\b",
             line,
         )
         if match:
@@ -78,7 +79,7 @@ def test_no_colour_under_no_color_and_in_logs(project: Project) -> None:
     project.store()
     project.record("dear", power_w=560.0)
     assert ESCAPE not in project.run("--energy-replay", "dear").stdout.str()
-    red = f"{ESCAPE}31m{ESCAPE}1mtiny bs=2"
+    red = f"{ESCAPE}31m{ESCAPE}1mtiny bs=2 64/250"
     assert red in on_a_terminal(project)
     assert ESCAPE + "3" not in on_a_terminal(project, NO_COLOR="1")
 

@@ -1,5 +1,6 @@
 """Requests of varying lengths, recorded, replayed, judged and reported; files of prompts."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,17 @@ def write_tests(project: Project, marker: dict[str, Any]) -> None:
     project.pytester.makepyfile(test_tiny=TESTS.replace(repr(MARKER), repr(marker)))
 
 
-def rows(result: pytest.RunResult) -> list[str]:
-    return [line for line in result.outlines if line.startswith("tiny") and " bs=8" in line]
+def named(project: Project, marker: dict[str, Any], engine: str = "offline") -> str:
+    """The name of the marker's cell, as it is shown."""
+    spread = "tiny bs=8" if engine == "offline" else f"tiny {engine} bs=8"
+    if marker is LOGNORMAL:
+        return f"{spread} ~40/~60"
+    digest = hashlib.sha256((project.path / marker["prompts"]).read_bytes()).hexdigest()
+    return f"{spread} {digest[:8]}/replies"
+
+
+def rows(result: pytest.RunResult, name: str) -> list[str]:
+    return [line for line in result.outlines if line.startswith(f"{name} ")]
 
 
 @pytest.mark.parametrize("engine", ["offline", "server"])
@@ -83,7 +93,7 @@ def test_recorded_and_replayed(
     ]
     live = run(project, *options)
     live.assert_outcomes(failed=2)
-    name = "tiny bs=8" if engine == "offline" else "tiny server bs=8"
+    name = named(project, marker, engine)
     live.stdout.fnmatch_lines([f"*{name}: measuring*", f"NO BASELINE: {name}*"])
     assert ("tokenizing prompts" in live.stdout.str()) == ("prompts" in marker)
     (file,) = recording_file.find(project.path / "kept")
@@ -100,13 +110,13 @@ def test_recorded_and_replayed(
     replayed = run(
         project, "--energy-replay", "kept", "--energy-engine", engine, "--energy-report", "report"
     )
-    assert rows(replayed) == rows(live) != []
-    named = (
+    assert rows(replayed, name) == rows(live, name) != []
+    shown = (
         "lognormal (median 40, sigma 0.6, at most 200) tokens in"
         if marker is LOGNORMAL
         else "prompts "
     )
-    assert named in (project.path / "report" / "report.html").read_text()
+    assert shown in (project.path / "report" / "report.html").read_text()
 
 
 def test_verdicts(project: Project) -> None:
@@ -121,7 +131,7 @@ def test_verdicts(project: Project) -> None:
     project.record("more", marker=LOGNORMAL, noise=0.01, power_w=550.0)
     more = project.run("--energy-replay", "more")
     more.assert_outcomes(passed=1, failed=1)
-    more.stdout.fnmatch_lines(["REGRESSED: tiny bs=8, J/token *, +10.? % vs *"])
+    more.stdout.fnmatch_lines(["REGRESSED: tiny bs=8 ~40/~60, J/token *, +10.? % vs *"])
 
 
 def test_another_content_of_the_file_is_another_cell(project: Project) -> None:
@@ -140,11 +150,12 @@ def test_another_content_of_the_file_is_another_cell(project: Project) -> None:
     )
     result = project.run("--energy-replay", "new")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["NO BASELINE: tiny bs=8*", f"*one differs in {differing}*"])
+    name = named(project, renamed)
+    result.stdout.fnmatch_lines([f"NO BASELINE: {name}*", f"*one differs in {differing}*"])
     result = project.run("--energy-replay", "old")
     result.stdout.fnmatch_lines(
         [
-            "*no recording of tiny bs=8*",
+            f"*no recording of {name}*",
             f"*of the same model and batch size differs in {differing}*",
         ]
     )
@@ -222,7 +233,7 @@ def test_prompts_that_the_engine_does_not_take(
         f"fault={fault}",
     )
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["INVALID: tiny bs=8, J/token", f"*{message}*"])
+    result.stdout.fnmatch_lines([f"INVALID: {named(project, OF_PROMPTS)}, J/token", f"*{message}*"])
     assert {name for name in project.files() if Path(name).name not in {"stdout", "stderr"}} == set(
         before
     )

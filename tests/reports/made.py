@@ -34,7 +34,7 @@ def cell(batch_size: int = 8, model: str = "tiny") -> ReportedCell:
     key = CellKey(
         model, None, "offline", {"dtype": "bfloat16"}, WorkloadKey(512, 256, 0), batch_size
     )
-    return ReportedCell(f"{model} bs={batch_size}", model, "offline", batch_size, 512, 256, key)
+    return ReportedCell(key.name, model, "offline", batch_size, 512, 256, key)
 
 
 def side(
@@ -68,7 +68,7 @@ def entry(
         run=0,
         cell=cell(batch_size, model),
         metric=metric,  # type: ignore[arg-type]
-        what=f"REGRESSED: {model} bs={batch_size}",
+        what=f"REGRESSED: {model} bs={batch_size} 512/256",
         gpu=GPU,
         test=f"test_a.py::test_energy[bs{batch_size}]",
         file="test_a.py",

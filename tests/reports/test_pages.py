@@ -205,9 +205,9 @@ def test_the_answer_stands_first() -> None:
     text = markdown.page(made.of(passing, failing))
     assert text.splitlines()[0] == "## ❌ 2 energy tests: 1 regressed"
     assert (
-        text.index("regressed | tiny bs=8")
-        < text.index("pass | tiny bs=1")
-        < text.index("### REGRESSED: tiny bs=8")
+        text.index("regressed | tiny bs=8 512/256")
+        < text.index("pass | tiny bs=1 512/256")
+        < text.index("### REGRESSED: tiny bs=8 512/256")
     )
     assert summary.headline(made.of(passing)) == summary.Headline("1 energy test: all pass", "good")
     assert summary.headline(made.of()).tone == "open"
@@ -405,7 +405,9 @@ def test_the_first_three_series_differ_for_any_colour_vision(
 )
 def test_annotations_are_escaped_by_githubs_rules(text: str, wanted: str) -> None:
     line = publish.annotation(made.entry(what=text, file="dir, a:b/test_a.py"))
-    assert line.startswith("::error file=dir%2C a%3Ab/test_a.py,line=3,title=tiny bs=8 regressed::")
+    assert line.startswith(
+        "::error file=dir%2C a%3Ab/test_a.py,line=3,title=tiny bs=8 512/256 regressed::"
+    )
     assert wanted in line
     assert "\n" not in line
 
@@ -415,6 +417,7 @@ def test_each_of_several_noises_comes_with_its_cells() -> None:
     alike = [made.entry(size, noise="1.0% assumed") for size in sizes]
     assert summary.noise(made.of(*alike)) == ["J/token: 1.0% assumed"]
     assert summary.noise(made.of(made.entry(2, noise="0.5% measured"), *alike)) == [
-        "J/token: 0.5% measured (tiny bs=2)",
-        "J/token: 1.0% assumed (tiny bs=1, tiny bs=8, tiny bs=16 and 2 more)",
+        "J/token: 0.5% measured (tiny bs=2 512/256)",
+        "J/token: 1.0% assumed (tiny bs=1 512/256, tiny bs=8 512/256, "
+        "tiny bs=16 512/256 and 2 more)",
     ]

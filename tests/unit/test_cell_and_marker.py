@@ -55,7 +55,7 @@ def test_the_server_is_another_cell_with_the_offline_engines_settings(folder: Pa
         engine: marked().cell(8, folder, engine=engine) for engine in ("offline", "server")
     }
     offline, server = of_engine["offline"], of_engine["server"]
-    assert (offline.name, server.name) == ("tiny bs=8", "tiny server bs=8")
+    assert (offline.name, server.name) == ("tiny bs=8 512/256", "tiny server bs=8 512/256")
     assert (offline.key.engine, server.key.engine) == ("offline", "server")
     # LLMEngine's own default, which the offline engine is not told.
     assert server.launch_args["max_num_batched_tokens"] == 2048

@@ -508,7 +508,7 @@ def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: 
     judged = judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, noise=NOISE)
     message = explain(cell, judged, "pytest a.py", replayed=False)
     lines = (
-        ("REGRESSED: tiny bs=8, J/token ", "+24.0 % vs the baseline's "),
+        ("REGRESSED: tiny bs=8 64/250, J/token ", "+24.0 % vs the baseline's "),
         ("how sure: 95 % interval +", "tolerance 3.0 %; 3 launches against 3 of vLLM "),
         ("power 310 W (-", "power fell, but", "static"),
         ("what changed: no recorded version or setting",),
@@ -538,8 +538,9 @@ def test_the_table_fits_into_100_columns_and_shows_every_row(
     cell: Cell, baseline: Baseline, name: str
 ) -> None:
     cells = [
-        replace(cell, model=replace(cell.model, name=model), batch_size=256)
+        replace(cell, model=replace(cell.model, name=model), batch_size=size)
         for model in (name, "tiny")
+        for size in (8, 256)
     ]
     judged = [
         rows.row(c, verdict(cell, baseline, energy=e, metric=m))
@@ -550,11 +551,18 @@ def test_the_table_fits_into_100_columns_and_shows_every_row(
     table = rows.table(judged)
     assert max(len(line) for line, _ in table) <= 100
     assert [row for _, row in table if row] == judged
-    # Each row stands in a line that names its cell, or below one that names its model.
+    # Each row stands in a line that names its cell, or below one line of its model and workload.
+    assert [line for line, row in table[1:] if row is None] in (
+        [],
+        [f"{name} 64/250", "tiny 64/250"],
+    )
     model = ""
     for line, row in table[1:]:
-        model = line if row is None else model
-        assert row is None or line.startswith(row.cell) or row.cell == f"{model} {line.split()[0]}"
+        model = line.removesuffix(" 64/250") if row is None else model
+        assert row is None or row.cell in (
+            f"{model} {line.split()[0]} 64/250",
+            " ".join(line.split()[:3]),
+        )
 
 
 def interleaved(

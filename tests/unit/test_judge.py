@@ -54,6 +54,21 @@ def of_energies(cell: Cell, energies: Sequence[float], reference: Any, **kwargs:
     return judged(launches(cell, energies), reference, **kwargs)
 
 
+@pytest.mark.parametrize(("warmer_c", "told"), [(-9.0, True), (3.9, False), (4.0, True)])
+def test_another_temperature_is_told(
+    cell: Cell, reference: list[Measurement], warmer_c: float, told: bool
+) -> None:
+    before_c = reference[0].conditions.temperature_c
+    assert before_c is not None
+    now_c = before_c + warmer_c
+    candidate = [
+        replace(m, conditions=replace(m.conditions, temperature_c=now_c))
+        for m in launches(cell, [0.5] * 3)
+    ]
+    expected = (f"temperature_c: {before_c:.0f} → {now_c:.0f}",) if told else ()
+    assert judged(candidate, reference).changed == expected
+
+
 def test_a_pass_has_no_reasons_and_all_figures(cell: Cell, reference: list[Measurement]) -> None:
     candidate = launches(
         cell, [0.50, 0.505, 0.495], environment=environment(vllm="2"), tokens_per_s=990.0

@@ -73,8 +73,8 @@ def test_a_cycle_is_looked_at_as_soon_as_its_energy_must_have_been_counted(loade
 
 def test_what_is_shown_names_phase_cycles_and_pace(loaded: Any) -> None:
     looks(loaded, 2, until_s=6.0)
-    assert loaded.shown[1].startswith("tiny bs=8: warming up, 0.4 cycles, ")
-    assert loaded.shown[-1].startswith("tiny bs=8: measuring, 2.")
+    assert loaded.shown[1].startswith("tiny bs=8 64/250: warming up, 0.4 cycles, ")
+    assert loaded.shown[-1].startswith("tiny bs=8 64/250: measuring, 2.")
     assert loaded.shown[-1].endswith(" cycles, 802 tokens/s")
 
 

@@ -111,7 +111,9 @@ def test_imbalance_is_the_most_over_the_least(powers: list[float]) -> None:
 def test_the_row_of_jpt_alone_tells_the_shares(cell: Cell) -> None:
     new, old = launches(cell, UNEVEN), Baseline.of(launches(cell, UNEVEN, 990.0))
     energy, rate = (rows.row(cell, judge.judge(metric, new, old)) for metric in Metric)
-    assert rows.gpu_lines([energy, rate]) == [(f"tiny bs=8, energy by GPU: {energy.gpus}", True)]
+    assert rows.gpu_lines([energy, rate]) == [
+        (f"tiny bs=8 64/250, energy by GPU: {energy.gpus}", True)
+    ]
     assert "IMBALANCE" in energy.gpus
     assert (energy.green, rate.green) == (
         rows.row(cell, judge.judge(Metric.JOULES_PER_TOKEN, launches(cell, EVEN), old)).green,
@@ -165,11 +167,11 @@ def test_the_static_power_of_each_gpu_is_uncertain(cell: Cell) -> None:
 
 def test_a_cells_name_tells_how_it_is_spread() -> None:
     key = CellKey("m", None, "offline", {}, WorkloadKey(512, 256, 0), 8)
-    assert key.name == "m bs=8"
+    assert key.name == "m bs=8 512/256"
     one = replace(key, engine="server", engine_args={"tensor_parallel_size": 1})
-    assert one.name == "m server bs=8"
+    assert one.name == "m server bs=8 512/256"
     arguments = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "quantization": "fp8"}
-    assert replace(key, engine_args=arguments).name == "m fp8 tp=4 pp=2 bs=8"
+    assert replace(key, engine_args=arguments).name == "m fp8 tp=4 pp=2 bs=8 512/256"
 
 
 def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
