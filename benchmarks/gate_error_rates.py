@@ -1,8 +1,6 @@
-"""How often the gate is wrong: simulated runs, judged by the gate's own code and by other tools'.
+"""How often the gate is wrong against a stored baseline, and other tools on the same launches.
 
-A run is a suite of 16 cells, J/token and tokens/s of each, against a stored baseline of three
-launches. Launches are added as a live run adds them, until every verdict is clear or the budget is
-spent. Other tools judge the same simulated cycles of three launches on each side. Seeded.
+A run is a suite of 16 cells, J/token and tokens/s of each, unless it says otherwise. Seeded.
 
     pip install asv
     python -m benchmarks.gate_error_rates --runs 10000 \\
@@ -11,308 +9,135 @@ spent. Other tools judge the same simulated cycles of three launches on each sid
 
 import argparse
 import json
-import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
+from benchmarks.other_tools import CHANGES, OTHER_TOOLS, other_tool
+from benchmarks.simulated_runs import Scenario, simulate
 
-from pytest_energy.measure import spread
-from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import NoiseFloor
-from pytest_energy.verdict import comparison
-from pytest_energy.verdict.rule import DEFAULT_TOLERANCE, Terms, Verdict, on_ratio
+Row = Mapping[str, float | str]
 
-CELLS = 16
-BASELINE_LAUNCHES = 3
-CYCLES = 6
 DEVIATIONS = (0.005, 0.007, 0.010, 0.015, 0.020, 0.15)
-CHANGES = (-0.03, 0.02, 0.04, 0.06, 0.10, 0.30)
-# From the recordings (docs/measurements.md): tokens/s varies 1.7 times as much as J/token, against
-# it; cycles within a launch 1.6 times.
-FITTED = {
-    "recorded": (0.0052, 0.0074, 0.0182, 0.0039),
-    "recorded, upper 95 % limit": (0.0128, 0.0130, 0.0319, 0.0095),
-}
-RATE_RATIO = 1.7
-RATE_CORRELATION = -0.9
-CYCLE_RATIO = 1.6
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What is simulated.
-
-    Attributes:
-        deviation: of J/token between launches, relative; if several, one per cell in turn.
-        change: true relative change of J/token; throughput changes the other way.
-        budget: launches at most.
-        floor: "measured" with `degrees` of freedom, its own error drawn anew for each cell;
-            "upper", the same at the upper end of its 95 % interval; "days", measured on as many
-            days as it has launches, so that the drift is in it; or "assumed".
-        tails: degrees of freedom of Student t noise between launches; None for normal noise.
-        drift: standard deviation, in deviations, of a shift between the baseline's day and the
-            run's, common to all cells.
-        bad_baseline: the baseline's mean lies at its 5th percentile, so that launches look dear.
-        baseline: launches in it.
-        degrees: of freedom of the measured noise.
-    """
-
-    deviation: tuple[float, ...]
-    change: float = 0.0
-    budget: int = 5
-    floor: str = "measured"
-    tails: float | None = None
-    drift: float = 0.0
-    bad_baseline: bool = False
-    baseline: int = BASELINE_LAUNCHES
-    degrees: int = 10
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a scenario gives.
-
-    Attributes:
-        false_alarm, red: share of suite runs with a regressed cell, and with one that is regressed
-            or inconclusive.
-        regressed, passed: share of cells by their J/token.
-        launches: mean number of launches per cell.
-    """
-
-    false_alarm: float
-    red: float
-    regressed: float
-    passed: float
-    launches: float
-
-
-def _noise(
-    generator: np.random.Generator, shape: tuple[int, ...], tails: float | None
-) -> np.ndarray:
-    if tails is None:
-        return generator.standard_normal(shape)
-    return generator.standard_t(tails, shape) / math.sqrt(tails / (tails - 2))
-
-
-def draw_side(
-    generator: np.random.Generator, s: Scenario, cells: int, launches: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithms of J/token and tokens/s, each of shape (cells, launches)."""
-    energy = _noise(generator, (cells, launches), s.tails)
-    other = _noise(generator, (cells, launches), s.tails)
-    rate = RATE_CORRELATION * energy + math.sqrt(1 - RATE_CORRELATION**2) * other
-    deviation = np.resize(s.deviation, cells)[:, None]
-    return deviation * energy, RATE_RATIO * deviation * rate
-
-
-def draw_floor(
-    generator: np.random.Generator, s: Scenario, deviation: float, metric: Metric
-) -> NoiseFloor:
-    if s.floor == "assumed":
-        return spread.ASSUMED_NOISE[metric]
-    true = deviation * (RATE_RATIO if metric is Metric.TOKENS_PER_S else 1.0)
-    if s.floor == "days":
-        true *= math.sqrt(1 + s.drift**2)
-    own = spread.Spread(true * math.sqrt(generator.chisquare(s.degrees) / s.degrees), s.degrees)
-    return NoiseFloor(
-        spread.deviation_interval(own)[1] if s.floor == "upper" else own.deviation,
-        s.degrees,
-        measured=True,
-    )
-
-
-def judge_cell(
-    candidate: dict[Metric, np.ndarray],
-    reference: dict[Metric, np.ndarray],
-    floor: dict[Metric, NoiseFloor],
-    budget: int,
-) -> tuple[dict[Metric, Verdict], int]:
-    """One cell as a live run judges it: the verdicts, and after how many launches."""
-    verdicts: dict[Metric, Verdict] = {}
-    look = 0
-    terms = Terms(2 * CELLS, budget)
-    for look in terms.looks():
-        levels = terms.levels(look)
-        for metric in Metric:
-            ratio = comparison.compare(candidate[metric][:look], reference[metric], floor[metric])
-            verdicts[metric] = on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], levels)
-        if Verdict.INCONCLUSIVE not in verdicts.values():
-            break
-    return verdicts, look
-
-
-def simulate(s: Scenario, runs: int, seed: int, cells: int = CELLS) -> Rates:
-    """`runs` suites of `cells` cells."""
-    generator = np.random.default_rng(
-        [seed, *(int(1e6 * deviation) for deviation in s.deviation), int(1e6 * (1 + s.change))]
-    )
-    deviations = np.resize(s.deviation, cells)
-    red = alarmed = launches = 0
-    counts: Counter[Verdict] = Counter()
-    for _ in range(runs):
-        reference = dict(zip(Metric, draw_side(generator, s, cells, s.baseline), strict=True))
-        candidate = dict(zip(Metric, draw_side(generator, s, cells, s.budget), strict=True))
-        shift = s.drift * deviations[:, None] * generator.standard_normal() + math.log1p(s.change)
-        if s.bad_baseline:
-            shift += 1.645 * deviations[:, None] / math.sqrt(s.baseline)
-            for metric in Metric:  # the mean is fixed at its 5th percentile, the spread stays
-                mean = reference[metric].mean(axis=1, keepdims=True)
-                reference[metric] = reference[metric] - mean
-        candidate[Metric.JOULES_PER_TOKEN] += shift
-        candidate[Metric.TOKENS_PER_S] -= shift
-        run: Counter[Verdict] = Counter()
-        for i in range(cells):
-            floor = {
-                metric: draw_floor(generator, s, float(deviations[i]), metric) for metric in Metric
-            }
-            verdicts, used = judge_cell(
-                {m: np.exp(candidate[m][i]) for m in Metric},
-                {m: np.exp(reference[m][i]) for m in Metric},
-                floor,
-                s.budget,
-            )
-            run.update(verdicts.values())
-            counts[verdicts[Metric.JOULES_PER_TOKEN]] += 1
-            launches += used
-        alarmed += run[Verdict.REGRESSED] > 0
-        red += run[Verdict.REGRESSED] + run[Verdict.INCONCLUSIVE] > 0
-    total = runs * cells
-    return Rates(
-        alarmed / runs,
-        red / runs,
-        counts[Verdict.REGRESSED] / total,
-        counts[Verdict.PASS] / total,
-        launches / total,
-    )
-
-
-# -- other tools, on the same kind of cycles -------------------------------------------------------
-
-
-def cycles(
-    generator: np.random.Generator, deviation: float, change: float, count: int, correlated: float
-) -> np.ndarray:
-    """J/token of the cycles of three launches, `count` times; shape (count, 3, CYCLES).
-
-    Args:
-        correlated: autocorrelation of cycles at lag one (AR(1)).
-    """
-    launches = deviation * generator.standard_normal((count, BASELINE_LAUNCHES, 1))
-    steps = generator.standard_normal((count, BASELINE_LAUNCHES, CYCLES))
-    for i in range(1, CYCLES):
-        steps[:, :, i] = (
-            correlated * steps[:, :, i - 1] + math.sqrt(1 - correlated**2) * steps[:, :, i]
-        )
-    within = CYCLE_RATIO * deviation * (steps - steps.mean(axis=2, keepdims=True))
-    return np.exp(launches + within) * (1 + change)
-
-
-_P_VALUES: dict[int, float] = {}
-
-
-def asv_differs(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """asv's is_different: Mann-Whitney U on all cycles, p < 0.002.
-
-    Shapes (count, 3, CYCLES) → (count,).
-    """
-    from asv._stats import mann_whitney_u
-
-    a = candidate.reshape(len(candidate), -1)
-    b = reference.reshape(len(reference), -1)
-    u = (a[:, :, None] > b[:, None, :]).sum(axis=(1, 2))
-    for i, value in enumerate(u):
-        if int(value) not in _P_VALUES:  # the p-value depends on U alone
-            _P_VALUES[int(value)] = float(mann_whitney_u(a[i].tolist(), b[i].tolist())[1])
-    return np.array([_P_VALUES[int(value)] for value in u]) < 0.002
-
-
-def _means(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    return candidate.mean(axis=(1, 2)) / reference.mean(axis=(1, 2))
-
-
-def _medians(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    return np.where(
-        asv_differs(candidate, reference),
-        np.median(candidate, axis=(1, 2)) / np.median(reference, axis=(1, 2)),
-        0.0,
-    )
-
-
-# What each compares (0 for "no difference"), and the factor above which it fails by default.
-OTHER_TOOLS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], float]] = {
-    "pytest-benchmark mean:5%": (_means, 1.05),
-    "asv compare (factor 1.1)": (_medians, 1.10),
-    "github-action-benchmark (200 %)": (_means, 2.0),
-}
-
-
-def other_tool(
-    name: str, deviation: float, correlated: float, count: int, seed: int
-) -> list[dict[str, float]]:
-    """The tool at its default, and at the factor of 1 % false alarms per suite of 16 cells."""
-    measure, default = OTHER_TOOLS[name]
-    generator = np.random.default_rng([seed, int(1e6 * deviation)])
-
-    def ratios(change: float) -> np.ndarray:
-        return measure(
-            cycles(generator, deviation, change, count, correlated),
-            cycles(generator, deviation, 0.0, count, correlated),
-        )
-
-    calibration, unchanged = ratios(0.0), ratios(0.0)
-    changed = {change: ratios(change) for change in CHANGES}
-    per_cell = 1 - 0.99 ** (1 / CELLS)
-    rows = []
-    for factor in (default, float(max(np.quantile(calibration, 1 - per_cell), 1.0))):
-        alarm = 1 - (1 - float((unchanged > factor).mean())) ** CELLS
-        caught = {
-            f"{change:+.0%}": float((values > factor).mean()) for change, values in changed.items()
-        }
-        rows.append({"factor": factor, "false_alarm": alarm, **caught})
-    return rows
-
-
-# -- tables ----------------------------------------------------------------------------------------
-
+FEWER_DEVIATIONS = (0.007, 0.010, 0.020)  # of all variants but the first
 VARIANTS: dict[str, Scenario] = {
-    "noise measured, up to 5 launches": Scenario(()),
-    "noise measured, up to 3 launches": Scenario((), budget=3),
-    "noise assumed, up to 5 launches": Scenario((), floor="assumed"),
-    "noise measured, taken at its upper limit, up to 5 launches": Scenario((), floor="upper"),
-    "noise measured, heavy tails (Student t, 4 degrees of freedom)": Scenario((), tails=4),
-    "noise measured, drift of one deviation between the days": Scenario((), drift=1.0),
-    "noise measured over many days, the same drift": Scenario((), drift=1.0, floor="days"),
-    "noise measured, baseline at its 5th percentile": Scenario((), bad_baseline=True),
-    "noise measured with 30 degrees of freedom, up to 5 launches": Scenario((), degrees=30),
-    "noise measured, up to 8 launches against a baseline of 5": Scenario((), budget=8, baseline=5),
-    "noise measured, up to 12 launches against a baseline of 12": Scenario(
-        (), budget=12, baseline=12
-    ),
+    "noise measured, up to 5 launches": Scenario(),
+    "noise measured, up to 3 launches": Scenario(budget=3),
+    "noise assumed, up to 5 launches": Scenario(floor="assumed"),
+    "noise measured, taken at its upper limit, up to 5 launches": Scenario(floor="upper"),
+    "noise measured, heavy tails (Student t, 4 degrees of freedom)": Scenario(tails=4),
+    "noise measured, drift of one deviation between the days": Scenario(drift=1.0),
+    "noise measured over many days, the same drift": Scenario(drift=1.0, days=True),
+    "noise measured, successive launches correlated by 0.6": Scenario(correlated=0.6),
+    "noise measured, baseline at its 5th percentile": Scenario(bad_baseline=True),
+    "noise measured with 30 degrees of freedom, up to 5 launches": Scenario(degrees=30),
+    "noise measured, up to 8 launches against a baseline of 5": Scenario(budget=8, baseline=5),
+    "noise measured, up to 12 launches against a baseline of 12": Scenario(budget=12, baseline=12),
 }
+# How many times as noisy as the deviation of the row the first cells are.
+MIXTURES: dict[str, tuple[float, ...]] = {
+    "all alike": (1,) * 16,
+    "one twice as noisy": (2,) + (1,) * 15,
+    "eight twice as noisy": (2,) * 8 + (1,) * 8,
+    "one half as noisy": (0.5,) + (1,) * 15,
+}
+MIXED_DEVIATIONS = (0.010, 0.020)
+MIXED = Scenario(floor="alike", degrees=5)
+UNMEASURED = {"measured": 0, "not measured": 1}  # the first cell's own noise
+# What the default suite promises: one launch decides.
+SUITE = Scenario(floor="alike", cells=4, baseline=5, degrees=8)
+SUITE_DEVIATIONS = (0.003, 0.004, 0.005, 0.006)
 
 
-def _row(task: tuple[str, str, tuple[float, ...], int, int]) -> dict[str, float | str]:
-    name, label, deviation, runs, seed = task
-    s = replace(VARIANTS[name], deviation=deviation)
-    unchanged = simulate(s, runs, seed)
-    row: dict[str, float | str] = {
-        "variant": name,
-        "deviation": label,
+@dataclass(frozen=True)
+class _Task:
+    """One row: of a variant, of a mixture of cells, or of the default suite."""
+
+    table: str
+    name: str
+    label: str
+    scenario: Scenario
+    runs: int
+    seed: int
+
+
+def _tasks(runs: int, seed: int) -> list[_Task]:
+    """The first variant and the default suite have all runs, the other rows a quarter of them."""
+    variants = [
+        _Task(
+            "variants",
+            name,
+            f"{deviation:.1%}",
+            replace(s, deviation=(deviation,)),
+            runs // 4 if number else runs,
+            seed,
+        )
+        for number, (name, s) in enumerate(VARIANTS.items())
+        for deviation in (FEWER_DEVIATIONS if number else DEVIATIONS)
+    ]
+    mixtures = [
+        _Task(
+            "mixtures",
+            f"{name}, the first {own}",
+            f"{deviation:.1%}",
+            replace(MIXED, deviation=tuple(deviation * f for f in factors), unmeasured=unmeasured),
+            runs // 4,
+            seed,
+        )
+        for own, unmeasured in UNMEASURED.items()
+        for name, factors in MIXTURES.items()
+        for deviation in MIXED_DEVIATIONS
+    ]
+    suites = [
+        _Task("suite", "", f"{d:.1%}", replace(SUITE, deviation=(d,)), runs, seed)
+        for d in SUITE_DEVIATIONS
+    ]
+    return variants + mixtures + suites
+
+
+def _row(task: _Task) -> dict[str, float | str]:
+    row: dict[str, float | str] = {"table": task.table, "name": task.name, "deviation": task.label}
+    of_table = {"variants": _variant, "mixtures": _mixture, "suite": _suite}[task.table]
+    return row | of_table(task)
+
+
+def _variant(task: _Task) -> dict[str, float]:
+    unchanged = simulate(task.scenario, task.runs, task.seed)
+    row = {
         "false_alarm": unchanged.false_alarm,
         "red_undecided": unchanged.red - unchanged.false_alarm,
         "launches_unchanged": unchanged.launches,
     }
-    for change in CHANGES:
-        changed = simulate(replace(s, change=change), max(1, runs // 4), seed, cells=len(deviation))
-        row[f"{change:+.0%}"] = changed.regressed
-        if change == 0.04:
-            row["launches_+4%"] = changed.launches
-            row["passed_+4%"] = changed.passed
+    for change in (0.03, *CHANGES):
+        changed = simulate(replace(task.scenario, change=change), task.runs, task.seed, judged=1)
+        row[f"{change:+.0%}"] = float(changed.regressed[0])
+        row[f"passed_{change:+.0%}"] = float(changed.passed[0])
+        row[f"launches_{change:+.0%}"] = changed.launches
     return row
+
+
+def _mixture(task: _Task) -> dict[str, float]:
+    """By the first cell, whose noise differs from the others'."""
+    lost = simulate(replace(task.scenario, change=0.03), 4 * task.runs, task.seed, judged=1)
+    return {
+        "false_alarm": simulate(task.scenario, task.runs, task.seed).false_alarm,
+        "passed_+3%": float(lost.passed[0]),
+    }
+
+
+def _suite(task: _Task) -> dict[str, float]:
+    unchanged = simulate(task.scenario, task.runs, task.seed)
+    changed = simulate(replace(task.scenario, change=0.04), task.runs, task.seed)
+    lost = simulate(replace(task.scenario, change=0.03), task.runs, task.seed)
+    return {
+        "at_once": unchanged.at_once,
+        "green": 1 - unchanged.red,
+        "false_alarm": unchanged.false_alarm,
+        "+4%": float(changed.regressed.mean()),
+        "launches_+4%": changed.launches,
+        "passed_+3%": float(lost.passed.mean()),
+    }
 
 
 def _other_row(task: tuple[str, float, float, int, int]) -> list[dict[str, float | str]]:
@@ -322,49 +147,87 @@ def _other_row(task: tuple[str, float, float, int, int]) -> list[dict[str, float
     ]
 
 
-def tables(
-    ours: Sequence[dict[str, float | str]], others: Sequence[dict[str, float | str]]
-) -> list[str]:
+def tables(ours: Sequence[Row], others: Sequence[Row]) -> list[str]:
     """Markdown."""
+    by_table = {name: [row for row in ours if row["table"] == name] for name in _TABLES}
+    lines = []
+    for name, (make, title) in _TABLES.items():
+        for of in dict.fromkeys(str(row["name"]) for row in by_table[name]) if not title else [""]:
+            of_table = [row for row in by_table[name] if title or row["name"] == of]
+            lines += [f"### {title or of[0].upper() + of[1:]}", "", *make(of_table), ""]
+    return [*lines, *_others(others)]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def _percent(row: Row, *names: str) -> list[str]:
+    return [f"{row[name]:.1%}" for name in names]
+
+
+def _variant_table(rows: Sequence[Row]) -> list[str]:
+    heads = [f"{change:+.0%}" for change in CHANGES]
+    texts = [
+        [
+            str(row["deviation"]),
+            *_percent(row, "false_alarm", "red_undecided"),
+            f"{row['launches_unchanged']:.2f}",
+            *_percent(row, *heads, "passed_+3%", "passed_+4%"),
+            f"{row['launches_+4%']:.2f}",
+        ]
+        for row in rows
+    ]
+    first = ["deviation", "false alarm", "red, undecided", "launches"]
+    return _table([*first, *heads, "+3% passed", "+4% passed", "launches at +4%"], texts)
+
+
+def _mixture_table(rows: Sequence[Row]) -> list[str]:
+    names = "false_alarm", "passed_+3%"
+    heads = ["cells", "deviation", "false alarm", "+3% passed in the first cell"]
+    texts = [[str(row["name"]), str(row["deviation"]), *_percent(row, *names)] for row in rows]
+    return _table(heads, texts)
+
+
+def _suite_table(rows: Sequence[Row]) -> list[str]:
+    heads = ["deviation", "green after one launch", "green", "false alarm", "+4% caught"]
+    texts = [
+        [
+            str(row["deviation"]),
+            *_percent(row, "at_once", "green", "false_alarm", "+4%"),
+            f"{row['launches_+4%']:.2f}",
+            *_percent(row, "passed_+3%"),
+        ]
+        for row in rows
+    ]
+    return _table([*heads, "launches at +4%", "+3% passed"], texts)
+
+
+def _others(rows: Sequence[Row]) -> list[str]:
     heads = [f"{change:+.0%}" for change in CHANGES]
     lines = []
-    for name in VARIANTS:
-        lines += [f"### {name[0].upper()}{name[1:]}", ""]
-        lines.append(
-            "| deviation | false alarm | red, undecided | launches | "
-            + " | ".join(heads)
-            + " | +4% passed | launches at +4% |"
-        )
-        lines.append("|" + "---|" * (6 + len(heads)))
-        for row in (row for row in ours if row["variant"] == name):
-            figures = [
-                str(row["deviation"]),
-                *(f"{row[h]:.1%}" for h in ("false_alarm", "red_undecided")),
-                f"{row['launches_unchanged']:.2f}",
-            ]
-            figures += [f"{row[h]:.1%}" for h in heads] + [
-                f"{row['passed_+4%']:.1%}",
-                f"{row['launches_+4%']:.2f}",
-            ]
-            lines.append("| " + " | ".join(figures) + " |")
-        lines.append("")
-    for correlated in sorted({float(row["correlated"]) for row in others}):
-        lines += [
-            f"### Other tools, three launches a side, cycles correlated by {correlated:g}",
-            "",
-        ]
-        lines += [
-            "| tool | fails above | deviation | false alarm | " + " | ".join(heads) + " |",
-            "|" + "---|" * (4 + len(heads)),
-        ]
-        for row in (row for row in others if row["correlated"] == correlated):
-            figures = [
+    for correlated in sorted({float(row["correlated"]) for row in rows}):
+        title = f"Other tools, three launches a side, cycles correlated by {correlated:g}"
+        texts = [
+            [
+                str(row["tool"]),
                 f"{row['factor']:.3f}",
-                *(f"{row[h]:.1%}" for h in ("deviation", "false_alarm", *heads)),
+                *_percent(row, "deviation", "false_alarm", *heads),
             ]
-            lines.append("| " + " | ".join([str(row["tool"]), *figures]) + " |")
-        lines.append("")
+            for row in rows
+            if row["correlated"] == correlated
+        ]
+        heads_of_tools = ["tool", "fails above", "deviation", "false alarm", *heads]
+        lines += [f"### {title}", "", *_table(heads_of_tools, texts), ""]
     return lines
+
+
+# Without a title there is one table for each name.
+_TABLES = {
+    "variants": (_variant_table, ""),
+    "mixtures": (_mixture_table, "Cells that differ, noise measured on each"),
+    "suite": (_suite_table, "A suite of four cells, a baseline of five launches"),
+}
 
 
 def main() -> None:
@@ -376,12 +239,6 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    labelled = {f"{deviation:.1%}": (deviation,) for deviation in DEVIATIONS} | FITTED
-    tasks = [
-        (name, label, deviation, arguments.runs, arguments.seed)
-        for name in VARIANTS
-        for label, deviation in labelled.items()
-    ]
     other_tasks = [
         (name, deviation, correlated, 2 * arguments.runs, arguments.seed)
         for correlated in (0.0, 0.5)
@@ -389,7 +246,7 @@ def main() -> None:
         for deviation in DEVIATIONS
     ]
     with ProcessPoolExecutor(arguments.processes) as pool:
-        ours = list(pool.map(_row, tasks))
+        ours = list(pool.map(_row, _tasks(arguments.runs, arguments.seed)))
         others = [row for rows in pool.map(_other_row, other_tasks) for row in rows]
     if arguments.json:
         content = {"runs": arguments.runs, "seed": arguments.seed, "ours": ours, "others": others}

@@ -64,9 +64,10 @@ class Side:
             {m.launch_id for m in self.launches},
         )
         squares = own.deviation**2 * own.degrees_of_freedom
-        of_launch = comparison.moderated(squares, int(own.degrees_of_freedom), floor).spread
+        found = comparison.moderated(squares, int(own.degrees_of_freedom), floor)
+        deviation = max(found.spread.deviation, found.assumed)
         root = math.sqrt(math.fsum(1 / len(group) for group in groups)) / len(groups)
-        return spread.Spread(of_launch.deviation * root, of_launch.degrees_of_freedom)
+        return spread.Spread(deviation * root, found.spread.degrees_of_freedom)
 
 
 def sides(folders: Sequence[Path], gpus: int) -> dict[str, Side]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 # Fewer launches, or pairs of launches, say too little about how launches differ.
 MIN_LAUNCHES = 3
+DEFAULT_LAUNCHES = 5  # at most, of a cell that is judged
 # What a suite may ask for; launch/engines.py makes it.
 EngineName = Literal["offline", "server"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)

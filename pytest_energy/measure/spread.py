@@ -100,8 +100,9 @@ def launch_value(metric: Metric, values: Sequence[float], weights: Sequence[floa
 
 def log_moments(values: Sequence[float]) -> tuple[float, float, int]:
     """Mean and sum of squared deviations of the logarithms, and the degrees of freedom."""
-    logs = np.log(np.asarray(values, dtype=float))
-    return float(logs.mean()), float(((logs - logs.mean()) ** 2).sum()), len(logs) - 1
+    logs = [math.log(value) for value in values]
+    mean = math.fsum(logs) / len(logs)
+    return mean, math.fsum((x - mean) ** 2 for x in logs), len(logs) - 1
 
 
 def geometric_mean(values: Sequence[float]) -> float:

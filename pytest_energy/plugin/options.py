@@ -14,7 +14,13 @@ import pytest
 
 from pytest_energy.plugin import attached, conflicts
 from pytest_energy.plugin.attached import ATTACHED
-from pytest_energy.settings import ENGINES, LaunchSettings, Settings, parse_engine_args
+from pytest_energy.settings import (
+    DEFAULT_LAUNCHES,
+    ENGINES,
+    LaunchSettings,
+    Settings,
+    parse_engine_args,
+)
 
 INCONCLUSIVE = ("fail", "warn")
 INTERLEAVE = ("auto", "periods", "launches")
@@ -331,7 +337,7 @@ def settings_of(config: pytest.Config) -> Settings:
         pytest.UsageError: something impossible.
     """
     value, here = config.getoption, config.invocation_params.dir
-    launches = _value(config, "launches", 5)
+    launches = _value(config, "launches", DEFAULT_LAUNCHES)
     interleave = _value(config, "interleave", "auto")
     conflicts.refuse(config, launches)
     url, update = value("energy_url"), value("energy_update")

@@ -5,6 +5,7 @@ its launches. Launches are compared only with others of the same cell, GPU, engi
 that nothing but the noise is in their spread.
 """
 
+import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
 from pytest_energy.safety.files import exclusively
 from pytest_energy.store import noise_file
 from pytest_energy.store.noise_file import NoiseLaunch
+from pytest_energy.store.noise_pooling import moderated, typical
 
 MIN_OWN_DEGREES = 5  # with fewer, a deviation is known to a factor of 2.5 at best
-MIN_DEGREES = 10  # of a model's cells together; for its other cells, which may differ
+MIN_DEGREES = 10  # of a model's cells together, for one that was not measured
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class NoiseStore:
         values = [getattr(launch, metric.value) for launch in launches]
         return Noise(
             launches=len(launches),
-            between=spread.pooled(_groups(launches, metric)),
+            between=_between(launches, metric),
             within=spread.pooled(values),
             gpus=_gpu_range(launches, metric),
         )
@@ -108,32 +110,21 @@ class NoiseStore:
     ) -> NoiseFloor:
         """The noise to judge a cell by.
 
-        It is the cell's own if it was measured, else that of the model's measured cells on as many
-        GPUs together, else assumed.
+        It is the cell's own if it was measured, moderated by that of the model's other cells on as
+        many GPUs. Else it is assumed: to be as theirs if they were measured, else the default.
 
         Args:
             key, gpu_name, metric: what is judged.
             judged: ids of the launches that are compared, whose spread the comparison knows.
         """
-        cells = {
-            name: _groups([launch for launch in launches if launch.launch_id not in judged], metric)
+        known = {
+            name: between
             for name, launches in self._read(self.path(key, gpu_name)).items()
+            # On another number of GPUs they also wait for each other, which is another noise.
+            if name.spread_over == key.spread_over
+            and (between := _between([k for k in launches if k.launch_id not in judged], metric))
         }
-        own = spread.pooled(cells.get(key, []))
-        if own and own.degrees_of_freedom >= MIN_OWN_DEGREES:
-            return _measured(own, "measured on this cell")
-        # On another number of GPUs they also wait for each other, which is another noise.
-        alike = [groups for name, groups in cells.items() if name.spread_over == key.spread_over]
-        together = spread.pooled([group for groups in alike for group in groups])
-        if together and together.degrees_of_freedom >= MIN_DEGREES:
-            return _measured(together, "measured on the model's cells together")
-        so_far = (
-            f", {together.degrees_of_freedom} of {MIN_DEGREES} degrees of freedom measured"
-            if together
-            else ""
-        )
-        assumed = ASSUMED_NOISE[metric]
-        return replace(assumed, source=f"{assumed.deviation:.1%} assumed{so_far}")
+        return floor_of(metric, known.pop(key, None), list(known.values()))
 
     def _read(self, path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
         if path not in self._cache:
@@ -141,9 +132,39 @@ class NoiseStore:
         return self._cache[path]
 
 
-def _measured(spread: Spread, how: str) -> NoiseFloor:
-    source = f"{spread.deviation:.2%} {how}, {spread.degrees_of_freedom:.0f} degrees of freedom"
-    return NoiseFloor(spread.deviation, spread.degrees_of_freedom, measured=True, source=source)
+def floor_of(metric: Metric, own: Spread | None, others: Sequence[Spread]) -> NoiseFloor:
+    """The noise to judge a cell by, from what was measured on it and on others like it."""
+    if own and own.degrees_of_freedom >= MIN_OWN_DEGREES:
+        return _measured(own, others)
+    return _assumed(metric, [own, *others] if own else others)
+
+
+def _measured(own: Spread, others: Sequence[Spread]) -> NoiseFloor:
+    found = moderated(own, others)
+    more = found.degrees_of_freedom - own.degrees_of_freedom
+    of_others = f", and {more:.0f} on others like it" if more >= 1 else ""
+    source = (
+        f"{found.deviation:.2%} measured on this cell, {own.degrees_of_freedom:.0f} degrees of "
+        f"freedom{of_others}"
+    )
+    return NoiseFloor(found.deviation, found.degrees_of_freedom, measured=True, source=source)
+
+
+def _assumed(metric: Metric, cells: Sequence[Spread]) -> NoiseFloor:
+    """That of the cells together, if it is known."""
+    default = ASSUMED_NOISE[metric]
+    degrees = math.fsum(cell.degrees_of_freedom for cell in cells)
+    if degrees >= MIN_DEGREES:
+        deviation = typical(cells).deviation
+        of_others = f"as on the model's measured cells, {degrees:.0f} degrees of freedom"
+        return replace(default, deviation=deviation, source=f"{deviation:.2%} assumed, {of_others}")
+    so_far = f", {degrees:.0f} of {MIN_DEGREES} degrees of freedom measured" if degrees else ""
+    return replace(default, source=f"{default.deviation:.1%} assumed{so_far}")
+
+
+def _between(launches: Sequence[NoiseLaunch], metric: Metric) -> Spread | None:
+    """Deviation between launches of one group."""
+    return spread.pooled(_groups(launches, metric))
 
 
 def _groups(launches: Sequence[NoiseLaunch], metric: Metric) -> list[list[float]]:

@@ -5,18 +5,19 @@ cycles are averaged within their launch and all inference rests on launches. doc
 the formulas.
 
 With two or three launches a sample standard deviation is hardly an estimate at all. It is moderated
-by the runner's noise floor (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3), which was measured,
-with that measurement's degrees of freedom, or is assumed. An assumed floor may bring a pass nearer,
-never an alarm. If launches differ far more than a measured floor allows (F test), it does not apply
-to this engine, and the sample speaks alone.
+by the runner's noise floor (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3) if that was measured,
+with that measurement's degrees of freedom. If launches differ far more than a measured floor allows
+(F test), it does not apply to this engine, and the sample speaks alone. An assumed floor is no
+evidence: it keeps launches that agree by luck from looking exact, and brings no verdict nearer.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import fdtri, stdtrit
+from scipy.special import fdtri, ndtri, stdtrit
 
 from pytest_energy.measure.spread import CONFIDENCE, NoiseFloor, Spread, exp, log_moments
 
@@ -47,8 +48,8 @@ class Comparison:
         value: the ratio.
         launches: of the candidate.
         root: √(1/n + 1/m); times the deviation of a launch, the standard error of the log ratio.
-        spread: of a launch, for intervals and passes.
-        alarm_spread: of a launch, for alarms: without an assumed floor's degrees of freedom.
+        spread: of a launch.
+        assumed: deviation of a launch that no bound goes below; 0 if the noise was measured.
         floor_discarded: whether the launches differed far more than the measured floor allows.
     """
 
@@ -56,7 +57,7 @@ class Comparison:
     launches: int
     root: float
     spread: Spread
-    alarm_spread: Spread
+    assumed: float = 0.0
     floor_discarded: bool = False
 
     @property
@@ -65,12 +66,8 @@ class Comparison:
         return self.spread.deviation * self.root
 
     def bound(self, probability: float) -> float:
-        """What the log ratio's error stays below with `probability` (one-sided, Student t)."""
-        return quantile(self.spread, probability) * self.standard_error
-
-    def alarm_bound(self, probability: float) -> float:
-        """The same for alarms, which no assumption may bring nearer."""
-        return quantile(self.alarm_spread, probability) * self.alarm_spread.deviation * self.root
+        """What the log ratio's error stays below with `probability` (one-sided)."""
+        return error_bound(self.spread, self.assumed, probability) * self.root
 
     @property
     def low(self) -> float:
@@ -96,8 +93,8 @@ def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:
         floor: the noise between launches.
     """
     mean, squares, degrees = log_moments(values)
-    spread = moderated(squares, degrees, floor).spread
-    half = quantile(spread, 0.5 + CONFIDENCE / 2) * spread.deviation / math.sqrt(len(values))
+    found = moderated(squares, degrees, floor)
+    half = error_bound(found.spread, found.assumed, 0.5 + CONFIDENCE / 2) / math.sqrt(len(values))
     return Estimate(exp(mean), exp(mean - half), exp(mean + half), len(values))
 
 
@@ -120,7 +117,7 @@ def compare(
         launches=len(candidate),
         root=math.sqrt(1 / len(candidate) + 1 / len(reference)),
         spread=found.spread,
-        alarm_spread=found.alarm_spread,
+        assumed=found.assumed,
         floor_discarded=found.floor_discarded,
     )
 
@@ -143,28 +140,28 @@ def compare_pairs(
         launches=len(ratios),
         root=math.sqrt(1 / len(ratios)),
         spread=found.spread,
-        alarm_spread=found.alarm_spread,
+        assumed=found.assumed,
         floor_discarded=found.floor_discarded,
     )
 
 
 def exceeds(own: Spread, floor: NoiseFloor) -> bool:
     """Whether a spread is larger than a measured floor allows by chance (F test)."""
-    allowed = float(fdtri(own.degrees_of_freedom, floor.degrees_of_freedom, 1 - _FLOOR_DISCARDED))
+    allowed = _largest_by_chance(own.degrees_of_freedom, floor.degrees_of_freedom)
     return own.deviation**2 > allowed * floor.deviation**2
 
 
 @dataclass(frozen=True)
 class Moderated:
-    """How much a launch varies: for passes and intervals, and for alarms."""
+    """How much a launch varies; `assumed` and `floor_discarded` as in `Comparison`."""
 
     spread: Spread
-    alarm_spread: Spread
+    assumed: float = 0.0
     floor_discarded: bool = False
 
 
 def moderated(sum_of_squares: float, degrees: int, floor: NoiseFloor) -> Moderated:
-    """The sample's spread, moderated by the floor.
+    """The sample's spread, moderated by the floor if that was measured.
 
     Args:
         sum_of_squares: of the launches' logarithms about their side's mean.
@@ -172,18 +169,42 @@ def moderated(sum_of_squares: float, degrees: int, floor: NoiseFloor) -> Moderat
         floor: the runner's noise.
     """
     own = Spread(math.sqrt(sum_of_squares / degrees), degrees) if degrees else None
-    if own and floor.measured and exceeds(own, floor):
-        return Moderated(own, own, floor_discarded=True)
+    if own and not floor.measured:
+        return Moderated(own, assumed=floor.deviation)
+    if own and exceeds(own, floor):
+        return Moderated(own, floor_discarded=True)
     total = degrees + floor.degrees_of_freedom
     assert total, "neither launches nor a floor say how much a launch varies"
     squares = sum_of_squares + floor.degrees_of_freedom * floor.deviation**2
-    moderated = Spread(math.sqrt(squares / total), total)
-    if floor.measured or own is None:
-        return Moderated(moderated, moderated)
-    # An assumption keeps launches that agree by luck from looking exact. It is no evidence beyond.
-    return Moderated(moderated, Spread(max(own.deviation, floor.deviation), degrees))
+    return Moderated(Spread(math.sqrt(squares / total), total))
+
+
+def error_bound(spread: Spread, assumed: float, probability: float) -> float:
+    """What a launch's error stays below with `probability` (one-sided).
+
+    By Student's t, which holds however wrong the assumption is; but no less than an assumed
+    deviation would give if it were known.
+    """
+    return max(quantile(spread, probability) * spread.deviation, normal(probability) * assumed)
 
 
 def quantile(spread: Spread, probability: float) -> float:
     """Of Student's t with the degrees of freedom of a spread."""
-    return float(stdtrit(spread.degrees_of_freedom, probability))
+    return _student(spread.degrees_of_freedom, probability)
+
+
+@functools.lru_cache
+def normal(probability: float) -> float:
+    """Quantile of the normal distribution."""
+    return float(ndtri(probability))
+
+
+# Few are asked for in a run, and each takes longer than all the rest of a comparison.
+@functools.lru_cache(maxsize=1024)
+def _student(degrees: float, probability: float) -> float:
+    return float(stdtrit(degrees, probability))
+
+
+@functools.lru_cache(maxsize=1024)
+def _largest_by_chance(degrees: float, of_floor: float) -> float:
+    return float(fdtri(degrees, of_floor, 1 - _FLOOR_DISCARDED))

@@ -1,12 +1,15 @@
-"""The smallest change that a gate detects."""
+"""The smallest change that a gate detects, whatever the deviation between launches really is."""
 
 import math
 
+from scipy.special import chdtri
+
 from pytest_energy.measure.spread import Spread, expm1
 from pytest_energy.store.noise import Noise
-from pytest_energy.verdict.comparison import Comparison, quantile
+from pytest_energy.verdict.comparison import Comparison, error_bound, normal, quantile
 
 POWER = 0.95  # probability with which a detectable change is called regressed
+TRUST = 0.95  # share of estimated deviations for which that holds
 REFERENCE_LAUNCHES = 3  # of the comparison that `detectable` is stated for
 DETECTABLE_WITH = (1, 2, 3, 5)  # launches
 
@@ -24,8 +27,8 @@ def smallest_detected(
         alarm: probability of a false alarm at that look.
     """
     more = last_look - ratio.launches
-    spreads = _with_more(ratio.spread, more), _with_more(ratio.alarm_spread, more)
-    return _detected(*spreads, last_look, reference_launches, limit, alarm)
+    root = math.sqrt(1 / last_look + (1 / reference_launches if reference_launches else 0))
+    return _detected(ratio.spread, ratio.assumed, more, root, limit, alarm)
 
 
 def detectable(noise: Noise, launches: int, alarm: float) -> float | None:
@@ -41,24 +44,39 @@ def detectable(noise: Noise, launches: int, alarm: float) -> float | None:
     """
     if noise.between is None:
         return None
-    spread = _with_more(noise.between, launches + REFERENCE_LAUNCHES - 2)
-    return expm1(_detected(spread, spread, launches, REFERENCE_LAUNCHES, 0.0, alarm))
+    more = launches + REFERENCE_LAUNCHES - 2
+    root = math.sqrt(1 / launches + 1 / REFERENCE_LAUNCHES)
+    return expm1(_detected(noise.between, 0.0, more, root, 0.0, alarm))
 
 
 def _detected(
-    spread: Spread,
-    alarm_spread: Spread,
-    launches: int,
-    reference_launches: int | None,
-    limit: float,
-    alarm: float,
+    known: Spread, assumed: float, more: int, root: float, limit: float, alarm: float
 ) -> float:
-    """What rises above the alarm's bound, or the limit, in 95 % of cases."""
-    root = math.sqrt(1 / launches + (1 / reference_launches if reference_launches else 0))
-    chance = quantile(alarm_spread, 1 - alarm) * alarm_spread.deviation * root
-    return max(limit, chance) + quantile(spread, POWER) * (spread.deviation * root)
+    """What rises above the alarm's bound, or the limit, in 95 % of cases.
+
+    The deviation is known by an estimate alone. It is taken at its one-sided 95 % confidence limit,
+    as in a tolerance factor, so that the claim holds in 95 % of estimates. What rises is the ratio
+    less a bound that is itself estimated anew: both errors count.
+
+    Args:
+        known: the estimate.
+        assumed: deviation that it may have, and that no bound goes below.
+        more: degrees of freedom that will be added.
+        root: √(1/n + 1/m) of the comparison.
+        limit: the smallest change that matters.
+        alarm: probability of a false alarm.
+    """
+    degrees = known.degrees_of_freedom
+    largest = max(assumed, known.deviation * math.sqrt(degrees / float(chdtri(degrees, TRUST))))
+    squares = degrees * known.deviation**2 + more * largest**2
+    then = Spread(math.sqrt(squares / (degrees + more)), degrees + more)
+    chance = error_bound(then, assumed, 1 - alarm) * root
+    of_bound = quantile(then, 1 - alarm) * _standard_error(then, largest, more)
+    return max(limit, chance) + normal(POWER) * math.hypot(largest, of_bound) * root
 
 
-def _with_more(spread: Spread, launches: int) -> Spread:
-    """The spread if so many more launches show the same."""
-    return Spread(spread.deviation, spread.degrees_of_freedom + launches)
+def _standard_error(then: Spread, true: float, more: int) -> float:
+    """Of an estimated deviation, of whose degrees of freedom `more` are to come (delta method)."""
+    if not then.deviation:
+        return 0.0
+    return true**2 * math.sqrt(more / 2) / (then.degrees_of_freedom * then.deviation)

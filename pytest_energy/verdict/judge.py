@@ -140,6 +140,7 @@ def judge(
         by_limits_alone=decision.verdict is not decision.by_comparison,
         broken_limits=(*case.over_budget, *case.slow) if compared else (),
         smallest_detected=decision.smallest_detected,
+        blind=decision.blind,
         noise=noise[metric] if compared or few_pairs else None,
         changed=_changed(candidate, compared) if compared else (),
         paired=terms.paired,

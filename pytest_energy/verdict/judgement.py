@@ -10,7 +10,7 @@ from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.comparison import Comparison, Estimate, estimate
-from pytest_energy.verdict.rule import Verdict, is_blind
+from pytest_energy.verdict.rule import Verdict
 from pytest_energy.verdict.variation import Variation
 
 
@@ -109,6 +109,7 @@ class Judgement(Compared):
         by_limits_alone: whether it regressed for these alone.
         smallest_detected: loss, relative, that the run, gone on to its last look, would have called
             regressed in 95 % of cases; None if nothing was compared.
+        blind: whether not even a doubled energy, or a halved throughput, would have been detected.
         variation: of periods and pairs, if engines were interleaved period by period.
         left_out: disturbed launches that others took the place of.
     """
@@ -119,6 +120,7 @@ class Judgement(Compared):
     broken_limits: tuple[str, ...] = ()
     by_limits_alone: bool = False
     smallest_detected: float | None = None
+    blind: bool = False
     variation: Variation | None = None
     left_out: tuple[Measurement, ...] = ()
 
@@ -126,11 +128,6 @@ class Judgement(Compared):
     def change(self) -> float | None:
         """Relative change of the metric, None if nothing was compared."""
         return None if self.ratio is None else self.ratio.value - 1
-
-    @property
-    def blind(self) -> bool:
-        """Whether not even a doubled energy, or a halved throughput, would have been detected."""
-        return self.smallest_detected is not None and is_blind(math.log1p(self.smallest_detected))
 
     @property
     def undecided(self) -> bool:

@@ -29,7 +29,7 @@ def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
         )
     else:
         are = "are" if ratio.launches > 1 else "is"
-        by_chance = expm1(ratio.alarm_bound(1 - levels.alarm))
+        by_chance = expm1(ratio.bound(1 - levels.alarm))
         chance = (
             f"with {launches} a change of up to {by_chance:.1%} may be chance"
             if by_chance < 1

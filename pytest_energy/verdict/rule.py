@@ -16,11 +16,12 @@ if interleaved, there are three pairs of launches (INCONCLUSIVE). Then:
     REGRESSED     whatever was found so far, if a limit of power or latency is broken
 
 Chance is a launch's standard error times Student's t. The variance is moderated by the runner's
-noise (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3), which an F test discards if the launches
-differ far more: comparison.py. A *look* judges the launches so far, and decides whether more are
-needed. All looks at all cells and metrics of a run together raise a false alarm with probability
-1 %, each its share of it (Bonferroni; over the looks as in Lan and DeMets 1983, Biometrika 70:659);
-all looks of one comparison pass a loss as large as the tolerance with probability 5 %.
+noise if that was measured (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3(1):3), unless the launches
+differ far more (F test); an assumed noise makes chance no smaller: comparison.py. A *look* judges
+the launches so far, and decides whether more are needed. All looks at all cells and metrics of a
+run together raise a false alarm with probability 1 %, each its share of it (Bonferroni; over looks
+as in Lan and DeMets 1983, Biometrika 70:659); all looks of one comparison pass a loss as large as
+the tolerance with probability 5 %.
 """
 
 import enum
@@ -30,7 +31,7 @@ from dataclasses import dataclass, field
 
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor, expm1
-from pytest_energy.settings import MIN_LAUNCHES
+from pytest_energy.settings import DEFAULT_LAUNCHES, MIN_LAUNCHES
 from pytest_energy.verdict.comparison import Comparison, compare, compare_pairs
 from pytest_energy.verdict.detectable import smallest_detected
 
@@ -110,6 +111,10 @@ class Terms:
         before = () if self.budget is None else tuple(_ALARM_SPENT)
         return [*(n for n in before if first <= n < last), last]
 
+    def horizon(self, launches: int) -> int:
+        """After how many launches the gate ends; replayed launches may be the first of a run."""
+        return max(self.budget or DEFAULT_LAUNCHES, launches)
+
     def levels(self, launches: int) -> Levels:
         """The levels of the look after so many launches."""
         *before, last = self.looks(launches)
@@ -160,6 +165,7 @@ class Decision:
         ratio, levels: of the comparison; None if a precondition failed.
         smallest_detected: loss, relative, that the run would have called regressed in 95 % of cases
             at its last look; None if a precondition failed.
+        blind: whether a gate that goes on to its horizon would miss even a factor of two.
         by_comparison: the verdict if no limit were broken.
     """
 
@@ -169,6 +175,7 @@ class Decision:
     ratio: Comparison | None = None
     levels: Levels | None = None
     smallest_detected: float | None = None
+    blind: bool = False
 
 
 def decide(case: Case, terms: Terms) -> Decision:
@@ -177,20 +184,22 @@ def decide(case: Case, terms: Terms) -> Decision:
         if reasons:
             return Decision(verdict, verdict, tuple(reasons))
     ratio = (compare_pairs if terms.paired else compare)(case.candidate, case.reference, case.noise)
-    levels, last = terms.levels(ratio.launches), terms.looks(ratio.launches)[-1]
-    detected = smallest_detected(
-        ratio,
-        None if terms.paired else len(case.reference),
-        tolerated(case.metric, case.tolerance),
-        last,
-        terms.levels(last).alarm,
-    )
+    launches, limit = ratio.launches, tolerated(case.metric, case.tolerance)
+    stored = None if terms.paired else len(case.reference)
+
+    def detected(look: int) -> float:
+        return smallest_detected(ratio, stored, limit, look, terms.levels(look).alarm)
+
+    levels = terms.levels(launches)
+    last, horizon = terms.looks(launches)[-1], terms.horizon(launches)
+    smallest = detected(last)
+    blind = (smallest if horizon == last else detected(horizon)) > math.log(2)
     verdict = on_ratio(case.metric, ratio, case.tolerance, levels)
-    if verdict is Verdict.PASS and is_blind(detected):
+    if verdict is Verdict.PASS and blind:
         verdict = Verdict.INCONCLUSIVE
     broken = (*case.over_budget.values(), *case.slow.values())
     final = Verdict.REGRESSED if broken else verdict
-    return Decision(final, verdict, broken, ratio, levels, expm1(detected))
+    return Decision(final, verdict, broken, ratio, levels, expm1(smallest), blind)
 
 
 def _preconditions(case: Case, terms: Terms) -> Iterator[tuple[Verdict, Sequence[str]]]:
@@ -213,18 +222,13 @@ def _preconditions(case: Case, terms: Terms) -> Iterator[tuple[Verdict, Sequence
 def on_ratio(metric: Metric, ratio: Comparison, tolerance: float, levels: Levels) -> Verdict:
     """The verdict if all preconditions hold and no limit is broken."""
     worse, limit = loss(metric, ratio), tolerated(metric, tolerance)
-    by_chance = ratio.alarm_bound(1 - levels.alarm)
+    by_chance = ratio.bound(1 - levels.alarm)
     if levels.may_alarm and worse >= limit and worse > by_chance:
         return Verdict.REGRESSED
     if levels.may_alarm and -worse >= limit and -worse > by_chance:
         return Verdict.IMPROVED
     hidden = ratio.bound(1 - levels.miss)
     return Verdict.PASS if worse + hidden < limit else Verdict.INCONCLUSIVE
-
-
-def is_blind(smallest: float) -> bool:
-    """Whether a gate whose smallest detected loss is so large would miss even a factor of two."""
-    return smallest > math.log(2)
 
 
 def loss(metric: Metric, ratio: Comparison) -> float:

@@ -157,8 +157,8 @@ def test_the_same_engine_on_another_gpu_is_not_compared(suite: Suite) -> None:
 @pytest.mark.parametrize(
     ("label", "name", "undecided"),
     [
-        # Noise of nine degrees of freedom, without its own launches, does not help yet.
-        ("vllm-0.25.1", "vllm-0.25.1-eager", {"bs=64", "bs=256"}),
+        # Launches at batch size 64 differ too much to be judged without a noise of their own.
+        ("vllm-0.25.1", "vllm-0.25.1-eager", {"bs=64"}),
         ("vllm-0.20.2", "vllm-0.20.2", set()),
     ],
 )
@@ -418,8 +418,9 @@ def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(
 def test_the_servers_baseline_of_the_h100(suite: Suite, tmp_path: Path) -> None:
     recorded = H100 / "gpu-3bbffe5c" / "vllm-0.25.1-server"
     unchanged = suite("--energy-engine", "server", "--energy-replay", recorded)
-    assert unchanged.ret == 0
-    assert verdicts(unchanged) == dict.fromkeys(("bs=1", "bs=8", "bs=64", "bs=256"), "pass")
+    # Its launches at batch size 256 differ by 1.8 %, and three more of them are not its noise yet.
+    undecided = {"bs=256": "inconclusive"}
+    assert verdicts(unchanged) == dict.fromkeys(("bs=1", "bs=8", "bs=64"), "pass") | undecided
     dearer = suite(
         "--energy-engine",
         "server",
@@ -427,7 +428,8 @@ def test_the_servers_baseline_of_the_h100(suite: Suite, tmp_path: Path) -> None:
         scaled_copy(recorded, 1.06, tmp_path / "dearer"),
     )
     assert dearer.ret == 1
-    assert verdicts(dearer) == dict.fromkeys(verdicts(unchanged), "regressed")
+    undecided["bs=64"] = "inconclusive"
+    assert verdicts(dearer) == dict.fromkeys(("bs=1", "bs=8"), "regressed") | undecided
     other_gpu = suite("--energy-engine", "server", "--energy-replay", H100 / "vllm-0.25.1-server")
     assert other_gpu.ret == 1
     assert verdicts(other_gpu) == dict.fromkeys(verdicts(unchanged), "not comparable")
@@ -468,13 +470,12 @@ def test_the_baselines_of_two_gpus(
         for size in (8, 64, 256)
     ]
     assert on_two_gpus(recorded) == dict.fromkeys(cells, "pass")
-    # The noise of two GPUs is not measured well enough to help yet, and the 8B's launches at batch
-    # size 64 differ by 2 %.
-    assert on_two_gpus(scaled_copy(recorded, 1.06, tmp_path / "dearer")) == dict.fromkeys(
-        cells, "inconclusive"
-    )
-    far_dearer = dict.fromkeys(cells, "regressed") | {"8b tp=2 bs=64 512/256": "inconclusive"}
-    assert on_two_gpus(scaled_copy(recorded, 1.08, tmp_path / "far dearer")) == far_dearer
+    # The noise of two GPUs is not measured, and the 8B's launches at batch size 64 differ by 2 %.
+    noisy = dict.fromkeys(cells, "regressed") | {"8b tp=2 bs=64 512/256": "inconclusive"}
+    far_dearer = on_two_gpus(scaled_copy(recorded, 1.08, tmp_path / "far dearer"))
+    assert far_dearer == noisy
+    dearer = on_two_gpus(scaled_copy(recorded, 1.06, tmp_path / "dearer"))
+    assert dearer == noisy | {"70b fp8 tp=2 bs=64 512/256": "inconclusive"}
     assert on_two_gpus(H100 / "gpus-9b28889d-04192763") == dict.fromkeys(cells, "not comparable")
 
 

@@ -165,11 +165,12 @@ def test_with_more_launches_to_come_one_is_never_a_regression(
 
 
 def test_an_assumed_noise_asks_for_more_before_an_alarm(cell: Cell, baseline: Baseline) -> None:
-    dearer = at_pace(cell, 1000, 0.41)
-    assert (
-        judge(Metric.JOULES_PER_TOKEN, dearer, baseline, noise=NOISE).verdict is Verdict.REGRESSED
-    )
-    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, terms=Terms(comparisons=32))
+    """Of launches that vary by a few percent three do not show a change of six."""
+    dearer = launches(cell, [520.0, 530.0, 540.0], [1000.0] * 3)
+    shared = Terms(comparisons=32)
+    measured = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, terms=shared, noise=NOISE)
+    assert measured.verdict is Verdict.REGRESSED
+    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, terms=shared)
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "pytest-energy noise a.py" in explain(cell, judged, "pytest a.py", replayed=False)
 

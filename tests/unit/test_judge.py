@@ -97,9 +97,6 @@ def test_a_pass_has_no_reasons_and_all_figures(cell: Cell, reference: list[Measu
     assert not found.paired
     assert not found.undecided
     assert not found.blind
-    assert replace(found, smallest_detected=1.01).blind
-    assert not replace(found, smallest_detected=0.99).blind
-    assert not replace(found, smallest_detected=None).blind
 
 
 def test_without_a_noise_one_is_assumed(cell: Cell, reference: list[Measurement]) -> None:
@@ -384,7 +381,7 @@ def test_what_chance_can_double_says_nothing_yet(cell: Cell, reference: list[Mea
 )
 def test_words_on_the_edge(loss: float, deviation: float, words: str) -> None:
     spread = Spread(deviation, 10)
-    ratio = Comparison(1.5 if loss == math.log(1.5) else math.exp(loss), 3, 1.0, spread, spread)
+    ratio = Comparison(1.5 if loss == math.log(1.5) else math.exp(loss), 3, 1.0, spread)
     levels = Levels(alarm=float(stats.t.sf(5.288, 10)), miss=0.05)
     decision = Decision(Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE, ratio=ratio, levels=levels)
     (reason,) = in_words(Case(ENERGY, 0.5, (), (), NOISE[ENERGY]), decision, paired=False)
@@ -393,10 +390,10 @@ def test_words_on_the_edge(loss: float, deviation: float, words: str) -> None:
 
 def test_a_doubling_by_chance_says_nothing_yet() -> None:
     class Doubled(Comparison):
-        def alarm_bound(self, probability: float) -> float:
+        def bound(self, probability: float) -> float:
             return math.log(2) * probability
 
-    ratio = Doubled(1.5, 3, 1.0, Spread(0.1, 10), Spread(0.1, 10))
+    ratio = Doubled(1.5, 3, 1.0, Spread(0.1, 10))
     decision = Decision(
         Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE, ratio=ratio, levels=Levels(0.0, 0.05)
     )

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.special import digamma, polygamma
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import NoiseError
@@ -15,6 +17,7 @@ from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, Spread
 from pytest_energy.store.noise import Noise, NoiseStore
+from pytest_energy.store.noise_pooling import moderated
 from pytest_energy.verdict.detectable import detectable
 from tests.damage import UNREADABLE
 from tests.simulated import GPU_NAME, recording
@@ -149,5 +152,61 @@ def test_a_cell_on_several_gpus_is_not_judged_by_the_noise_of_one(
     assert "assumed" in NoiseStore(tmp_path).floor(spread.key, GPU_NAME, ENERGY).source
     store.add([measure(recording(other, f"two-{i}", 500 + 9 * (i % 3))) for i in range(12)])
     found = NoiseStore(tmp_path).floor(spread.key, GPU_NAME, Metric.JOULES_PER_TOKEN)
-    assert "on the model's cells together" in found.source
+    assert "as on the model's measured cells" in found.source
     assert found.deviation == pytest.approx(0.015, abs=0.003)
+
+
+def spreads(*percent: float, degrees: int = 6) -> list[Spread]:
+    return [Spread(value / 100, degrees) for value in percent]
+
+
+def test_cells_that_agree_make_a_deviation_better_known() -> None:
+    own, *others = spreads(0.4, 0.45, 0.5, 0.45)
+    found = moderated(own, others)
+    logs = 2 * np.log([0.004, 0.0045, 0.005, 0.0045]) - digamma(3) + math.log(3)
+    weight = 1 / (1 / 10 + 1 / 18)
+    variance = (weight * math.exp(logs.mean()) + 6 * own.deviation**2) / (6 + weight)
+    assert found.degrees_of_freedom == pytest.approx(6 + weight)
+    assert found.deviation**2 == pytest.approx(variance)
+
+
+def test_cells_that_differ_say_little_of_each_other() -> None:
+    """Smyth 2004, section 6.2, by hand: ψ'(d₀/2) = var(ln s²) − ψ'(3)."""
+    own, *others = spreads(0.1, 0.4, 1.6, 6.4)
+    logs = 2 * np.log([0.001, 0.004, 0.016, 0.064]) - digamma(3) + math.log(3)
+    found = moderated(own, others)
+    weight = found.degrees_of_freedom - 6
+    prior = 1 / (1 / weight - 1 / 18)
+    assert float(polygamma(1, prior / 2)) == pytest.approx(logs.var(ddof=1) - polygamma(1, 3))
+    scale = math.exp(logs.mean() + digamma(prior / 2) - math.log(prior / 2))
+    assert found.deviation**2 == pytest.approx((weight * scale + 6 * 0.001**2) / (6 + weight))
+    assert weight < 1
+
+
+def test_other_cells_never_make_a_noisy_one_quiet() -> None:
+    own, *others = spreads(1.0, 0.4, 0.4, 0.4)
+    assert moderated(own, others).deviation == own.deviation
+    assert moderated(own, []) == own
+    exact = moderated(Spread(0.0, 6), spreads(0.0, 0.4))
+    assert math.isfinite(exact.deviation)
+
+
+def test_a_cell_that_was_not_measured_is_assumed_to_be_as_the_others(
+    cell: Cell, tmp_path: Path
+) -> None:
+    """It is no evidence: with few launches it raises no alarm and helps no pass."""
+    other = replace(cell, batch_size=2)
+    store = NoiseStore(tmp_path)
+    store.add(launches(other, [500, 503] * 6, "other"))
+    found = store.floor(cell.key, GPU_NAME, ENERGY)
+    assert not found.measured
+    assert found.deviation == pytest.approx(0.0033, abs=2e-4)
+    assert found.source == (
+        "0.33% assumed, as on the model's measured cells, 11 degrees of freedom"
+    )
+    store.add(launches(cell, [500, 504] * 3))
+    own = NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY)
+    assert own.measured
+    assert own.source == (
+        "0.44% measured on this cell, 5 degrees of freedom, and 5 on others like it"
+    )

@@ -22,7 +22,6 @@ from pytest_energy.verdict.rule import (
     Terms,
     Verdict,
     decide,
-    is_blind,
     on_ratio,
 )
 
@@ -33,11 +32,9 @@ DEGREES, DEVIATION, ROOT = 12, 0.01, 0.8
 UNCHANGED = Case(ENERGY, 0.03, [0.5] * 3, [0.5] * 3, NOISE)
 
 
-def ratio(value: float, deviation: float = DEVIATION, alarm: float | None = None) -> Comparison:
-    """Of three launches; with another deviation for alarms, if given."""
-    spread = Spread(deviation, DEGREES)
-    of_alarms = spread if alarm is None else Spread(alarm, DEGREES)
-    return Comparison(value, 3, ROOT, spread, of_alarms)
+def ratio(value: float, deviation: float = DEVIATION, assumed: float = 0.0) -> Comparison:
+    """Of three launches."""
+    return Comparison(value, 3, ROOT, Spread(deviation, DEGREES), assumed)
 
 
 def bound(probability: float, deviation: float = DEVIATION) -> float:
@@ -189,11 +186,14 @@ def test_a_change_is_clear_beyond_what_chance_makes(sign: int, clear: Verdict) -
     assert on_ratio(ENERGY, ratio(within), 0.02, LEVELS) is not clear
 
 
-def test_chance_of_an_alarm_is_that_of_the_alarms_spread() -> None:
-    """The spread of passes is moderated by assumptions, which bring no alarm nearer."""
-    value = math.exp(1.001 * bound(1 - LEVELS.alarm))
-    assert on_ratio(ENERGY, ratio(value), 0.02, LEVELS) is Verdict.REGRESSED
-    assert on_ratio(ENERGY, ratio(value, alarm=0.02), 0.02, LEVELS) is Verdict.INCONCLUSIVE
+def test_an_assumed_noise_brings_no_verdict_nearer() -> None:
+    """It counts as if it were known, but only if that is more than the launches show."""
+    alarm = math.exp(1.001 * bound(1 - LEVELS.alarm))
+    below = math.exp(math.log1p(0.03) - 1.001 * bound(1 - LEVELS.miss))
+    for value, clear in ((alarm, Verdict.REGRESSED), (below, Verdict.PASS)):
+        small, large = (ratio(value, assumed=deviation) for deviation in (0.005, 0.02))
+        assert on_ratio(ENERGY, small, 0.02 if value == alarm else 0.03, LEVELS) is clear
+        assert on_ratio(ENERGY, large, 0.02, LEVELS) is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(("value", "tolerance"), [(1.5, 0.5), (2.0, 1.0)])
@@ -253,16 +253,42 @@ def test_pairs_are_compared_pair_by_pair() -> None:
 
 
 def test_a_gate_that_misses_a_factor_of_two_does_not_pass() -> None:
-    loud = replace(UNCHANGED, tolerance=0.9, noise=NoiseFloor(0.03, 10, measured=True))
+    loud = replace(UNCHANGED, tolerance=0.4, noise=NoiseFloor(0.03, 10, measured=True))
     passing = decide(loud, Terms(comparisons=10))
     assert passing.verdict is Verdict.PASS
+    assert not passing.blind
     blind = decide(replace(loud, tolerance=1.1), Terms(comparisons=10))
     assert blind.verdict is blind.by_comparison is Verdict.INCONCLUSIVE
-    assert [is_blind(loss) for loss in (math.log(2) - 1e-9, math.log(2), math.log(2) + 1e-9)] == [
-        False,
-        False,
-        True,
-    ]
+    assert blind.blind
+
+
+def test_a_gate_is_blind_beyond_a_factor_of_two() -> None:
+    """Beside a wide tolerance the bound of chance is nothing: what else is detected is fixed."""
+
+    def decided(tolerance: float) -> Decision:
+        return decide(replace(UNCHANGED, tolerance=tolerance), Terms(budget=3))
+
+    detected = decided(0.5).smallest_detected
+    assert detected is not None
+    at_the_bound = 2 * 1.5 / (1 + detected) - 1
+    for tolerance, blind in ((at_the_bound - 1e-6, False), (at_the_bound + 1e-6, True)):
+        assert decided(tolerance).blind is blind
+        assert decided(tolerance).verdict is (Verdict.INCONCLUSIVE if blind else Verdict.PASS)
+
+
+@pytest.mark.parametrize(("budget", "blind"), [(None, False), (5, False), (1, True)])
+def test_a_replay_is_as_blind_as_the_run_it_may_be_of(budget: int | None, blind: bool) -> None:
+    """One launch and no noise: five launches can show a doubling among 32, and one cannot."""
+    case = replace(
+        UNCHANGED,
+        candidate=[0.5],
+        reference=[0.49, 0.5, 0.51],
+        tolerance=0.25,
+        noise=NoiseFloor(0.01, 3),
+    )
+    decision = decide(case, Terms(32, budget))
+    assert decision.blind is blind
+    assert decision.verdict is (Verdict.INCONCLUSIVE if blind else Verdict.PASS)
 
 
 def test_a_blind_gate_that_fires_all_the_same_has_fired() -> None:

@@ -113,13 +113,15 @@ def test_a_launch_is_the_mean_of_its_cycles() -> None:
     assert launch_means([[1.0, 2.0, 3.0], [5.0]]) == [2.0, 5.0]
 
 
-def test_an_assumed_floor_brings_no_alarm_nearer() -> None:
-    """Alarms rest on the sample's own degrees of freedom, and on no less noise than assumed."""
-    measured, assumed = (compare([1.05] * 3, [1.0] * 3, floor) for floor in (FLOOR, ASSUMED))
-    assert measured.alarm_bound(0.999) == measured.bound(0.999)
-    assert assumed.alarm_spread.degrees_of_freedom == 4
-    assert assumed.alarm_spread.deviation == ASSUMED.deviation
-    assert assumed.alarm_bound(0.999) > assumed.bound(0.999)
+def test_an_assumed_floor_brings_no_verdict_nearer() -> None:
+    """The sample speaks alone, and an assumption is no less than it says."""
+    for spread_out in (0.001, 0.05):
+        candidate = [1.0, 1.0 + spread_out, 1.0]
+        assumed, own = (compare(candidate, [1.0] * 3, f) for f in (ASSUMED, NoiseFloor(0, 0)))
+        assert assumed.spread == own.spread
+        for probability in (0.95, 0.9999):
+            known = float(stats.norm.ppf(probability)) * ASSUMED.deviation * assumed.root
+            assert assumed.bound(probability) == max(own.bound(probability), known)
 
 
 def test_launches_that_differ_far_more_than_the_measured_noise_speak_alone() -> None:
@@ -237,7 +239,7 @@ def test_a_sample_is_moderated_by_the_noise() -> None:
     squares = sum(
         float(((np.log(side) - np.log(side).mean()) ** 2).sum()) for side in (candidate, reference)
     )
-    assert found.spread == found.alarm_spread
+    assert found.assumed == 0
     assert found.spread.degrees_of_freedom == 13
     assert found.spread.deviation == pytest.approx(math.sqrt((squares + 10 * 0.01**2) / 13))
     assert found.root == pytest.approx(math.sqrt(1 / 3 + 1 / 2))
@@ -251,17 +253,9 @@ def test_a_sample_is_moderated_by_the_noise() -> None:
     assert found.relative_half_width == pytest.approx(math.sinh(half))
 
 
-def test_an_assumed_noise_moderates_passes_alone() -> None:
-    candidate, reference = [1.01, 1.0, 0.97], [1.0, 1.02]
-    found = compare(candidate, reference, ASSUMED)
-    own = compare(candidate, reference, NoiseFloor(0.0, 0))
-    assert found.spread.degrees_of_freedom == 6
-    assert found.alarm_spread == own.spread
-    assert own.spread.degrees_of_freedom == 3
-    quiet = compare([1.001, 1.0], [1.0, 1.0], ASSUMED)
-    assert quiet.alarm_spread == Spread(0.01, 2)
+def test_an_assumption_speaks_alone_if_launches_cannot() -> None:
     single = compare([1.1], [1.0], ASSUMED)
-    assert single.alarm_spread == single.spread == Spread(0.01, 3)
+    assert single.spread == Spread(0.01, 3)
 
 
 def test_pairs_vary_by_the_noise_of_two_launches() -> None:
@@ -271,13 +265,13 @@ def test_pairs_vary_by_the_noise_of_two_launches() -> None:
     assert found.root == pytest.approx(math.sqrt(1 / 3))
     assert found.spread.degrees_of_freedom == 12
     assert found.spread.deviation == pytest.approx(math.sqrt(10 * 2 * 0.01**2 / 12))
-    assert found.alarm_spread == found.spread
+    assert found.assumed == 0
     assert not found.floor_discarded
     assumed = compare_pairs([1.1, 1.1, 1.1], [1.0, 1.0, 1.0], ASSUMED)
-    assert assumed.alarm_spread == Spread(pytest.approx(math.sqrt(2) * 0.01), 2)
+    assert assumed.spread == Spread(0.0, 2)
+    assert assumed.assumed == pytest.approx(math.sqrt(2) * 0.01)
     far = compare_pairs([1.0, 1.3, 1.6], [1.0, 1.0, 1.0], FLOOR)
     assert far.floor_discarded
-    assert far.spread == far.alarm_spread
     assert far.spread.degrees_of_freedom == 2
     with pytest.raises(ValueError, match="shorter"):
         compare_pairs([1.0] * 3, [1.0] * 2, FLOOR)
@@ -295,33 +289,74 @@ def test_a_measured_noise_is_discarded_at_one_in_a_thousand() -> None:
 
 
 def test_an_estimate_has_students_interval() -> None:
-    found = estimate([1.0, 1.1], ASSUMED)
+    found = estimate([1.0, 1.1], FLOOR)
     squares = 2 * (math.log(1.1) / 2) ** 2
-    deviation = math.sqrt((squares + 3 * 0.01**2) / 4)
-    half = float(stats.t.ppf(0.975, 4)) * deviation / math.sqrt(2)
+    assert math.sqrt(squares) > math.sqrt(float(stats.f.ppf(0.999, 1, 10))) * FLOOR.deviation
+    half = float(stats.t.ppf(0.975, 1)) * math.sqrt(squares) / math.sqrt(2)
     assert found.launches == 2
     assert (found.low, found.value, found.high) == pytest.approx(
         tuple(math.sqrt(1.1) * math.exp(side * half) for side in (-1, 0, 1))
     )
     assert found.relative_half_width == pytest.approx(math.sinh(half))
+    alike = estimate([1.0, 1.0], ASSUMED)
+    assert alike.high == pytest.approx(math.exp(float(stats.norm.ppf(0.975)) * 0.01 / math.sqrt(2)))
+
+
+def detected(deviation: float, degrees: int, more: int, root: float, alarm: float) -> float:
+    """The bound of an alarm, and what lies above it in 95 % of cases: both at the limit of σ."""
+    largest = deviation * math.sqrt(degrees / float(stats.chi2.ppf(0.05, degrees)))
+    total = degrees + more
+    then = math.sqrt((degrees * deviation**2 + more * largest**2) / total)
+    t = float(stats.t.ppf(1 - alarm, total))
+    of_bound = t * largest**2 * math.sqrt(2 * more) / (2 * total * then)
+    return root * (t * then + float(stats.norm.ppf(0.95)) * math.hypot(largest, of_bound))
 
 
 def test_what_is_detected_is_reckoned_for_the_last_look() -> None:
     """Two launches of five are made: three more degrees of freedom, a smaller error."""
-    found = Comparison(1.0, 2, 0.9, Spread(0.01, 12), Spread(0.02, 4))
+    found = Comparison(1.0, 2, 0.9, Spread(0.01, 12))
     root = math.sqrt(1 / 5 + 1 / 3)
-    alarm = float(stats.t.ppf(0.999, 7)) * 0.02 * root
-    shown = float(stats.t.ppf(0.95, 15)) * 0.01 * root
-    assert smallest_detected(found, 3, 0.03, 5, 0.001) == pytest.approx(alarm + shown)
-    assert smallest_detected(found, 3, 0.2, 5, 0.001) == pytest.approx(0.2 + shown)
-    of_pairs = smallest_detected(found, None, 0.03, 5, 0.001)
-    assert of_pairs == pytest.approx((alarm + shown) * math.sqrt(1 / 5) / root)
+    expected = detected(0.01, 12, 3, root, 0.001)
+    assert smallest_detected(found, 3, 0.0, 5, 0.001) == pytest.approx(expected)
+    chance = smallest_detected(found, 3, 0.2, 5, 0.001) - 0.2
+    assert smallest_detected(found, 3, 0.3, 5, 0.001) == pytest.approx(0.3 + chance)
+    of_pairs = smallest_detected(found, None, 0.0, 5, 0.001)
+    assert of_pairs == pytest.approx(expected * math.sqrt(1 / 5) / root)
+
+
+def test_launches_that_agree_by_luck_detect_no_more_than_is_assumed() -> None:
+    found = Comparison(1.0, 3, 0.9, Spread(0.0, 4), assumed=0.01)
+    known = sum(float(stats.norm.ppf(p)) for p in (0.999, 0.95)) * 0.01 * math.sqrt(1 / 3 + 1 / 3)
+    assert smallest_detected(found, 3, 0.0, 3, 0.001) == pytest.approx(known)
 
 
 def test_what_a_measured_noise_can_detect() -> None:
     """Three launches of the reference; their degrees of freedom and the candidate's count."""
     noise = Noise(11, Spread(0.01, 10), None, None)
-    root = math.sqrt(1 / 2 + 1 / 3)
-    loss = sum(float(stats.t.ppf(p, 13)) for p in (0.995, 0.95)) * 0.01 * root
+    loss = detected(0.01, 10, 3, math.sqrt(1 / 2 + 1 / 3), 0.005)
     assert detectable(noise, 2, 0.005) == pytest.approx(math.expm1(loss))
     assert detectable(Noise(1, None, None, None), 2, 0.005) is None
+
+
+@pytest.mark.parametrize("degrees", [5, 10, 30])
+@pytest.mark.parametrize("launches", [1, 3])
+def test_what_a_noise_study_claims_to_detect_is_detected(degrees: int, launches: int) -> None:
+    """In 95 of 100 studies the change that is printed is called regressed in 95 % of cases.
+
+    Studies of a true deviation of 1 %, each with 20,000 comparisons against three launches.
+    """
+    generator = np.random.default_rng(degrees + launches)
+    more, root, alarm = launches + 1, math.sqrt(1 / launches + 1 / 3), 0.01 / 32
+    squares = 0.01**2 * generator.chisquare(more, 20_000)
+    error = 0.01 * root * generator.standard_normal(20_000)
+    studies, hold = 400, 0
+    for share in generator.chisquare(degrees, studies) / degrees:
+        variance = 0.01**2 * float(share)
+        claim = detectable(
+            Noise(9, Spread(math.sqrt(variance), degrees), None, None), launches, alarm
+        )
+        assert claim is not None
+        deviation = np.sqrt((squares + degrees * variance) / (degrees + more))
+        by_chance = float(stats.t.ppf(1 - alarm, degrees + more)) * deviation * root
+        hold += bool((math.log1p(claim) + error > by_chance).mean() >= 0.95)
+    assert hold / studies >= 0.95 - 2 * math.sqrt(0.05 * 0.95 / studies)
