@@ -18,7 +18,6 @@ from pytest_energy.errors import (
     EngineError,
     LockError,
     MeterError,
-    NoiseError,
     RecordingError,
 )
 from pytest_energy.launch import interleaved, launch
@@ -28,15 +27,13 @@ from pytest_energy.launch.load import Progress
 from pytest_energy.measure import measurement
 from pytest_energy.measure.disturbed import is_disturbed, without_disturbed
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.stopping import InterleavedStopping, is_enough
+from pytest_energy.measure.stopping import is_enough, is_pair_enough, is_period_enough
 from pytest_energy.meters import nvml
 from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import Settings
-from pytest_energy.store.noise import NoiseStore
 
 CANDIDATE, REFERENCE = "candidate", "reference"
 
@@ -95,7 +92,6 @@ class LiveSource:
         cells: all cells of this run.
         open_meter: opens a meter for the GPUs with the given UUIDs.
         progress: called with a few words on what is going on.
-        noise: of this runner; a cell is measured long enough for it.
         is_decided: whether a cell with this evidence needs no further launch.
         check: called before the first launch of a group; raises if a file it needs is damaged.
     """
@@ -104,7 +100,6 @@ class LiveSource:
     cells: Sequence[Cell]
     open_meter: launch.OpenMeter
     progress: Progress
-    noise: NoiseStore
     is_decided: Callable[[Cell, Evidence], bool]
     check: Callable[[], None]
     found: dict[str, Evidence] = field(default_factory=dict)
@@ -128,7 +123,7 @@ class LiveSource:
         """Launch engines until every cell is decided or the budget is spent."""
         model = cells[0].model.name
         open_meter = functools.partial(self._open_meter, model)
-        launches = _Launches(self.settings, open_meter, self.progress, self.noise)
+        launches = _Launches(self.settings, open_meter, self.progress)
         open_cells = list(cells)
         failure: str | None = "measuring was interrupted"
         try:
@@ -182,7 +177,6 @@ class _Launches:
     settings: Settings
     open_meter: launch.OpenMeter
     progress: Progress
-    noise: NoiseStore
     _measured: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -232,7 +226,7 @@ class _Launches:
                 for cell, recorded in launched:
                     self._keep(cell, recorded, side.name)
                     self._add(cell, side.name, recorded)
-        except (EngineError, MeterError, RecordingError, NoiseError, LockError) as error:
+        except (EngineError, MeterError, RecordingError, LockError) as error:
             return f"{_named(side)}{error}" if self.settings.paired else str(error)
         return None
 
@@ -250,7 +244,7 @@ class _Launches:
                 inner,
                 self.open_meter,
                 functools.partial(self._numbered, number),
-                InterleavedStopping(self._deviation),
+                interleaved.Stopping(is_period_enough, is_pair_enough),
             )
             with contextlib.closing(launched):
                 for side, cell, recorded in launched:
@@ -270,11 +264,6 @@ class _Launches:
     def _add(self, cell: Cell, side: str, *recordings: Recording) -> None:
         measured = measurement.measure(*recordings)
         self._measured.setdefault((side, cell.key.canonical), []).append(measured)
-
-    def _deviation(self, measured: Measurement) -> float:
-        """Relative deviation of J/token between launches, in a measurement's cell."""
-        gpu_name = measured.environment.gpu_name
-        return self.noise.floor(measured.key, gpu_name, Metric.JOULES_PER_TOKEN).deviation
 
     def _numbered(self, number: int, side: str) -> Progress:
         settings = self.settings

@@ -61,7 +61,6 @@ class Session:
                 list(cells.values()),
                 self.open_meter,
                 self.progress,
-                self.noise_store,
                 self._is_decided,
                 self._check_store,
             )

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.plan import block_size, tokens_in_flight
@@ -38,14 +37,17 @@ _MAX_WAITING_CORES = 0.5
 _LOOKS_PER_CYCLE = 8
 
 
-class Stopping(Protocol):
-    """Says when enough is measured."""
+@dataclass(frozen=True)
+class Stopping:
+    """Says when enough is measured.
 
-    def period(self, length: int) -> IsEnough:
-        """Of one period, `length` times as long as a short one."""
+    Attributes:
+        period: returns the rule for one period, so many times as long as a short one.
+        pair: whether a cell is done, by both sides' periods so far.
+    """
 
-    def cell(self, periods: Mapping[str, Sequence[Recording]]) -> bool:
-        """Of a cell, by both sides' periods so far."""
+    period: Callable[[int], IsEnough]
+    pair: Callable[[Mapping[str, Sequence[Recording]]], bool]
 
 
 class NoFit(Exception):
@@ -190,7 +192,7 @@ class _Pair:
         """Blocks of three periods, until `stopping` says that the cell is measured well enough."""
         periods: dict[str, list[Recording]] = {self.outer.name: [], self.inner.name: []}
         ends, middle = self.outer, self.inner
-        while not stopping.cell(periods):
+        while not stopping.pair(periods):
             for side, waiting, length in ((ends, middle, 1), (middle, ends, 2), (ends, middle, 1)):
                 recorded = self._period(cell, side, waiting, stopping.period(length))
                 of_side = periods[side.name]

@@ -1,11 +1,10 @@
 """When a cell is measured well enough: the rules that a launch is given. Pure."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from pytest_energy.measure.cycles import Cycles, whole_cycles
-from pytest_energy.measure.measurement import Measurement, measure
-from pytest_energy.measure.spread import relative_standard_error
+from pytest_energy.measure.cycles import whole_cycles
+from pytest_energy.measure.measurement import measure
 from pytest_energy.recording.recording import Recording
 
 # A launch is as long as every other, whatever its cycles show: a rule that ends on a small spread
@@ -15,9 +14,8 @@ MIN_CYCLES = 4
 # Of an outer period; the inner one is twice as long.
 PERIOD_CYCLES = 2
 PERIOD_S = 4.5
-# Periods are added until the error of each launch's J/token is half of the noise between launches.
-# From there on another pair, at the cost of loading two engines, would bring more.
-_ENOUGH = 0.5
+# Of each side of a pair: two blocks of periods, so that both have had both roles.
+PAIR_S = 4 * PERIOD_S
 _MAX_PERIODS = 12  # of a side
 
 
@@ -40,47 +38,30 @@ def is_enough(so_far: Recording, cycles_so_far: int) -> bool:
     return len(cycles.time_s) >= MIN_CYCLES and sum(cycles.time_s) >= WINDOW_S
 
 
-@dataclass(frozen=True)
-class InterleavedStopping:
-    """For two interleaved engines.
+def is_period_enough(length: int) -> Callable[[Recording, int], bool]:
+    """The rule for one period of an interleaved engine, `length` times as long as a short one."""
+    return functools.partial(_is_period_enough, length)
 
-    Attributes:
-        deviation: of J/token between launches (relative), for a measurement's cell and GPU model.
+
+def _is_period_enough(length: int, so_far: Recording, _: int) -> bool:
+    cycles, seconds = whole_cycles(so_far)
+    if cycles >= length * PERIOD_CYCLES and seconds >= length * PERIOD_S:
+        return True
+    return measure(so_far, ended=False).unrecoverable
+
+
+def is_pair_enough(periods: Mapping[str, Sequence[Recording]]) -> bool:
+    """Whether both sides of a cell are measured well enough, or as well as they will be.
+
+    Args:
+        periods: the recordings of each side.
     """
-
-    deviation: Callable[[Measurement], float]
-
-    def period(self, length: int) -> Callable[[Recording, int], bool]:
-        """For one period, `length` times as long as a short one."""
-
-        def enough(so_far: Recording, _: int) -> bool:
-            cycles, seconds = whole_cycles(so_far)
-            if cycles >= length * PERIOD_CYCLES and seconds >= length * PERIOD_S:
-                return True
-            return measure(so_far, ended=False).unrecoverable
-
-        return enough
-
-    def cell(self, periods: Mapping[str, Sequence[Recording]]) -> bool:
-        """Whether both sides of a cell are measured well enough, or as well as they will be.
-
-        Args:
-            periods: the recordings of each side.
-        """
-        if not all(periods.values()):
-            return False
-        measured = [measure(*recordings, ended=False) for recordings in periods.values()]
-        first_side = next(iter(periods.values()))
-        if any(m.unrecoverable for m in measured) or len(first_side) >= _MAX_PERIODS:
-            return True
-        cycles = [m.cycles for m in measured if m.cycles is not None and m.valid]
-        if len(cycles) < len(measured):
-            return False
-        if min(sum(c.time_s) for c in cycles) >= WINDOW_S:
-            return True
-        return max(map(_error, cycles)) <= _ENOUGH * self.deviation(measured[0])
-
-
-def _error(cycles: Cycles) -> float:
-    """Relative standard error of J/token."""
-    return relative_standard_error(cycles.joules_per_token, cycles.weights)
+    if not all(periods.values()):
+        return False
+    measured = [measure(*recordings, ended=False) for recordings in periods.values()]
+    first_side = next(iter(periods.values()))
+    if any(m.unrecoverable for m in measured) or len(first_side) >= _MAX_PERIODS:
+        return True
+    return all(
+        m.valid and m.cycles is not None and sum(m.cycles.time_s) >= PAIR_S for m in measured
+    )

@@ -13,7 +13,7 @@ from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.worker_process import session_members
 from pytest_energy.launch import interleaved, launch
-from pytest_energy.launch.interleaved import NoFit, Side, SideError, record_pair
+from pytest_energy.launch.interleaved import NoFit, Side, SideError, Stopping, record_pair
 from pytest_energy.measure import checks, stopping
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording.recording import Recording
@@ -27,7 +27,7 @@ Yielded = tuple[str, Cell, Recording]
 @pytest.fixture(autouse=True)
 def short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "PERIOD_S", 0.45)
-    monkeypatch.setattr(stopping, "WINDOW_S", 1.1)
+    monkeypatch.setattr(stopping, "PAIR_S", 0.1)
     monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.1)
     monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
@@ -44,7 +44,6 @@ def pair(
     python: str,
     outer: str | None = None,
     inner: str | None = None,
-    noise: float = 1.0,
     gpus: int = 1,
 ) -> Iterator[Yielded]:
     """A pair of which the engines may have a fault."""
@@ -60,7 +59,7 @@ def pair(
         side("candidate", inner),
         lambda uuids, is_ours: SimulatedMeter(),
         lambda name: lambda text: None,
-        stopping.InterleavedStopping(lambda measured: noise),
+        Stopping(stopping.is_period_enough, stopping.is_pair_enough),
     )
 
 
@@ -90,7 +89,8 @@ def test_both_are_measured_and_the_one_that_waits_is_watched(
         other = ids["candidate" if name == "reference" else "reference"]
         for recorded in recordings:
             assert recorded.faults == ()
-            assert set(recorded.tokens.tokens) == {cell.batch_size}
+            started = recorded.tokens.tokens[80 + 2 :]  # all slots, after one period
+            assert set(started) == {cell.batch_size}
             co_resident = recorded.co_resident
             assert co_resident is not None
             assert (co_resident.tokens, co_resident.paused, {co_resident.launch_id}) == (
@@ -144,10 +144,11 @@ def test_both_do_the_same_requests_of_varying_lengths(
     assert ended(sessions)
 
 
-def test_blocks_follow_with_the_roles_changed_where_one_is_not_precise_enough(
-    cell: Cell, python: str, sessions: list[int]
+def test_blocks_follow_with_the_roles_changed_if_one_is_not_long_enough(
+    cell: Cell, python: str, sessions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = [(side, recorded.period) for side, _, recorded in pair(cell, python, noise=0.0)]
+    monkeypatch.setattr(stopping, "PAIR_S", 1.1)
+    done = [(side, recorded.period) for side, _, recorded in pair(cell, python)]
     assert done == [
         ("reference", 0),
         ("candidate", 0),

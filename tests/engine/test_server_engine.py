@@ -427,6 +427,7 @@ def test_two_servers_take_turns(
     python: str, model: str, temporary: Path, sessions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stopping, "PERIOD_S", 0.6)
+    monkeypatch.setattr(stopping, "PAIR_S", 0.1)
     monkeypatch.setattr(interleaved, "_IDLE_S", 0.3)
     monkeypatch.setattr(launch, "_HOT_TAIL_S", 0.3)
     monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
@@ -441,7 +442,7 @@ def test_two_servers_take_turns(
         *sides,
         lambda uuids, is_ours: SimulatedMeter(),
         lambda name: lambda text: None,
-        stopping.InterleavedStopping(lambda measured: 1.0),
+        interleaved.Stopping(stopping.is_period_enough, stopping.is_pair_enough),
     )
     done = [(side, recorded) for side, _, recorded in pair]
     assert [(side, recorded.period) for side, recorded in done] == [

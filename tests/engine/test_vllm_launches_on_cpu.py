@@ -187,7 +187,7 @@ def test_from_a_test_file_to_a_recording_and_back_offline(pytester: pytest.Pytes
 SHORT_PERIODS = """
     from pytest_energy.measure import stopping
 
-    stopping.PERIOD_S, stopping.WINDOW_S = 2.5, 5.0
+    stopping.PERIOD_S, stopping.PAIR_S = 2.5, 5.0
 """
 
 

@@ -136,8 +136,8 @@ def test_a_disturbed_launch_is_left_out_and_makes_no_baseline(suite: Suite, tmp_
     result.stdout.fnmatch_lines(
         [
             "*a baseline needs at least 3 launches, but there are only 2,*",
-            "llama-3.1-8b bs=64 512/256: left out: launch 20261123T221155Z-6ed563: unsteady: tokens/s "
-            "changed by -19.4 % and power by -10.1 % 17.6 s into the 20.7 s measured",
+            "llama-3.1-8b bs=64 512/256: left out: launch 20261123T221155Z-6ed563: unsteady: "
+            "tokens/s changed by -19.4 % and power by -10.1 % 17.6 s into the 20.7 s measured",
         ]
     )
     alone = suite(*cells, "--energy-replay", folder / "vllm-0.25.1-eager")

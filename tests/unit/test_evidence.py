@@ -13,7 +13,6 @@ from pytest_energy.evidence import Evidence, LiveSource
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
-from pytest_energy.store.noise import NoiseStore
 from tests.disturbed import with_step_in_power
 from tests.simulated import recording
 from tests.unit.figures import measurement
@@ -61,7 +60,6 @@ def launched(
         [cell],
         lambda *_: None,  # type: ignore[arg-type,return-value]
         lambda text: None,
-        NoiseStore(tmp_path),
         lambda _, found: len(found.measurements) >= decided_after,
         lambda: None,
     )
