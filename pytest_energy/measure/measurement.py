@@ -15,6 +15,7 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import checks, latency
 from pytest_energy.measure.conditions import Conditions, conditions, static_power_w
 from pytest_energy.measure.cycles import Cycles
+from pytest_energy.measure.limits import StepTimes, step_times
 from pytest_energy.measure.steadiness import Steadiness, parts, steadiness
 from pytest_energy.measure.window import MIN_CYCLES, Window, window_of
 from pytest_energy.recording.faults import by_chance, fault, unrecoverable, without_figures
@@ -47,6 +48,7 @@ class Measurement:
         co_resident: what is known of the paused engine, one entry per period; empty if none was.
         clients: what a server's clients saw, one entry per period; empty if there were none.
         steadiness: how steady the launch was; None if it was not tested.
+        step_times: what its steps held, and how long they took; None if they were not seen.
     """
 
     key: CellKey
@@ -62,6 +64,7 @@ class Measurement:
     co_resident: tuple[CoResident, ...] = ()
     clients: tuple[Client, ...] = ()
     steadiness: Steadiness | None = None
+    step_times: StepTimes | None = None
 
     @property
     def latencies_ms(self) -> dict[str, dict[str, float]]:
@@ -148,6 +151,7 @@ def measure(*periods: Recording, ended: bool = True) -> Measurement:
         co_resident=tuple(p.co_resident for p in periods if p.co_resident is not None),
         clients=tuple(period.client for period in periods if period.client is not None),
         steadiness=steady,
+        step_times=step_times(windows) if windows and ended else None,
     )
 
 

@@ -160,12 +160,15 @@ class Summary:
                 reporter.write_line(f"warning: {row.warning}", yellow=True)
 
     def _show_noise(self, reporter: Any) -> None:
-        from pytest_energy.report import noise_table
+        from pytest_energy.report import host, noise_table
 
         assert self._run.session is not None
         reporter.section("noise between launches", sep="=")
         for line in noise_table.noise_table(self._run.noise, self._run.session.comparisons):
             reporter.write_line(line)
+        for cell in {cell.name: cell for cell, _, _ in self._run.noise}.values():
+            for line in host.host_bound(self._run.session.evidence(cell).measurements):
+                reporter.write_line(f"{cell.name}: {line}")
 
     def _show_unused(self, reporter: Any) -> None:
         if self._run.session is None:

@@ -23,6 +23,7 @@ from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import attribution, comparison
 from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.judgement import Compared, Judgement, Sample
+from pytest_energy.verdict.slowdown import slowdown
 
 
 def entry_of(judgement: Judgement, key: CellKey, floors: Floors, said: Explanation) -> Entry:
@@ -131,10 +132,13 @@ def _comparison(
     launches = (*candidate, *reference)
     left_out = left_out_lines(launches)
     floors = sides.floors_of(noise_store, key, gpu_name, [m.launch_id for m in launches])
-    found = _compare(
-        [m for m in candidate if m.valid], [m for m in reference if m.valid], metric, floors
-    )
-    return _entry(found, key, floors, explain_compared(key.name, found, left_out))
+    kept = [m for m in reference if m.valid]
+    found = _compare([m for m in candidate if m.valid], kept, metric, floors)
+    entry = _entry(found, key, floors, explain_compared(key.name, found, left_out))
+    if found.reference is None:
+        return entry
+    # Its launches are known in full, other than those of a stored baseline.
+    return replace(entry, reference=sides.side_of_launches(kept, floors))
 
 
 def _compare(
@@ -157,6 +161,7 @@ def _compare(
         reference=baseline,
         ratio=comparison.compare(values, getattr(baseline, metric.value), noise),
         split=attribution.split(candidate, baseline),
+        slowdown=slowdown(candidate, baseline),
         noise=noise,
         changed=tuple(attribution.what_changed(baseline.environment, candidate[-1].environment)),
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
-from pytest_energy.report import launches
+from pytest_energy.report import host, launches
 from pytest_energy.report.words import UNIT, count, percent
 from pytest_energy.safety import redact
 from pytest_energy.settings import MIN_LAUNCHES
@@ -65,6 +65,8 @@ def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Expl
     regressed = judgement.verdict is Verdict.REGRESSED and not judgement.by_limits_alone
     reasons = [line for reason in judgement.reasons for line in redact.home(reason).splitlines()]
     reasons += launches.left_out_lines(judgement.left_out)
+    if judgement.verdict is Verdict.INCONCLUSIVE and judgement.candidate is not None:
+        reasons += host.host_bound(judgement.candidate.launches)
     return Explanation(
         what=f"{judgement.verdict.value.upper()}: {_headline(name, judgement, other)}",
         how_sure=_how_sure(judgement, f", tolerance {100 * judgement.tolerance:.1f} %"),
@@ -186,13 +188,14 @@ def _reading(split: Split | None) -> str:
 
 
 def _changes(found: Compared) -> str | None:
-    """What differs between the environments; None if nothing was compared."""
+    """What made it slower, and what differs between the environments; None if not compared."""
     if found.ratio is None:
         return None
-    if not found.changed:
-        return "no recorded version or setting"
+    clear = not found.ratio.low <= 1 <= found.ratio.high
+    slower = [host.slower_because(found.slowdown)] if found.slowdown and clear else []
+    changed = found.changed[:_MAX_CHANGES] or ("no recorded version or setting",)
     more = len(found.changed) - _MAX_CHANGES
-    return "; ".join(found.changed[:_MAX_CHANGES]) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join((*slower, *changed)) + (f"; and {more} more" if more > 0 else "")
 
 
 def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.report.results import ReportedDrift, ReportedLaunch, Results
+from pytest_energy.report.results import ReportedDrift, ReportedLaunch, ReportedSteps, Results
 
 COLUMNS = (
     "cell",
@@ -16,6 +16,10 @@ COLUMNS = (
     "cycles",
     "drift of power",
     "drift of tokens/s",
+    "outside graphs",
+    "host-bound",
+    "ms a step",
+    "ms a prompt adds",
 )
 
 
@@ -65,7 +69,16 @@ def _figures(launch: ReportedLaunch) -> tuple[str, ...]:
         cycles,
         drift(launch.power_drift),
         drift(launch.tokens_per_s_drift),
+        *_of_steps(launch.steps),
     )
+
+
+def _of_steps(steps: ReportedSteps | None) -> tuple[str, ...]:
+    """Shares of the time, and durations."""
+    if steps is None:
+        return ("-",) * 4
+    durations = ("-" if ms is None else f"{ms:.3g}" for ms in (steps.step_ms, steps.prompt_ms))
+    return (f"{steps.time_outside:.0%}", f"{steps.host_bound:.0%}", *durations)
 
 
 def drift(found: ReportedDrift | None) -> str:

@@ -64,6 +64,30 @@ class ReportedDrift:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ReportedSteps:
+    """A launch's engine steps; shares are of 1.
+
+    Attributes:
+        captured_tokens: the largest step that runs in a CUDA graph.
+        steps_outside, time_outside: share of steps, and of time, outside CUDA graphs.
+        steps_with_prompts: share of steps that hold two prompts or more.
+        time_with_prompt: share of the time of steps that hold a prompt.
+        host_bound: share of the time in which the host decides the pace.
+        step_ms: of a step without a prompt.
+        prompt_ms: what a prompt adds.
+    """
+
+    captured_tokens: Annotated[int, Ge(0)]
+    steps_outside: Share
+    time_outside: float
+    steps_with_prompts: Share
+    time_with_prompt: float
+    host_bound: float
+    step_ms: float | None
+    prompt_ms: float | None
+
+
+@dataclass(frozen=True, config=STRICT)
 class ReportedLaunch:
     """One engine launch: means over its cycles.
 
@@ -75,6 +99,7 @@ class ReportedLaunch:
         dropped_cycles: cycles after the warm-up that are left out as a transient.
         power_drift: at equal tokens/s; None for a stored baseline, which keeps no drift.
         tokens_per_s_drift: likewise.
+        steps: None for a stored baseline, and if the engine's steps were not seen.
     """
 
     launch_id: Text
@@ -87,6 +112,7 @@ class ReportedLaunch:
     dropped_cycles: Annotated[int, Ge(0)] = 0
     power_drift: ReportedDrift | None = None
     tokens_per_s_drift: ReportedDrift | None = None
+    steps: ReportedSteps | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

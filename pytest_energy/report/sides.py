@@ -13,6 +13,7 @@ from typing import Any
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import measurement
 from pytest_energy.measure.change import Drift
+from pytest_energy.measure.limits import StepTimes
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor, expm1
@@ -24,6 +25,7 @@ from pytest_energy.report.results import (
     ReportedDrift,
     ReportedLaunch,
     ReportedSide,
+    ReportedSteps,
     interval,
 )
 from pytest_energy.settings import MIN_LAUNCHES
@@ -60,6 +62,20 @@ def _launch(m: Measurement) -> ReportedLaunch:
         dropped_cycles=m.dropped_cycles,
         power_drift=_drift(steady.power_drift) if steady else None,
         tokens_per_s_drift=_drift(steady.pace_drift) if steady else None,
+        steps=_steps(m.step_times) if m.step_times else None,
+    )
+
+
+def _steps(found: StepTimes) -> ReportedSteps:
+    return ReportedSteps(
+        captured_tokens=found.captured_tokens,
+        steps_outside=found.steps_outside,
+        time_outside=found.time_outside,
+        steps_with_prompts=found.steps_with_prompts,
+        time_with_prompt=found.time_with_prompt,
+        host_bound=found.host_bound,
+        step_ms=found.step_ms,
+        prompt_ms=found.prompt_ms,
     )
 
 

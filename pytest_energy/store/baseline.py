@@ -18,6 +18,8 @@ class LaunchValues:
 
     Attributes:
         tokens: of each cycle if they differ; empty if they do not.
+        step_ms, prompt_ms, steps_per_token, host_bound_share: as in measure/limits.py; None if the
+            engine's steps were not seen.
     """
 
     __pydantic_config__ = STRICT
@@ -31,11 +33,16 @@ class LaunchValues:
     temperature_c: Condition | None = None
     power_cap_share: Condition | None = None
     tokens: CycleTokens = ()
+    step_ms: Condition | None = None
+    prompt_ms: Condition | None = None
+    steps_per_token: Condition | None = None
+    host_bound_share: Condition | None = None
 
     @classmethod
     def from_measurement(cls, measurement: Measurement) -> "LaunchValues":
         """The launch that `measurement`, a valid one, comes from."""
         cycles, conditions = measurement.cycles, measurement.conditions
+        steps = measurement.step_times
         assert cycles is not None
         return cls(
             launch_id=measurement.launch_id,
@@ -47,6 +54,10 @@ class LaunchValues:
             temperature_c=conditions.temperature_c,
             power_cap_share=conditions.power_cap_share,
             tokens=cycles.weights,
+            step_ms=steps.step_ms if steps else None,
+            prompt_ms=steps.prompt_ms if steps else None,
+            steps_per_token=steps.steps_per_token if steps else None,
+            host_bound_share=steps.host_bound if steps else None,
         )
 
 

@@ -18,6 +18,7 @@ from pytest_energy.verdict.judgement import NO_LIMITS, Judgement, Limits, Sample
 from pytest_energy.verdict.preconditions import case_of, unfit_for_pairs
 from pytest_energy.verdict.reasons import in_words
 from pytest_energy.verdict.rule import Terms, Verdict, decide
+from pytest_energy.verdict.slowdown import slowdown
 from pytest_energy.verdict.variation import Variation, raised, variation
 
 _ALONE = Terms()
@@ -137,6 +138,7 @@ def judge(
         candidate=None if case.faults else Sample.of(candidate, noise),
         reference=reference,
         split=split(candidate, compared) if compared else None,
+        slowdown=slowdown(candidate, compared) if compared else None,
         by_limits_alone=decision.verdict is not decision.by_comparison,
         broken_limits=(*case.over_budget, *case.slow) if compared else (),
         smallest_detected=decision.smallest_detected,

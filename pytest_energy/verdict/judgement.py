@@ -11,6 +11,7 @@ from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.comparison import Comparison, Estimate, estimate
 from pytest_energy.verdict.rule import Verdict
+from pytest_energy.verdict.slowdown import Slowdown
 from pytest_energy.verdict.variation import Variation
 
 
@@ -84,6 +85,7 @@ class Compared:
         ratio: candidate ÷ reference; None if they were not compared.
         split: of a change in J/token; None if it cannot be determined.
         noise: between launches, measured or assumed; None if nothing was compared.
+        slowdown: why tokens/s fell; None if they did not, or if it cannot be told.
         changed: what differs between the environments, one line each.
         paired: whether the launches of both sides were interleaved.
     """
@@ -93,6 +95,7 @@ class Compared:
     reference: Baseline | None = None
     ratio: Comparison | None = None
     split: Split | None = None
+    slowdown: Slowdown | None = None
     noise: NoiseFloor | None = None
     changed: tuple[str, ...] = ()
     paired: bool = False

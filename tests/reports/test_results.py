@@ -174,4 +174,4 @@ def test_every_field_is_documented() -> None:
             visit(argument)
 
     visit(results.Results)
-    assert len(seen) == 12
+    assert len(seen) == 13

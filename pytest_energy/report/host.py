@@ -1,0 +1,73 @@
+"""In words: how far the host decides a cell's pace, and what makes a cell slower."""
+
+import math
+from collections.abc import Sequence
+
+from pytest_energy.measure.limits import is_host_bound
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.verdict.slowdown import MORE_STEPS, Slowdown, Steps
+
+_SIZES = 64  # captured sizes are multiples of 8, then of 16; a multiple of both
+
+
+def host_bound(launches: Sequence[Measurement]) -> list[str]:
+    """That a cell's pace is the host's, and what to set, in a line; empty if it is not.
+
+    Args:
+        launches: valid measurements of one cell.
+    """
+    times = [m.step_times for m in launches if m.step_times is not None]
+    share = math.fsum(t.host_bound for t in times) / len(times) if times else 0.0
+    if len(times) < len(launches) or not is_host_bound(share):
+        return []
+    key = launches[0].key
+    lengths = key.workload.fixed_lengths
+    assert lengths is not None
+    captured, prompt_step = times[0].captured_tokens, lengths[0] + key.batch_size - 1
+    line = (
+        f"{100 * share:.0f} % of its time is host-bound, so that launches differ as the host does"
+    )
+    if not captured:
+        return [f"{line}: it runs without CUDA graphs"]
+    if prompt_step > captured:
+        shorter = captured - key.batch_size + 1
+        ways = f"set max_cudagraph_capture_size={_SIZES * math.ceil(prompt_step / _SIZES)}"
+        if shorter > 0:
+            ways += f", or prompts of at most {shorter} tokens"
+        return [
+            f"{line}: a step with a prompt has {prompt_step} tokens, CUDA graphs hold {captured}; "
+            f"{ways}"
+        ]
+    outside = math.fsum(t.time_outside for t in times) / len(times)
+    if outside > share / 2:
+        return [
+            f"{line}: steps with several prompts outgrow CUDA graphs of {captured} tokens; "
+            f"set max_cudagraph_capture_size={2 * captured}"
+        ]
+    return [f"{line}, inside its CUDA graphs of {captured} tokens too"]
+
+
+def slower_because(found: Slowdown) -> str:
+    """What made the candidate slower, with the figures of both sides."""
+    before, after = found.reference, found.candidate
+    figures = [
+        _instead("{} ms a step", after.step_ms, before.step_ms),
+        _instead("a prompt adds {} ms", after.prompt_ms, before.prompt_ms),
+        _host(after, before),
+    ]
+    if found.cause == MORE_STEPS:
+        figures = [_instead("{} a token", after.per_token, before.per_token), *figures]
+    return f"{found.cause} ({', '.join(filter(None, figures))})"
+
+
+def _instead(pattern: str, after: float | None, before: float | None) -> str:
+    if after is None or before is None or not before or abs(after / before - 1) < 0.01:
+        return ""
+    return f"{pattern.format(f'{after:.3g}')} instead of {before:.3g}"
+
+
+def _host(after: Steps, before: Steps) -> str:
+    if round(after.host_bound, 2) == round(before.host_bound, 2):
+        return ""
+    shares = f"{100 * after.host_bound:.0f} % of the time host-bound instead of"
+    return f"{shares} {100 * before.host_bound:.0f} %"

@@ -1,0 +1,126 @@
+"""Why an engine is slower: more steps, a slower host, or slower steps on the GPU."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_energy.cell.cell import Cell
+from pytest_energy.measure.limits import StepTimes
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.recording.recording_file import read_launches
+from pytest_energy.report import host
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.verdict.slowdown import GPU, HOST, MORE_STEPS, Slowdown, slowdown
+from tests.conftest import ROOT
+from tests.unit.figures import measurement
+
+STEPS = StepTimes(
+    captured_tokens=512,
+    steps_per_token=0.125,
+    steps_with_prompt=0.03,
+    steps_with_prompts=0.0,
+    steps_outside=0.0,
+    time_outside=0.0,
+    time_with_prompt=0.05,
+    host_bound=0.0,
+    step_ms=8.0,
+    prompt_ms=10.0,
+)
+
+
+def launches(
+    cell: Cell, energy: float = 0.5, tokens_per_s: float = 1000.0, **changes: Any
+) -> list[Measurement]:
+    steps = replace(STEPS, **changes)
+    return [measurement(cell, f"launch-{i}", energy, tokens_per_s, step_times=steps) for i in "abc"]
+
+
+def found(cell: Cell, candidate: Sequence[Measurement]) -> Slowdown | None:
+    return slowdown(candidate, Baseline.of(launches(cell)))
+
+
+def test_longer_steps_at_the_same_power_are_the_gpus(cell: Cell) -> None:
+    slower = found(cell, launches(cell, 0.55, 900.0, step_ms=8.9, prompt_ms=10.05))
+    assert slower is not None
+    assert slower.cause == GPU
+    assert host.slower_because(slower) == "slower steps on the GPU (8.9 ms a step instead of 8)"
+
+
+def test_longer_steps_whose_power_falls_with_the_pace_are_the_hosts(cell: Cell) -> None:
+    slower = found(cell, launches(cell, 0.53, 900.0, step_ms=8.9, prompt_ms=12.0))
+    assert slower is not None
+    assert slower.cause == HOST
+    assert (
+        host.slower_because(slower)
+        == "slower host (8.9 ms a step instead of 8, a prompt adds 12 ms instead of 10)"
+    )
+
+
+def test_time_that_becomes_host_bound_is_the_hosts(cell: Cell) -> None:
+    slower = found(cell, launches(cell, 0.55, 900.0, step_ms=8.9, host_bound=0.4))
+    assert slower is not None
+    assert slower.cause == HOST
+    assert "40 % of the time host-bound instead of 0 %" in host.slower_because(slower)
+
+
+def test_more_steps_for_as_many_tokens(cell: Cell) -> None:
+    slower = found(cell, launches(cell, 0.55, 900.0, steps_per_token=0.139))
+    assert slower is not None
+    assert slower.cause == MORE_STEPS
+    assert host.slower_because(slower) == "more steps (0.139 a token instead of 0.125)"
+
+
+def test_no_cause_without_a_loss_or_without_steps_on_both_sides(cell: Cell) -> None:
+    assert found(cell, launches(cell, 0.6, 990.0)) is None
+    assert found(cell, [measurement(cell, "server", 0.55, 900.0)]) is None
+    stored = Baseline.of([measurement(cell, f"old-{i}") for i in range(3)])
+    assert slowdown(launches(cell, 0.55, 900.0), stored) is None
+
+
+@pytest.mark.parametrize("altered", ["eager", "no-async", "piecewise"])
+def test_what_slows_recorded_engines_is_the_host(altered: str) -> None:
+    gpu = ROOT / "recordings" / "h100-sxm-80gb" / "gpu-e4e905c4"
+
+    def measured(folder: str) -> list[Measurement]:
+        return [
+            measure(*periods)
+            for periods in read_launches([gpu / folder])
+            if periods[0].key.batch_size == 64
+        ]
+
+    stored = Baseline.of(measured("vllm-0.25.1-256-in"))
+    slower = slowdown(measured(f"vllm-0.25.1-256-in-{altered}"), stored)
+    assert slower is not None
+    assert slower.cause == HOST
+
+
+@pytest.mark.parametrize(
+    ("captured", "outside", "says"),
+    [
+        (0, 1.0, "it runs without CUDA graphs"),
+        (
+            64,
+            0.5,
+            "a step with a prompt has 71 tokens, CUDA graphs hold 64; "
+            "set max_cudagraph_capture_size=128, or prompts of at most 57 tokens",
+        ),
+        (
+            512,
+            0.3,
+            "steps with several prompts outgrow CUDA graphs of 512 tokens; "
+            "set max_cudagraph_capture_size=1024",
+        ),
+        (512, 0.0, "inside its CUDA graphs of 512 tokens too"),
+    ],
+)
+def test_a_host_bound_cell_says_so_and_what_to_set(
+    cell: Cell, captured: int, outside: float, says: str
+) -> None:
+    bound = launches(cell, captured_tokens=captured, time_outside=outside, host_bound=0.4)
+    (line,) = host.host_bound(bound)
+    assert line.startswith("40 % of its time is host-bound, so that launches differ as the host")
+    assert line.endswith(says)
+    assert host.host_bound(launches(cell)) == []
+    assert host.host_bound([*bound, measurement(cell, "server")]) == []
