@@ -9,7 +9,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
-from pytest_energy.measure import checks
+from pytest_energy.measure import checks, stopping
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.steadiness import Steadiness
 from pytest_energy.recording import recording_file
@@ -181,3 +181,4 @@ def test_a_launch_is_tested_at_its_end_and_not_before() -> None:
     recorded = with_step_in_power(recording(cell(), cycles=8.5), 80.0)
     assert unsteady(measure(recorded))
     assert measure(recorded, ended=False).valid
+    assert not stopping.is_enough(recorded, 8)
