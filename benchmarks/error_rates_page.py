@@ -19,17 +19,18 @@ _GATE = """\
 
 Written by `python -m benchmarks.error_rates_page`.
 
-`python -m benchmarks.gate_error_rates --runs {runs}` (seeded; twenty minutes on two cores) judges
-simulated launches by the gate's own code. *Deviation* is that of J/token between launches of one
-engine; *recorded* means the deviations found on the H200 (0.52, 0.74, 1.82 and 0.39 % at batch
-sizes 1, 8, 64 and 256), *upper 95 % limit* those at the upper end of their intervals. tokens/s
-varies 1.7 times as much, against it (r = −0.9).
+`python -m benchmarks.gate_error_rates --runs {runs}` (seeded; ten minutes on two cores) judges
+simulated launches by the gate's own rule. *Deviation* is that of J/token between launches of one
+engine; tokens/s varies 1.7 times as much, against it (r = −0.9). The first table and that of four
+cells rest on {runs} runs of the suite, the others on a tenth; those of changed engines on 4,000
+cells.
 
-For our gate: *false alarm* is the share of unchanged suites (16 cells, both metrics) with a
-regressed cell; *red, undecided* the share that is red only because a cell is inconclusive;
-*launches* the mean per cell of an unchanged suite; −3% to +30% the share of cells that are called
-regressed by their J/token if it changed by so much. Baselines hold three launches unless the title
-says otherwise.
+*False alarm* is the share of unchanged suites (16 cells, both metrics) with a regressed cell; *red,
+undecided* the share that is red only because a cell is inconclusive; *launches* the mean per cell
+of an unchanged suite; −3% to +30% the share of cells that are called regressed by their J/token if
+it changed by so much. Baselines hold three launches, and noise is measured with ten degrees of
+freedom, unless the title says otherwise. Cells that differ have five each of their own; the first
+cell, which is the one that is noisier or quieter than the rest, or one of eight, also without.
 
 Other tools judge the same kind of launches, three on each side, six cycles each: pytest-benchmark's
 `--benchmark-compare-fail=mean:5%`, `asv compare` (Mann-Whitney U on all cycles, p < 0.002, by asv's
@@ -40,11 +41,12 @@ unchanged cells: knowledge that no user of these tools has.
 _INTERLEAVED = """\
 ## Interleaved engines
 
-`python -m benchmarks.interleaved_error_rates --runs {runs}` (seeded; seven minutes on one core): a
+`python -m benchmarks.interleaved_error_rates --runs {runs}` (seeded; four minutes on two cores): a
 suite of 16 cells without a baseline, both engines launched in pairs, judged after three and five
 pairs. All of the noise between launches is simulated as noise between periods, which the gate then
-detects. *Pairs* is the mean per cell of an unchanged suite; the tolerance is 3 % for J/token and
-5 % for tokens/s, whose noise is 1.7 times as large.
+detects. The first table rests on {runs} runs, the others on a tenth. *Pairs* is the mean per cell
+of an unchanged suite; the tolerance is 3 % for J/token and 5 % for tokens/s, whose noise is 1.7
+times as large.
 """
 
 

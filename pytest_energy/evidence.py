@@ -7,6 +7,7 @@ launch which cells need no further one.
 import contextlib
 import functools
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from pytest_energy.errors import (
 )
 from pytest_energy.launch import interleaved, launch
 from pytest_energy.launch.gpu_locks import GpuLocks
+from pytest_energy.launch.gpu_minutes import GpuMinutes
 from pytest_energy.launch.interleaved import NoFit, Side, SideError
 from pytest_energy.launch.load import Progress
 from pytest_energy.measure import measurement
@@ -47,12 +49,14 @@ class Evidence:
         failure: why there are none, or not all; None if nothing failed.
         reference: of the reference engine of an interleaved comparison, one per pair.
         left_out: disturbed launches, of either side, that others take the place of.
+        out_of_time: whether further launches were not begun for want of GPU minutes.
     """
 
     measurements: tuple[Measurement, ...] = ()
     failure: str | None = None
     reference: tuple[Measurement, ...] = ()
     left_out: tuple[Measurement, ...] = ()
+    out_of_time: bool = False
 
     @classmethod
     def of(
@@ -94,6 +98,7 @@ class LiveSource:
         progress: called with a few words on what is going on.
         is_decided: whether a cell with this evidence needs no further launch.
         check: called before the first launch of a group; raises if a file it needs is damaged.
+        clock: monotonic, in seconds; what GPU minutes are counted by.
     """
 
     settings: Settings
@@ -102,10 +107,12 @@ class LiveSource:
     progress: Progress
     is_decided: Callable[[Cell, Evidence], bool]
     check: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
     found: dict[str, Evidence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._locks = GpuLocks(self.settings.lock_timeout_s)
+        self._gpu_minutes = GpuMinutes(self.settings.gpu_minutes, self.clock)
 
     def close(self) -> None:
         """Let other runs use the GPUs."""
@@ -126,14 +133,19 @@ class LiveSource:
         launches = _Launches(self.settings, open_meter, self.progress)
         open_cells = list(cells)
         failure: str | None = "measuring was interrupted"
+        out_of_time = False
         try:
             # The GPUs of a server that runs already are known once it is found.
             if self.settings.launch.url is None:
                 left = self._locks.acquire(nvml.visible_uuids(), model, self.progress)
                 launch.wait_for_leftovers(left, self.progress)
             for number in itertools.count(1):
+                if not self._gpu_minutes.allow_another:
+                    failure, out_of_time = None, True
+                    break
                 failure = "measuring was interrupted"
-                failure = launches.add(open_cells, number)
+                with self._gpu_minutes.counted(launches.gpus):
+                    failure = launches.add(open_cells, number)
                 if failure is not None:
                     break
                 open_cells = [c for c in open_cells if not self._is_done(c, launches.evidence(c))]
@@ -147,8 +159,11 @@ class LiveSource:
             raise
         finally:
             for cell in cells:
+                is_open = cell in open_cells
                 self.found[cell.key.canonical] = replace(
-                    launches.evidence(cell), failure=failure if cell in open_cells else None
+                    launches.evidence(cell),
+                    failure=failure if is_open else None,
+                    out_of_time=out_of_time and is_open,
                 )
             if all(c.key.canonical in self.found for c in self.cells):
                 self._locks.release()
@@ -191,6 +206,11 @@ class _Launches:
             self._measured.get((side, key), []) for side in (CANDIDATE, REFERENCE)
         )
         return Evidence.of(candidate, reference)
+
+    def gpus(self) -> int:
+        """How many GPUs the launches use."""
+        measured = [m for launches in self._measured.values() for m in launches]
+        return len(measured[-1].environment.gpus) if measured else 1
 
     def add(self, cells: Sequence[Cell], number: int) -> str | None:
         """Launch the engine, or both sides, once more; returns why that failed, else None."""
@@ -268,7 +288,7 @@ class _Launches:
     def _numbered(self, number: int, side: str) -> Progress:
         settings = self.settings
         most = max(number, settings.launches)
-        of = f"{'' if settings.update or settings.noise else 'up to '}{most}"
+        of = f"{'' if settings.exactly else 'up to '}{most}"
         if settings.paired:
             prefix = f"pair {number} of {of} ({side}): "
         elif most > 1:

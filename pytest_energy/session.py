@@ -1,6 +1,7 @@
 """One run: ask for evidence, ask for the verdict, update the store. Knows nothing of pytest."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_energy.cell.cell import Cell
@@ -10,7 +11,7 @@ from pytest_energy.launch import launch
 from pytest_energy.launch.load import Progress
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
-from pytest_energy.settings import Settings
+from pytest_energy.settings import DEFAULT_LAUNCHES, Settings
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store, Update
 from pytest_energy.store.noise import Noise, NoiseStore
@@ -38,12 +39,14 @@ class Session:
             and all comparisons share the error level.
         open_meter: opens a meter for the GPUs with the given UUIDs.
         progress: called with a few words on what is going on.
+        clock: monotonic, in seconds.
     """
 
     settings: Settings
     questions: Sequence[Question]
     open_meter: launch.OpenMeter
     progress: Progress
+    clock: Callable[[], float] = time.monotonic
     _updates: dict[str, Update | EnergyError | OSError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ class Session:
                 self.progress,
                 self._is_decided,
                 self._check_store,
+                self.clock,
             )
         )
 
@@ -94,9 +98,20 @@ class Session:
         evidence = self.evidence(question.cell)
         if evidence.failure is not None:
             return self._judge.invalid(question.metric, question.limits, [evidence.failure])
+        if not evidence.measurements:
+            return self._judge.unmeasured(question.metric, question.limits, [self._out_of_time])
         # All recordings of a replay are judged at once, so its error level is not shared by looks.
         launches = None if self.settings.replay else self.settings.launches
-        return self._judgement(question, evidence, launches)
+        judgement = self._judgement(question, evidence, launches)
+        if not (evidence.out_of_time and judgement.undecided):
+            return judgement
+        reasons = (*judgement.reasons, self._out_of_time)
+        return replace(judgement, reasons=reasons, out_of_time=True)
+
+    @property
+    def _out_of_time(self) -> str:
+        limit = self.settings.gpu_minutes
+        return f"no further launch would have ended within --energy-minutes {limit:g}"
 
     def update(self, cell: Cell) -> Update:
         """Make the cell's launches its baseline, once per run: an update that failed stays failed.
@@ -166,12 +181,27 @@ class Session:
         """Whether every question on the cell has its verdict, so it needs no further launch."""
         budget = self.settings.launches
         looks = Terms(budget=budget, paired=self.settings.paired).looks()
-        if self.settings.update or self.settings.noise or len(evidence.measurements) not in looks:
+        if self.settings.exactly:
+            return False
+        if self.settings.update:
+            return len(evidence.measurements) >= self._launches_of_baseline(cell, evidence)
+        if len(evidence.measurements) not in looks:
             return False
         return not any(
             self._judgement(question, evidence, budget).undecided
             for question in self._questions_on(cell)
         )
+
+    def _launches_of_baseline(self, cell: Cell, evidence: Evidence) -> int:
+        """As many as the noise asks for, so that one launch of an unchanged engine passes."""
+        if not evidence.measurements:
+            return self.settings.launches
+        of_questions = [
+            self._judge.launches_of_baseline(q.metric, q.limits, evidence.measurements[0])
+            for q in self._questions_on(cell)
+        ]
+        most = max(launches or DEFAULT_LAUNCHES for launches in of_questions)
+        return min(most, self.settings.launches)
 
     def _questions_on(self, cell: Cell) -> list[Question]:
         key = cell.key.canonical
@@ -181,6 +211,11 @@ class Session:
         evidence = self.evidence(cell)
         if evidence.failure is not None:
             raise RecordingError(evidence.failure)
+        if not evidence.measurements or (evidence.out_of_time and self.settings.update):
+            raise RecordingError(
+                f"{self._out_of_time}: {len(evidence.measurements)} were made, which is too few.\n"
+                "Give it more GPU minutes."
+            )
         return evidence.measurements
 
     def _judgement(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 # Fewer launches, or pairs of launches, say too little about how launches differ.
 MIN_LAUNCHES = 3
 DEFAULT_LAUNCHES = 5  # at most, of a cell that is judged
+MOST_OF_BASELINE = 8  # an update makes no more of itself
 # What a suite may ask for; launch/engines.py makes it.
 EngineName = Literal["offline", "server"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -46,8 +47,9 @@ class Settings:
         noise: whether the runner's noise is measured and stored, and nothing judged.
         replay: recordings to judge instead of measuring; empty for a live run.
         record: folder that keeps the recordings of a live run, None to drop them.
-        launches: engine launches per cell of a live run: at most, if it is judged; exactly, for an
-            update or the noise.
+        launches: engine launches per cell of a live run, at most or exactly.
+        launches_given: whether the user said how many.
+        gpu_minutes: that a live run may use; None for no limit.
         inconclusive_fails: whether a test fails if its verdict is inconclusive.
         launch: how the engine, or the candidate of an interleaved comparison, is launched.
         reference: how the reference of an interleaved comparison is launched; None to compare with
@@ -78,6 +80,13 @@ class Settings:
     engine: str | None = None
     default_engine: str = "offline"
     lock_timeout_s: float = 3600.0
+    launches_given: bool = True
+    gpu_minutes: float | None = None
+
+    @property
+    def exactly(self) -> bool:
+        """Whether each cell gets all launches, and not only those that its noise asks for."""
+        return self.noise or (self.update and self.launches_given)
 
     @property
     def paired(self) -> bool:

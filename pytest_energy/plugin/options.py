@@ -17,6 +17,7 @@ from pytest_energy.plugin.attached import ATTACHED
 from pytest_energy.settings import (
     DEFAULT_LAUNCHES,
     ENGINES,
+    MOST_OF_BASELINE,
     LaunchSettings,
     Settings,
     parse_engine_args,
@@ -222,7 +223,15 @@ def _add_limits(group: pytest.OptionGroup) -> None:
         type=positive_int,
         metavar="N",
         help="maximum number of engine launches; stops early once every verdict is clear "
-        "(default: 5)",
+        "(default: 5). With --energy-update the number of launches (default: 3 to 8, as the "
+        "measured noise asks for; 5 if it is not measured)",
+    )
+    group.addoption(
+        "--energy-minutes",
+        type=positive,
+        metavar="N",
+        help="GPU minutes that the run may use: no launch is begun that would pass them, as long "
+        "as earlier ones of this run took (default: no limit)",
     )
     group.addoption(
         "--energy-inconclusive",
@@ -337,10 +346,11 @@ def settings_of(config: pytest.Config) -> Settings:
         pytest.UsageError: something impossible.
     """
     value, here = config.getoption, config.invocation_params.dir
-    launches = _value(config, "launches", DEFAULT_LAUNCHES)
+    url, update = value("energy_url"), value("energy_update")
+    given = _value(config, "launches", None)
+    launches = given or (MOST_OF_BASELINE if update else DEFAULT_LAUNCHES)
     interleave = _value(config, "interleave", "auto")
     conflicts.refuse(config, launches)
-    url, update = value("energy_url"), value("energy_update")
     launch, reference = _launches(config)
     return Settings(
         baselines=_path(config, "baselines") or _project_folder(config) / "baselines",
@@ -350,6 +360,8 @@ def settings_of(config: pytest.Config) -> Settings:
         replay=tuple(here / path for path in value("energy_replay")),
         record=None if value("energy_replay") else _path(config, "record"),
         launches=1 if url else launches,
+        launches_given=url is not None or given is not None,
+        gpu_minutes=value("energy_minutes"),
         inconclusive_fails=_value(config, "inconclusive", "fail") == "fail",
         launch=launch,
         reference=reference,

@@ -48,14 +48,16 @@ def header(settings: Settings, here: Path) -> str:
 def _live(settings: Settings) -> str:
     if settings.launch.url is not None:
         return f"the server at {settings.launch.url}"
-    whole = settings.update or settings.noise or settings.launches == 1
-    count = f"{'' if whole else 'up to '}{settings.launches}"
+    exactly = settings.exactly or settings.launches == 1
+    count = f"{'' if exactly else 'up to '}{settings.launches}"
     if settings.reference is not None:
         return (
             f"{count} pairs of launches, interleaved by {_INTERLEAVED[settings.interleave]}: "
             f"{_engine(settings.launch)} against {_engine(settings.reference)}"
         )
     noun = "launch" if settings.launches == 1 else "launches"
+    if settings.update and not exactly:
+        noun += " (as many as the noise asks for)"
     return f"{count} {noun} of {_engine(settings.launch)}"
 
 

@@ -8,7 +8,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.report import host, launches
 from pytest_energy.report.words import UNIT, count, percent
 from pytest_energy.safety import redact
-from pytest_energy.settings import MIN_LAUNCHES
+from pytest_energy.settings import DEFAULT_LAUNCHES, MIN_LAUNCHES
 from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.judgement import Compared, Judgement
 from pytest_energy.verdict.rule import Verdict
@@ -262,15 +262,21 @@ def _accept_against_a_reference(judgement: Judgement, rerun: str, replayed: bool
 
 def _more_evidence(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
     """What to type if the launches do not decide."""
-    ways = []
+    plan, ways = judgement.plan, []
+    if judgement.out_of_time:
+        ways.append(f"give it more GPU minutes, or none to measure without limit: {rerun}")
     if judgement.noise is not None and not judgement.noise.measured:
         arguments = rerun.removeprefix("pytest ")
         ways.append(f"measure this runner's noise once: pytest-energy noise {arguments}")
     if replayed:
         more = "pairs" if judgement.paired else "launches"
         ways.append(f"record more {more} and replay all of them together")
-    else:
-        ways.append(f"measure with more launches: {rerun} --energy-launches 10")
+    elif (plan is None or plan.candidate) and not judgement.out_of_time:
+        launches = plan.candidate if plan else 2 * DEFAULT_LAUNCHES
+        ways.append(f"measure with more launches: {rerun} --energy-launches {launches}")
+    if plan and plan.baseline_is_short:
+        given = f"--energy-update --energy-launches {plan.baseline}"
+        ways.append(f"or measure a larger baseline, with its engine: {rerun} {given}")
     if not judgement.paired:
         ways.append(
             "or interleave both engines on this GPU: "

@@ -5,7 +5,7 @@ explains a change.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
@@ -15,9 +15,10 @@ from pytest_energy.store.baselines import NearMiss, Store
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict.attribution import split, temperature_change, what_changed
 from pytest_energy.verdict.judgement import NO_LIMITS, Judgement, Limits, Sample
+from pytest_energy.verdict.planning import launches_of_baseline, plan
 from pytest_energy.verdict.preconditions import case_of, unfit_for_pairs
-from pytest_energy.verdict.reasons import in_words
-from pytest_energy.verdict.rule import Terms, Verdict, decide
+from pytest_energy.verdict.reasons import in_words, planned
+from pytest_energy.verdict.rule import Terms, Verdict, decide, tolerated
 from pytest_energy.verdict.slowdown import slowdown
 from pytest_energy.verdict.variation import Variation, raised, variation
 
@@ -84,6 +85,29 @@ class Judge:
             vary[metric],
         )
 
+    def launches_of_baseline(
+        self, metric: Metric, limits: Limits, measured: Measurement
+    ) -> int | None:
+        """The least launches of a baseline against which one launch of an unchanged engine passes.
+
+        Args:
+            metric, limits: what a test asks.
+            measured: a launch of its cell.
+
+        Raises:
+            NoiseError: a file is damaged.
+        """
+        terms = Terms(self.comparisons, paired=self.paired)
+        gpu_name = measured.environment.gpu_name
+        noise = self.noise_store.floor(measured.key, gpu_name, metric, [measured.launch_id])
+        limit = tolerated(metric, terms.tolerance(metric, limits.tolerance))
+        return launches_of_baseline(limit, noise, terms)
+
+    def unmeasured(self, metric: Metric, limits: Limits, reasons: Sequence[str]) -> Judgement:
+        """The judgement on a cell for which there was no time."""
+        judgement = self.invalid(metric, limits, reasons)
+        return replace(judgement, verdict=Verdict.INCONCLUSIVE, out_of_time=True)
+
     def invalid(self, metric: Metric, limits: Limits, reasons: Sequence[str]) -> Judgement:
         """The judgement on a cell that could not be measured."""
         tolerance = Terms(paired=self.paired).tolerance(metric, limits.tolerance)
@@ -128,12 +152,19 @@ def judge(
     case = case_of(metric, candidate, reference, limits, terms, noise[metric], near_misses)
     decision = decide(case, terms)
     compared = reference if decision.ratio is not None else None
+    undecided = decision.ratio if decision.verdict is Verdict.INCONCLUSIVE else None
+    plans = plan(case, undecided, terms) if undecided and not decision.blind else None
     few_pairs = terms.paired and decision.verdict is Verdict.INCONCLUSIVE
     return Judgement(
         metric=metric,
         verdict=decision.verdict,
         tolerance=case.tolerance,
-        reasons=(*decision.reasons, *in_words(case, decision, terms.paired)),
+        reasons=(
+            *decision.reasons,
+            *in_words(case, decision, terms.paired),
+            *([planned(plans)] if plans else []),
+        ),
+        plan=plans,
         ratio=decision.ratio,
         candidate=None if case.faults else Sample.of(candidate, noise),
         reference=reference,

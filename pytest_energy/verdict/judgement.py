@@ -10,6 +10,7 @@ from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.comparison import Comparison, Estimate, estimate
+from pytest_energy.verdict.planning import Plan
 from pytest_energy.verdict.rule import Verdict
 from pytest_energy.verdict.slowdown import Slowdown
 from pytest_energy.verdict.variation import Variation
@@ -115,6 +116,8 @@ class Judgement(Compared):
         blind: whether not even a doubled energy, or a halved throughput, would have been detected.
         variation: of periods and pairs, if engines were interleaved period by period.
         left_out: disturbed launches that others took the place of.
+        plan: what would decide; None if something did, or nothing was compared.
+        out_of_time: whether launches that it asked for were not begun.
     """
 
     verdict: Verdict
@@ -126,6 +129,8 @@ class Judgement(Compared):
     blind: bool = False
     variation: Variation | None = None
     left_out: tuple[Measurement, ...] = ()
+    plan: Plan | None = None
+    out_of_time: bool = False
 
     @property
     def change(self) -> float | None:

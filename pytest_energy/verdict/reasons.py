@@ -3,6 +3,7 @@
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import expm1
 from pytest_energy.verdict.comparison import Comparison
+from pytest_energy.verdict.planning import MOST_LAUNCHES, Plan
 from pytest_energy.verdict.rule import Case, Decision, Verdict, loss, on_ratio, tolerated
 
 
@@ -37,6 +38,27 @@ def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
         )
         reason = f"the change reaches the tolerance of {case.tolerance:.1%}, but {chance}"
     return [reason, *_notes(ratio)]
+
+
+def planned(plan: Plan) -> str:
+    """What would decide."""
+    one, many = (
+        ("pair of launches", "pairs of launches")
+        if plan.stored is None
+        else ("launch of the candidate", "launches of the candidate")
+    )
+    of_baseline = (
+        f"against a baseline of {plan.baseline} launches (it has {plan.stored}) one launch of an "
+        "unchanged engine passes"
+    )
+    if plan.candidate is not None:
+        more = plan.candidate - plan.made
+        text = f"in 9 of 10 cases {more} more {one if more == 1 else many} would decide"
+        return f"{text}, and {of_baseline}" if plan.baseline_is_short else text
+    none = f"no number of {many} up to {MOST_LAUNCHES} would decide"
+    if plan.baseline_is_short:
+        return f"{none}: the baseline is short; {of_baseline} in 9 of 10 cases"
+    return f"{none}: the change is too close to the tolerance" if plan.baseline else none
 
 
 def _notes(ratio: Comparison) -> list[str]:

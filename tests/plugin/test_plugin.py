@@ -192,9 +192,9 @@ def test_one_launch_serves_all_cells_of_all_tests(project: Project, live: list[l
     assert live == [[2, 8]] * 5
     result.stdout.fnmatch_lines(
         [
-            "energy: live, 5 launches of *",
-            "energy * s  launch 1 of 5: tiny: loading*",
-            "energy * s  launch 5 of 5: tiny bs=8 64/250: measuring",
+            "energy: live, up to 8 launches (as many as the noise asks for) of *",
+            "energy * s  launch 1 of up to 8: tiny: loading*",
+            "energy * s  launch 5 of up to 8: tiny bs=8 64/250: measuring",
         ]
     )
 
@@ -671,3 +671,24 @@ def test_the_plugin_works_by_name_without_being_installed(
         "-p", "pytest_energy.plugin", "--energy-replay", "old"
     )
     result.assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "noise", "launches"),
+    [([], True, 3), ([], False, 5), (["--energy-launches", "4"], True, 4)],
+)
+def test_an_update_makes_as_many_launches_as_the_noise_asks_for(
+    project: Project,
+    live: list[list[int]],
+    arguments: list[str],
+    noise: bool,
+    launches: int,
+) -> None:
+    """Three if launches differ by 0.4 %, and five if that was not measured."""
+    if noise:
+        project.measure_noise()
+    result = project.run("--energy-update", *arguments)
+    result.assert_outcomes(passed=4)
+    assert live == [[2, 8]] * launches
+    told = "*live, up to 8 launches (as many as the noise asks for) of *"
+    result.stdout.fnmatch_lines([f"*live, {launches} launches of *" if arguments else told])

@@ -23,6 +23,7 @@ from pytest_energy.verdict import comparison
 from pytest_energy.verdict.attribution import what_changed
 from pytest_energy.verdict.judge import judge
 from pytest_energy.verdict.judgement import Judgement, Limits
+from pytest_energy.verdict.planning import Plan
 from pytest_energy.verdict.rule import DEFAULT_TOLERANCE, Terms, Verdict, on_ratio
 from pytest_energy.verdict.variation import variation
 from tests import simulated
@@ -173,6 +174,34 @@ def test_an_assumed_noise_asks_for_more_before_an_alarm(cell: Cell, baseline: Ba
     judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, terms=shared)
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert "pytest-energy noise a.py" in explain(cell, judged, "pytest a.py", replayed=False)
+
+
+@pytest.mark.parametrize(
+    ("plan", "replayed", "ways"),
+    [
+        (
+            Plan(1, 6, 3, 7),
+            False,
+            [
+                "measure with more launches: pytest a.py --energy-launches 6",
+                "or measure a larger baseline, with its engine: pytest a.py --energy-update "
+                "--energy-launches 7",
+            ],
+        ),
+        (Plan(1, 6, 3, 3), True, ["record more launches and replay all of them together"]),
+        (Plan(1, None, 3, 3), False, []),
+    ],
+)
+def test_an_inconclusive_cell_says_what_to_type(
+    cell: Cell, baseline: Baseline, plan: Plan, replayed: bool, ways: list[str]
+) -> None:
+    dearer = launches(cell, [507.0], [1000.0])
+    judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, noise=NOISE)
+    assert judged.verdict is Verdict.INCONCLUSIVE
+    said = explain(cell, replace(judged, plan=plan), "pytest a.py", replayed)
+    lines = [line.strip().removeprefix("next: ") for line in said.splitlines()]
+    assert [line for line in lines if line in ways] == ways
+    assert ("--energy-launches" in said) is (not replayed and plan.candidate is not None)
 
 
 def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> None:

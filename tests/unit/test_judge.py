@@ -20,7 +20,7 @@ from pytest_energy.verdict.comparison import Comparison, compare, estimate
 from pytest_energy.verdict.judge import Judge, judge
 from pytest_energy.verdict.judgement import NO_LIMITS, Judgement, Limits, Sample
 from pytest_energy.verdict.preconditions import case_of
-from pytest_energy.verdict.reasons import in_words
+from pytest_energy.verdict.reasons import in_words, planned
 from pytest_energy.verdict.rule import Case, Decision, Levels, Terms, Verdict
 from pytest_energy.verdict.variation import Variation, variation
 from tests.simulated import GPU_NAME, UUID, client
@@ -338,12 +338,13 @@ def test_what_is_open_is_said_in_words(
     found = of_energies(cell, energies, reference, metric=metric, terms=terms)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.undecided
-    assert found.reasons == (reason,)
+    assert found.plan is not None
+    assert found.reasons == (reason, planned(found.plan))
 
 
 def test_a_fall_of_throughput_is_called_so(cell: Cell, reference: list[Measurement]) -> None:
     candidate = launches(cell, [0.5], tokens_per_s=915.0)
-    (reason,) = judged(candidate, reference, RATE).reasons
+    reason, _ = judged(candidate, reference, RATE).reasons
     assert reason == "with 1 launch a fall as large as the tolerance of 10.0% cannot be excluded"
 
 
@@ -354,7 +355,7 @@ def test_noise_that_does_not_fit_is_a_reason(cell: Cell, reference: list[Measure
     )
     found = of_energies(cell, [0.4, 0.5, 0.63], reference)
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert found.reasons[1:] == (discarded,)
+    assert found.reasons[1] == discarded
     clear = of_energies(cell, [5.0, 4.0, 6.0], reference)
     assert clear.verdict is Verdict.REGRESSED
     assert clear.reasons == (discarded,)
