@@ -90,7 +90,7 @@ def test_a_regression_takes_five_lines(project: Project) -> None:
     lines = project.run("--energy-replay", "dear", "-k", "test_energy and bs2").outlines
     start = next(i for i, line in enumerate(lines) if line.startswith("REGRESSED: "))
     assert [re.sub(r"\d+\.\d+|\d+", "#", line) for line in lines[start : start + 5]] == [
-        "REGRESSED: tiny bs=#, J/token #, +# % vs the baseline's #",
+        "REGRESSED: tiny bs=# #/#, J/token #, +# % vs the baseline's #",
         "  how sure: # % interval +# % to +# %, tolerance # %; # launches against # of vLLM #.#",
         "  power # W (+# %) ÷ throughput #,# tokens/s (+# %) = # J/token; mostly work per token: "
         "other kernels or another precision (static part +# to +# of +# J/token)",
