@@ -140,7 +140,7 @@ def test_error_rates_are_those_that_were_simulated() -> None:
     rows = {
         row["deviation"]: row
         for row in results["ours"]
-        if row["variant"] == "noise measured, up to 5 launches"
+        if row["name"] == "noise measured, up to 5 launches"
     }
     summary = (ROOT / "docs" / "statistics.md").read_text()
     for deviation, row in rows.items():
