@@ -19,7 +19,7 @@ _GATE = """\
 
 Written by `python -m benchmarks.error_rates_page`.
 
-`python -m benchmarks.gate_error_rates --runs {runs}` (seeded; ten minutes on two cores) judges
+`python -m benchmarks.gate_error_rates --runs {runs}` (seeded) judges
 simulated launches by the gate's own rule. *Deviation* is that of J/token between launches of one
 engine; tokens/s varies 1.7 times as much, against it (r = −0.9). The first table and that of four
 cells rest on {runs} runs of the suite, the others on a tenth; those of changed engines on 4,000
@@ -41,7 +41,7 @@ unchanged cells: knowledge that no user of these tools has.
 _INTERLEAVED = """\
 ## Interleaved engines
 
-`python -m benchmarks.interleaved_error_rates --runs {runs}` (seeded; four minutes on two cores): a
+`python -m benchmarks.interleaved_error_rates --runs {runs}` (seeded): a
 suite of 16 cells without a baseline, both engines launched in pairs, judged after three and five
 pairs. All of the noise between launches is simulated as noise between periods, which the gate then
 detects. The first table rests on {runs} runs, the others on a tenth. *Pairs* is the mean per cell

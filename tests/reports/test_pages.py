@@ -32,7 +32,7 @@ ODD_NAMES = [
     "a|b\n\n# c `d` @everyone",
     "模型" * 20,
     "\x00\x1b[31m\ufffe",
-    "org/" + "very-long-name-" * 30,
+    "org/" + "very-long-name-" * 19,
     "{{ 7*7 }}",
 ]
 
