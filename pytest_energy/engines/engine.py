@@ -202,24 +202,10 @@ class Engine(ABC):
         if workload.prompts_file is None:
             return workload.plan(batch_size)
         plan = workload.plan(batch_size, self._tokenize(workload, batch_size))
-        self._check_longest(workload, batch_size, plan)
+        limit = self.ready.settings.get("max_model_len")
+        if type(limit) is int:
+            _check_longest(workload, batch_size, plan, limit)
         return plan
-
-    def _check_longest(self, workload: Workload, batch_size: int, plan: Plan) -> None:
-        assert self.ready is not None
-        assert workload.prompts_file is not None
-        longest = max(range(len(plan.lengths)), key=lambda number: sum(plan.lengths[number]))
-        tokens_in, tokens_out = plan.lengths[longest]
-        needed, limit = tokens_in + tokens_out, self.ready.settings.get("max_model_len")
-        if type(limit) is int and needed > limit:
-            line = workload.drawn(batch_size)[longest].line
-            raise EngineError(
-                "tokenize",
-                f"line {line} of {workload.prompts_file.name} is too long: {tokens_in} input and "
-                f"{tokens_out} output tokens, but the engine accepts {limit} (max_model_len).\n"
-                f"Remove the line, or raise the limit: engine_args={{'max_model_len': {needed}}}; "
-                f"restart a server that is already running with --max-model-len {needed}.",
-            )
 
     def _tokenize(self, workload: Workload, batch_size: int) -> list[tuple[int, int | None]]:
         """Tokens of each prompt drawn, and of its reply if it has one."""
@@ -331,6 +317,23 @@ class Engine(ABC):
                 raise self.worker.error(
                     "pause", "the engine kept generating after its load was stopped"
                 )
+
+
+def _check_longest(workload: Workload, batch_size: int, plan: Plan, limit: int) -> None:
+    """Raises an EngineError if a prompt of a file and its answer exceed max_model_len."""
+    assert workload.prompts_file is not None
+    longest = max(range(len(plan.lengths)), key=lambda number: sum(plan.lengths[number]))
+    tokens_in, tokens_out = plan.lengths[longest]
+    needed = tokens_in + tokens_out
+    if needed > limit:
+        line = workload.drawn(batch_size)[longest].line
+        raise EngineError(
+            "tokenize",
+            f"line {line} of {workload.prompts_file.name} is too long: {tokens_in} input and "
+            f"{tokens_out} output tokens, but the engine accepts {limit} (max_model_len).\n"
+            f"Remove the line, or raise the limit: engine_args={{'max_model_len': {needed}}}; "
+            f"restart a server that is already running with --max-model-len {needed}.",
+        )
 
 
 def _ready_from(event: Mapping[str, Any], min_vocabulary: int) -> EngineReady:

@@ -182,7 +182,8 @@ def test_an_engine_without_cuda_graphs_is_regressed_though_its_power_fell(suite:
         [
             "REGRESSED: llama-3.1-8b bs=8 512/256, J/token 0.4662, +35.8 % vs *",
             "*power fell, but throughput fell further*",
-            "*what changed: slower host (12.4 ms a step instead of 5.1, *); engine_args_under_test.enforce_eager: *",
+            "*what changed: slower host (12.4 ms a step instead of 5.1, *); "
+            "engine_args_under_test.enforce_eager: *",
             "REGRESSED: llama-3.1-8b bs=64 512/256, J/token 0.1149, +14.7 % vs *",
         ]
     )
