@@ -29,12 +29,11 @@ def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
             "cannot be excluded"
         )
     else:
-        are = "are" if ratio.launches > 1 else "is"
         by_chance = expm1(ratio.bound(1 - levels.alarm))
         chance = (
             f"with {launches} a change of up to {by_chance:.1%} may be chance"
             if by_chance < 1
-            else f"{launches} {are} too few to tell it from chance"
+            else f"with {launches} it cannot be told from chance"
         )
         reason = f"the change reaches the tolerance of {case.tolerance:.1%}, but {chance}"
     return [reason, *_notes(ratio)]

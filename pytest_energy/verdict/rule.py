@@ -212,10 +212,7 @@ def _preconditions(case: Case, terms: Terms) -> Iterator[tuple[Verdict, Sequence
     yield Verdict.INCONCLUSIVE, [undecided] if slow else []
     yield Verdict.NOT_COMPARABLE, case.not_comparable
     yield Verdict.NO_BASELINE, case.missing
-    few_pairs = (
-        f"a verdict needs {MIN_LAUNCHES} pairs of launches, but there "
-        f"{'is' if launches == 1 else 'are'} only {launches}"
-    )
+    few_pairs = f"a verdict needs {MIN_LAUNCHES} pairs of launches, {launches} so far"
     yield Verdict.INCONCLUSIVE, [few_pairs] if terms.paired and launches < MIN_LAUNCHES else []
 
 

@@ -365,7 +365,7 @@ def test_what_chance_can_double_says_nothing_yet(cell: Cell, reference: list[Mea
     loud = {**NOISE, ENERGY: NoiseFloor(0.5, 4, measured=True)}
     (reason,) = of_energies(cell, [0.6], reference, noise=loud).reasons
     assert reason == (
-        "the change reaches the tolerance of 3.0%, but 1 launch is too few to tell it from chance"
+        "the change reaches the tolerance of 3.0%, but with 1 launch it cannot be told from chance"
     )
 
 
@@ -376,8 +376,8 @@ def test_what_chance_can_double_says_nothing_yet(cell: Cell, reference: list[Mea
         (0.999 * math.log(1.5), 0.1, "with 3 launches a rise"),
         (0.41, 0.1, "the change reaches the tolerance of 50.0%"),
         (0.41, 0.13, "a change of up to 98.9% may be chance"),
-        (0.41, 0.14, "too few to tell it from chance"),
-        (0.41, 0.2, "too few to tell it from chance"),
+        (0.41, 0.14, "it cannot be told from chance"),
+        (0.41, 0.2, "it cannot be told from chance"),
     ],
 )
 def test_words_on_the_edge(loss: float, deviation: float, words: str) -> None:
@@ -399,7 +399,7 @@ def test_a_doubling_by_chance_says_nothing_yet() -> None:
         Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE, ratio=ratio, levels=Levels(0.0, 0.05)
     )
     (reason,) = in_words(Case(ENERGY, 0.03, (), (), NOISE[ENERGY]), decision, paired=False)
-    assert reason.endswith("too few to tell it from chance")
+    assert reason.endswith("it cannot be told from chance")
 
 
 def test_a_gate_that_cannot_fire_says_so(cell: Cell, reference: list[Measurement]) -> None:

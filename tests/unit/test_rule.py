@@ -123,7 +123,7 @@ EVERYTHING_FAILS = replace(
         (
             {"missing": ()},
             Verdict.INCONCLUSIVE,
-            ("a verdict needs 3 pairs of launches, but there is only 1",),
+            ("a verdict needs 3 pairs of launches, 1 so far",),
         ),
     ],
 )
