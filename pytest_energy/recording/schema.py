@@ -10,7 +10,7 @@ from pytest_energy.errors import RecordingError
 from pytest_energy.recording import fingerprint
 from pytest_energy.recording.recording import Client, Recording, TokenCounter
 from pytest_energy.recording.series import deltas, equally_long
-from pytest_energy.safety.schema import checked, shown
+from pytest_energy.safety.schema import OtherVersion, checked, version_of
 from pytest_energy.safety.untrusted import Malformed
 
 SCHEMA_VERSION = 4
@@ -60,17 +60,16 @@ def from_json(content: Any) -> Recording:
     Raises:
         RecordingError: the content is not a recording of a version that is read.
     """
-    if not isinstance(content, dict) or "schema_version" not in content:
+    try:
+        version = version_of(content, _READ_VERSIONS)
+    except OtherVersion as error:
         raise RecordingError(
-            "it is not a recording: it has no schema_version. Fetch it again, or leave it out."
-        )
-    version = content["schema_version"]
-    if type(version) is not int or version not in _READ_VERSIONS:
+            f"it {error}. Replay it with the pytest-energy that wrote it, or record it again."
+        ) from None
+    except Malformed as error:
         raise RecordingError(
-            f"it has schema version {shown(version)}, but this pytest-energy reads only "
-            f"{', '.join(map(str, _READ_VERSIONS))}. "
-            "Replay it with the pytest-energy that wrote it, or record it again."
-        )
+            f"it is not a recording: {error}. Fetch it again, or leave it out."
+        ) from None
     values = {name: value for name, value in content.items() if name != "schema_version"}
     values = values if version == SCHEMA_VERSION else _upgraded(values)
     try:
