@@ -103,10 +103,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send rows and report entries along with the test's report, also from xdist's workers."""
     report = yield
+    if fixtures_of(item) and isinstance(excinfo := call.excinfo, pytest.ExceptionInfo):
+        crash = getattr(report.longrepr, "reprcrash", None)
+        if crash is not None and excinfo.errisinstance(pytest.fail.Exception):
+            # Its first line: where CI is set, pytest repeats all of it in the short summary.
+            crash.message = str(excinfo.value).partition("\n")[0]
     if report.when == "call":
         report.energy_rows = item.stash.get(ROWS, [])  # type: ignore[attr-defined]
         report.energy_entries = item.stash.get(ENTRIES, [])  # type: ignore[attr-defined]

@@ -99,3 +99,17 @@ def test_a_regression_takes_five_lines(project: Project) -> None:
         "--energy-update --energy-replay A B C   (recordings of at least # launches)",
     ]
     assert not lines[start + 5].startswith("  ")
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_failure_is_told_once_also_where_pytest_repeats_messages(
+    project: Project, monkeypatch: pytest.MonkeyPatch, ci: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    project.store()
+    project.record("dear", power_w=560.0, environment={"vllm": "0.0.2"})
+    lines = project.run("--energy-replay", "dear", "-k", "test_energy and bs2").outlines
+    told = [line for line in lines if line.startswith("  what changed:")]
+    assert told == ["  what changed: vllm: 0.0.1 → 0.0.2"]
+    (short,) = [line for line in lines if line.startswith("FAILED ")]
+    assert short.startswith("FAILED test_tiny.py::test_energy[bs2] - REGRESSED: tiny bs=2 64/250")
