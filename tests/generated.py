@@ -10,6 +10,7 @@ from pytest_energy.health.findings import FINDINGS
 from pytest_energy.recording.faults import FAULTS
 from tests.faults import rows
 from tests.faults.promises import PROMISES
+from tests.situations import gpu, output, server, store
 
 FOLDER = Path(__file__).parents[1] / "docs" / "generated"
 
@@ -51,11 +52,30 @@ def fault_campaign() -> str:
     return "\n".join(("# The fault campaign", "", *text, "", rows.tables()))
 
 
+SITUATIONS = {
+    "GPUs, drivers and neighbours": gpu.ROWS,
+    "Servers and their models": server.ROWS,
+    "Stores, repositories and suites": store.ROWS,
+    "Outputs, plugins and CI": output.ROWS,
+}
+
+
+def situations() -> str:
+    """What the gate does in situations that others reported."""
+    parts = ["# Other people's machines, servers and repositories"]
+    for title, found in SITUATIONS.items():
+        shown = [(row.kind, row.situation, row.before, row.now, f"`{row.test}`") for row in found]
+        heading = ("kind", "situation", "before", "now", "held by")
+        parts.append(f"## {title}\n\n{table(heading, shown)}")
+    return "\n\n".join(parts)
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "findings.md": findings,
     "faults.md": faults,
     "promises.md": promises,
     "fault-campaign.md": fault_campaign,
+    "situations.md": situations,
 }
 
 

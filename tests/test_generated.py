@@ -16,8 +16,10 @@ def test_a_page_is_up_to_date(name: str) -> None:
     assert written == generated.page(name), "run: python -m tests.generated"
 
 
-def test_the_tests_that_hold_promises_exist() -> None:
-    named = list(dict.fromkeys(test for _, tests in PROMISES for test in tests))
+def test_the_tests_that_hold_promises_and_situations_exist() -> None:
+    held = [test for _, tests in PROMISES for test in tests]
+    held += [row.test for rows in generated.SITUATIONS.values() for row in rows]
+    named = list(dict.fromkeys(held))
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(
         [*command, *named], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120

@@ -1,0 +1,5 @@
+"""Situations of GPUs, drivers and neighbours."""
+
+from tests.situations import Situation
+
+ROWS: tuple[Situation, ...] = ()

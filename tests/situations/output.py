@@ -1,0 +1,5 @@
+"""Situations of outputs, plugins and CI."""
+
+from tests.situations import Situation
+
+ROWS: tuple[Situation, ...] = ()

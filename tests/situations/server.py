@@ -1,0 +1,5 @@
+"""Situations of servers and their models."""
+
+from tests.situations import Situation
+
+ROWS: tuple[Situation, ...] = ()
