@@ -147,7 +147,7 @@ def to_json(examination: Examination) -> str:
         ],
         "next": conclusion(examination),
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=1) + "\n"
 
 
 def to_text(examination: Examination) -> str:

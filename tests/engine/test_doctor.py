@@ -1,5 +1,6 @@
 """The doctor on a simulated driver: output and exit status, any call failing; and on this host."""
 
+import io
 import json
 import os
 import re
@@ -178,6 +179,30 @@ def test_indices_of_unlike_gpus_may_mean_any() -> None:
     assert visible(gpus, "0", None) == tuple(gpus)
     assert visible(gpus, "0", "PCI_BUS_ID") == (gpus[0],)
     assert visible(gpus, UUIDS[0], None) == (gpus[0],)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("wanted", [[], ["--json"], ["--gpu", "λ"]])
+def test_any_locale_can_show_it(
+    driver: SimulatedDriver, monkeypatch: pytest.MonkeyPatch, encoding: str, wanted: list[str]
+) -> None:
+    """A job's log is ASCII under LC_ALL=POSIX."""
+    driver.gpus[UUIDS[0]].persistence = 0
+    written = io.BytesIO(), io.BytesIO()
+    shown = [io.TextIOWrapper(file, encoding) for file in written]
+    monkeypatch.setattr(sys, "stdout", shown[0])
+    monkeypatch.setattr(sys, "stderr", shown[1])
+    status = main(["doctor", "--python", "/venv/bin/python", *wanted])
+    for stream in shown:
+        stream.flush()
+    out, err = (file.getvalue().decode(encoding) for file in written)
+    if wanted == ["--gpu", "λ"]:
+        assert (status, out) == (2, "")
+        assert f"--gpu {'λ' if encoding == 'utf-8' else '?'}: the driver lists no" in err
+        return
+    follow = "→" if wanted or encoding == "utf-8" else "->"
+    said = json.loads(out)["next"] if wanted else out
+    assert (status, f"follow the {follow} lines" in said) == (0, True)
 
 
 def test_a_gpu_that_is_not_there_is_wrong_use(
