@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_energy.engines.event_stream import EventStream
 from pytest_energy.engines.server_process import (
     EVENT_BYTES,
     EXCERPT_BYTES,
@@ -21,6 +22,11 @@ from pytest_energy.engines.server_process import (
 
 # Tokens within it count as one step; a decode step of a batch takes longer.
 _STEP_NS = 5_000_000
+_DONE = b"[DONE]"  # the data of a stream's last event
+_NO_USAGE = (
+    "a stream's chunk has no usage, so its tokens cannot be counted.\n"
+    "The server must support stream_options.continuous_usage_stats, as vLLM does."
+)
 _OPENING = 4  # tokens in which every prompt differs from the others
 
 
@@ -221,19 +227,18 @@ class ServerLoad:
         Raises:
             Failure: the server refused it, or answered other than was asked.
         """
-        answer = _Answer(request, self._tally)
-        rest = b""
+        answer, stream = _Answer(request, self._tally), EventStream()
         async with self._session.post(request.path, data=request.body) as response:
             if response.status != 200:
                 text = (await response.content.read(EXCERPT_BYTES)).decode(errors="replace")
                 kind = Broken if response.status >= 500 else Failure
                 raise kind(refusal(response.status, response.reason, text))
-            async for data in response.content.iter_any():
-                now_ns = time.monotonic_ns()
-                *events, rest = split(rest + data)
-                for event in events:
-                    answer.receive(event, now_ns)
-        answer.check()
+            async for piece in response.content.iter_any():
+                answer.receive(stream.feed(piece), time.monotonic_ns())
+                if len(stream.unfinished) > EVENT_BYTES:
+                    raise Failure("a stream holds an event without an end: this is not vLLM")
+        # [DONE] counts without the blank line that ends an event, too.
+        answer.check([data.strip() for data in stream.feed(b"\n\n")] == [_DONE])
 
 
 class _Answer:
@@ -247,47 +252,65 @@ class _Answer:
         self._reason: str | None = None
         self._prompt_tokens: int | None = None
 
-    def receive(self, event: bytes, now_ns: int) -> None:
-        """Take in the next event of the stream."""
-        if event == b"data: [DONE]":
-            self._ended = True
-        if self._ended or not event.startswith(b"data: "):
-            return
-        chunk = parsed(event)
+    def receive(self, events: Sequence[bytes], now_ns: int) -> None:
+        """Take in the data of the events that came together."""
+        done, finished = self._done, False
+        for data in events:
+            finished |= self._take(data)
+        self._count(now_ns, done, int(finished))
+
+    def _take(self, data: bytes) -> bool:
+        """Take in one event; whether the request has finished with it."""
+        self._ended = self._ended or data.strip() == _DONE
+        if self._ended:
+            return False
+        chunk = parsed(data)
+        if not chunk.get("choices") and "usage" not in chunk:
+            return False  # that the stream is alive
         self._total = generated(chunk, self._done, self._request.output_tokens)
         choice = first_choice(chunk)
         if choice is None:  # the whole request's usage, after its last token
             self._prompt_tokens = chunk["usage"].get("prompt_tokens")
-            return
-        self._reason = choice.get("finish_reason")
-        self._count(now_ns, self._total - self._done, self._reason is not None)
+            return False
+        self._done, self._reason = self._total, choice.get("finish_reason")
+        return self._reason is not None
 
-    def _count(self, now_ns: int, tokens: int, finished: bool) -> None:
-        tally, elapsed_us = self._tally, (now_ns - self._started_ns) // 1000
+    def _count(self, now_ns: int, done: int, finished: int) -> None:
+        """Tally what came at `now_ns`, after `done` tokens."""
+        tally, tokens = self._tally, self._done - done
+        elapsed_us, since_us = (
+            (now_ns - then_ns) // 1000 for then_ns in (self._started_ns, self._last_ns)
+        )
         if tokens and tally.warm:
-            if self._done and now_ns > self._last_ns:
-                tally.inter_token_us.append((now_ns - self._last_ns) // 1000)
-            elif self._started_warm and not self._done:
+            if done:
+                tally.inter_token_us += [since_us // tokens] * tokens
+            elif self._started_warm:
                 tally.first_token_us.append(elapsed_us)
-        self._done, self._last_ns = self._total, now_ns
+        if tokens:
+            self._last_ns = now_ns
         if finished and self._started_warm and tally.warm:
             tally.end_to_end_us.append(elapsed_us)
-        tally.add(now_ns, tokens, int(finished))
+        tally.add(now_ns, tokens, finished)
 
-    def check(self) -> None:
+    def check(self, at_done: bool) -> None:
         """Once the stream has ended.
+
+        Args:
+            at_done: whether it ended with a [DONE] that `receive` was not given.
 
         Raises:
             Failure: it was cut, or prompt or answer have another length than was asked.
         """
         length, wanted = self._request.output_tokens, self._request.input_tokens
-        if not self._ended:
+        if not (self._ended or at_done):
             raise Broken(f"a stream was cut off after {self._done} of its {length} tokens")
         if not self._done == self._total == length:
             raise Failure(
                 f"a request ended {length - min(self._done, self._total)} tokens short of its set "
                 f"length of {length} (finish_reason {self._reason!r})"
             )
+        if self._prompt_tokens is None:
+            raise Failure(_NO_USAGE)
         if self._prompt_tokens != wanted:
             raise Failure(
                 f"the server read {self._prompt_tokens} tokens of a prompt that has {wanted}.\n"
@@ -296,22 +319,14 @@ class _Answer:
             )
 
 
-def split(data: bytes) -> list[bytes]:
-    """Events of a stream, the last of which may be incomplete."""
-    events = data.split(b"\n\n")
-    if len(events[-1]) > EVENT_BYTES:
-        raise Failure("a stream holds an event without an end: this is not vLLM")
-    return events
-
-
-def parsed(event: bytes) -> dict[str, Any]:
-    """The chunk in a "data: " event."""
+def parsed(data: bytes) -> dict[str, Any]:
+    """The chunk that is an event's data."""
     try:
-        chunk = json.loads(event[6:])
+        chunk = json.loads(data)
     except (ValueError, RecursionError):
         chunk = None
     if not isinstance(chunk, dict):
-        raise Failure(f"a stream holds something that is not a JSON object: {event[:80]!r}")
+        raise Failure(f"a stream holds something that is not a JSON object: {data[:80]!r}")
     if "error" in chunk:
         error = json.dumps(chunk["error"])[:EXCERPT_BYTES]
         raise Broken(f"the server failed in the middle of a stream: {error}")
@@ -335,10 +350,7 @@ def generated(chunk: Mapping[str, Any], before: int, length: int) -> int:
     except (KeyError, TypeError):
         tokens = None
     if type(tokens) is not int:
-        raise Failure(
-            "a stream's chunk has no usage, so its tokens cannot be counted.\n"
-            "The server must support stream_options.continuous_usage_stats, as vLLM does."
-        )
+        raise Failure(_NO_USAGE)
     if tokens < before:
         raise Failure(f"the usage of a request fell from {before} to {tokens} tokens")
     if tokens > length:

@@ -195,7 +195,7 @@ class Client:
     Attributes:
         first_token: from sending a request until its first token.
         inter_token: between tokens of a request that follow each other; tokens that arrive
-            together count once.
+            together share the time since those before.
         end_to_end: from sending a request until its last token.
         cpu_cores: that all clients used together; they share one thread of one process.
         streamed_tokens: received from idle to idle.

@@ -125,7 +125,8 @@ def test_tokens_that_come_together_count_one_by_one(open_engine: Open) -> None:
         drive(engine, 4, 1_000)
         client = client_of(engine)
         assert client.server_tokens == client.streamed_tokens
-        assert total(client.inter_token) < 0.6 * client.streamed_tokens
+        # Two at a time, of which only a request's first two have none before them.
+        assert total(client.inter_token) > 0.8 * (client.streamed_tokens - 4 * 50)
 
 
 @pytest.fixture
@@ -279,7 +280,7 @@ def test_preemptions_are_kept(open_engine: Open) -> None:
         ("stop", "run", "no token for 3 s"),
         ("short", "run", "ended 1 tokens short of its set length of 50 .finish_reason 'stop'"),
         ("silent", "run", "chunk has no usage(.|\n)*continuous_usage_stats"),
-        ("garbage", "run", "holds something that is not a JSON object: b'data: no JSON'"),
+        ("garbage", "run", "holds something that is not a JSON object: b'no JSON'"),
         ("error", "run", "failed in the middle of a stream: .*EngineCore encountered an issue"),
         (
             "uncounted",

@@ -2,4 +2,63 @@
 
 from tests.situations import Situation
 
-ROWS: tuple[Situation, ...] = ()
+_CUT = "INVALID: “a stream was cut off after 0 of its … tokens”"
+_STREAMS = "Event streams that are not byte for byte vLLM's"
+_FORMS = "tests/engine/test_server_load.py::test_event_streams_of_every_form"
+_REFUSED = "tests/engine/test_server_load.py::test_streams_that_are_refused"
+_TOGETHER = "Tokens that come together"
+_PER_TOKEN = "tests/engine/test_server_load.py::test_inter_token_latency_is_per_token"
+
+ROWS: tuple[Situation, ...] = (
+    *(
+        Situation(_STREAMS, situation, _CUT, "measured", _FORMS)
+        for situation in (
+            "lines end in CR LF, or in CR alone",
+            "`event:`, `id:` and `retry:` lines before the data",
+            "no space after the colon, data on two lines, a byte order mark",
+            "a space after `[DONE]`, or no blank line",
+        )
+    ),
+    Situation(
+        _STREAMS,
+        "empty data, comments and pings (`data: {}`) keep the stream alive",
+        "INVALID: “not a JSON object” or “has no usage”",
+        "measured",
+        _FORMS,
+    ),
+    Situation(
+        _STREAMS,
+        "`event: error` with CR LF in the middle of a stream",
+        _CUT,
+        "INVALID, with the server's error",
+        _REFUSED,
+    ),
+    Situation(
+        _STREAMS,
+        "no usage after the last token",
+        "INVALID: “read None tokens of a prompt … a proxy changes prompts”",
+        "INVALID: the stream has no usage",
+        _REFUSED,
+    ),
+    Situation(
+        _TOGETHER,
+        "speculative decoding or `stream_interval`: several tokens in a chunk",
+        "inter-token latency per chunk: 6 ms",
+        "per token: 2 ms",
+        _PER_TOKEN,
+    ),
+    Situation(
+        _TOGETHER,
+        "two chunks in one read, because the client was busy",
+        "one latency for both: 6 ms",
+        "per token: 2 ms",
+        _PER_TOKEN,
+    ),
+    Situation(
+        _TOGETHER,
+        "a chunk without a token between others, such as one that only finishes",
+        "latency from that chunk on: 2 instead of 4 ms",
+        "from the last token on",
+        _PER_TOKEN,
+    ),
+)
