@@ -25,6 +25,11 @@ _ANSWER_BYTES = 16_000_000  # of a GET; vLLM's /metrics has some 100 kB
 _COUNTED = 2**53  # Prometheus's counters are floats
 _KEY = "The key of an attached server is read from PYTEST_ENERGY_API_KEY."
 _LIMIT = "If it needs longer: --energy-load-timeout SECONDS"
+_UNREPORTED = (
+    "the server answers, but has not reported its engine's settings and GPUs: this vLLM makes its "
+    "engine where that cannot be seen, as with several API servers or another front end.\n"
+    "Have it start a single API server in Python, or start it yourself and measure it: --energy-url"
+)
 _REMEDIES = {
     401: f"It requires an API key; none was sent, or it was wrong. {_KEY}",
     403: f"The API key does not permit this. {_KEY}",
@@ -104,6 +109,17 @@ class Server:
             return response.status, body.decode(errors="replace")
         finally:
             connection.close()
+
+    def answers(self) -> bool:
+        """Whether this very server, by the name of its model, answers."""
+        try:
+            models = json.loads(self.get("/v1/models", timeout_s=2.0)[1])["data"]
+            return any(model["id"] == self.model for model in models)
+        except (
+            OSError, http.client.HTTPException, Failure, ValueError, KeyError, TypeError,
+            RecursionError,
+        ):  # fmt: skip
+            return False
 
     def expect(self, path: str) -> str:
         """The body of a GET that must succeed.
@@ -296,15 +312,14 @@ def _line(server: Server, facts_fd: int, deadline: float, too_late: str) -> byte
         while not line.endswith(b"\n"):
             if time.monotonic() > deadline:
                 raise Failure(too_late)
-            if not select.select([pipe], [], [], 0.1)[0]:
+            answers = server.answers()  # asked first: it does so after it has reported
+            if not select.select([pipe], [], [], 0.5)[0]:
+                if answers:
+                    raise Failure(_UNREPORTED)
                 continue
             data = os.read(pipe.fileno(), 65_536)
             if not data:
-                raise Failure(
-                    server.ended(5.0)
-                    or "the server started, but does not report its settings.\n"
-                    "It must be a single API server: engine_args={'api_server_count': 1}"
-                )
+                raise Failure(server.ended(5.0) or _UNREPORTED)
             line += data
             if len(line) > EVENT_BYTES:
                 raise Failure("the message from the server's launcher is too long")

@@ -390,6 +390,57 @@ def test_a_setting_that_the_server_does_not_know(python: str, model: str) -> Non
         pass
 
 
+REPLICAS = r"2 replicas \(data_parallel_size\)(.|\n)*Measure one replica"
+BY_HAND = r"vLLM would start {}(.|\n)*Set {}, or start the server yourself .*--energy-url"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        ({"data_parallel_size": 2}, {}, REPLICAS),
+        ({"data_parallel_size": 2, "api_server_count": 1}, {}, REPLICAS),
+        ({"api_server_count": 2}, {}, BY_HAND.format("2 API servers", "api_server_count 1")),
+        (
+            {},
+            {"VLLM_USE_RUST_FRONTEND": "1"},
+            BY_HAND.format("the Rust front end", "VLLM_USE_RUST_FRONTEND=0"),
+        ),
+        ({"fault": "elsewhere"}, {}, r"answers, but has not reported(.|\n)*--energy-url"),
+        ({"headless": True}, {}, "headless is set(.|\n)*Leave headless out"),
+        ({"grpc": True}, {}, "grpc is set"),
+        ({"uds": "/tmp/socket"}, {}, "uds is set"),
+        ({"ssl_keyfile": "key.pem"}, {}, "ssl_keyfile is set"),
+        ({"api_key": "secret"}, {}, "api_key is set"),
+    ],
+    ids=lambda given: str(given)[:40],
+)
+def test_a_server_that_would_never_report_is_refused_at_once(
+    python: str,
+    model: str,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, object],
+    variables: dict[str, str],
+    message: str,
+) -> None:
+    """Several API servers and the Rust front end make the engine's clients elsewhere.
+
+    vllm/entrypoints/cli/serve.py of 0.32: "Default api_server_count if not explicitly set. [...]
+    Internal LB: Use full DP size", and `run_multi_api_server` if it exceeds 1 or
+    VLLM_USE_RUST_FRONTEND is set, `run_server` in the same process otherwise.
+    """
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    given = {"model": model, "load_format": "dummy", **arguments}
+    with (
+        pytest.raises(EngineError, match=message) as caught,
+        ServerEngine(python, given, load_timeout_s=10**6, progress_timeout_s=120),
+    ):
+        pass
+    assert caught.value.stage == "load"
+    assert "secret" not in str(caught.value)
+
+
 def test_a_model_without_a_vocabulary_size_gets_no_synthetic_tokenizer(
     python: str, model: str, temporary: Path
 ) -> None:

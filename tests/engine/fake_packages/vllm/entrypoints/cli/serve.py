@@ -16,6 +16,9 @@ OPTIONS = (
     "generation-config",
     "gpu-memory-utilization",
     "fault",
+    "uds",
+    "ssl-keyfile",
+    "api-key",
 )
 
 
@@ -30,6 +33,10 @@ class ServeSubcommand:
         parser.add_argument("--disable-uvicorn-access-log", action="store_true")
         parser.add_argument("--no-enable-prefix-caching", action="store_true")
         parser.add_argument("--trust-remote-code", action="store_true")
+        parser.add_argument("--data-parallel-size", type=int, default=1)
+        parser.add_argument("--api-server-count", type=int)
+        parser.add_argument("--headless", action="store_true")
+        parser.add_argument("--grpc", action="store_true")
         for name in OPTIONS:
             parser.add_argument(f"--{name}")
 
@@ -43,7 +50,8 @@ class ServeSubcommand:
 
         with socket.socket() as probe:
             probe.bind((arguments.host, arguments.port))
-        AsyncLLM(arguments.fault, arguments.max_num_seqs)
+        if arguments.fault != "elsewhere":  # as if another process made the engine's client
+            AsyncLLM(arguments.fault, arguments.max_num_seqs)
         asyncio.run(
             FakeServer(arguments.served_model_name, arguments.fault).serve(
                 arguments.port, arguments.host
