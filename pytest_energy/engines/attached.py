@@ -7,8 +7,9 @@ import os
 import socket
 import sys
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,6 +20,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.safety import untrusted
 
 _YEAR_9999_S = 2.5e11
+_STARTTIME = 19  # of /proc/PID/stat, counted from the field behind the command, see proc(5)
 
 
 class AttachedEngine(HttpEngine):
@@ -81,6 +83,8 @@ class AttachedEngine(HttpEngine):
                 f"Restart it with --max-model-len {self._request_tokens}, or shorten the requests.",
             )
         gpu_uuids = self._find_gpus(port)
+        if self._launch_id is None:
+            self._launch_id = self._launch_of_processes()
         return replace(ready, gpu_uuids=gpu_uuids, vocabulary_size=self._vocabulary_size)
 
     def _find_gpus(self, port: int) -> tuple[str, ...]:
@@ -98,6 +102,19 @@ class AttachedEngine(HttpEngine):
         for gpu in self._named_gpus:
             self._processes |= on_gpus.get(gpu, frozenset())
         return gpu_uuids
+
+    def _launch_of_processes(self) -> str:
+        """For a server that does not report its start: by its first process."""
+        start = start_of(self._processes)
+        if start is None:
+            raise EngineError(
+                "load",
+                f"cannot tell this start of the server at {self._url} from another, so one launch "
+                "could count as several: its /metrics has no process_start_time_seconds, and its "
+                "processes cannot be seen from here.\n"
+                "Run pytest in the server's container, as its user.",
+            )
+        return f"server-{hashlib.sha256(start.encode()).hexdigest()[:12]}"
 
     def _ready(self, event: Mapping[str, Any]) -> EngineReady:
         started = event.get("started")
@@ -178,6 +195,23 @@ def _listens(process: psutil.Process, port: int) -> bool:
             for socket_ in process.net_connections("tcp")
         )
     return False
+
+
+def start_of(processes: Iterable[int]) -> str | None:
+    """Which process came first and when, as no other start of a process has it; None if hidden.
+
+    In clock ticks since the boot with this id, because a stepped clock would move the time of day.
+    """
+    starts = []
+    for pid in processes:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            starts.append((int(fields[_STARTTIME]), pid))
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return f"{boot_id} {min(starts)}" if starts else None
 
 
 def gpus_of(processes: frozenset[int], on_gpus: Mapping[str, frozenset[int]]) -> tuple[str, ...]:

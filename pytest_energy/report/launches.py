@@ -22,13 +22,19 @@ COLUMNS = (
     "ms a prompt adds",
 )
 
+_UNSIZED_CACHE = (
+    "the server does not report the size of its KV cache; that it held the batch is known from its "
+    "count of preemptions and from how long requests waited"
+)
+
 
 def remarks(kept: Sequence[Measurement], left_out: Sequence[Measurement]) -> list[str]:
-    """What is to be known of launches: why one was left out, dropped cycles, significant drifts."""
+    """What is to be known of launches: why one was left out, dropped cycles, drifts, no sizes."""
     lines = left_out_lines(left_out)
     for m in kept:
         found = ["its first cycle after the warm-up is left out"] * m.dropped_cycles
         found += m.steadiness.reported if m.steadiness else ()
+        found += [_UNSIZED_CACHE] * (m.environment.engine_settings.get("block_size") == "unknown")
         lines += [f"launch {m.launch_id}: {line}" for line in found]
     return lines
 

@@ -101,6 +101,9 @@ def _engine_rows() -> list[Row]:
         row("server killed", "run", "the server was ended by SIGKILL", "die", engine="server"),
         row("server hangs", "run", "for 1 s", "hang", *short[2:], engine="server"),
         row("server cuts a stream", "run", "engine failed during run", "cut", engine="server"),
+        row("server that never reports", "load", "has not reported", "elsewhere", engine="server"),
+        row("several API servers", "load", "2 API servers", "",
+            "--energy-engine-arg", "api_server_count=2", engine="server"),
         row("server counts other tokens", "run", "tokens_disagree", "miscount", engine="server"),
     ]  # fmt: skip
     for fault, says, name in (

@@ -389,10 +389,10 @@ def test_models_of_a_server_that_are_none(answer: str) -> None:
 
 
 def test_cache_settings_take_no_time() -> None:
-    assert running_server.cache_config("vllm:cache_config_info{" + "a" * 9_000 + "} 1") == {}
-    assert running_server.cache_config('vllm:cache_config_info{block_size="16"} 1') == {
-        "block_size": "16"
-    }
+    assert running_server.cache_configs("vllm:cache_config_info{" + "a" * 9_000 + "} 1") == [{}]
+    assert running_server.cache_configs('vllm:cache_config_info{block_size="16"} 1') == [
+        {"block_size": "16"}
+    ]
 
 
 @pytest.mark.parametrize(

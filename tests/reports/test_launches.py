@@ -1,5 +1,7 @@
 """The table of launches, and what is said of single ones."""
 
+from dataclasses import replace
+
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
@@ -52,5 +54,9 @@ def test_only_what_is_to_be_known_is_remarked() -> None:
     assert launches.remarks([quiet], []) == []
     (drift,) = launches.remarks([ramp], [])
     assert drift.startswith("launch launch-1: power at equal pace drifted by +2.0 % ± ")
+    settings = {"engine_settings": {"block_size": "unknown"}}
+    unsized = replace(quiet, environment=replace(quiet.environment, **settings))
+    (remark,) = launches.remarks([unsized], [])
+    assert "launch-1: the server does not report the size of its KV cache" in remark
     (left_out,) = launches.remarks([], [disturbed])
     assert left_out.startswith("left out: launch launch-2: unsteady: tokens/s changed by ")

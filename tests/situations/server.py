@@ -13,6 +13,13 @@ _TIMEOUT = "INVALID after 1,200 s: “did not load its model”"
 _UNREPORTED = (
     "tests/engine/test_server_engine.py::test_a_server_that_would_never_report_is_refused_at_once"
 )
+_METRICS = "Metrics that a server lacks"
+_ATTACHED = "tests/engine/test_attached_server.py::"
+_UNKNOWN_START = _ATTACHED + "test_a_start_that_is_not_reported_is_that_of_its_process"
+_THREE = "three attachments to one start: three launches, and a baseline"
+_NOT_MEASURED = _ATTACHED + "test_a_server_that_cannot_be_measured"
+_NAMES = "One model under several names"
+_FIRST = _ATTACHED + "test_one_model_under_several_names_is_asked_by_the_first"
 
 ROWS: tuple[Situation, ...] = (
     *(
@@ -100,5 +107,69 @@ ROWS: tuple[Situation, ...] = (
         "INVALID after 1,200 s: “not healthy”, or “requires an API key”",
         "INVALID before the load, with the setting",
         _UNREPORTED,
+    ),
+    Situation(
+        _METRICS,
+        "several API servers: no process_start_time_seconds",
+        _THREE,
+        "one launch, by the first process of the server and its start",
+        _UNKNOWN_START,
+    ),
+    Situation(
+        _METRICS,
+        "the Rust front end: no start, no cache_config_info, no counter before the first request",
+        "INVALID: “disable_log_stats”; after a request, three launches",
+        "one launch; a remark says that the size of the KV cache is unknown",
+        _UNKNOWN_START,
+    ),
+    Situation(
+        _METRICS,
+        "no start, and a container hides the server's sockets",
+        _THREE,
+        "one launch, by its processes on the GPU",
+        _ATTACHED + "test_the_start_of_a_server_in_a_container_is_that_of_its_processes_on_the_gpu",
+    ),
+    Situation(
+        _METRICS,
+        "no start, and no process of the server can be seen",
+        _THREE,
+        "INVALID: run pytest in the server's container",
+        _ATTACHED + "test_a_start_that_cannot_be_told_from_another_is_refused",
+    ),
+    Situation(
+        _METRICS,
+        "neither cache_config_info nor num_preemptions_total",
+        "measured, though the batch may not fit",
+        "INVALID: not vLLM's own server",
+        _NOT_MEASURED,
+    ),
+    Situation(
+        _METRICS,
+        "no /version: a proxy",
+        "measured as vLLM “unknown”; launches of two releases count as one engine",
+        "INVALID: not vLLM's own server",
+        _NOT_MEASURED,
+    ),
+    Situation(
+        _METRICS,
+        "replicas, each with a cache_config_info",
+        "INVALID: kv_cache_too_small, by the first replica's",
+        "their sizes add up",
+        _ATTACHED + "test_the_kv_caches_of_replicas_add_up",
+    ),
+    Situation(
+        _NAMES,
+        "`--served-model-name a b`: one root under two names",
+        "INVALID: “serves 2 models”",
+        "measured by the first name",
+        _FIRST,
+    ),
+    Situation(_NAMES, "with adapters beside it", "measured", "measured, by the base model", _FIRST),
+    Situation(
+        _NAMES,
+        "two models with a root each, as behind a router",
+        "INVALID: “serves 2 models”",
+        "INVALID, and that they have no common root",
+        _NOT_MEASURED,
     ),
 )

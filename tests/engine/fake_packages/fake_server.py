@@ -4,7 +4,10 @@
 
 Faults from the start: unhealthy (503 for ever), refuse_401, refuse_429, refuse_500 (every
 completion), uncounted (its metrics do not count tokens), locked (wants the API key "secret"), busy
-(with others' requests), two_models, forgetful (fails on a second prompt that begins like another).
+(with others' requests), two_models, two_names (of one model), versionless (has no /version),
+several (API servers, which do not report their start), rust (vLLM's Rust front end, which reports
+neither its start nor its KV cache, and counts from the first request on), unsized (reports neither
+its KV cache nor preemptions), forgetful (fails on a second prompt that begins like another).
 After `FAULT_AFTER_TOKENS`: cut (the connection breaks in the middle of a stream), end (a stream
 ends in the middle), die (the process is killed), hang (no more tokens), stop (the process is
 stopped), short (a request ends a token early), silent (no usage in the stream), garbage (not JSON),
@@ -85,30 +88,40 @@ class FakeServer:
         if path == "/health":
             return await self._answer(writer, 503 if self.fault == "unhealthy" else 200, "")
         if path == "/v1/models":
-            models = [
-                {"id": name, "max_model_len": 96}
-                for name in (self.model, *(["other"] if self.fault == "two_models" else []))
-            ]
-            return await self._answer(writer, 200, json.dumps({"object": "list", "data": models}))
-        if path == "/version":
+            return await self._answer(writer, 200, json.dumps(self._models()))
+        if path == "/version" and self.fault != "versionless":
             return await self._answer(writer, 200, json.dumps({"version": "0.0.1"}))
         if path == "/metrics":
-            off = 1 if self.fault == "miscount" and self._failing else 0
-            preempted = 1 if self.fault == "preempt" and self._failing else 0
-            text = (
-                ""
-                if self.fault == "uncounted"
-                else f'vllm:generation_tokens_total{{model_name="m"}} {self.tokens + off}.0\n'
-            )
-            text += f'vllm:num_preemptions_total{{model_name="m"}} {preempted}.0\n'
-            text += f"process_start_time_seconds {self.started:.2f}\n"
-            text += f"vllm:num_requests_running {3 if self.fault == 'busy' else 0}.0\n"
-            text += (
-                'vllm:cache_config_info{block_size="16",cache_dtype="auto",'
-                'enable_prefix_caching="False",num_gpu_blocks="1000"} 1.0\n'
-            )
-            return await self._answer(writer, 200, text)
+            return await self._answer(writer, 200, self._metrics())
         await self._answer(writer, 404, '{"error":{"message":"Not Found"}}')
+
+    def _models(self) -> dict[str, object]:
+        names = [self.model, *(["other"] if self.fault in {"two_models", "two_names"} else [])]
+        told = {"root": f"/models/{self.model}", "parent": None, "max_model_len": 96}
+        models = [{"id": name, **({} if self.fault == "rust" else told)} for name in names]
+        if self.fault == "two_models":
+            models[1]["root"] = "/models/other"
+        models.append({"id": "adapter", "root": "/adapters/a", "parent": self.model})
+        return {"object": "list", "data": models}
+
+    def _metrics(self) -> str:
+        """As vLLM 0.32 reports them; which it leaves out is said in test_attached_server.py."""
+        off = 1 if self.fault == "miscount" and self._failing else 0
+        preempted = 1 if self.fault == "preempt" and self._failing else 0
+        of_model = '{engine="0",model_name="m"}'
+        lines = [f"vllm:num_requests_running{of_model} {3 if self.fault == 'busy' else 0}.0"]
+        if self.fault != "uncounted" and (self.fault != "rust" or self.tokens):
+            lines.append(f"vllm:generation_tokens_total{of_model} {self.tokens + off}.0")
+        if self.fault != "unsized":
+            lines.append(f"vllm:num_preemptions_total{of_model} {preempted}.0")
+        if self.fault not in {"several", "rust"}:
+            lines.append(f"process_start_time_seconds {self.started:.2f}")
+        if self.fault not in {"rust", "unsized"}:
+            lines.append(
+                'vllm:cache_config_info{block_size="16",cache_dtype="auto",'
+                'enable_prefix_caching="False",engine="0",num_gpu_blocks="1000"} 1.0'
+            )
+        return "\n".join([*lines, ""])
 
     async def _tokenize(self, request: dict[str, object], writer: asyncio.StreamWriter) -> None:
         assert request["model"] == self.model
