@@ -7,9 +7,11 @@ import copy
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -486,6 +488,11 @@ class Runner:
     def run(
         self, workflow: Path, job: str, step: str, **env: str
     ) -> subprocess.CompletedProcess[str]:
+        started = self.start(workflow, job, step, **env)
+        out, err = started.communicate(timeout=60)
+        return subprocess.CompletedProcess(started.args, started.returncode, out, err)
+
+    def start(self, workflow: Path, job: str, step: str, **env: str) -> subprocess.Popen[str]:
         found = next(s for s in steps(load(workflow)["jobs"][job]) if s.get("name") == step)
         missing = set(found.get("env", {})) - set(env) - {"GH_TOKEN"}
         assert not missing, f"the step reads {missing}, which the test does not set"
@@ -500,15 +507,16 @@ class Runner:
             "GITHUB_RUN_ATTEMPT": "1",
             **env,
         }
-        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", found["run"]]
-        return subprocess.run(
+        # Whoever runs these tests may ignore SIGINT.
+        command = ["env", "--default-signal=INT", "bash", "--noprofile", "--norc", "-eo"]
+        command += ["pipefail", "-c", found["run"]]
+        return subprocess.Popen(
             command,
             cwd=self.folder,
             env=given,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
-            check=False,
         )
 
 
@@ -543,16 +551,17 @@ def test_the_verdict_passes_only_if_everything_was_measured_and_passed(
     assert done.stdout.startswith("::notice" if passes else "::error")
 
 
+MEASURE = {
+    "SUITES": "suites",
+    "BASELINES": "baselines",
+    "PYTEST_ADDOPTS": "",
+    "UPDATE": "false",
+    "BECAUSE": "",
+}
+
+
 def measure(runner: Runner, **changed: str) -> subprocess.CompletedProcess[str]:
-    env = {
-        "SUITES": "suites",
-        "BASELINES": "baselines",
-        "PYTEST_ADDOPTS": "",
-        "UPDATE": "false",
-        "BECAUSE": "",
-        **changed,
-    }
-    return runner.run(GATE, "measure", "Measure and judge", **env)
+    return runner.run(GATE, "measure", "Measure and judge", **{**MEASURE, **changed})
 
 
 @pytest.mark.parametrize("status", [0, 1, 5])
@@ -560,6 +569,48 @@ def test_gate_ends_with_the_exit_status_of_pytest_and_tells_it(runner: Runner, s
     runner.program("pytest", f"exit {status}", runner.temp / "energy" / "bin")
     assert measure(runner).returncode == status
     assert runner.output.read_text() == f"status={status}\n"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_cancelled_run_ends_pytest(runner: Runner, sent: signal.Signals) -> None:
+    """Of a step that is cancelled GitHub signals the entry process alone.
+
+    "For steps that need to be canceled, the runner machine sends SIGINT/Ctrl-C to the step's entry
+    process ([...] bash/cmd/pwd when using run in a step). If the process doesn't exit within 7500
+    ms, the runner will send SIGTERM/Ctrl-Break to the process, then wait for 2500 ms":
+    https://docs.github.com/en/actions/reference/workflow-cancellation-reference
+    """
+    ended = """
+        import pathlib, signal, sys, time
+        handle = signal.getsignal(signal.SIGINT)  # as Python finds it when it starts
+        def end(number, _):
+            pathlib.Path("ended").write_text(str(number))
+            sys.exit(2)
+        signal.signal(signal.SIGTERM, end)
+        if handle is signal.default_int_handler:
+            signal.signal(signal.SIGINT, end)
+        pathlib.Path("started").touch()
+        time.sleep(60)
+    """
+    (runner.folder / "stand_in.py").write_text(textwrap.dedent(ended))
+    runner.program("pytest", f'exec "{sys.executable}" stand_in.py', runner.temp / "energy" / "bin")
+    step = runner.start(GATE, "measure", "Measure and judge", **MEASURE)
+    while not (runner.folder / "started").exists():
+        assert step.poll() is None
+    step.send_signal(sent)  # to the shell, and not to its group
+    step.communicate(timeout=30)
+    assert step.returncode == 2
+    assert (runner.folder / "ended").read_text() == str(int(sent))
+
+
+def test_pytest_is_run_where_a_cancelled_run_reaches_it() -> None:
+    """In no other step: either the shell becomes pytest, or it hands signals on."""
+    for path in WORKFLOWS:
+        for job in load(path)["jobs"].values():
+            for step in steps(job):
+                script = step.get("run", "")
+                if re.search(r'bin/pytest"? ', script):
+                    assert re.search(r"^exec .*bin/pytest|^trap .*INT$", script, flags=re.M)
 
 
 def arguments(runner: Runner, **changed: str) -> list[str]:

@@ -20,6 +20,7 @@ _THREE = "three attachments to one start: three launches, and a baseline"
 _NOT_MEASURED = _ATTACHED + "test_a_server_that_cannot_be_measured"
 _NAMES = "One model under several names"
 _FIRST = _ATTACHED + "test_one_model_under_several_names_is_asked_by_the_first"
+_CANCELLED = "tests/test_workflows.py::test_a_cancelled_run_ends_pytest"
 
 ROWS: tuple[Situation, ...] = (
     *(
@@ -171,5 +172,19 @@ ROWS: tuple[Situation, ...] = (
         "INVALID: “serves 2 models”",
         "INVALID, and that they have no common root",
         _NOT_MEASURED,
+    ),
+    Situation(
+        "Runs that are cancelled",
+        "GitHub sends SIGINT to the step's shell alone",
+        "pytest measures on until it is killed after 10 s",
+        "pytest is interrupted, and ends its engine",
+        _CANCELLED,
+    ),
+    Situation(
+        "Runs that are cancelled",
+        "SIGTERM to the shell alone, when SIGINT did not do",
+        "the shell ends, and pytest measures on",
+        "pytest ends, and with it its engine",
+        _CANCELLED,
     ),
 )
