@@ -26,7 +26,7 @@ _COUNTED = 2**53  # Prometheus's counters are floats
 _KEY = "The key of an attached server is read from PYTEST_ENERGY_API_KEY."
 _LIMIT = "If it needs longer: --energy-load-timeout SECONDS"
 _UNREPORTED = (
-    "the server answers, but has not reported its engine's settings and GPUs: this vLLM makes its "
+    "the server started, but has not reported its engine's settings and GPUs: this vLLM makes its "
     "engine where that cannot be seen, as with several API servers or another front end.\n"
     "Have it start a single API server in Python, or start it yourself and measure it: --energy-url"
 )

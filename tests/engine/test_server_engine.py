@@ -405,7 +405,7 @@ BY_HAND = r"vLLM would start {}(.|\n)*Set {}, or start the server yourself .*--e
             {"VLLM_USE_RUST_FRONTEND": "1"},
             BY_HAND.format("the Rust front end", "VLLM_USE_RUST_FRONTEND=0"),
         ),
-        ({"fault": "elsewhere"}, {}, r"answers, but has not reported(.|\n)*--energy-url"),
+        ({"fault": "elsewhere"}, {}, r"started, but has not reported(.|\n)*--energy-url"),
         ({"headless": True}, {}, "headless is set(.|\n)*Leave headless out"),
         ({"grpc": True}, {}, "grpc is set"),
         ({"uds": "/tmp/socket"}, {}, "uds is set"),
