@@ -12,7 +12,7 @@ from pytest_energy.errors import RecordingError
 from pytest_energy.recording.recording import Recording
 from pytest_energy.recording.schema import from_json, to_json
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.files import write_atomically
+from pytest_energy.safety.files import visible, write_atomically
 from pytest_energy.safety.untrusted import Malformed
 
 SUFFIX = ".json.gz"
@@ -75,7 +75,7 @@ def find(path: Path) -> Iterator[Path]:
     Raises:
         RecordingError: nothing is there.
     """
-    files = [path] if path.is_file() else sorted(path.rglob(f"*{SUFFIX}"))
+    files = [path] if path.is_file() else visible(path, f"**/*{SUFFIX}")
     if not files:
         what = (
             "holds no recordings (*.json.gz)"

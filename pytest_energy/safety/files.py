@@ -43,6 +43,16 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder, sorted, without what editors and file managers leave there."""
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if not any(part.startswith((".", "~", "#")) for part in path.relative_to(folder).parts)
+        and not path.is_dir()
+    )
+
+
 def unwritable(folder: Path) -> str | None:
     """Why files cannot be written to a folder, which may be yet to make; None if they can."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())

@@ -15,11 +15,10 @@ from pytest_energy.errors import BaselineError
 from pytest_energy.recording import fingerprint
 from pytest_energy.recording.fingerprint import Environment
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.schema import STRICT, Name, OtherVersion, checked, version_of
-from pytest_energy.safety.untrusted import Malformed
+from pytest_energy.safety.schema import STRICT, Name, checked, version_of
 from pytest_energy.settings import MIN_LAUNCHES
+from pytest_energy.store import files
 from pytest_energy.store.baseline import Baseline, EarlierBaseline, LaunchValues, Summary
-from pytest_energy.store.figures import MAX_BYTES
 
 SCHEMA_VERSION: Final = 2
 _READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has another name in its fingerprints
@@ -44,7 +43,9 @@ class Entry:
     environment: Environment
     history: tuple[EarlierBaseline, ...]
     key: Key
-    launches: Annotated[tuple[_Launch, ...], MinLen(MIN_LAUNCHES)]
+    launches: Annotated[
+        tuple[_Launch, ...], MinLen(MIN_LAUNCHES), AfterValidator(files.each_launch_once)
+    ]
     summary: Summary
     update_reason: str | None = None
 
@@ -90,24 +91,14 @@ def read(path: Path) -> dict[str, Entry]:
     Raises:
         BaselineError: the file cannot be read, is damaged, or has another schema version.
     """
-    try:
-        return _entries(untrusted.parse(untrusted.read(path, MAX_BYTES)))
-    except OSError as error:
-        raise BaselineError(
-            f"baseline {path} cannot be read: {error.strerror}.\n"
-            "Make it readable, or give another store: --energy-baselines DIR"
-        ) from None
-    except OtherVersion as error:
-        raise BaselineError(
-            f"baseline {path} {error}.\n"
-            "Use the pytest-energy that wrote it, or measure the baseline again with "
-            "--energy-update into another folder."
-        ) from None
-    except Malformed as error:
-        raise BaselineError(
-            f"baseline {path} is damaged: {error}.\n"
-            f"Nothing was compared and nothing written. Restore it: git checkout -- {path}"
-        ) from None
+    return files.read(
+        path,
+        "baseline",
+        _entries,
+        BaselineError,
+        "Use the pytest-energy that wrote it, or measure the baseline again with "
+        "--energy-update into another folder.",
+    )
 
 
 def parse(content: bytes) -> dict[str, Entry]:

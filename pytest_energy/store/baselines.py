@@ -1,5 +1,6 @@
 """The store of baselines: a file per GPU model and model, changed only by an update."""
 
+import itertools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,10 +9,10 @@ from pytest_energy.cell.key import CellKey, slugify
 from pytest_energy.errors import BaselineError
 from pytest_energy.measure.measurement import Measurement, first_invalid
 from pytest_energy.recording.fingerprint import differing_engines
-from pytest_energy.safety.files import exclusively, write_atomically
+from pytest_energy.safety.files import exclusively, visible, write_atomically
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.settings import MIN_LAUNCHES
-from pytest_energy.store import baseline_file
+from pytest_energy.store import baseline_file, files
 from pytest_energy.store.baseline import Baseline, EarlierBaseline, Summary
 from pytest_energy.store.baseline_file import Entry
 
@@ -42,6 +43,21 @@ def other_gpus(uuids: Sequence[str]) -> str:
     return f"{kind}, {' and '.join(uuids) or 'of unknown UUID'}"
 
 
+_Wanted = tuple[CellKey, str, tuple[str, ...]]  # cell, GPU model, UUIDs
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an entry stands."""
+
+    path: Path
+    name: str
+    entry: Entry
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.name})"
+
+
 class Store:
     """The baseline files below one folder; `update` alone writes.
 
@@ -49,7 +65,8 @@ class Store:
     baseline for each GPU, or set of GPUs, that it was measured on.
 
     Raises (all methods):
-        BaselineError: a file is damaged, or has another schema version; the message names it.
+        BaselineError: a file is damaged, or has another schema version, or two hold a baseline of
+            the same cell and GPUs; the message names them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,16 +75,29 @@ class Store:
 
     def find(self, key: CellKey, gpu_name: str, on: Sequence[str]) -> Baseline | None:
         """The baseline of this cell on these GPUs (UUIDs); None if there is none."""
-        wanted = key, gpu_name, tuple(sorted(on))
-        for baseline in self.entries():
-            if (baseline.key, baseline.gpu_name, baseline.gpus) == wanted:
-                return baseline
-        return None
+        found = self._places().get((key, gpu_name, tuple(sorted(on))))
+        return found.entry.baseline if found else None
 
     def entries(self) -> list[Baseline]:
         """All baselines, in the order of the files."""
-        paths = sorted(self.folder.glob("*/*.json"))
-        return [entry.baseline for path in paths for entry in self._read(path).values()]
+        return [place.entry.baseline for place in self._places().values()]
+
+    def _places(self) -> dict[_Wanted, _Place]:
+        """All entries by what `find` looks for, whatever their files are called.
+
+        Raises:
+            BaselineError: two would be found.
+        """
+        places: dict[_Wanted, _Place] = {}
+        for path in visible(self.folder, "*/*.json"):
+            for name, entry in self._read(path).items():
+                place, stored = _Place(path, name, entry), entry.baseline
+                wanted = stored.key, stored.gpu_name, stored.gpus
+                other = places.setdefault(wanted, place)
+                if other is not place:
+                    what = f"the baseline of {stored.key.name} on {' and '.join(stored.gpus)}"
+                    raise BaselineError(files.twice(what, str(other), str(place)))
+        return places
 
     def near_misses(self, key: CellKey, gpu_name: str) -> list[NearMiss]:
         """Why baselines of the same model and batch size do not fit: other GPUs or settings."""
@@ -134,12 +164,30 @@ class Store:
             )
         if losses:
             baseline = replace(baseline, update_reason=reason)
-        path = self.folder / slugify(baseline.gpu_name) / f"{slugify(key.model)}.json"
+        path = self._path(baseline)
         self._write(path, baseline)
         if previous is None:
             return Update(path, created=True, change=None)
         change = baseline.summary.joules_per_token / previous.summary.joules_per_token - 1
         return Update(path, created=False, change=change)
+
+    def _path(self, baseline: Baseline) -> Path:
+        """The file for a baseline: where it stands, else that of its model, else a new one."""
+        places = self._places()
+        found = places.get((baseline.key, baseline.gpu_name, baseline.gpus))
+        if found:
+            return found.path
+        of_file = baseline.gpu_name, baseline.key.model
+        taken = set()
+        for place in places.values():
+            if (place.entry.baseline.gpu_name, place.entry.key.model) == of_file:
+                return place.path
+            taken.add(place.path)
+        folder, stem = self.folder / slugify(baseline.gpu_name), slugify(baseline.key.model)
+        # Of models whose names differ in capitals or punctuation alone, the later has a number.
+        numbered = (folder / f"{stem}-{number}.json" for number in itertools.count(2))
+        paths = itertools.chain([folder / f"{stem}.json"], numbered)
+        return next(path for path in paths if path not in taken)
 
     def _read(self, path: Path) -> dict[str, Entry]:
         if path not in self._files:

@@ -1,8 +1,8 @@
 """A runner's noise: how much launches of an unchanged engine differ; kept beside the baselines.
 
 There is one file per GPU model and model, baselines/GPU/noise/MODEL.json, to which every call adds
-its launches. Launches are compared only with others of the same cell, GPU, engine and settings, so
-that nothing but the noise is in their spread.
+its launches; a cell is found whatever its file is called. Launches are compared only with others of
+the same cell, GPU, engine and settings, so that nothing but the noise is in their spread.
 """
 
 import math
@@ -17,8 +17,8 @@ from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, first_invalid
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
-from pytest_energy.safety.files import exclusively
-from pytest_energy.store import noise_file
+from pytest_energy.safety.files import exclusively, visible
+from pytest_energy.store import files, noise_file
 from pytest_energy.store.noise_file import NoiseLaunch
 from pytest_energy.store.noise_pooling import moderated, typical
 
@@ -48,7 +48,8 @@ class NoiseStore:
     """The noise files below the baselines' folder; `add` alone writes.
 
     Raises (all methods):
-        NoiseError: a file is damaged, or has another schema version; the message names it.
+        NoiseError: a file is damaged, or has another schema version, or two hold the same cell; the
+            message names them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,12 +58,29 @@ class NoiseStore:
 
     def check(self) -> None:
         """Read every file, so that a damaged one is reported before a measurement."""
-        for path in sorted(self._folder.glob("*/noise/*.json")):
-            self._read(path)
+        for folder in {path.parents[1] for path in visible(self._folder, "*/noise/*.json")}:
+            self._files(folder.name)
+
+    def _files(self, of_gpu: str) -> dict[CellKey, Path]:
+        """The files of all cells that were measured on a GPU model, whose folder is named.
+
+        Raises:
+            NoiseError: two hold the same cell.
+        """
+        found: dict[CellKey, Path] = {}
+        for path in visible(self._folder, f"{of_gpu}/noise/*.json"):
+            for key in self._read(path):
+                if found.setdefault(key, path) != path:
+                    what = f"the noise of {key.name}"
+                    raise NoiseError(files.twice(what, str(found[key]), str(path)))
+        return found
 
     def path(self, key: CellKey, gpu_name: str) -> Path:
-        """The file of a cell's model on a GPU model."""
-        return self._folder / slugify(gpu_name) / "noise" / f"{slugify(key.model)}.json"
+        """The file of a cell on a GPU model: where it stands, else that of its model."""
+        found = self._files(slugify(gpu_name))
+        of_model = (path for other, path in found.items() if other.model == key.model)
+        default = self._folder / slugify(gpu_name) / "noise" / f"{slugify(key.model)}.json"
+        return found.get(key) or next(of_model, default)
 
     def add(self, measurements: Sequence[Measurement]) -> int:
         """Add valid measurements of one cell, without launches that are there already.
@@ -78,9 +96,9 @@ class NoiseStore:
         if invalid:
             raise NoiseError(invalid)
         key = measurements[0].key
-        path = self.path(key, measurements[0].environment.gpu_name)
         with exclusively(self._folder):
-            self._cache.pop(path, None)  # another process may have changed the file since
+            self._cache.clear()  # another process may have changed files since
+            path = self.path(key, measurements[0].environment.gpu_name)
             cells = dict(self._read(path))
             known = {launch.launch_id: launch for launch in cells.get(key, ())}
             new = {
@@ -96,7 +114,7 @@ class NoiseStore:
 
     def noise(self, key: CellKey, gpu_name: str, metric: Metric) -> Noise:
         """What is known of one metric of one cell on a GPU model."""
-        launches = self._read(self.path(key, gpu_name)).get(key, ())
+        launches = self._launches(gpu_name).get(key, ())
         values = [getattr(launch, metric.value) for launch in launches]
         return Noise(
             launches=len(launches),
@@ -119,12 +137,15 @@ class NoiseStore:
         """
         known = {
             name: between
-            for name, launches in self._read(self.path(key, gpu_name)).items()
+            for name, launches in self._launches(gpu_name).items()
             # On another number of GPUs they also wait for each other, which is another noise.
-            if name.spread_over == key.spread_over
+            if (name.model, name.spread_over) == (key.model, key.spread_over)
             and (between := _between([k for k in launches if k.launch_id not in judged], metric))
         }
         return floor_of(metric, known.pop(key, None), list(known.values()))
+
+    def _launches(self, gpu_name: str) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
+        return {key: self._read(path)[key] for key, path in self._files(slugify(gpu_name)).items()}
 
     def _read(self, path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
         if path not in self._cache:

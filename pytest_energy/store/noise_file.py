@@ -14,11 +14,11 @@ from pytest_energy.errors import NoiseError
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
-from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import write_atomically
-from pytest_energy.safety.schema import STRICT, Name, OtherVersion, checked, version_of
+from pytest_energy.safety.schema import STRICT, Name, checked, version_of
 from pytest_energy.safety.untrusted import Malformed
-from pytest_energy.store.figures import MAX_BYTES, Condition, CycleTokens, Figures
+from pytest_energy.store import files
+from pytest_energy.store.figures import Condition, CycleTokens, Figures
 
 SCHEMA_VERSION: Final = 2
 _READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has another word for interleaved engines
@@ -93,7 +93,10 @@ class _Cell:
     __pydantic_config__ = STRICT
 
     key: Key
-    launches: tuple[Annotated[NoiseLaunch, AfterValidator(_equally_long)], ...]
+    launches: Annotated[
+        tuple[Annotated[NoiseLaunch, AfterValidator(_equally_long)], ...],
+        AfterValidator(files.each_launch_once),
+    ]
 
 
 @dataclass(frozen=True)
@@ -113,29 +116,23 @@ def read(path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
     Raises:
         NoiseError: the file cannot be read, is damaged, or has another schema version.
     """
-    try:
-        return _cells(untrusted.parse(untrusted.read(path, MAX_BYTES)))
-    except OSError as error:
-        raise NoiseError(
-            f"noise file {path} cannot be read: {error.strerror}.\n"
-            "Make it readable, or give another store: --energy-baselines DIR"
-        ) from None
-    except OtherVersion as error:
-        raise NoiseError(
-            f"noise file {path} {error}.\n"
-            "Use the pytest-energy that wrote it, or move the file away and measure again: "
-            "pytest-energy noise"
-        ) from None
-    except Malformed as error:
-        raise NoiseError(
-            f"noise file {path} is damaged: {error}.\n"
-            f"Nothing was judged by it. Restore it: git checkout -- {path}"
-        ) from None
+    return files.read(
+        path,
+        "noise file",
+        _cells,
+        NoiseError,
+        "Use the pytest-energy that wrote it, or move the file away and measure again: "
+        "pytest-energy noise",
+    )
 
 
 def _cells(content: Any) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
     upgraded = _upgraded(content) if version_of(content, _READ_VERSIONS) == 1 else content
-    return {cell.key: cell.launches for cell in checked(_FILE, upgraded).cells}
+    cells = checked(_FILE, upgraded).cells
+    found = {cell.key: cell.launches for cell in cells}
+    if len(found) < len(cells):
+        raise Malformed("a cell stands in it twice")
+    return found
 
 
 def write(cells: Mapping[CellKey, Sequence[NoiseLaunch]], path: Path) -> None:

@@ -197,7 +197,9 @@ class Readers:
         try:
             entries = Store(path.parents[1]).entries()
         except BaselineError as error:
-            return tells(error, path, "git checkout -- ", "Use the pytest-energy that wrote it")
+            return tells(
+                error, path, "git checkout HEAD -- ", "Use the pytest-energy that wrote it"
+            )
         ours = [measurement.measure(self._ours[0])]
         for entry, metric in itertools.product(entries, Metric):
             self._report(ours, entry, metric)
@@ -220,7 +222,9 @@ class Readers:
         try:
             store.check()
         except NoiseError as error:
-            return tells(error, path, "git checkout -- ", "Use the pytest-energy that wrote it")
+            return tells(
+                error, path, "git checkout HEAD -- ", "Use the pytest-energy that wrote it"
+            )
         ours = [measurement.measure(self._ours[0])]
         for metric in Metric:
             key, gpu_name = ours[0].key, "NVIDIA H200"

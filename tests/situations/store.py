@@ -2,4 +2,103 @@
 
 from tests.situations import Situation
 
-ROWS: tuple[Situation, ...] = ()
+ROWS: tuple[Situation, ...] = (
+    Situation(
+        kind="a copy in the store",
+        situation="`tiny (1).json`, `tiny - Copy.json` beside the original, of baselines or noise",
+        before="the file that sorts first counted: +12.5 % was *improved* −10 %; updates changed"
+        " nothing that is compared",
+        now="refused by both names; nothing compared, nothing written",
+        test="tests/unit/test_store_files.py"
+        "::test_a_copy_beside_the_original_is_refused_by_both_names",
+    ),
+    Situation(
+        kind="a copy in the store",
+        situation="a copy of a GPU's folder",
+        before="the folder that sorts first counted",
+        now="refused by both names",
+        test="tests/unit/test_store_files.py::test_a_copy_in_another_folder_is_refused",
+    ),
+    Situation(
+        kind="a copy in the store",
+        situation="one file holds an entry under two names",
+        before="the first counted, and an update deleted the other",
+        now="refused by both names",
+        test="tests/unit/test_store_files.py::test_an_entry_twice_in_one_file_is_refused",
+    ),
+    Situation(
+        kind="a copy in the store",
+        situation="a merge by union doubled a launch or a cell",
+        before="the launch counted twice, the cell's noise was halved",
+        now="refused: the launch or cell is named",
+        test="tests/unit/test_store_files.py::test_what_a_union_merge_doubles_does_not_count_twice",
+    ),
+    Situation(
+        kind="a copy in the store",
+        situation="the baseline file was renamed",
+        before="an update wrote a second file beside it, which was then never compared",
+        now="the update writes where the entry was found",
+        test="tests/unit/test_store_files.py::test_an_update_writes_where_the_entry_was_found",
+    ),
+    Situation(
+        kind="a copy in the store",
+        situation="the noise file was renamed",
+        before="its launches were ignored",
+        now="found by its cells, and added to",
+        test="tests/unit/test_store_files.py"
+        "::test_noise_is_found_and_added_to_whatever_its_file_is_called",
+    ),
+    Situation(
+        kind="a copy in the store",
+        situation="two models whose names make one file name (`Tiny`, `tiny`)",
+        before="ValueError at the update",
+        now="each has its file",
+        test="tests/unit/test_store_files.py"
+        "::test_models_whose_names_make_one_file_name_get_two_files",
+    ),
+    Situation(
+        kind="what Git leaves in the store",
+        situation="conflict markers during a merge, rebase or cherry-pick",
+        before='"damaged", and the command named fails',
+        now="says so; the command named mends it",
+        test="tests/unit/test_store_files.py"
+        "::test_in_a_merge_the_command_that_the_message_names_mends_it",
+    ),
+    Situation(
+        kind="what Git leaves in the store",
+        situation="conflict markers that were committed",
+        before='"damaged", and the command named changes nothing',
+        now="says how to take an earlier commit",
+        test="tests/unit/test_store_files.py"
+        "::test_markers_that_were_committed_are_mended_from_an_earlier_commit",
+    ),
+    Situation(
+        kind="what Git leaves in the store",
+        situation="a pointer of Git LFS or git-annex, a file locked by git-crypt",
+        before='"damaged", and the command named changes nothing',
+        now="says what it is, and what fetches the file",
+        test="tests/unit/test_store_files.py::test_a_stand_in_for_a_file_is_fetched_not_restored",
+    ),
+    Situation(
+        kind="what Git leaves in the store",
+        situation="a damaged file with a space in its name",
+        before="a command that names two files",
+        now="the path is one word",
+        test="tests/unit/test_store_files.py::test_a_path_in_a_command_is_one_word",
+    ),
+    Situation(
+        kind="what editors and file managers leave",
+        situation="AppleDouble, lock, swap and backup files, `.ipynb_checkpoints`, `.stversions`",
+        before="every test failed: the store is damaged",
+        now="skipped",
+        test="tests/unit/test_store_files.py::test_what_editors_and_file_managers_leave_is_skipped",
+    ),
+    Situation(
+        kind="what editors and file managers leave",
+        situation="AppleDouble files among recordings",
+        before="the replay failed: a recording is damaged",
+        now="skipped",
+        test="tests/unit/test_recording.py"
+        "::test_what_file_managers_leave_among_recordings_is_skipped",
+    ),
+)

@@ -155,3 +155,11 @@ def test_faults_survive(cell: Cell, tmp_path: Path) -> None:
     recorded = replace(simulated.recording(cell), faults=("a: b",))
     recording_file.write(recorded, tmp_path / "a.json.gz")
     assert recording_file.read(tmp_path / "a.json.gz").faults == ("a: b",)
+
+
+def test_what_file_managers_leave_among_recordings_is_skipped(cell: Cell, tmp_path: Path) -> None:
+    recording_file.write(simulated.recording(cell), tmp_path / "a" / "b.json.gz")
+    for name in ("._b.json.gz", ".stversions/b.json.gz"):
+        (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_bytes(b"not a recording")
+    assert list(recording_file.find(tmp_path)) == [tmp_path / "a" / "b.json.gz"]

@@ -1,0 +1,110 @@
+"""What all files of the store share: which they are, and what to type if one is damaged."""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pytest_energy.safety import untrusted
+from pytest_energy.safety.schema import OtherVersion
+from pytest_energy.safety.untrusted import Malformed
+from pytest_energy.store.figures import MAX_BYTES
+
+_Content = TypeVar("_Content")
+_Launches = TypeVar("_Launches", bound=Sequence[Any])
+
+# A line of JSON cannot begin like this.
+_CONFLICT = re.compile(rb"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?\r?$", re.MULTILINE)
+# What stands in a file that Git keeps elsewhere: how it begins, whose it is, what fetches it.
+_STAND_INS = (
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a Git LFS pointer, and not the file itself",
+        "git lfs pull (in GitHub's actions/checkout, lfs: true)",
+    ),
+    (b"/annex/objects/", "a git-annex pointer, and not the file itself", "git annex get ."),
+    (b"\0GITCRYPT\0", "encrypted by git-crypt", "git-crypt unlock"),
+)
+
+
+def read(
+    path: Path,
+    what: str,
+    parse: Callable[[Any], _Content],
+    error: type[Exception],
+    of_other_version: str,
+) -> _Content:
+    """The content of a file.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
+        parse: makes the content of plain JSON values; may raise Malformed or OtherVersion.
+        error: what is raised.
+        of_other_version: what to do with a file of another schema version.
+    """
+    try:
+        content = untrusted.read(path, MAX_BYTES)
+    except OSError as problem:
+        raise error(
+            f"{what} {path} cannot be read: {problem.strerror}.\n"
+            "Make it readable, or give another store: --energy-baselines DIR"
+        ) from None
+    except Malformed as problem:
+        raise error(_damaged(path, what, problem, b"")) from None
+    try:
+        return parse(untrusted.parse(content))
+    except OtherVersion as problem:
+        raise error(f"{what} {path} {problem}.\n{of_other_version}") from None
+    except Malformed as problem:
+        raise error(_damaged(path, what, problem, content)) from None
+
+
+def _damaged(path: Path, what: str, problem: Malformed, content: bytes) -> str:
+    """What is wrong with a file, what that means, and what to type."""
+    for beginning, stands_for, command in _STAND_INS:
+        if content.startswith(beginning) and not _CONFLICT.search(content):
+            return (
+                f"{what} {path} is {stands_for}.\n"
+                f"Nothing was compared and nothing written. Fetch it: {command}"
+            )
+    restore = (
+        f"git checkout HEAD -- {shlex.quote(str(path))}\nIf it was committed like this, take an "
+        f"earlier commit instead of HEAD: git log --oneline -- {shlex.quote(str(path))}"
+    )
+    conflict = _CONFLICT.search(content)
+    if conflict:
+        line = content.count(b"\n", 0, conflict.start()) + 1
+        return (
+            f"{what} {path} holds both sides of a merge (conflict marker in line {line}).\n"
+            "Nothing was compared and nothing written. Take one side whole, and measure again "
+            f"what the other side changed: {restore}"
+        )
+    return (
+        f"{what} {path} is damaged: {problem}.\n"
+        f"Nothing was compared and nothing written. Restore it: {restore}"
+    )
+
+
+def twice(what: str, one: str, other: str) -> str:
+    """The message for what must stand once in the store, and stands in two places."""
+    return (
+        f"{what} stands twice in the store: in {one} and in {other}.\n"
+        "Which of them counts is not known, so nothing was compared and nothing written. Delete "
+        "the copy, or move it out of the store."
+    )
+
+
+def each_launch_once(launches: _Launches) -> _Launches:
+    """A validator: a launch that stands twice, as after a merge by union, would count twice.
+
+    Raises:
+        ValueError: one does.
+    """
+    counts = Counter(launch.launch_id for launch in launches)
+    again = next((launch_id for launch_id, count in counts.items() if count > 1), None)
+    if again is not None:
+        raise ValueError(f"launch {again} stands in it twice")
+    return launches

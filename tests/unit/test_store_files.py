@@ -1,0 +1,268 @@
+"""What sync tools, editors, merges and Git LFS leave in a store."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_energy.cell.cell import Cell
+from pytest_energy.errors import BaselineError, EnergyError, NoiseError
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.measure.metric import Metric
+from pytest_energy.store.baselines import Store, Update
+from pytest_energy.store.noise import NoiseStore
+from tests.simulated import GPU_NAME, UUID, recording
+
+BASELINE, NOISE = "simulated-gpu/tiny.json", "simulated-gpu/noise/tiny.json"
+
+
+def launches(cell: Cell, names: str = "abc", power_w: float = 500.0) -> list[Measurement]:
+    return [measure(recording(cell, name, power_w, cycles=12.5)) for name in names]
+
+
+def update(folder: Path, measured: Sequence[Measurement]) -> Update:
+    return Store(folder).update(measured, {"joules_per_token": 0.03})
+
+
+def stored_j(folder: Path, cell: Cell) -> float:
+    found = Store(folder).find(cell.key, GPU_NAME, [UUID])
+    assert found is not None
+    return found.summary.joules_per_token
+
+
+@pytest.fixture
+def store(tmp_path: Path, cell: Cell) -> Path:
+    """A store with a baseline and a noise file."""
+    folder = tmp_path / "baselines"
+    update(folder, launches(cell))
+    NoiseStore(folder).add(launches(cell))
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refusal(kind: type[EnergyError], folder: Path, cell: Cell) -> str:
+    """What both reading and writing say; neither changes a file."""
+    said, before = set(), contents(folder)
+    if kind is BaselineError:
+        with pytest.raises(BaselineError) as caught:
+            Store(folder).entries()
+        said.add(str(caught.value))
+        with pytest.raises(BaselineError) as caught:
+            update(folder, launches(cell, power_w=450.0))
+        said.add(str(caught.value))
+    else:
+        with pytest.raises(NoiseError) as error:
+            NoiseStore(folder).check()
+        said.add(str(error.value))
+        with pytest.raises(NoiseError) as error:
+            NoiseStore(folder).add(launches(cell, "d"))
+        said.add(str(error.value))
+    assert contents(folder) == before
+    (message,) = said
+    return message
+
+
+@pytest.mark.parametrize("copy", ["tiny (1).json", "tiny - Copy.json", "tiny_REMOTE_4711.json"])
+@pytest.mark.parametrize(("kind", "file"), [(BaselineError, BASELINE), (NoiseError, NOISE)])
+def test_a_copy_beside_the_original_is_refused_by_both_names(
+    store: Path, cell: Cell, kind: type[EnergyError], file: str, copy: str
+) -> None:
+    original = store / file
+    shutil.copy(original, original.with_name(copy))
+    message = refusal(kind, store, cell)
+    assert "stands twice in the store" in message
+    assert str(original) in message
+    assert str(original.with_name(copy)) in message
+    assert "Delete the copy" in message
+
+
+def test_a_copy_in_another_folder_is_refused(store: Path, cell: Cell) -> None:
+    shutil.copytree(store / "simulated-gpu", store / "simulated-gpu.old")
+    assert "simulated-gpu.old/tiny.json" in refusal(BaselineError, store, cell)
+
+
+def test_an_entry_twice_in_one_file_is_refused(store: Path, cell: Cell) -> None:
+    path = store / BASELINE
+    content = json.loads(path.read_text())
+    ((name, entry),) = content["cells"].items()
+    content["cells"] = {name: entry, f"{name} (2)": entry}
+    path.write_text(json.dumps(content))
+    assert f"{name} (2)" in refusal(BaselineError, store, cell)
+
+
+@pytest.mark.parametrize("what", ["launch", "cell"])
+@pytest.mark.parametrize(("kind", "file"), [(BaselineError, BASELINE), (NoiseError, NOISE)])
+def test_what_a_union_merge_doubles_does_not_count_twice(
+    store: Path, cell: Cell, kind: type[EnergyError], file: str, what: str
+) -> None:
+    content = json.loads((store / file).read_text())
+    cells = content["cells"]
+    entry = cells[0] if file == NOISE else next(iter(cells.values()))
+    if what == "launch":
+        entry["launches"].append(entry["launches"][0])
+    elif file == NOISE:
+        cells.append(entry)
+    else:
+        cells["again"] = entry
+    (store / file).write_text(json.dumps(content))
+    assert "stands" in (message := refusal(kind, store, cell))
+    assert "twice" in message
+
+
+def test_an_update_writes_where_the_entry_was_found(store: Path, cell: Cell) -> None:
+    renamed = (store / BASELINE).rename(store / "simulated-gpu" / "tiny-bf16.json")
+    other = replace(cell, batch_size=4)
+    for measured in (launches(cell, power_w=450.0), launches(other)):
+        assert update(store, measured).path == renamed
+    assert [path for path in contents(store) if "noise" not in path.parts] == [renamed]
+    assert stored_j(store, cell) == pytest.approx(0.45, rel=1e-3)
+
+
+def test_noise_is_found_and_added_to_whatever_its_file_is_called(store: Path, cell: Cell) -> None:
+    renamed = (store / NOISE).rename(store / "simulated-gpu/noise/tiny-bf16.json")
+    assert NoiseStore(store).noise(cell.key, GPU_NAME, Metric.JOULES_PER_TOKEN).launches == 3
+    assert NoiseStore(store).add(launches(cell, "abcd")) == 1
+    assert NoiseStore(store).noise(cell.key, GPU_NAME, Metric.JOULES_PER_TOKEN).launches == 4
+    assert list(renamed.parent.iterdir()) == [renamed]
+
+
+def test_models_whose_names_make_one_file_name_get_two_files(store: Path, cell: Cell) -> None:
+    other = replace(cell, model=replace(cell.model, name="Tiny"))
+    assert update(store, launches(other, power_w=400.0)).path.name == "tiny-2.json"
+    assert not update(store, launches(other, "def", power_w=400.0)).created
+    assert stored_j(store, other) == pytest.approx(0.4, rel=1e-3)
+    assert stored_j(store, cell) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simulated-gpu/._tiny.json",  # AppleDouble: a Mac's copy to a foreign file system
+        "simulated-gpu/.#tiny.json",  # Emacs' lock, a link to nothing
+        "simulated-gpu/~$tiny.json",
+        "simulated-gpu/tiny.json~",
+        "simulated-gpu/#tiny.json#",
+        "simulated-gpu/.tiny.json.swp",
+        ".ipynb_checkpoints/tiny-checkpoint.json",
+        "simulated-gpu/noise/._tiny.json",
+        ".stversions/noise/tiny.json",
+    ],
+)
+def test_what_editors_and_file_managers_leave_is_skipped(
+    store: Path, cell: Cell, name: str
+) -> None:
+    left = store / name
+    left.parent.mkdir(parents=True, exist_ok=True)
+    if ".#" in name:
+        left.symlink_to("me@host.4711")
+    else:
+        left.write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
+    assert stored_j(store, cell) == pytest.approx(0.5, rel=1e-3)
+    NoiseStore(store).check()
+    update(store, launches(cell, power_w=450.0))
+    assert NoiseStore(store).add(launches(cell, "d")) == 1
+
+
+def git(folder: Path, *words: str, check: bool = True) -> str:
+    me = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "commit.gpgsign=false")
+    done = subprocess.run(
+        ["git", "-C", folder, *me, *words], capture_output=True, text=True, check=check
+    )
+    return done.stdout
+
+
+def conflict(folder: Path, file: str, how: str) -> None:
+    """Leave conflict markers in a file that two branches changed."""
+
+    def commit(number: str) -> None:
+        path = folder / file
+        path.write_text(re.sub(r"\[0\.\d*", f"[0.{number}", path.read_text()))
+        git(folder, "add", "-A")
+        git(folder, "commit", "-qm", number)
+
+    git(folder, "init", "-q", "-b", "main")
+    commit("5")
+    git(folder, "checkout", "-qb", "other")
+    commit("48")
+    git(folder, "checkout", "-q", "main")
+    commit("49")
+    git(folder, *how.split(), "other", check=False)
+
+
+@pytest.mark.parametrize("how", ["merge", "rebase", "cherry-pick"])
+@pytest.mark.parametrize(("kind", "file"), [(BaselineError, BASELINE), (NoiseError, NOISE)])
+def test_in_a_merge_the_command_that_the_message_names_mends_it(
+    store: Path, cell: Cell, kind: type[EnergyError], file: str, how: str
+) -> None:
+    conflict(store, file, how)
+    message = refusal(kind, store, cell)
+    assert re.search(r"holds both sides of a merge \(conflict marker in line \d+\)", message)
+    (command,) = re.findall(r"git checkout HEAD -- \S+", message)
+    subprocess.run(shlex.split(command), cwd=store, check=True, capture_output=True)
+    assert git(store, "diff", "--name-only", "--diff-filter=U") == ""
+    Store(store).entries()
+    NoiseStore(store).check()
+
+
+def test_markers_that_were_committed_are_mended_from_an_earlier_commit(
+    store: Path, cell: Cell
+) -> None:
+    conflict(store, BASELINE, "merge")
+    git(store, "add", "-A")
+    git(store, "commit", "-qm", "markers and all")
+    message = refusal(BaselineError, store, cell)
+    (log,) = re.findall(r"git log --oneline -- \S+", message)
+    listed = subprocess.run(
+        shlex.split(log), cwd=store, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    (command,) = re.findall(r"git checkout HEAD -- \S+", message)
+    earlier = command.replace("HEAD", listed[1].split()[0])
+    subprocess.run(shlex.split(earlier), cwd=store, check=True, capture_output=True)
+    Store(store).entries()
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "command"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\n"
+            b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+            b"size 12345\n",
+            "is a Git LFS pointer, and not the file itself",
+            "git lfs pull",
+        ),
+        (b"/annex/objects/SHA256E-s9--4d7a.json\n", "is a git-annex pointer", "git annex get"),
+        (b"\0GITCRYPT\0\x12\x34", "is encrypted by git-crypt", "git-crypt unlock"),
+    ],
+)
+@pytest.mark.parametrize(("kind", "file"), [(BaselineError, BASELINE), (NoiseError, NOISE)])
+def test_a_stand_in_for_a_file_is_fetched_not_restored(
+    store: Path,
+    cell: Cell,
+    kind: type[EnergyError],
+    file: str,
+    content: bytes,
+    said: str,
+    command: str,
+) -> None:
+    """The pointer is the example of github.com/git-lfs/git-lfs, docs/spec.md."""
+    (store / file).write_bytes(content)
+    message = refusal(kind, store, cell)
+    assert said in message
+    assert command in message
+    assert "git checkout" not in message
+
+
+def test_a_path_in_a_command_is_one_word(store: Path, cell: Cell) -> None:
+    (store / BASELINE).rename(store / "simulated-gpu" / "my tiny.json").write_text("{")
+    command = refusal(BaselineError, store, cell).partition("Restore it: ")[2].splitlines()[0]
+    assert shlex.split(command)[-1] == str(store / "simulated-gpu" / "my tiny.json")
