@@ -51,6 +51,7 @@ class Settings:
         launches_given: whether the user said how many.
         gpu_minutes: that a live run may use; None for no limit.
         inconclusive_fails: whether a test fails if its verdict is inconclusive.
+        verdict_status: whether the exit status tells the verdict.
         launch: how the engine, or the candidate of an interleaved comparison, is launched.
         reference: how the reference of an interleaved comparison is launched; None to compare with
             baselines.
@@ -82,6 +83,7 @@ class Settings:
     lock_timeout_s: float = 3600.0
     launches_given: bool = True
     gpu_minutes: float | None = None
+    verdict_status: bool = False
 
     @property
     def exactly(self) -> bool:

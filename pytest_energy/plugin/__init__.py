@@ -42,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
     run = Run(settings, header(settings, config.invocation_params.dir))
     config.stash[RUN] = run
     config.pluginmanager.register(Summary(run))
+    if settings.verdict_status and not hasattr(config, "workerinput"):
+        from pytest_energy.plugin.exit_status import VerdictStatus
+
+        config.pluginmanager.register(VerdictStatus())
     if settings.report is not None:
         from pytest_energy.plugin.report_files import ReportPlugin
 

@@ -25,6 +25,7 @@ from pytest_energy.settings import (
 
 INCONCLUSIVE = ("fail", "warn")
 INTERLEAVE = ("auto", "periods", "launches")
+EXIT_STATUS = ("pytest", "verdict")
 _FAR = 1e9
 
 
@@ -97,6 +98,7 @@ _INI: Mapping[str, Callable[[str], Any]] = {
     "report": str,
     "launches": positive_int,
     "inconclusive": partial(one_of, INCONCLUSIVE),
+    "exit_status": partial(one_of, EXIT_STATUS),
     "interleave": partial(one_of, INTERLEAVE),
     "load_timeout": positive,
     "progress_timeout": positive,
@@ -238,6 +240,13 @@ def _add_limits(group: pytest.OptionGroup) -> None:
         choices=INCONCLUSIVE,
         help="whether an inconclusive test fails or warns (default: fail)",
     )
+    group.addoption(
+        "--energy-exit-status",
+        choices=EXIT_STATUS,
+        help="verdict: if nothing but verdicts failed tests, exit with 10 (regressed), 11 "
+        "(invalid), 12 (not comparable), 13 (no baseline) or 14 (inconclusive), the lowest that "
+        "occurs (default: pytest, which exits with 1)",
+    )
     for name, limits, default in (
         ("load", "an engine may take to start and load", 1200),
         ("progress", "an engine under load may go without a token", 60),
@@ -363,6 +372,7 @@ def settings_of(config: pytest.Config) -> Settings:
         launches_given=url is not None or given is not None,
         gpu_minutes=value("energy_minutes"),
         inconclusive_fails=_value(config, "inconclusive", "fail") == "fail",
+        verdict_status=_value(config, "exit_status", "pytest") == "verdict",
         launch=launch,
         reference=reference,
         engine=ATTACHED if url else value("energy_engine"),
