@@ -51,6 +51,7 @@ class SimulatedGpu:
     clock_reasons: int = 1
     average_power_w: float | None = None  # as reported; None: what is drawn
     pids: list[int] = field(default_factory=list)
+    fails: dict[str, int] = field(default_factory=dict)  # NVML's error codes by function
     counter: Callable[[int], int] = lambda energy_mj: energy_mj
 
     def energy_mj(self) -> int:
@@ -82,7 +83,12 @@ class SimulatedDriver:
     def _function(self, name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
             self.calls.append(name)
+            gpu = arguments[0] if arguments else None
+            if name == "nvmlDeviceGetHandleByIndex":
+                gpu = list(self.gpus.values())[arguments[0]]
             error = self.fails(name, len(self.calls))
+            if isinstance(gpu, SimulatedGpu):
+                error = gpu.fails.get(name, error)
             if error is not None:
                 raise pynvml.NVMLError(error)
             return answer(*arguments, **keywords)

@@ -46,7 +46,7 @@ class AttachedEngine(HttpEngine):
         gpu_uuids: Sequence[str],
         vocabulary_size: int,
         request_tokens: int,
-        compute_processes: Callable[[], Mapping[str, frozenset[int]]],
+        compute_processes: Callable[[], Mapping[str, frozenset[int] | None]],
         progress_timeout_s: float,
     ) -> None:
         super().__init__(sys.executable, {}, progress_timeout_s, progress_timeout_s)
@@ -100,7 +100,7 @@ class AttachedEngine(HttpEngine):
                 f"Name its GPUs: --energy-gpu UUID, one of {', '.join(busy)} (nvidia-smi -L)",
             )
         for gpu in self._named_gpus:
-            self._processes |= on_gpus.get(gpu, frozenset())
+            self._processes |= on_gpus.get(gpu) or frozenset()
         return gpu_uuids
 
     def _launch_of_processes(self) -> str:
@@ -214,6 +214,8 @@ def start_of(processes: Iterable[int]) -> str | None:
     return f"{boot_id} {min(starts)}" if starts else None
 
 
-def gpus_of(processes: frozenset[int], on_gpus: Mapping[str, frozenset[int]]) -> tuple[str, ...]:
+def gpus_of(
+    processes: frozenset[int], on_gpus: Mapping[str, frozenset[int] | None]
+) -> tuple[str, ...]:
     """The GPUs (UUIDs) that any of the processes is on."""
-    return tuple(gpu for gpu, pids in on_gpus.items() if pids & processes)
+    return tuple(gpu for gpu, pids in on_gpus.items() if pids and pids & processes)

@@ -46,9 +46,22 @@ def lost(facts: GpuFacts) -> Finding:
     what = f"the GPU no longer responds ({facts.lost})"
     remedy = (
         "check dmesg for Xid errors; reboot, or reset the GPU while nothing runs on it: "
-        "nvidia-smi --gpu-reset"
+        "nvidia-smi --gpu-reset; to measure on others: CUDA_VISIBLE_DEVICES, doctor --gpu"
     )
     return found(facts.uuid, "gpu_lost", what, remedy)
+
+
+def unreachable(subject: str, error: str, not_ours: bool) -> Finding:
+    """A GPU that the driver counts and cannot reach, or that it may not show.
+
+    Args:
+        not_ours: whether access is forbidden while other GPUs can be measured.
+    """
+    if not not_ours:
+        return lost(GpuFacts(uuid=subject, lost=error))
+    what = f"the driver may not show this GPU ({error}); the others can be measured"
+    remedy = "if it should be measured: give this user or container access to /dev/nvidia*"
+    return found(subject, "gpu_forbidden", what, remedy)
 
 
 def _fine(facts: GpuFacts, check: str, what: str, *names: str) -> Finding:

@@ -79,11 +79,19 @@ def examine(
         else:
             gpus, chosen = _chosen(listed, named_gpus)
             findings.append(chosen)
-    if gpus:
-        counters = "counter of one GPU" if len(gpus) == 1 else f"counters of {len(gpus)} GPUs"
+    reached = [gpu for gpu in gpus if not gpu.error]
+    if reached:
+        number = len(reached)
+        counters = "counter of one GPU" if number == 1 else f"counters of {number} GPUs"
         say(f"watching the energy {counters} for two seconds")
-    for gpu, watch in zip(gpus, read_gpu.watch_counters(gpus, _WATCH_S), strict=True):
+    for gpu, watch in zip(reached, read_gpu.watch_counters(reached, _WATCH_S), strict=True):
         findings += check_gpu.gpu(read_gpu.read_gpu(gpu), watch, lock_of(gpu.uuid))
+    others = bool(reached) and not named_gpus
+    findings += [
+        check_gpu.unreachable(_subject(gpu), gpu.error, gpu.forbidden and others)
+        for gpu in gpus
+        if gpu.error
+    ]
     findings += check_host.host(read_host.read_host())
     findings.append(check_host.clock(read_host.read_clocks()))
     say(f"importing vLLM with {interpreter} (up to {read_engine.TIMEOUT_S:.0f} s)")
@@ -91,12 +99,17 @@ def examine(
     return Examination(tuple(findings), gpus, interpreter)
 
 
+def _subject(gpu: Listed) -> str:
+    """A GPU that cannot be reached has no UUID."""
+    return gpu.uuid or f"GPU {gpu.index}"
+
+
 def _listed() -> tuple[tuple[Listed, ...], Finding | None]:
     try:
         return nvml.list_gpus(), None
     except Exception as error:  # whatever the driver's trouble is, it is a finding
         what = f"the driver cannot list its GPUs: {error}"
-        remedy = "check dmesg for Xid errors; one lost GPU may hide all: reboot, or reset it"
+        remedy = "check dmesg for Xid errors; reboot, or reset the GPU that it names"
         return (), found("driver", "gpus_unlisted", what, remedy)
 
 
@@ -106,7 +119,7 @@ def _chosen(listed: Sequence[Listed], named: Sequence[str]) -> tuple[tuple[Liste
         by_word = {word: nvml.find(listed, word) for word in named}
         unknown = [word for word, gpu in by_word.items() if gpu is None]
         if unknown:
-            there = "".join(f"\n  {gpu.index}  {gpu.uuid}  {gpu.name}" for gpu in listed)
+            there = "".join(f"\n  {gpu.index}  {gpu.uuid}  {gpu.name}{gpu.error}" for gpu in listed)
             raise UsageError(
                 f"--gpu {unknown[0]}: the driver lists no such GPU, or several.\n"
                 f"Choose one of these:{there or ' none'}"
@@ -157,7 +170,8 @@ def to_text(examination: Examination) -> str:
         "host": "host",
         "engine": f"engine under {examination.interpreter}",
         **{
-            gpu.uuid: f"GPU {gpu.index}: {gpu.name or 'unknown model'}, {gpu.uuid}"
+            _subject(gpu): f"GPU {gpu.index}: {gpu.name or 'unknown model'}, "
+            f"{gpu.uuid or 'no answer'}"
             for gpu in examination.gpus
         },
     }

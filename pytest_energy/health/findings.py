@@ -50,9 +50,7 @@ FINDINGS: Mapping[str, Kind] = {
     "no_driver": Kind(
         DRIVER, _FAULT, "NVIDIA's library is missing, or the driver does not respond"
     ),
-    "gpus_unlisted": Kind(
-        GPUS, _FAULT, "the driver cannot list its GPUs; a lost GPU may be the reason"
-    ),
+    "gpus_unlisted": Kind(GPUS, _FAULT, "the driver cannot count its GPUs"),
     "no_gpu": Kind(GPUS, _FAULT, "no GPU is listed, or `CUDA_VISIBLE_DEVICES` hides all of them"),
     "gpu_unknown": Kind(
         GPUS,
@@ -61,6 +59,9 @@ FINDINGS: Mapping[str, Kind] = {
     ),
     "gpu_lost": Kind(
         ANSWERS, _FAULT, "the GPU no longer responds (it fell off the bus or needs a reset)"
+    ),
+    "gpu_forbidden": Kind(
+        ANSWERS, _WARNING, "access to a GPU that was not named is forbidden, to another it is not"
     ),
     "no_counter": Kind(COUNTER, _FAULT, "the GPU has no energy counter (older than Volta)"),
     "counter_unreadable": Kind(COUNTER, _FAULT, "the driver refuses or fails to read it"),

@@ -5,17 +5,16 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from pytest_energy.health.facts import CounterWatch, DriverFacts, GpuFacts, Process
 from pytest_energy.meters.nvml import Listed, text
+from pytest_energy.meters.processes import in_initial_namespace
 
 _READ_EVERY_S = 0.002
 _POWER_EVERY_S = 0.05
-_INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO in Linux' include/linux/proc_ns.h
 _LOST = ("NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_RESET_REQUIRED")
 _UNSUPPORTED = ("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND")
 
@@ -135,7 +134,7 @@ def _process(process: Any) -> Process:
 def _name_of(pid: int) -> str | None:
     """A process's name; None in a container, since the driver reports the host's process ids."""
     with contextlib.suppress(OSError, psutil.Error):
-        if str(Path("/proc/self/ns/pid").readlink()) == _INITIAL_PID_NAMESPACE:
+        if in_initial_namespace():
             name = psutil.Process(pid).name()
             return name if name.isprintable() else None
     return None

@@ -9,7 +9,7 @@ from pytest_energy.engines.engine import Engine
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.server import ServerEngine
 from pytest_energy.errors import UsageError
-from pytest_energy.meters.zeus_meter import compute_processes
+from pytest_energy.meters.processes import compute_processes
 from pytest_energy.settings import LaunchSettings
 
 # Token ids that every tokenizer has, for a model whose config.json is not at hand.

@@ -22,7 +22,8 @@ from pytest_energy.errors import EngineError
 from pytest_energy.launch.engines import new_engine
 from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter
 from pytest_energy.launch.load import Progress
-from pytest_energy.meters.zeus_meter import Meter, compute_processes
+from pytest_energy.meters.processes import compute_processes
+from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.recording import counters
 from pytest_energy.recording.faults import fault
 from pytest_energy.recording.recording import CoResident, Recording

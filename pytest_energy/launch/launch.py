@@ -15,7 +15,8 @@ from pytest_energy.health.guard import Guard
 from pytest_energy.launch.engines import new_engine
 from pytest_energy.launch.load import Load, Progress
 from pytest_energy.meters.host_meter import HostMeter
-from pytest_energy.meters.zeus_meter import Meter, compute_processes
+from pytest_energy.meters.processes import OnGpus, compute_processes, membership, unlisted
+from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.recording import fingerprint
 from pytest_energy.recording.faults import fault
 from pytest_energy.recording.fingerprint import Fingerprint, RequestTokens
@@ -57,7 +58,7 @@ def record_launch(
     progress(f"{cells[0].model.name}: {doing}")
     with new_engine(cells[0], settings) as engine:
         if settings.url is not None:  # a running server was on its GPUs before
-            before = {gpu: pids - engine.processes() for gpu, pids in before.items()}
+            before = {gpu: pids and pids - engine.processes() for gpu, pids in before.items()}
         launch = Launch.of(engine, settings, [engine], open_meter, before)
         for cell in cells:
             yield cell, launch.record(cell, progress, is_enough)
@@ -85,14 +86,14 @@ class Launch:
         launch_id: of this engine start.
         engine: loaded.
         meter: of the engine's GPUs.
-        foreign: ids of processes, as the driver gives them, that were on these GPUs before.
+        faults: of its GPUs and the processes on them when it had loaded.
         under_test: settings from the command line.
     """
 
     launch_id: str
     engine: Engine
     meter: Meter
-    foreign: tuple[int, ...]
+    faults: tuple[str, ...]
     under_test: Mapping[str, Any]
 
     @classmethod
@@ -102,7 +103,7 @@ class Launch:
         settings: LaunchSettings,
         engines: Sequence[Engine],
         open_meter: OpenMeter,
-        before: Mapping[str, frozenset[int]],
+        before: OnGpus,
     ) -> "Launch":
         """The launch of a loaded engine.
 
@@ -113,13 +114,14 @@ class Launch:
             before: compute processes by GPU before the first of them was started.
         """
         assert engine.ready is not None
-        gpu_uuids = engine.ready.gpu_uuids
+        gpu_uuids, after = engine.ready.gpu_uuids, compute_processes()
+        ours = {pid for engine in engines for pid in engine.processes()}
         return cls(
             launch_id=engine.launch_id
             or f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
             engine=engine,
-            meter=open_meter(gpu_uuids, _membership(gpu_uuids, engines, before)),
-            foreign=tuple(sorted({pid for gpu in gpu_uuids for pid in before.get(gpu, ())})),
+            meter=open_meter(gpu_uuids, membership(gpu_uuids, ours, before, after)),
+            faults=_process_faults(gpu_uuids, before, after),
             under_test=settings.engine_args_under_test,
         )
 
@@ -143,7 +145,7 @@ class Launch:
         requests = Requests(*zip(*plan.lengths, strict=True)) if cell.workload.varies else None
         environment, load = self._environment(requests), Load(self.engine, cell, plan, progress)
         guard, host = Guard(self.engine.ready.gpu_uuids), HostMeter(self.engine.processes())
-        faults = (*self._foreign_faults(), *guard.faults_before())
+        faults = (*self.faults, *guard.faults_before())
 
         def recording(stopped_ns: int) -> Recording:
             assert self.engine.ready is not None
@@ -209,28 +211,15 @@ class Launch:
             else RequestTokens(sum(requests.input_tokens), sum(requests.output_tokens)),
         )
 
-    def _foreign_faults(self) -> tuple[str, ...]:
-        pids = ", ".join(map(str, self.foreign))
-        if not pids:
-            return ()
-        return (fault("foreign_process", f"pid {pids} was on the GPU before"),)
 
-
-def _membership(
-    gpu_uuids: Sequence[str], engines: Sequence[Engine], before: Mapping[str, frozenset[int]]
-) -> Callable[[int], bool]:
-    """Tells the engines' processes on the GPUs from others.
-
-    In a container the driver's process ids are not ours. So a process counts as an engine's if it
-    appeared on the GPU while the engines loaded and, if its id is one of ours, belongs to a
-    worker's session.
-    """
-    after = compute_processes()
-    appeared = {
-        pid
-        for gpu in gpu_uuids
-        for pid in after.get(gpu, frozenset()) - before.get(gpu, frozenset())
-    }
-    ours = {pid for engine in engines for pid in engine.processes()}
-    own = {pid for pid in appeared if pid in ours or not Path(f"/proc/{pid}").exists()}
-    return own.__contains__
+def _process_faults(gpu_uuids: Sequence[str], before: OnGpus, after: OnGpus) -> tuple[str, ...]:
+    """Processes that were on an engine's GPUs before it, and lists that could not be had."""
+    what = "does not list them, so the engine's cannot be told from others"
+    faults = [
+        fault("processes_unreadable", f"{gpu} {what}") for gpu in unlisted(gpu_uuids, before, after)
+    ]
+    there = sorted({pid for gpu in gpu_uuids for pid in before.get(gpu) or ()})
+    if there:
+        pids = ", ".join(map(str, there))
+        faults.append(fault("foreign_process", f"pid {pids} was on the GPU before"))
+    return tuple(faults)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from pytest_energy.errors import MeterError
-from pytest_energy.meters.nvml import text
+from pytest_energy.meters.nvml import Listed, list_gpus, text
 from pytest_energy.recording.faults import fault
 from pytest_energy.recording.recording import EnergyCounter, GpuSamples, GpuTrace
 
@@ -138,24 +138,6 @@ class ZeusMeter:
         return described
 
 
-def compute_processes() -> dict[str, frozenset[int]]:
-    """The driver's ids of compute processes on each GPU, by UUID; empty without a driver."""
-    with contextlib.suppress(Exception):
-        import pynvml
-
-        pynvml.nvmlInit()
-        handles = [
-            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
-        ]
-        return {
-            text(pynvml.nvmlDeviceGetUUID(handle)): frozenset(
-                process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            )
-            for handle in handles
-        }
-    return {}
-
-
 def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
     if not gpu_uuids:
         raise MeterError(
@@ -163,21 +145,16 @@ def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
             "Run on a machine where nvidia-smi lists a GPU, or replay a recording: "
             "--energy-replay DIR"
         )
-    index_of = _indices()
-    return [_open_gpu(uuid, index_of) for uuid in gpu_uuids]
+    listed = _listed()
+    return [_open_gpu(uuid, listed) for uuid in gpu_uuids]
 
 
-def _indices() -> dict[str, int]:
-    """The driver's index of each GPU, by UUID."""
+def _listed() -> Sequence[Listed]:
     try:
         import pynvml
         import zeus.device.gpu.nvidia  # noqa: F401
 
-        pynvml.nvmlInit()
-        return {
-            text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))): index
-            for index in range(pynvml.nvmlDeviceGetCount())
-        }
+        return list_gpus()
     except ImportError as error:
         raise MeterError(f"Zeus cannot be imported ({error}). Run: pip install zeus") from None
     except pynvml.NVMLError as error:
@@ -186,7 +163,7 @@ def _indices() -> dict[str, int]:
         ) from None
 
 
-def _open_gpu(uuid: str, index_of: dict[str, int]) -> Any:
+def _open_gpu(uuid: str, listed: Sequence[Listed]) -> Any:
     from zeus.device.gpu.nvidia import NVIDIAGPU
 
     if uuid.startswith("MIG-"):
@@ -194,15 +171,18 @@ def _open_gpu(uuid: str, index_of: dict[str, int]) -> Any:
             f"{uuid} is a MIG slice, whose energy cannot be separated from that of its neighbors. "
             "Measure on a whole GPU."
         )
-    if uuid not in index_of:
+    index = next((gpu.index for gpu in listed if gpu.uuid == uuid), None)
+    if index is None:
+        reached = ", ".join(gpu.uuid for gpu in listed if gpu.uuid) or "no GPU"
+        lost = [f"; GPU {gpu.index} does not respond: {gpu.error}" for gpu in listed if gpu.error]
         raise MeterError(
-            f"the engine runs on {uuid}, which the driver does not list: "
-            f"{', '.join(index_of) or 'no GPU'}. Measure on the engine's host."
+            f"the engine runs on {uuid}, which the driver does not list: {reached}{''.join(lost)}. "
+            "Measure on the engine's host."
         )
     try:
         # Zeus's collection of GPUs follows CUDA_VISIBLE_DEVICES and fails on UUIDs in it; one GPU
         # by its index does not.
-        gpu = NVIDIAGPU(index_of[uuid])
+        gpu = NVIDIAGPU(index)
         supported = gpu.supports_get_total_energy_consumption()
         if supported:
             gpu.get_total_energy_consumption()

@@ -205,6 +205,56 @@ def test_any_locale_can_show_it(
     assert (status, f"follow the {follow} lines" in said) == (0, True)
 
 
+LOST, FORBIDDEN = pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NO_PERMISSION
+
+
+@pytest.mark.parametrize(
+    ("errors", "arguments", "found"),
+    [
+        ({1: LOST}, ["--gpu", "0"], []),
+        ({1: FORBIDDEN}, ["--gpu", "0"], []),
+        ({0: LOST}, ["--gpu", "1"], []),
+        ({1: LOST}, [], [("GPU 1", "gpu_lost", "fault")]),
+        ({1: FORBIDDEN}, [], [("GPU 1", "gpu_forbidden", "warning")]),
+        ({1: FORBIDDEN}, ["--gpu", "1"], [("GPU 1", "gpu_lost", "fault")]),
+        (
+            {0: FORBIDDEN, 1: FORBIDDEN},
+            [],
+            [("GPU 0", "gpu_lost", "fault"), ("GPU 1", "gpu_lost", "fault")],
+        ),
+    ],
+)
+def test_a_gpu_that_cannot_be_reached_leaves_the_others_usable(
+    driver: SimulatedDriver,
+    capsys: pytest.CaptureFixture[str],
+    errors: Any,
+    arguments: Any,
+    found: Any,
+) -> None:
+    """nvml.h: nvmlDeviceGetCount_v2 counts devices for which nvmlDeviceGetHandleByIndex_v2 returns
+    NVML_ERROR_NO_PERMISSION, "Update your code to handle this error"; it may return
+    NVML_ERROR_GPU_IS_LOST, too.
+    """
+    for index, error in errors.items():
+        driver.gpus[UUIDS[index]].fails["nvmlDeviceGetHandleByIndex"] = error
+    status, text = examine(capsys, *arguments, "--json")
+    findings = json.loads(text)["findings"]
+    assert [(f["subject"], f["code"], f["level"]) for f in findings if f["code"]] == found
+    assert status == int(any(level == "fault" for _, _, level in found))
+    healthy = {f["subject"] for f in findings if f["check"] == "energy counter"}
+    asked = {int(arguments[1])} if arguments else {0, 1}
+    assert healthy == {UUIDS[index] for index in asked - set(errors)}
+
+
+def test_indices_that_cuda_may_count_otherwise() -> None:
+    """CUDA does not count a GPU that it cannot reach, so what follows has other numbers there."""
+    gpus = [Listed(0, UUIDS[0], "a"), Listed(1, "", "", "lost"), Listed(2, UUIDS[1], "a")]
+    assert visible(gpus, "0", None) == (gpus[0],)
+    for named in ("1", "2", "0,2"):
+        assert visible(gpus, named, "PCI_BUS_ID") == tuple(gpus)
+    assert visible(gpus, UUIDS[1], None) == (gpus[2],)
+
+
 def test_a_gpu_that_is_not_there_is_wrong_use(
     driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]
 ) -> None:

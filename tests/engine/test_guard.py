@@ -161,8 +161,11 @@ def record(
     python: str,
     during: Callable[[], Any],
     output_tokens: int = 80,
+    loading: Callable[[str], Any] = lambda text: None,
 ) -> Recording:
     def progress(text: str) -> None:
+        if "loading" in text:
+            loading(text)
         if "measuring" in text:
             during()
 
@@ -215,6 +218,27 @@ def test_what_was_on_the_gpu_before_is_a_fault(
     on_gpu.gpus[UUIDS[0]].pids = [4711]
     recorded = record(cell, python, lambda: None)
     assert recorded.faults == ("foreign_process: pid 4711 was on the GPU before",)
+    assert not measure(recorded).valid
+
+
+@pytest.mark.parametrize("unknown", ["before", "after"])
+def test_processes_that_are_not_known_are_not_taken_for_none(
+    cell: Cell, python: str, on_gpu: SimulatedDriver, unknown: str
+) -> None:
+    """Nor is the engine accused, or another job taken for the engine's."""
+    gpu, name = on_gpu.gpus[UUIDS[0]], "nvmlDeviceGetComputeRunningProcesses"
+    gpu.pids, fails = [4711], {name: pynvml.NVML_ERROR_TIMEOUT}
+    gpu.fails = fails if unknown == "before" else {}
+    other = on_gpu.gpus[UUIDS[1]]
+    other.fails = {name: pynvml.NVML_ERROR_NOT_SUPPORTED}
+
+    def loaded(text: str) -> None:
+        gpu.fails = fails if unknown == "after" else {}
+
+    recorded = record(cell, python, lambda: None, loading=loaded)
+    codes = [fault.split(":")[0] for fault in recorded.faults]
+    assert codes == ["processes_unreadable", *(["foreign_process"] if unknown == "after" else [])]
+    assert recorded.faults[0].startswith(f"processes_unreadable: {UUIDS[0]} does not list them")
     assert not measure(recorded).valid
 
 

@@ -55,6 +55,7 @@ class Ground:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch, self.driver, self.stage = patch, SimulatedDriver(patch), Stage()
+        self.when_loading: Callable[[], Any] = lambda: None
         self.in_the_middle: Callable[[], Any] = lambda: None
         self.launches = self.messages = 0
         for gpu in self.driver.gpus.values():
@@ -88,6 +89,7 @@ class Ground:
 
         def _load_with(engine: Engine, *args: Any, **kwargs: Any) -> EngineReady:
             self.launches, self.messages = self.launches + 1, 0
+            self.when_loading()
             self.stage.reach("load")
             return start(engine, *args, **kwargs)  # type: ignore[no-any-return]
 
@@ -161,6 +163,27 @@ def appears(ground: Ground) -> None:
 
 def there_before(ground: Ground) -> None:
     ground.gpu.pids = [4711]
+
+
+def unlisted_before(ground: Ground) -> None:
+    """Another job is there, and the driver's list of processes times out until the engine loads."""
+    ground.gpu.pids = [4711]
+    ground.nvml(
+        pynvml.NVML_ERROR_TIMEOUT,
+        lambda name, number: (
+            name == "nvmlDeviceGetComputeRunningProcesses" and ground.launches == 0
+        ),
+    )
+
+
+def in_a_container(ground: Ground) -> None:
+    """The driver's id of the engine is the host's, and above any of ours."""
+    ground.when_loading = _gpu(ground, pids=[2**22 + 1])
+
+
+def other_gpu(ground: Ground, function: str) -> None:
+    """A function of the driver fails for the GPU that the engine is not on."""
+    ground.driver.gpus[UUIDS[1]].fails[function] = pynvml.NVML_ERROR_NO_PERMISSION
 
 
 def throttled(ground: Ground) -> None:
@@ -273,6 +296,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     for function in (
         reset, frozen, half_counted, lost, lost_at_load, no_driver, appears, there_before,
         throttled, idle, limited, sliced, memory_error,
+        unlisted_before, in_a_container, other_gpu,
         nvml, nvml_from, engine, clock, suspended, disk_fails, no_room_for_logs, writing, hand_out,
     )
 }  # fmt: skip

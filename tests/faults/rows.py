@@ -156,6 +156,9 @@ def _meter_rows() -> list[Row]:
     def row(fault: str, stage: str, says: str, put_in: str) -> Row:
         return Row(METER, fault, stage, "invalid", 1, says, put_in=put_in)
 
+    def passes(fault: str, stage: str, put_in: str) -> Row:
+        return Row(METER, fault, stage, "pass", 0, put_in=put_in)
+
     before = "foreign_process: pid 4711 was on the GPU before"
     rows = [
         row("no driver", "start", _NO_DRIVER, "no_driver"),
@@ -166,12 +169,17 @@ def _meter_rows() -> list[Row]:
         row("counter and power disagree", "run", "counter_disagrees", "half_counted"),
         row("another process", "before", before, "there_before"),
         row("another process appears", "run", "foreign_process: pid 4711", "appears"),
+        row("processes not listed", "before", "processes_unreadable", "unlisted_before"),
+        passes("the host's process ids", "load", "in_a_container"),
+        passes("another GPU's processes not listed", "any",
+               "in_a_container other_gpu:nvmlDeviceGetComputeRunningProcesses"),
+        passes("another GPU cannot be reached", "any", "other_gpu:nvmlDeviceGetHandleByIndex"),
         row("hardware slowdown", "run", "throttled", "throttled"),
         row("idle under load", "run", "gpu_idle", "idle"),
         row("power limit changed", "run", "power_limit_changed", "limited"),
         row("MIG turned on", "run", "mig_enabled", "sliced"),
         row("uncorrected memory errors", "run", "ecc_errors", "memory_error"),
-    ]
+    ]  # fmt: skip
     # Some calls come before the engine is started, some while it loads, the later ones under load.
     for number in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144):
         rows.append(row("all calls fail", f"from call {number} on", "", f"nvml_from:{number}"))
@@ -315,7 +323,9 @@ REPRESENTATIVE = frozenset(
         "hangs-stop", "leaves-a-child-in-another-group-exit", "killed-third-launch-of-an-update",
         "killed-pause-interleaved", "server-killed-run", "server-counts-other-tokens-run",
         "no-driver-start", "gpu-lost-run", "counter-reset-run", "counter-frozen-run",
-        "another-process-before", "another-process-appears-run", "hardware-slowdown-run",
+        "processes-not-listed-before", "another-gpu-s-processes-not-listed-any",
+        "another-gpu-cannot-be-reached-any", "another-process-before",
+        "another-process-appears-run", "hardware-slowdown-run",
         "power-limit-changed-run", "mig-turned-on-run", "uncorrected-memory-errors-run",
         "all-calls-fail-from-call-21-on", "nvmldevicegetclockinfo-fails-once-in-the-run",
         "nvmldevicegetcomputerunningprocesses-fails-once-in-the-run",

@@ -8,7 +8,8 @@ import pytest
 from pytest_energy.errors import MeterError
 from pytest_energy.health.guard import Guard
 from pytest_energy.meters import nvml
-from pytest_energy.meters.zeus_meter import ZeusMeter, compute_processes
+from pytest_energy.meters.processes import compute_processes
+from pytest_energy.meters.zeus_meter import ZeusMeter
 from tests.driver import UUIDS, SimulatedDriver
 
 ERRORS = (

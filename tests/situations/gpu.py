@@ -2,7 +2,12 @@
 
 from tests.situations import Situation
 
-_DOCTOR, _LOCALE = "tests/engine/test_doctor.py", "An environment that is not UTF-8"
+_DOCTOR, _PROCESSES = "tests/engine/test_doctor.py", "tests/engine/test_processes.py"
+_GUARD = "tests/engine/test_guard.py"
+_LOCALE = "An environment that is not UTF-8"
+_UNKNOWN = "Unknown taken for none"
+_IDS = "Process ids of another namespace"
+_UNREACHABLE = "One GPU that cannot be reached"
 
 ROWS: tuple[Situation, ...] = (
     Situation(
@@ -18,5 +23,61 @@ ROWS: tuple[Situation, ...] = (
         before="UnicodeEncodeError",
         now="the message, with ? for what the locale lacks",
         test=f"{_DOCTOR}::test_any_locale_can_show_it",
+    ),
+    Situation(
+        kind=_UNKNOWN,
+        situation="the process query times out once before the launch while another job is there",
+        before="pass: the job was taken for the engine's, +25 %",
+        now="the query is repeated: `foreign_process`",
+        test=f"{_PROCESSES}::test_a_list_that_times_out_once_is_asked_for_again",
+    ),
+    Situation(
+        kind=_UNKNOWN,
+        situation="the query fails for good, before the launch or once the engine has loaded",
+        before="pass, or `foreign_process` with the engine's own id",
+        now="`processes_unreadable`: the engine's cannot be told from others",
+        test=f"{_GUARD}::test_processes_that_are_not_known_are_not_taken_for_none",
+    ),
+    Situation(
+        kind=_UNKNOWN,
+        situation="another GPU does not list its processes (timeout, permission, vGPU, lost)",
+        before="`foreign_process` with the engine's own id; doctor said ok",
+        now="pass: only the engine's GPUs decide",
+        test=f"{_PROCESSES}::test_what_one_gpu_does_not_list_is_unknown_there_alone",
+    ),
+    Situation(
+        kind=_IDS,
+        situation="in a container, the host's id of the engine is that of a thread of ours",
+        before="`foreign_process`",
+        now="pass",
+        test=f"{_PROCESSES}::test_the_hosts_number_may_be_that_of_a_thread_of_ours",
+    ),
+    Situation(
+        kind=_IDS,
+        situation="it is that of a process of ours which does not use CUDA, such as a shell",
+        before="`foreign_process`",
+        now="pass; one that has /dev/nvidia-uvm open is foreign, as before",
+        test=f"{_PROCESSES}::test_the_number_of_another_process_of_ours",
+    ),
+    Situation(
+        kind=_UNREACHABLE,
+        situation="GPU 1 is lost or forbidden, and GPU 0 is to be measured (`doctor --gpu 0`)",
+        before="`gpus_unlisted`: no GPU usable",
+        now="GPU 0 is checked and measured; GPU 1 is named if it was asked for",
+        test=f"{_DOCTOR}::test_a_gpu_that_cannot_be_reached_leaves_the_others_usable",
+    ),
+    Situation(
+        kind=_UNREACHABLE,
+        situation="the engine runs on GPU 1 while GPU 0 is lost",
+        before="the driver does not respond",
+        now="measured; if the engine's own is lost, the message names it",
+        test=f"{_PROCESSES}::test_a_gpu_that_cannot_be_reached_hides_no_other",
+    ),
+    Situation(
+        kind=_UNREACHABLE,
+        situation="CUDA_VISIBLE_DEVICES=2 while GPU 1 is lost, which CUDA does not count",
+        before="the driver's GPU 2 was locked and checked, CUDA used another",
+        now="all GPUs are",
+        test=f"{_DOCTOR}::test_indices_that_cuda_may_count_otherwise",
     ),
 )
