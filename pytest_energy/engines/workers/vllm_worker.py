@@ -161,10 +161,11 @@ def load(engine_args):
 def refuse_replicas(replicas, nodes=1):
     """Several engines behind one, or several machines: not all their GPUs would be metered."""
     if (replicas or 1) > 1 or (nodes or 1) > 1:
+        where = f" on {nodes} machines" if (nodes or 1) > 1 else ""
         raise Refused(
-            f"the engine has {replicas} replicas (data_parallel_size) on {nodes} machines, but "
-            "only the GPUs of one replica on this machine can be metered: the energy of the others "
-            "would be left out.\n"
+            f"the engine has {replicas} replicas (data_parallel_size){where}, but only the GPUs of "
+            "one replica on this machine can be metered: the energy of the others would be left "
+            "out.\n"
             "Measure one replica; for several GPUs set tensor_parallel_size or "
             "pipeline_parallel_size."
         )
