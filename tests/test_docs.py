@@ -97,6 +97,12 @@ def test_readme_gate_fails_for_an_upgrade_without_cuda_graphs(users_pytest: Run)
     assert list(dict.fromkeys(failures)) == wanted
 
 
+def test_the_pages_test_files_share_a_folder(users_pytest: Run) -> None:
+    result = users_pytest(["--collect-only", "-q"])
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["test_my_budget.py::*", "test_my_model.py::*"])
+
+
 def test_power_budget_of_the_usage_page_fails(users_pytest: Run) -> None:
     result = users_pytest(["test_my_budget.py", "--energy-replay", str(RECORDINGS / "vllm-0.25.1")])
     assert result.ret == 1

@@ -16,6 +16,9 @@ _MAX_VOCABULARY = 10_000_000  # those of real models have up to some 300,000
 _TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json",
 )  # fmt: skip
+# What the Hub's own libraries take for a kind of repository and never for an owner: "A repo
+# designation for a model should not start with 'models/'" (huggingface.js, hub/src/utils/toRepoId).
+_NO_OWNERS = ("model", "models", "dataset", "datasets", "space", "spaces", "kernels", "buckets")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w.-]+$")
 
 
@@ -52,8 +55,10 @@ class Model:
             if path.is_dir():
                 return cls.from_folder(path.resolve())
         first = model.partition("/")[0]
-        is_path = model.startswith((".", "/", "~")) or any(
-            (folder / first).is_dir() for folder in folders if first
+        is_path = (
+            model.startswith((".", "/", "~"))
+            or first in _NO_OWNERS
+            or any((folder / first).is_dir() for folder in folders if first)
         )
         if is_path or not _HUB_ID.match(model):
             looked = ", ".join(str(folder / model) for folder in folders)

@@ -9,11 +9,14 @@ import pytest
 
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin import attached, conflicts
+from pytest_energy.plugin.arguments import ARGUMENTS
 from pytest_energy.plugin.state import CELL, FIXTURES, RUN, fixtures_of
 
 if TYPE_CHECKING:
     from pytest_energy.plugin.marker import Marked
     from pytest_energy.session import Question
+
+_MEASURES: pytest.StashKey[bool] = pytest.StashKey()  # of what is marked: a test below measures
 
 
 def _marked(node: Any) -> Marked:
@@ -29,6 +32,8 @@ def _marked(node: Any) -> Marked:
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """One test per batch size of the marker."""
+    for node, _ in metafunc.definition.iter_markers_with_node("energy"):
+        node.stash[_MEASURES] = True
     try:
         sizes = _marked(metafunc.definition).batch_sizes
     except UsageError as error:
@@ -42,20 +47,57 @@ def give_cells(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """Give each gated test its cell; returns these tests.
 
     Raises:
-        pytest.UsageError: a marker asks for something impossible, or two tests gate one cell.
+        pytest.UsageError: a marker asks for something impossible or is on a test without our
+            fixtures, or two tests gate one cell.
     """
     gated = [item for item in items if fixtures_of(item)]
+    for item in items:
+        if not fixtures_of(item):
+            _refuse_marker(item)
     taken: dict[tuple[str, str], pytest.Item] = {}
     for item in gated:
         _give_cell(item, taken)
     return gated
 
 
+def _refuse_marker(item: pytest.Item) -> None:
+    """Refuse a marker that measures nothing: its test would be green whatever the engine does.
+
+    A marked module or class may hold other tests beside those that measure. A marker without our
+    arguments is another plugin's.
+    """
+    for node, mark in item.iter_markers_with_node("energy"):
+        ours = not mark.args and mark.kwargs.keys() & ARGUMENTS.keys()
+        if ours and (node is item or _measures_nothing(node)):
+            raise pytest.UsageError(
+                f"{item.nodeid}: it has the energy marker and neither the energy nor the "
+                "throughput fixture of pytest-energy, so nothing would be measured.\n"
+                f"Give it one: def {item.name.partition('[')[0]}(energy). Or remove the marker"
+                + ("." if node is item else f" of {node.nodeid}.")
+            )
+
+
+def _measures_nothing(node: Any) -> bool:
+    """Whether no test of a module or class has our fixtures, as far as it was collected.
+
+    Of a module only functions are, and classes that are asked for, if the command line names tests.
+    """
+    if node.stash.get(_MEASURES, False) or not isinstance(node, pytest.Module | pytest.Class):
+        return False
+    names_tests = any("::" in given for given in node.config.args)
+    return not names_tests or not any(isinstance(held, type) for held in vars(node.obj).values())
+
+
 def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> None:
     settings = item.config.stash[RUN].settings
+    if not hasattr(item, "callspec"):
+        raise pytest.UsageError(
+            f"{item.nodeid}: a method of unittest.TestCase cannot have one test per batch size.\n"
+            "Write the test as a function, or as a method of an ordinary class."
+        )
     try:
         marked = _marked(item)
-        batch_size = item.callspec.params["energy_batch_size"]  # type: ignore[attr-defined]
+        batch_size = item.callspec.params["energy_batch_size"]
         engine = settings.engine or marked.engine or settings.default_engine
         cell = marked.cell(batch_size, item.path.parent, item.config.rootpath, engine=engine)
     except UsageError as error:

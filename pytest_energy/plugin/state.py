@@ -47,7 +47,18 @@ ENTRIES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 def fixtures_of(item: object) -> list[str]:
     """Our fixtures among those that a test or its definition uses."""
     names = getattr(item, "fixturenames", ())
-    return [name for name in FIXTURES if name in names]
+    return [name for name in FIXTURES if name in names and _is_ours(item, name)]
+
+
+def _is_ours(item: object, name: str) -> bool:
+    """Whether a fixture of this name is ours, or asks for ours; other projects have their own."""
+    info = getattr(getattr(item, "definition", item), "_fixtureinfo", None)
+    for found in reversed(info.name2fixturedefs.get(name, ()) if info else ()):
+        if found.func.__module__.startswith("pytest_energy."):
+            return True
+        if name not in found.argnames:
+            return False
+    return True
 
 
 def session_of(config: pytest.Config) -> Session:

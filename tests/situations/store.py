@@ -101,4 +101,55 @@ ROWS: tuple[Situation, ...] = (
         test="tests/unit/test_recording.py"
         "::test_what_file_managers_leave_among_recordings_is_skipped",
     ),
+    Situation(
+        kind="a marker that measures nothing",
+        situation="`@pytest.mark.energy(…)` on a test, class or module, and no fixture",
+        before="the test passed; nothing was measured",
+        now="an error at collection that says what to write",
+        test="tests/plugin/test_suites.py::test_a_marker_without_a_fixture_is_an_error",
+    ),
+    Situation(
+        kind="a marker that measures nothing",
+        situation="a helper's test in a module that is marked, or another plugin's `energy` marker",
+        before="the test passed",
+        now="the test passes",
+        test="tests/plugin/test_suites.py"
+        "::test_a_test_beside_the_gates_of_its_module_is_none_of_ours",
+    ),
+    Situation(
+        kind="a marker that measures nothing",
+        situation="the marker on a `unittest.TestCase`",
+        before="INTERNALERROR",
+        now="refused: write a function",
+        test="tests/plugin/test_suites.py::test_methods_of_unittest_are_refused",
+    ),
+    Situation(
+        kind="names that mean something else",
+        situation="a project without gates has a fixture called `energy`",
+        before="collection failed: no marker gives model and batch_sizes",
+        now="its own fixture is used",
+        test="tests/plugin/test_suites.py::test_other_projects_have_fixtures_of_these_names",
+    ),
+    Situation(
+        kind="names that mean something else",
+        situation="a conftest's `energy` fixture extends ours",
+        before="gated",
+        now="gated",
+        test="tests/plugin/test_suites.py::test_a_fixture_that_extends_ours_gates",
+    ),
+    Situation(
+        kind="names that mean something else",
+        situation='`model="models/llama-3.1-8b"` without a `models` folder',
+        before="taken for a Hugging Face id; the load failed minutes later",
+        now="no such folder, at collection",
+        test="tests/plugin/test_suites.py"
+        "::test_a_model_folder_that_is_missing_is_not_looked_for_on_the_hub",
+    ),
+    Situation(
+        kind="names that mean something else",
+        situation="the pages' two example files in one folder",
+        before="refused: both gate the same cell",
+        now="both run",
+        test="tests/test_docs.py::test_the_pages_test_files_share_a_folder",
+    ),
 )
