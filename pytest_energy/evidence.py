@@ -21,7 +21,8 @@ from pytest_energy.errors import (
     MeterError,
     RecordingError,
 )
-from pytest_energy.launch import interleaved, launch
+from pytest_energy.launch import failures, interleaved, launch
+from pytest_energy.launch.failures import Failures
 from pytest_energy.launch.gpu_locks import GpuLocks
 from pytest_energy.launch.gpu_minutes import GpuMinutes
 from pytest_energy.launch.interleaved import NoFit, Side, SideError
@@ -113,6 +114,7 @@ class LiveSource:
     def __post_init__(self) -> None:
         self._locks = GpuLocks(self.settings.lock_timeout_s)
         self._gpu_minutes = GpuMinutes(self.settings.gpu_minutes, self.clock)
+        self._failures = Failures()
 
     def close(self) -> None:
         """Let other runs use the GPUs."""
@@ -132,9 +134,12 @@ class LiveSource:
         open_meter = functools.partial(self._open_meter, model)
         launches = _Launches(self.settings, open_meter, self.progress)
         open_cells = list(cells)
-        failure: str | None = "measuring was interrupted"
+        failure = self._failures.expected(cells[0])
         out_of_time = False
         try:
+            if failure is not None:
+                return
+            failure = "measuring was interrupted"
             # The GPUs of a server that runs already are known once it is found.
             if self.settings.launch.url is None:
                 left = self._locks.acquire(nvml.visible_uuids(), model, self.progress)
@@ -147,6 +152,8 @@ class LiveSource:
                 with self._gpu_minutes.counted(launches.gpus):
                     failure = launches.add(open_cells, number)
                 if failure is not None:
+                    if launches.is_unusable:
+                        self._failures.add(cells[0], failure)
                     break
                 open_cells = [c for c in open_cells if not self._is_done(c, launches.evidence(c))]
                 if not open_cells:
@@ -187,11 +194,16 @@ class LiveSource:
 
 @dataclass
 class _Launches:
-    """The launches of cells that share their launch arguments, and what they gave."""
+    """The launches of cells that share their launch arguments, and what they gave.
+
+    Attributes:
+        is_unusable: whether the engine did not start or load, for another reason than memory.
+    """
 
     settings: Settings
     open_meter: launch.OpenMeter
     progress: Progress
+    is_unusable: bool = False
     _measured: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -246,9 +258,14 @@ class _Launches:
                 for cell, recorded in launched:
                     self._keep(cell, recorded, side.name)
                     self._add(cell, side.name, recorded)
-        except (EngineError, MeterError, RecordingError, LockError) as error:
-            return f"{_named(side)}{error}" if self.settings.paired else str(error)
-        return None
+        except EngineError as error:
+            self.is_unusable = error.stage in ("start", "load") and not error.out_of_memory
+            failure = str(failures.explained(error, cells[0].model))
+        except (MeterError, RecordingError, LockError) as error:
+            failure = str(error)
+        else:
+            return None
+        return f"{_named(side)}{failure}" if self.settings.paired else failure
 
     def _add_pair(self, cells: Sequence[Cell], number: int, outer: Side, inner: Side) -> str | None:
         """One launch of both sides together; returns why one failed, None if none did.

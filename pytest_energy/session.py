@@ -8,6 +8,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import EnergyError, RecordingError
 from pytest_energy.evidence import Evidence, LiveSource, ReplaySource, Source
 from pytest_energy.launch import launch
+from pytest_energy.launch.failures import kind_of
 from pytest_energy.launch.load import Progress
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
@@ -18,6 +19,8 @@ from pytest_energy.store.noise import Noise, NoiseStore
 from pytest_energy.verdict.judge import Judge
 from pytest_energy.verdict.judgement import Judgement, Limits
 from pytest_energy.verdict.rule import Terms
+
+_SHORT_LINES = 3  # of a failure that was told before
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Session:
     progress: Progress
     clock: Callable[[], float] = time.monotonic
     _updates: dict[str, Update | EnergyError | OSError] = field(default_factory=dict)
+    _failures: dict[str, tuple[Cell, Metric | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
@@ -97,7 +101,8 @@ class Session:
         """
         evidence = self.evidence(question.cell)
         if evidence.failure is not None:
-            return self._judge.invalid(question.metric, question.limits, [evidence.failure])
+            reason = self._told(evidence.failure, question.cell, question.metric)
+            return self._judge.invalid(question.metric, question.limits, [reason])
         if not evidence.measurements:
             return self._judge.unmeasured(question.metric, question.limits, [self._out_of_time])
         # All recordings of a replay are judged at once, so its error level is not shared by looks.
@@ -107,6 +112,14 @@ class Session:
             return judgement
         reasons = (*judgement.reasons, self._out_of_time)
         return replace(judgement, reasons=reasons, out_of_time=True)
+
+    def _told(self, failure: str, cell: Cell, metric: Metric | None = None) -> str:
+        """A failure in full for the first that it leaves open, in short for the others."""
+        first, of = self._failures.setdefault(kind_of(failure), (cell, metric))
+        lines, is_first = failure.splitlines(), first.key == cell.key and metric in (of, None)
+        if is_first or len(lines) <= _SHORT_LINES + 1:
+            return failure
+        return "\n".join([*lines[:_SHORT_LINES], f"... (in full at {first.name})"])
 
     @property
     def _out_of_time(self) -> str:
@@ -210,7 +223,7 @@ class Session:
     def _all_launches(self, cell: Cell) -> tuple[Measurement, ...]:
         evidence = self.evidence(cell)
         if evidence.failure is not None:
-            raise RecordingError(evidence.failure)
+            raise RecordingError(self._told(evidence.failure, cell))
         if not evidence.measurements or (evidence.out_of_time and self.settings.update):
             raise RecordingError(
                 f"{self._out_of_time}: {len(evidence.measurements)} were made, which is too few.\n"

@@ -152,4 +152,35 @@ ROWS: tuple[Situation, ...] = (
         now="both run",
         test="tests/test_docs.py::test_the_pages_test_files_share_a_folder",
     ),
+    Situation(
+        kind="a launch that fails",
+        situation="an engine does not load, and eight tests share its launch",
+        before="each test printed the thirty lines of its log",
+        now="the first prints them, the others refer to it",
+        test="tests/plugin/test_load_failures.py"
+        "::test_a_failed_load_is_told_once_and_launched_once",
+    ),
+    Situation(
+        kind="a launch that fails",
+        situation="tests with launches of their own, all failing alike",
+        before="each was launched, minutes each",
+        now="after two alike the model is not launched again",
+        test="tests/plugin/test_load_failures.py"
+        "::test_a_third_launch_of_a_model_that_fails_alike_is_not_tried",
+    ),
+    Situation(
+        kind="a launch that fails",
+        situation="launches that fail for different reasons, or for want of memory",
+        before="each was launched",
+        now="each is launched",
+        test="tests/plugin/test_load_failures.py::test_launches_that_may_succeed_are_tried",
+    ),
+    Situation(
+        kind="a launch that fails",
+        situation="a missing folder was taken for a Hugging Face id",
+        before="vLLM's error alone",
+        now="the message adds that there is no such folder",
+        test="tests/plugin/test_load_failures.py"
+        "::test_a_failed_load_says_that_the_model_was_no_folder",
+    ),
 )
