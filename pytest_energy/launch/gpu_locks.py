@@ -8,7 +8,6 @@ that has another hard link is written.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -21,6 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_energy.errors import LockError
+from pytest_energy.safety.files import HAS_LOCKS, NO_LOCKS
+
+if HAS_LOCKS:
+    import fcntl
 
 # Not tempfile's, which follows TMPDIR: jobs of one runner may have different ones.
 FOLDER = Path("/tmp/pytest-energy-locks")
@@ -92,6 +95,8 @@ class GpuLocks:
         Raises:
             LockError: the time for waiting is used up, or a lock file cannot be used.
         """
+        if not HAS_LOCKS:
+            raise LockError(NO_LOCKS)
         self._left_behind = set()
         wanted = sorted(uuids)
         missing = [uuid for uuid in wanted if uuid not in self._held]
@@ -241,6 +246,8 @@ def _open(uuid: str, create: bool) -> int:
         LockError: it cannot be used.
         FileNotFoundError: it does not exist and may not be made.
     """
+    if not HAS_LOCKS:
+        raise LockError(NO_LOCKS)
     if not _UUID.fullmatch(uuid):
         raise LockError(f"{uuid!r} is not a GPU's UUID")
     try:

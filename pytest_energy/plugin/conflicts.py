@@ -11,7 +11,7 @@ import pytest
 from pytest_energy.plugin import attached
 from pytest_energy.plugin.attached import Conflicts, Value
 from pytest_energy.safety import redact
-from pytest_energy.safety.files import unwritable
+from pytest_energy.safety.files import HAS_LOCKS, NO_LOCKS, unwritable
 from pytest_energy.settings import MIN_LAUNCHES, Settings
 
 
@@ -69,6 +69,10 @@ def _under_xdist(config: pytest.Config) -> bool:
 
 def _of_stores(value: Value, launches: int, under_xdist: bool) -> Conflicts:
     update, noise = value("energy_update"), value("energy_noise")
+    yield (
+        (update or noise) and not HAS_LOCKS,
+        f"--energy-{'update' if update else 'noise'} cannot write the store: {NO_LOCKS}",
+    )
     yield (
         (update or noise) and under_xdist,
         f"--energy-{'update' if update else 'noise'} does not work under pytest-xdist: several "

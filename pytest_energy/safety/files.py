@@ -1,12 +1,22 @@
 """Files that are replaced whole or not at all, and that one process changes at a time."""
 
 import contextlib
-import fcntl
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: recordings can be judged there, and nothing be written
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
+NO_LOCKS = (
+    "this system has no flock(2), so another process could change the same files, or measure on "
+    "the same GPU, at the same time.\nRun it on Linux."
+)
 
 _WAIT_S = 30.0
 _POLL_S = 0.02
@@ -79,6 +89,8 @@ def exclusively(folder: Path) -> Iterator[None]:
         TimeoutError: another process has held it for half a minute.
         OSError: the folder cannot be made or locked.
     """
+    if not HAS_LOCKS:
+        raise OSError(NO_LOCKS)
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -41,7 +41,7 @@ def read(path: Path, max_bytes: int) -> bytes:
     """
 
     def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK)
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has none
 
     with open(path, "rb", opener=without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -112,3 +112,48 @@ def test_methods_of_unittest_are_refused(project: Project) -> None:
         "a method of unittest.TestCase cannot have one test per batch size",
         ret=pytest.ExitCode.USAGE_ERROR,
     )
+
+
+# What the standard library lacks on Windows (docs.python.org: fcntl, and os, "Availability: Unix").
+WINDOWS = """
+import os, signal, sys, time
+sys.modules["fcntl"] = None
+for module, names in (
+    (os, "O_NONBLOCK O_DIRECTORY O_NOFOLLOW O_CLOEXEC pread fchmod getsid setsid killpg getuid"),
+    (signal, "SIGKILL SIGHUP"),
+    (time, "CLOCK_BOOTTIME"),
+):
+    for name in names.split():
+        delattr(module, name)
+"""
+
+
+def test_recordings_are_judged_where_files_have_no_locks(project: Project) -> None:
+    project.store()
+    project.record("same")
+    project.pytester.makepyfile(windows=WINDOWS)
+    options = ("-p", "no:cacheprovider", "-p", "windows")
+    result = project.pytester.runpytest_subprocess(*options, "--energy-replay", "same")
+    result.assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--energy-replay", "same", "--energy-update"], pytest.ExitCode.USAGE_ERROR),
+        (["--energy-replay", "same", "--energy-noise"], pytest.ExitCode.USAGE_ERROR),
+        ([], pytest.ExitCode.TESTS_FAILED),
+    ],
+)
+def test_what_needs_locks_is_refused_where_files_have_none(
+    project: Project, arguments: list[str], status: int
+) -> None:
+    project.record("same")
+    project.pytester.makepyfile(windows=WINDOWS)
+    options = ("-p", "no:cacheprovider", "-p", "windows", *arguments)
+    result = project.pytester.runpytest_subprocess(*options)
+    assert result.ret == status
+    assert "this system has no flock(2)" in everything(result)
+    assert "INTERNALERROR" not in everything(result)
+    assert "AttributeError" not in everything(result)
+    assert not (project.path / "baselines").exists()

@@ -183,4 +183,18 @@ ROWS: tuple[Situation, ...] = (
         test="tests/plugin/test_load_failures.py"
         "::test_a_failed_load_says_that_the_model_was_no_folder",
     ),
+    Situation(
+        kind="a system without flock(2)",
+        situation="recordings are judged on Windows",
+        before="INTERNALERROR at collection",
+        now="judged",
+        test="tests/plugin/test_suites.py::test_recordings_are_judged_where_files_have_no_locks",
+    ),
+    Situation(
+        kind="a system without flock(2)",
+        situation="an update, noise or a live run on Windows",
+        before="INTERNALERROR at collection",
+        now="refused: run it on Linux",
+        test="tests/plugin/test_suites.py::test_what_needs_locks_is_refused_where_files_have_none",
+    ),
 )
