@@ -50,13 +50,18 @@ class SimulatedGpu:
     utilization_percent: int = 0
     clock_reasons: int = 1
     average_power_w: float | None = None  # as reported; None: what is drawn
+    cpu_w: float | None = None  # of a CPU on the same module
+    counts_module: bool = False  # whether its counter counts that, too
+    bus_id: bytes = b""
     pids: list[int] = field(default_factory=list)
-    fails: dict[str, int] = field(default_factory=dict)  # NVML's error codes by function
+    # NVML's error codes by function, and by "FIELD of scope SCOPE"
+    fails: dict[str, int] = field(default_factory=dict)
     counter: Callable[[int], int] = lambda energy_mj: energy_mj
 
     def energy_mj(self) -> int:
         updates = int(self.monotonic() / UPDATE_S)
-        return self.counter(1_000_000 + round(updates * UPDATE_S * self.power_w * 1000) % 10**12)
+        power_w = self.power_w + (self.cpu_w or 0) * self.counts_module
+        return self.counter(1_000_000 + round(updates * UPDATE_S * power_w * 1000) % 10**12)
 
 
 class SimulatedDriver:
@@ -103,20 +108,23 @@ class SimulatedDriver:
     def _answers(self) -> dict[str, Callable[..., Any]]:
         def power(gpu: SimulatedGpu, fields: Any) -> list[Any]:
             power_w = gpu.power_w if gpu.average_power_w is None else gpu.average_power_w
-            return [
-                SimpleNamespace(
-                    nvmlReturn=pynvml.NVML_SUCCESS,
-                    value=SimpleNamespace(uiVal=round(power_w * 1000)),
-                )
-            ]
+            ((field, scope),) = fields
+            error = gpu.fails.get(f"{field} of scope {scope}", pynvml.NVML_SUCCESS)
+            if scope == pynvml.NVML_POWER_SCOPE_MODULE:
+                power_w += gpu.cpu_w or 0
+            value = SimpleNamespace(uiVal=round(power_w * 1000))
+            return [SimpleNamespace(nvmlReturn=error, value=value)]
 
-        def no_grace_hopper(gpu: SimulatedGpu) -> None:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        def c2c(gpu: SimulatedGpu) -> Any:
+            if gpu.cpu_w is None:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return SimpleNamespace(isC2cEnabled=1)
 
         return {
             "nvmlInit": lambda: None,
             "nvmlDeviceGetArchitecture": lambda gpu: pynvml.NVML_DEVICE_ARCH_HOPPER,
-            "nvmlDeviceGetC2cModeInfoV": no_grace_hopper,
+            "nvmlDeviceGetC2cModeInfoV": c2c,
+            "nvmlDeviceGetPciInfo": lambda gpu: SimpleNamespace(busId=gpu.bus_id),
             "nvmlSystemGetDriverVersion": lambda: "580.159.04",
             "nvmlSystemGetCudaDriverVersion_v2": lambda: 13000,
             "nvmlDeviceGetCount": lambda: len(self.gpus),
@@ -131,6 +139,7 @@ class SimulatedDriver:
             "nvmlDeviceGetClockInfo": lambda gpu, kind: 345,
             "nvmlDeviceGetMaxClockInfo": lambda gpu, kind: 1980,
             "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu: gpu.clock_reasons,
+            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda gpu: gpu.clock_reasons,
             "nvmlDeviceGetTemperature": lambda gpu, sensor: 34,
             "nvmlDeviceGetTemperatureV": lambda gpu, sensor: 34,
             "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(

@@ -36,6 +36,7 @@ def gpu(facts: GpuFacts, watch: CounterWatch, lock: Lock) -> list[Finding]:
     return [
         energy_counter(facts, watch),
         *(check(facts) for check in checks),
+        samples(facts),
         processes(facts, lock),
         gpu_lock(facts, lock),
     ]
@@ -98,10 +99,12 @@ def energy_counter(facts: GpuFacts, watch: CounterWatch) -> Finding:
     counted_w = watch.energy_j / watch.seconds
     every = f"updated every {watch.period_s * 1000:.0f} ms"
     if watch.power_w is None:
-        what = f"{every}, but the power draw cannot be read"
+        why = f" ({watch.power_error})" if watch.power_error else ""
+        what = f"{every}, but the power draw cannot be read{why}"
         remedy = "every measurement would be invalid: check whether nvidia-smi shows the power draw"
         return found(subject, "power_unreadable", what, remedy)
     what = f"{every}: {counted_w:.0f} W counted, {watch.power_w:.0f} W read"
+    what += " of the whole module: GPU, CPU and memory" * watch.of_module
     if abs(counted_w - watch.power_w) > max(_COUNTER_AGREES * watch.power_w, _COUNTER_AGREES_W):
         remedy = (
             "repeat with nothing running on the GPU; if they still differ, the driver misreports "
@@ -112,6 +115,16 @@ def energy_counter(facts: GpuFacts, watch: CounterWatch) -> Finding:
         remedy = "measure for longer: energy is uncertain by half an update"
         return found(subject, "counter_slow", what, remedy)
     return ok(subject, kinds.COUNTER, what)
+
+
+def samples(facts: GpuFacts) -> Finding:
+    """What accompanies the counter, and is needed to judge a measurement."""
+    for name in ("clock_reasons", "utilization_percent"):
+        if name in facts.unreadable:
+            what = f"{name} cannot be read: {facts.unreadable[name]}"
+            remedy = "every measurement would be invalid: check nvidia-smi -q, reset the GPU"
+            return found(facts.uuid, "sample_unreadable", what, remedy)
+    return ok(facts.uuid, kinds.SAMPLES, "throttle reasons and utilization can be read")
 
 
 def persistence(facts: GpuFacts) -> Finding:

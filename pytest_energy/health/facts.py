@@ -21,7 +21,9 @@ class CounterWatch:
         seconds: from the first update to the last.
         energy_j: counted in this time.
         period_s: median time between updates; None with fewer than two.
-        power_w: mean of power readings in this time; None without any.
+        power_w: mean of the meter's power readings in this time; None without any.
+        power_error: why there are none, in the driver's words, if it does not report any.
+        of_module: whether the counter counts the GPU together with CPU and memory.
         backwards: whether it ran backwards.
         error: why it cannot be read, in the driver's words; empty if it can.
         supported: whether the GPU has one.
@@ -32,6 +34,8 @@ class CounterWatch:
     energy_j: float = 0.0
     period_s: float | None = None
     power_w: float | None = None
+    power_error: str = ""
+    of_module: bool = False
     backwards: bool = False
     error: str = ""
     supported: bool = True

@@ -35,6 +35,7 @@ class Kind:
 
 _WARNING, _FAULT = Level.WARNING, Level.FAULT
 DRIVER, GPUS, ANSWERS, COUNTER = "driver", "GPUs", "answers", "energy counter"
+SAMPLES = "samples"
 PERSISTENCE, POWER_LIMIT, CLOCKS, TEMPERATURE = (
     "persistence",
     "power limit",
@@ -73,6 +74,9 @@ FINDINGS: Mapping[str, Kind] = {
     "power_unreadable": Kind(COUNTER, _FAULT, "there is no power reading to check it against"),
     "counter_slow": Kind(
         COUNTER, _WARNING, "it is updated less often than every 0.3 s (H100 and H200: every 0.1 s)"
+    ),
+    "sample_unreadable": Kind(
+        SAMPLES, _FAULT, "throttle reasons or utilization exist, but cannot be read"
     ),
     "persistence_off": Kind(PERSISTENCE, _WARNING, "the driver unloads when the GPU is unused"),
     "power_limit_not_default": Kind(POWER_LIMIT, _WARNING, "it is not the GPU's default"),

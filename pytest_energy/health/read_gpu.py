@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 
 from pytest_energy.health.facts import CounterWatch, DriverFacts, GpuFacts, Process
+from pytest_energy.meters import scope
+from pytest_energy.meters.companions import Companions, Unreadable, Unsupported
 from pytest_energy.meters.nvml import Listed, text
 from pytest_energy.meters.processes import in_initial_namespace
 
@@ -33,15 +35,13 @@ _ASKS: Mapping[str, Callable[[Any], Any]] = {
         _nvml().nvmlDeviceGetPowerManagementDefaultLimit(gpu) / 1000
     ),
     "enforced_power_limit_w": lambda gpu: _nvml().nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
-    "sm_clock_mhz": lambda gpu: int(_nvml().nvmlDeviceGetClockInfo(gpu, _nvml().NVML_CLOCK_SM)),
+    "sm_clock_mhz": lambda gpu: _companion(gpu, "sm_clock_mhz"),
     "max_sm_clock_mhz": lambda gpu: int(
         _nvml().nvmlDeviceGetMaxClockInfo(gpu, _nvml().NVML_CLOCK_SM)
     ),
-    "clock_reasons": lambda gpu: int(_nvml().nvmlDeviceGetCurrentClocksEventReasons(gpu)),
-    "temperature_c": lambda gpu: int(
-        _nvml().nvmlDeviceGetTemperature(gpu, _nvml().NVML_TEMPERATURE_GPU)
-    ),
-    "utilization_percent": lambda gpu: int(_nvml().nvmlDeviceGetUtilizationRates(gpu).gpu),
+    "clock_reasons": lambda gpu: _companion(gpu, "throttle_reasons"),
+    "temperature_c": lambda gpu: _companion(gpu, "temperature_c"),
+    "utilization_percent": lambda gpu: _companion(gpu, "utilization_percent"),
     "memory_used_mib": lambda gpu: int(_memory_used(gpu)) >> 20,
     "mig": lambda gpu: bool(_nvml().nvmlDeviceGetMigMode(gpu)[0]),
     "mig_pending": lambda gpu: bool(_nvml().nvmlDeviceGetMigMode(gpu)[1]),
@@ -59,6 +59,16 @@ _ASKS: Mapping[str, Callable[[Any], Any]] = {
         map(_process, _nvml().nvmlDeviceGetComputeRunningProcesses(gpu))
     ),
 }
+
+
+def _companion(handle: Any, name: str) -> int | None:
+    """Read as the meter does; None if it is not reported."""
+    try:
+        return Companions(handle).read(name)
+    except Unsupported:
+        return None
+    except Unreadable as error:
+        raise error.__cause__ or error from None
 
 
 def read_driver() -> DriverFacts:
@@ -145,12 +155,14 @@ class _Watched:
 
     def __init__(self, gpu: Listed) -> None:
         self.updates: list[tuple[float, int]] = []
-        self.powers: list[tuple[float, float]] = []
+        self.powers: list[tuple[float, dict[int, float]]] = []
+        self.power_error = ""
         self.backwards, self.error, self.supported = False, "", True
         self._last: int | None = None
         self._next_power_s = 0.0
         try:
             self._handle = _nvml().nvmlDeviceGetHandleByUUID(gpu.uuid)
+            self._companions = Companions(self._handle)
         except Exception as error:
             self.error = _said(error)
 
@@ -171,37 +183,42 @@ class _Watched:
         if now >= self._next_power_s:
             self._next_power_s = now + _POWER_EVERY_S
             try:
-                self.powers.append((now, _power_w(self._handle)))
-            except Exception:
+                self.powers.append((now, self._powers_w()))
+            except (Unsupported, Unreadable) as error:
+                self.power_error = _said(error)
                 self._next_power_s = float("inf")  # having no reading is a finding
+
+    def _powers_w(self) -> dict[int, float]:
+        """By the scope that they are of."""
+        both = scope.powers_w(self._handle)
+        return both or {scope.GPU: self._companions.read("average_power_mw") / 1000}
 
     def found(self) -> CounterWatch:
         times = [time_s for time_s, _ in self.updates]
         seconds = times[-1] - times[0] if times else 0.0
+        energy_j = (self.updates[-1][1] - self.updates[0][1]) / 1000 if times else 0.0
         inside = [
-            power for time_s, power in self.powers if times and times[0] <= time_s <= times[-1]
+            powers for time_s, powers in self.powers if times and times[0] <= time_s <= times[-1]
         ]
+        mean_w = {
+            of: statistics.fmean(powers[of] for powers in inside if of in powers)
+            for of in (inside[0] if inside else ())
+        }
+        of = scope.fitting(energy_j / seconds if seconds else None, mean_w)
         return CounterWatch(
             updates=len(times),
             seconds=seconds,
-            energy_j=(self.updates[-1][1] - self.updates[0][1]) / 1000 if times else 0.0,
+            energy_j=energy_j,
             period_s=statistics.median(b - a for a, b in itertools.pairwise(times))
             if len(times) > 1
             else None,
-            power_w=statistics.fmean(inside) if inside else None,
+            power_w=mean_w.get(of),
+            power_error=self.power_error,
+            of_module=of == scope.MODULE,
             backwards=self.backwards,
             error=self.error,
             supported=self.supported,
         )
-
-
-def _power_w(handle: Any) -> float:
-    """The power now, W; the mean of the last second if the driver does not report that."""
-    nvml = _nvml()
-    value = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_POWER_INSTANT])[0]
-    if value.nvmlReturn == nvml.NVML_SUCCESS:
-        return float(value.value.uiVal) / 1000
-    return float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1000
 
 
 def watch_counters(gpus: Sequence[Listed], seconds: float) -> tuple[CounterWatch, ...]:

@@ -1,6 +1,7 @@
 """What a recording and its cycles show of the faults in recording/faults.py. Pure."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from pytest_energy.recording.recording import THERMAL_OR_HARDWARE, Recording
 
 _COUNTER_GAP_S = 1.0
 _AGREEMENT = 0.03  # counter energy against the integral of average power
+# Readings of no duration scatter: allowed are three standard errors of their mean, up to this.
+_AGREEMENT_OF_INSTANT = 0.10
 _FULL_BATCH = 0.90  # of the tokens that a step yields when every slot generates
 _CLIENT_CORES = 0.9  # the clients share one thread: at 1 they would hold the server back
 _WITH_CLIENTS = ("server", "attached")  # engines whose steps are not seen
@@ -179,20 +182,22 @@ def _slot_share(recording: Recording) -> float:
 
 def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
     """Whether a GPU's power readings, utilization and clocks leave no doubt of its counter."""
-    uuid = windows[0].recording.gpus[index].uuid
-    lines = []
+    trace = windows[0].recording.gpus[index]
+    uuid, lines = trace.uuid, []
     average_w = samples_in(windows, index, "average_power_mw", AVERAGED_NS) / 1e3
     spent_j = sum(float(window.energy_j[index].sum()) for window in windows)
     counter_w = spent_j / sum(float(window.time_s.sum()) for window in windows)
     if len(average_w) < _MIN_POWER_SAMPLES:
         detail = f"{uuid} has {len(average_w)} power samples in the window"
         lines.append(fault("power_unsampled", detail))
-    elif not abs(counter_w - average_w.mean()) <= _AGREEMENT * average_w.mean():
-        detail = (
-            f"{uuid} counted {counter_w:.0f} W on average, the power readings say "
-            f"{average_w.mean():.0f} W (more than {_AGREEMENT:.0%} apart)"
-        )
-        lines.append(fault("counter_disagrees", detail))
+    else:
+        read_w, agreement = float(average_w.mean()), _agreement(trace.power, average_w)
+        if not abs(counter_w - read_w) <= agreement * read_w:
+            detail = (
+                f"{uuid} counted {counter_w:.0f} W on average, the power readings say "
+                f"{read_w:.0f} W (more than {agreement:.0%} apart)"
+            )
+            lines.append(fault("counter_disagrees", detail))
     busy = samples_in(windows, index, "utilization_percent")
     if len(busy) and np.median(busy) < _BUSY_PERCENT:
         detail = (
@@ -207,3 +212,11 @@ def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
         for bit, name in THERMAL_OR_HARDWARE.items()
         if acted & bit
     ]
+
+
+def _agreement(power: str, readings_w: np.ndarray) -> float:
+    """By how much of the power readings' mean the counter may differ from it."""
+    if power == "average":
+        return _AGREEMENT
+    error = 3 * float(readings_w.std(ddof=1)) / math.sqrt(len(readings_w))
+    return min(max(_AGREEMENT, error / float(readings_w.mean())), _AGREEMENT_OF_INSTANT)

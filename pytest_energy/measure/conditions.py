@@ -1,7 +1,7 @@
 """What the GPU was like under load, and what it draws while hot and without load. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,21 +33,19 @@ class Conditions:
 
 def conditions(windows: Sequence[Window]) -> Conditions:
     """The conditions of a launch, all its windows together."""
-    unknown = Conditions(None, None, None)
-    if not windows:
-        return unknown
-    gpus = range(len(windows[0].recording.gpus))
-    clocks, temperatures, reasons = (
-        [samples_in(windows, index, name) for index in gpus]
-        for name in ("sm_clock_mhz", "temperature_c", "throttle_reasons")
-    )
-    if not all(len(values) for values in clocks):
-        return unknown
-    capped = [values & np.uint64(SW_POWER_CAP) > 0 for values in reasons]
+    gpus = range(len(windows[0].recording.gpus)) if windows else ()
+
+    def mean(name: str, of: Callable[[np.ndarray], float]) -> float | None:
+        samples = [samples_in(windows, index, name) for index in gpus]
+        known = all(len(values) for values in samples) and len(samples) > 0
+        return float(np.mean([of(values) for values in samples])) if known else None
+
     return Conditions(
-        sm_clock_mhz=float(np.mean([np.median(values) for values in clocks])),
-        temperature_c=float(np.mean([np.median(values) for values in temperatures])),
-        power_cap_share=float(np.mean([values.mean() for values in capped])),
+        sm_clock_mhz=mean("sm_clock_mhz", np.median),
+        temperature_c=mean("temperature_c", np.median),
+        power_cap_share=mean(
+            "throttle_reasons", lambda values: float((values & np.uint64(SW_POWER_CAP) > 0).mean())
+        ),
     )
 
 
@@ -70,6 +68,8 @@ def _hot_idle_power_w(recording: Recording, clock_mhz: float) -> float | None:
     start_ns = recording.load_stopped_ns + int(_STATIC_SETTLE_S * 1e9)
     total_w = 0.0
     for gpu in recording.gpus:
+        if not gpu.samples.sm_clock_mhz:
+            return None
         end_ns = _clock_sank_ns(gpu, start_ns, _STATIC_CLOCK * clock_mhz)
         # Between updates only: one that spans the load's end would bring energy of the load along.
         updates = update_times_ns(gpu)

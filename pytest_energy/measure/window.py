@@ -66,7 +66,7 @@ def window_of(recording: Recording) -> Window | None:
 
 
 def samples_in(windows: Sequence[Window], gpu: int, name: str, settle_ns: int = 0) -> np.ndarray:
-    """A GPU's samples under load, all windows together.
+    """A GPU's samples under load, all windows together; empty if they are not known.
 
     Args:
         gpu: its place in the recordings.
@@ -89,4 +89,6 @@ def _select(gpu: GpuTrace, span_ns: tuple[int, int], name: str) -> np.ndarray:
     time_ns = np.asarray(gpu.samples.time_ns, dtype=np.int64)
     dtype = np.uint64 if name == "throttle_reasons" else float
     values = np.asarray(getattr(gpu.samples, name), dtype=dtype)
+    if not len(values):
+        return values
     return np.asarray(values[(time_ns >= span_ns[0]) & (time_ns <= span_ns[1])])

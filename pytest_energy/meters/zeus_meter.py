@@ -12,10 +12,12 @@ at every update, a batch of 64 ran 2 % slower (docs/measurements.md).
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pytest_energy.errors import MeterError
+from pytest_energy.meters import companions, scope
+from pytest_energy.meters.companions import Companions, Unreadable, Unsupported
 from pytest_energy.meters.nvml import Listed, list_gpus, text
 from pytest_energy.recording.faults import fault
 from pytest_energy.recording.recording import EnergyCounter, GpuSamples, GpuTrace
@@ -52,7 +54,8 @@ class ZeusMeter:
             process on the GPUs is a fault. None skips that check.
 
     Raises:
-        MeterError: no driver, no such GPU, a MIG slice, or a GPU without an energy counter.
+        MeterError: no driver, no such GPU, a MIG slice, a GPU without an energy counter, or several
+            whose counters may count the same module.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ZeusMeter:
             raise MeterError(
                 f"the driver does not report the GPU's name: {error}. Run: pytest-energy doctor"
             ) from None
+        self._scopes = _scopes(self._uuids, self._gpus)
         self._is_engine_process = is_engine_process
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -75,8 +79,10 @@ class ZeusMeter:
         """Begin a trace."""
         self._stop.clear()
         self._readers = [
-            _GpuReader(gpu, uuid, name, self._is_engine_process)
-            for gpu, uuid, name in zip(self._gpus, self._uuids, self._names, strict=True)
+            _GpuReader(gpu, uuid, name, Companions(gpu.handle, of), self._is_engine_process)
+            for gpu, uuid, name, of in zip(
+                self._gpus, self._uuids, self._names, self._scopes, strict=True
+            )
         ]
         self._thread = threading.Thread(target=self._poll, name="energy-meter", daemon=True)
         self._thread.start()
@@ -116,6 +122,8 @@ class ZeusMeter:
                 "power_limit_w": limit_w[0] if len(limit_w) == 1 else limit_w,
                 "driver": text(pynvml.nvmlSystemGetDriverVersion()),
             }
+            if scope.MODULE in self._scopes:
+                described["energy_scope"] = "module"
         except Exception as error:
             raise MeterError(
                 f"the driver does not report the power limit or its own version: {error}. "
@@ -195,16 +203,40 @@ def _open_gpu(uuid: str, listed: Sequence[Listed]) -> Any:
     return gpu
 
 
+def _scopes(uuids: Sequence[str], gpus: Sequence[Any]) -> tuple[int, ...]:
+    """Whose energy each GPU's counter counts."""
+    found = tuple(
+        scope.scope_of(gpu.handle, lambda gpu=gpu: gpu.get_total_energy_consumption())  # type: ignore[misc]
+        for gpu in gpus
+    )
+    modules = [
+        scope.module_of(gpu.handle)
+        for gpu, of in zip(gpus, found, strict=True)
+        if of == scope.MODULE
+    ]
+    if len(modules) > 1 and (None in modules or len(set(modules)) < len(modules)):
+        raise MeterError(
+            f"the energy counters of {', '.join(uuids)} count whole modules (GPU, CPU and memory), "
+            "and two of them may count the same one twice. Measure on one GPU of a module."
+        )
+    return found
+
+
 class _GpuReader:
     """Reads one GPU's counter and, at each update, its companions."""
 
     def __init__(
-        self, gpu: Any, uuid: str, name: str, is_engine_process: Callable[[int], bool] | None
+        self,
+        gpu: Any,
+        uuid: str,
+        name: str,
+        read_by: Companions,
+        is_engine_process: Callable[[int], bool] | None,
     ) -> None:
-        self._gpu, self._uuid, self._name = gpu, uuid, name
+        self._gpu, self._uuid, self._name, self._companions = gpu, uuid, name, read_by
         self._is_engine_process = is_engine_process
         self._updates: list[tuple[int, int, int]] = []
-        self._samples: list[tuple[int, ...]] = []
+        self._samples: list[tuple[int, Mapping[str, int | None]]] = []
         self._faults: dict[str, None] = {}
         self._last_mj: int | None = None
         self._last_read_ns = 0
@@ -250,23 +282,11 @@ class _GpuReader:
     def _sample(self, time_ns: int) -> None:
         import pynvml
 
-        handle = self._gpu.handle
-        try:
-            self._samples.append(
-                (
-                    time_ns,
-                    self._gpu.get_average_power_usage(),
-                    pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-                    self._gpu.get_gpu_temperature(),
-                    pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
-                    pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-                )
-            )
-        except Exception as error:
-            self._fault("sample_unreadable", str(error))
+        values = {name: self._companion(name) for name in companions.NAMES}
+        self._samples.append((time_ns, values))
         if self._is_engine_process is not None:
             try:
-                processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                processes = pynvml.nvmlDeviceGetComputeRunningProcesses(self._gpu.handle)
             except pynvml.NVMLError as error:
                 self._fault("processes_unreadable", str(error))
                 return
@@ -274,17 +294,34 @@ class _GpuReader:
                 if not self._is_engine_process(process.pid):
                     self._fault("foreign_process", f"pid {process.pid}")
 
+    def _companion(self, name: str) -> int | None:
+        """None if it could not be read, which is a fault only if a verdict needs it."""
+        try:
+            return self._companions.read(name)
+        except Unsupported as error:
+            if name == "average_power_mw":  # without it nothing checks the counter
+                self._fault("sample_unreadable", str(error))
+        except Unreadable as error:
+            if name in companions.NEEDED:
+                self._fault("sample_unreadable", str(error))
+        return None
+
     def _fault(self, code: str, detail: str) -> None:
         self._faults.setdefault(fault(code, detail))
 
     def trace(self) -> GpuTrace:
         updates, samples = list(self._updates), list(self._samples)  # the reading thread goes on
         counter: Iterable[tuple[int, ...]] = zip(*updates, strict=True) if updates else ((), (), ())
-        columns: Iterable[tuple[int, ...]] = zip(*samples, strict=True) if samples else ((),) * 6
+        columns = {
+            name: tuple(value for _, values in samples if (value := values[name]) is not None)
+            for name in companions.NAMES
+        }
+        whole = {name: c if len(c) == len(samples) else () for name, c in columns.items()}
         return GpuTrace(
             uuid=self._uuid,
             name=self._name,
             counter=EnergyCounter(*counter),
-            samples=GpuSamples(*columns),
+            samples=GpuSamples(time_ns=tuple(time_ns for time_ns, _ in samples), **whole),
             faults=tuple(self._faults),
+            power=self._companions.power,
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import AfterValidator, PlainSerializer, TypeAdapter
@@ -79,6 +79,7 @@ class Fingerprint:
         power_limit_w: of each GPU; several if they differ.
         default_power_limit_w, persistence_mode, ecc, max_sm_clock_mhz: of the first GPU.
         cuda_driver: the driver's CUDA version, as NVML gives it.
+        energy_scope: "module" if the counters count the GPUs together with CPU and memory.
         host: the machine.
     """
 
@@ -106,6 +107,7 @@ class Fingerprint:
     ecc: bool | None = None
     max_sm_clock_mhz: int | None = None
     cuda_driver: int | None = None
+    energy_scope: Literal["module"] | None = None
     host: Host = field(default_factory=Host)
 
     @classmethod
@@ -164,7 +166,8 @@ def differing_engines(fingerprints: Sequence[Fingerprint]) -> str | None:
 
     It reads "name (one, other)".
     """
-    for name in ("gpu_name", "gpu_uuids", "power_limit_w", "vllm", "engine_args_under_test"):
+    names = "gpu_name", "gpu_uuids", "power_limit_w", "energy_scope", "vllm"
+    for name in (*names, "engine_args_under_test"):
         values = sorted(
             {str(list(f.gpus) if name == "gpu_uuids" else f.plain.get(name)) for f in fingerprints}
         )

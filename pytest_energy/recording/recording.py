@@ -5,7 +5,7 @@ them, so that writing and reading change nothing. docs/files.md describes the fi
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MinLen
 
@@ -79,12 +79,15 @@ class EnergyCounter:
 class GpuSamples:
     """Companions of the energy counter, sampled about once a second; all of shape (samples,).
 
+    One that the driver does not report or failed to read is empty.
+
     Attributes:
         time_ns: when.
-        average_power_mw: the driver's one-second average (NVML_FI_DEV_POWER_AVERAGE).
+        average_power_mw: the driver's one-second average (NVML_FI_DEV_POWER_AVERAGE); if
+            `GpuTrace.power` is "instant", what nvmlDeviceGetPowerUsage returns.
         sm_clock_mhz: NVML_CLOCK_SM.
         temperature_c: NVML_TEMPERATURE_GPU.
-        throttle_reasons: nvmlDeviceGetCurrentClocksEventReasons, a bit mask.
+        throttle_reasons: nvmlClocksEventReason*, a bit mask.
         utilization_percent: share of time in which a kernel ran.
     """
 
@@ -125,6 +128,7 @@ class GpuTrace:
         counter: of its energy.
         samples: what accompanies it.
         faults: noted while reading, "code: detail", such as "foreign_process: pid 4711".
+        power: whether the samples' power is the mean of a second or of no time.
     """
 
     __pydantic_config__ = STRICT
@@ -136,14 +140,17 @@ class GpuTrace:
         GpuSamples,
         equally_long(
             "time_ns",
-            "average_power_mw",
-            "sm_clock_mhz",
-            "temperature_c",
-            "throttle_reasons",
-            "utilization_percent",
+            unless_empty=(
+                "average_power_mw",
+                "sm_clock_mhz",
+                "temperature_c",
+                "throttle_reasons",
+                "utilization_percent",
+            ),
         ),
     ]
     faults: Faults
+    power: Literal["average", "instant"] = "average"
 
 
 @dataclass(frozen=True)

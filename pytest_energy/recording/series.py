@@ -33,11 +33,16 @@ def _ordered(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-def equally_long(*names: str) -> AfterValidator:
-    """Checks that the series with these names, of one object, are of one length."""
+def equally_long(*names: str, unless_empty: Sequence[str] = ()) -> AfterValidator:
+    """Checks that the series with these names, of one object, are of one length.
+
+    Those in `unless_empty` may be empty instead.
+    """
 
     def check(series: Any) -> Any:
-        if len({len(getattr(series, name)) for name in names}) > 1:
+        lengths = {len(getattr(series, name)) for name in names}
+        lengths |= {len(values) for name in unless_empty if (values := getattr(series, name))}
+        if len(lengths) > 1:
             raise ValueError("its series differ in length")
         return series
 

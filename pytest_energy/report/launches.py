@@ -28,12 +28,16 @@ _UNSIZED_CACHE = (
 )
 
 
+_OF_MODULE = "energy and power are of the whole module: GPU, CPU and memory"
+
+
 def remarks(kept: Sequence[Measurement], left_out: Sequence[Measurement]) -> list[str]:
     """What is to be known of launches: why one was left out, dropped cycles, drifts, no sizes."""
     lines = left_out_lines(left_out)
     for m in kept:
         found = ["its first cycle after the warm-up is left out"] * m.dropped_cycles
         found += m.steadiness.reported if m.steadiness else ()
+        found += [_OF_MODULE] * (m.environment.energy_scope == "module")
         found += [_UNSIZED_CACHE] * (m.environment.engine_settings.get("block_size") == "unknown")
         lines += [f"launch {m.launch_id}: {line}" for line in found]
     return lines

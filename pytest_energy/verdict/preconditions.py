@@ -85,6 +85,11 @@ def _not_comparable(
                 f"the power limit is {now.power_limit}, the baseline's was {before.power_limit}: "
                 "energy under different limits cannot be compared"
             ]
+        if now.energy_scope != before.energy_scope:
+            return [
+                "one was measured by the energy counter of a GPU, the other by that of a module "
+                "(GPU, CPU and memory): they cannot be compared"
+            ]
     return []
 
 

@@ -205,6 +205,9 @@ def test_any_locale_can_show_it(
     assert (status, f"follow the {follow} lines" in said) == (0, True)
 
 
+NOT_SUPPORTED, INVALID = pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT
+AVERAGE = f"{pynvml.NVML_FI_DEV_POWER_AVERAGE} of scope {pynvml.NVML_POWER_SCOPE_GPU}"
+OF_MODULE = f"{pynvml.NVML_FI_DEV_POWER_AVERAGE} of scope {pynvml.NVML_POWER_SCOPE_MODULE}"
 LOST, FORBIDDEN = pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NO_PERMISSION
 
 
@@ -291,7 +294,8 @@ CALLS = [
     "nvmlDeviceGetUUID", "nvmlDeviceGetName", "nvmlDeviceGetPersistenceMode",
     "nvmlDeviceGetPowerManagementLimit", "nvmlDeviceGetPowerManagementDefaultLimit",
     "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo",
-    "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetTemperatureV",
+    "nvmlDeviceGetC2cModeInfoV",
     "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMigMode",
     "nvmlDeviceGetEccMode", "nvmlDeviceGetTotalEccErrors", "nvmlDeviceGetRemappedRows",
     "nvmlDeviceGetComputeMode", "nvmlDeviceGetComputeRunningProcesses",
@@ -301,9 +305,17 @@ VITAL = {
     "nvmlInit", "nvmlSystemGetDriverVersion", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex",
     "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetUUID", "nvmlDeviceGetTotalEnergyConsumption",
     "nvmlDeviceGetFieldValues", "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetUtilizationRates",
+}  # fmt: skip
+# What a driver need not report, and the older calls that it is then asked by.
+OPTIONAL = {
+    *set(CALLS) - VITAL, "nvmlDeviceGetTemperature", "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons",
 }  # fmt: skip
 # Only shown, beside something that is checked.
-DECORATION = {"nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetName"}
+DECORATION = {
+    "nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetName", "nvmlDeviceGetC2cModeInfoV"
+}  # fmt: skip
 
 
 def test_all_calls_are_known(driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,7 +343,7 @@ def test_a_gpu_that_is_lost_at_any_call(
     driver.fails = lambda called, number: pynvml.NVML_ERROR_GPU_IS_LOST if called == name else None
     status, text = examine(capsys)
     assert "imported in 9 s" in text
-    assert status == int(name not in {"nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetName"})
+    assert status == int(name not in DECORATION)
 
 
 @pytest.mark.parametrize(
@@ -340,11 +352,56 @@ def test_a_gpu_that_is_lost_at_any_call(
 def test_what_a_driver_does_not_report_is_not_a_warning(
     driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], error: int
 ) -> None:
-    driver.fails = lambda called, number: error if called in set(CALLS) - VITAL else None
+    driver.fails = lambda called, number: error if called in OPTIONAL else None
     status, text = examine(capsys)
     assert status == 0
     assert "WARNING" not in text
     assert text.count("not reported by this driver") >= 2 * 5
+
+
+@pytest.mark.parametrize("error", [NOT_SUPPORTED, INVALID])
+def test_a_gpu_without_average_power(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], error: int
+) -> None:
+    """A100 and V100; nvml.h: NVML_FI_DEV_POWER_AVERAGE is "supported on Ampere (except GA100) or
+    newer architectures", nvmlDeviceGetPowerUsage "for Fermi or newer".
+    """
+    for gpu in driver.gpus.values():
+        gpu.fails[AVERAGE] = error
+    assert examine(capsys)[0] == 0
+    driver.gpus[UUIDS[0]].fails["nvmlDeviceGetPowerUsage"] = error
+    status, text = examine(capsys)
+    assert status == 1
+    said = " ".join(text.split())
+    assert "the power draw cannot be read (nvmlDeviceGetPowerUsage: " in said
+
+
+@pytest.mark.parametrize(
+    ("counts_module", "fails", "says"),
+    [
+        (True, {}, "330 W counted, 330 W read of the whole module: GPU, CPU and memory"),
+        (True, {AVERAGE: NOT_SUPPORTED}, "330 W counted, 330 W read of the whole module"),
+        (False, {}, "30 W counted, 30 W read\n"),
+        (False, {OF_MODULE: NOT_SUPPORTED}, "30 W counted, 30 W read\n"),
+    ],
+)
+def test_a_gpu_on_a_module_with_a_cpu(
+    driver: SimulatedDriver,
+    capsys: pytest.CaptureFixture[str],
+    counts_module: bool,
+    fails: dict[str, int],
+    says: str,
+) -> None:
+    """Grace Hopper. Zeus, pull request 172: "On GH200 (Grace Hopper), the cumulative energy counter
+    is for the entire chip/module"; nvml.h: NVML_POWER_SCOPE_GPU "targets only GPU",
+    NVML_POWER_SCOPE_MODULE "the whole module"; Zeus's _resolve_power_field_scope: some modules do
+    not report the GPU's.
+    """
+    gpu = driver.gpus[UUIDS[0]]
+    gpu.cpu_w, gpu.counts_module, gpu.fails = 300.0, counts_module, fails
+    status, text = examine(capsys, "--gpu", "0")
+    assert status == 0
+    assert says in re.sub(r"\s*\n {25,}", " ", text)
 
 
 def test_from_any_call_on_all_fail(

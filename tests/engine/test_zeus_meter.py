@@ -3,9 +3,11 @@
 Time is simulated, so that nothing depends on how busy the host is.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from pytest_energy.errors import MeterError
 from pytest_energy.meters import zeus_meter
 from pytest_energy.meters.zeus_meter import ZeusMeter
-from pytest_energy.recording.recording import GpuTrace
+from pytest_energy.recording.recording import GpuSamples, GpuTrace
 from tests.driver import SimulatedClock
 
 UPDATE_S = 0.1
@@ -47,7 +49,7 @@ class Device:
     """What the meter asks of Zeus's NVIDIAGPU; its counter is updated on a grid of 0.1 s."""
 
     def __init__(self, power_w: float = 500.0, uuid: str = UUIDS[0]) -> None:
-        self.power_w, self.handle = power_w, SimpleNamespace(uuid=uuid, pids=[])
+        self.power_w, self.handle = power_w, SimpleNamespace(uuid=uuid, pids=[], device=self)
         self.clock = SimulatedClock()
         self.start_s = self.clock.monotonic()
         self.reads = 0
@@ -63,13 +65,12 @@ class Device:
     def get_name(self) -> str:
         return "simulated GPU"
 
-    def get_average_power_usage(self) -> int:
-        return round(self.power_w * 1000)
 
-    get_instant_power_usage = get_average_power_usage
+def fails(error: int) -> Callable[..., Any]:
+    def fail(*_: Any) -> None:
+        raise pynvml.NVMLError(error)
 
-    def get_gpu_temperature(self) -> int:
-        return 50
+    return fail
 
 
 @pytest.fixture
@@ -78,13 +79,24 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> dict[str, Device]:
     made = {UUIDS[0]: Device(500.0, UUIDS[0]), UUIDS[1]: Device(200.0, UUIDS[1])}
     made[UUIDS[1]].clock = made[UUIDS[0]].clock
     monkeypatch.setattr(zeus_meter, "_open_gpus", lambda uuids: [made[uuid] for uuid in uuids])
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", lambda handle, kind: 1980)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda handle: 4)
-    monkeypatch.setattr(
-        pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=97)
-    )
-    monkeypatch.setattr(
-        pynvml,
+
+    def answer(name: str, value: Callable[..., Any]) -> None:
+        monkeypatch.setattr(pynvml, name, value)
+
+    def power(handle: Any, fields: Any) -> list[Any]:
+        value = SimpleNamespace(uiVal=round(handle.device.power_w * 1000))
+        return [SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, value=value)]
+
+    answer("nvmlDeviceGetFieldValues", power)
+    answer("nvmlDeviceGetPowerUsage", lambda handle: round(handle.device.power_w * 1000))
+    answer("nvmlDeviceGetC2cModeInfoV", fails(pynvml.NVML_ERROR_NOT_SUPPORTED))
+    answer("nvmlDeviceGetClockInfo", lambda handle, kind: 1980)
+    answer("nvmlDeviceGetTemperatureV", lambda handle, sensor: 50)
+    answer("nvmlDeviceGetTemperature", lambda handle, sensor: 50)
+    answer("nvmlDeviceGetCurrentClocksEventReasons", lambda handle: 4)
+    answer("nvmlDeviceGetCurrentClocksThrottleReasons", lambda handle: 4)
+    answer("nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=97))
+    answer(
         "nvmlDeviceGetComputeRunningProcesses",
         lambda handle: [SimpleNamespace(pid=p) for p in handle.pids],
     )
@@ -191,23 +203,110 @@ def test_a_process_that_is_not_the_engines_is_a_fault(
     assert trace.faults == ("foreign_process: pid 7",)
 
 
+NOT_THERE = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+NEEDED = (
+    "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+    "nvmlDeviceGetUtilizationRates",
+)
+
+
+@pytest.mark.parametrize("function", NEEDED)
+def test_a_sample_that_a_verdict_needs_and_that_fails_is_a_fault_that_names_the_call(
+    devices: dict[str, Device], monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    monkeypatch.setattr(pynvml, function, fails(pynvml.NVML_ERROR_UNKNOWN))
+    (trace,) = measured(monkeypatch, 1.0, devices[UUIDS[0]])
+    (fault,) = trace.faults
+    assert re.fullmatch(rf"sample_unreadable: {function}(\(.*\))?: Unknown Error", fault)
+
+
+def test_processes_that_cannot_be_listed_are_a_fault(
+    devices: dict[str, Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail = fails(pynvml.NVML_ERROR_UNKNOWN)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", fail)
+    (trace,) = measured(monkeypatch, 1.0, devices[UUIDS[0]])
+    assert trace.faults == ("processes_unreadable: Unknown Error",)
+
+
 @pytest.mark.parametrize(
-    ("function", "fault"),
+    ("function", "error", "series"),
     [
-        ("nvmlDeviceGetClockInfo", "sample_unreadable: Unknown Error"),
-        ("nvmlDeviceGetUtilizationRates", "sample_unreadable: Unknown Error"),
-        ("nvmlDeviceGetComputeRunningProcesses", "processes_unreadable: Unknown Error"),
+        ("nvmlDeviceGetClockInfo", pynvml.NVML_ERROR_UNKNOWN, "sm_clock_mhz"),
+        ("nvmlDeviceGetTemperatureV", pynvml.NVML_ERROR_UNKNOWN, "temperature_c"),
+        ("nvmlDeviceGetUtilizationRates", NOT_THERE[0], "utilization_percent"),
+        ("nvmlDeviceGetUtilizationRates", NOT_THERE[1], "utilization_percent"),
     ],
 )
-def test_a_sample_that_fails_is_a_fault(
-    devices: dict[str, Device], monkeypatch: pytest.MonkeyPatch, function: str, fault: str
+def test_a_sample_that_only_explains_or_that_no_driver_reports_is_left_out_alone(
+    devices: dict[str, Device],
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    error: int,
+    series: str,
 ) -> None:
-    def fail(*_: Any) -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
+    monkeypatch.setattr(pynvml, function, fails(error))
+    (trace,) = measured(monkeypatch, 1.75, devices[UUIDS[0]])
+    assert trace.faults == ()
+    lengths = {field.name: len(getattr(trace.samples, field.name)) for field in fields(GpuSamples)}
+    assert lengths.pop(series) == 0
+    assert set(lengths.values()) == {2}
 
-    monkeypatch.setattr(pynvml, function, fail)
+
+@pytest.mark.parametrize(
+    ("function", "series", "value"),
+    [
+        ("nvmlDeviceGetTemperatureV", "temperature_c", 50),
+        ("nvmlDeviceGetCurrentClocksEventReasons", "throttle_reasons", 4),
+    ],
+)
+@pytest.mark.parametrize("lacking", ["in the driver", "in nvidia-ml-py"])
+def test_an_older_driver_is_asked_by_the_call_that_it_has(
+    devices: dict[str, Device],
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    series: str,
+    value: int,
+    lacking: str,
+) -> None:
+    """Drivers of the 550 branch: "undefined symbol: nvmlDeviceGetTemperatureV"
+    (github.com/HackTestes/NVML-GPU-Control, issue 19), which nvidia-ml-py reports as
+    NVML_ERROR_FUNCTION_NOT_FOUND.
+    """
+    if lacking == "in the driver":
+        monkeypatch.setattr(pynvml, function, fails(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND))
+    else:
+        monkeypatch.delattr(pynvml, function)
     (trace,) = measured(monkeypatch, 1.0, devices[UUIDS[0]])
-    assert trace.faults == (fault,)
+    assert trace.faults == ()
+    assert set(getattr(trace.samples, series)) == {value}
+
+
+@pytest.mark.parametrize(
+    "returned", [*NOT_THERE, pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_SUCCESS]
+)
+def test_a_gpu_without_average_power_is_asked_for_what_it_draws(
+    devices: dict[str, Device], monkeypatch: pytest.MonkeyPatch, returned: int
+) -> None:
+    """A100 and V100. nvml.h: NVML_FI_DEV_POWER_AVERAGE is "supported on Ampere (except GA100) or
+    newer architectures"; nvmlDeviceGetPowerUsage: "On GA100 and older architectures, instantaneous
+    power is returned". 0 W is no reading.
+    """
+    none = SimpleNamespace(nvmlReturn=returned, value=SimpleNamespace(uiVal=0))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", lambda handle, fields: [none])
+    (trace,) = measured(monkeypatch, 1.0, devices[UUIDS[0]])
+    assert (trace.faults, trace.power) == ((), "instant")
+    assert set(trace.samples.average_power_mw) == {500_000}
+
+
+def test_without_any_power_nothing_checks_the_counter(
+    devices: dict[str, Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for function in ("nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage"):
+        monkeypatch.setattr(pynvml, function, fails(pynvml.NVML_ERROR_NOT_SUPPORTED))
+    (trace,) = measured(monkeypatch, 1.0, devices[UUIDS[0]])
+    assert trace.faults == ("sample_unreadable: nvmlDeviceGetPowerUsage: Not Supported",)
 
 
 def test_several_gpus_come_in_the_engines_order(

@@ -58,5 +58,10 @@ def test_only_what_is_to_be_known_is_remarked() -> None:
     unsized = replace(quiet, environment=replace(quiet.environment, **settings))
     (remark,) = launches.remarks([unsized], [])
     assert "launch-1: the server does not report the size of its KV cache" in remark
+    of_module = replace(quiet, environment=replace(quiet.environment, energy_scope="module"))
+    (remark,) = launches.remarks([of_module], [])
+    assert (
+        remark == "launch launch-1: energy and power are of the whole module: GPU, CPU and memory"
+    )
     (left_out,) = launches.remarks([], [disturbed])
     assert left_out.startswith("left out: launch launch-2: unsteady: tokens/s changed by ")

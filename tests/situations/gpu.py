@@ -7,6 +7,10 @@ _GUARD = "tests/engine/test_guard.py"
 _LOCALE = "An environment that is not UTF-8"
 _UNKNOWN = "Unknown taken for none"
 _IDS = "Process ids of another namespace"
+_METER, _SCOPE = "tests/engine/test_zeus_meter.py", "tests/engine/test_scope.py"
+_MEASUREMENT = "tests/unit/test_measurement.py"
+_READINGS = "A reading that a driver or GPU lacks"
+_MODULE = "An energy counter of a whole module"
 _UNREACHABLE = "One GPU that cannot be reached"
 
 ROWS: tuple[Situation, ...] = (
@@ -79,5 +83,70 @@ ROWS: tuple[Situation, ...] = (
         before="the driver's GPU 2 was locked and checked, CUDA used another",
         now="all GPUs are",
         test=f"{_DOCTOR}::test_indices_that_cuda_may_count_otherwise",
+    ),
+    Situation(
+        kind=_READINGS,
+        situation="a driver of the 550 branch, without nvmlDeviceGetTemperatureV",
+        before="doctor: can measure; every cell *invalid*, sample_unreadable, no call named",
+        now="the older call is used; the same for throttle reasons before 535",
+        test=f"{_METER}::test_an_older_driver_is_asked_by_the_call_that_it_has",
+    ),
+    Situation(
+        kind=_READINGS,
+        situation="A100, V100: no average power",
+        before="doctor: can measure; every cell *invalid*, sample_unreadable",
+        now="nvmlDeviceGetPowerUsage is used, and recorded as instant",
+        test=f"{_METER}::test_a_gpu_without_average_power_is_asked_for_what_it_draws",
+    ),
+    Situation(
+        kind=_READINGS,
+        situation="such power of an instant scatters between prefill and decode",
+        before="-",
+        now="valid within three standard errors, at most 10 %; else `counter_disagrees`",
+        test=f"{_MEASUREMENT}::test_power_of_no_duration_may_scatter_but_not_be_another",
+    ),
+    Situation(
+        kind=_READINGS,
+        situation="clock or temperature fails; no utilization or throttle reasons (vGPU)",
+        before="*invalid*: sample_unreadable",
+        now="measured: that series alone is empty, what it would explain is unknown",
+        test=f"{_METER}::"
+        "test_a_sample_that_only_explains_or_that_no_driver_reports_is_left_out_alone",
+    ),
+    Situation(
+        kind=_READINGS,
+        situation="the driver fails to read power, throttle reasons or utilization",
+        before="*invalid*, no call named; doctor: a warning at most",
+        now="*invalid*, with the call's name; doctor: a fault",
+        test=f"{_DOCTOR}::test_any_call_that_fails_is_reported_and_the_rest_is_done",
+    ),
+    Situation(
+        kind=_MODULE,
+        situation="Grace Hopper: the counter counts GPU, CPU and memory",
+        before="doctor: `counter_disagrees`; nothing said whose joules they were",
+        now="doctor, the fingerprint (`energy_scope`) and the summary say so",
+        test=f"{_DOCTOR}::test_a_gpu_on_a_module_with_a_cpu",
+    ),
+    Situation(
+        kind=_MODULE,
+        situation="a GPU with a CPU on its module whose counter counts the GPU alone",
+        before="compared with the module's power: `counter_disagrees`",
+        now="compared with the GPU's",
+        test=f"{_SCOPE}::test_the_power_that_the_counter_counts_tells_its_scope",
+    ),
+    Situation(
+        kind=_MODULE,
+        situation="an engine on two GPUs of one module",
+        before="the module's energy twice",
+        now="refused",
+        test=f"{_SCOPE}::test_several_gpus_whose_counters_count_one_module_twice",
+    ),
+    Situation(
+        kind=_MODULE,
+        situation="a baseline of the GPU's energy, a candidate of the module's",
+        before="compared",
+        now="*not comparable*",
+        test="tests/unit/test_gate.py::"
+        "test_energy_of_a_module_is_not_comparable_with_that_of_a_gpu",
     ),
 )

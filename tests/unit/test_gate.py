@@ -338,6 +338,15 @@ def test_another_gpu_model_is_not_comparable(cell: Cell) -> None:
     assert "NVIDIA H100" in judged.reasons[0]
 
 
+def test_energy_of_a_module_is_not_comparable_with_that_of_a_gpu(
+    cell: Cell, baseline: Baseline
+) -> None:
+    module = launches(cell, [500] * 3, [1000] * 3, environment={"energy_scope": "module"})
+    judged = judge(Metric.JOULES_PER_TOKEN, module, baseline)
+    assert judged.verdict is Verdict.NOT_COMPARABLE
+    assert "the energy counter of a GPU, the other by that of a module" in judged.reasons[0]
+
+
 def test_another_power_limit_is_not_comparable(cell: Cell, baseline: Baseline) -> None:
     capped = launches(cell, [500] * 3, [1000] * 3, environment={"power_limit_w": 500.0})
     judged = judge(Metric.JOULES_PER_TOKEN, capped, baseline)

@@ -4,6 +4,7 @@ import math
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -226,6 +227,44 @@ def test_the_software_power_cap_is_no_fault() -> None:
 
 def test_a_small_disagreement_is_no_fault() -> None:
     assert measure(with_samples(recording(make_cell()), average_power_mw=510_000)).valid
+
+
+@pytest.mark.parametrize(
+    "series", ["sm_clock_mhz", "temperature_c", "throttle_reasons", "utilization_percent"]
+)
+def test_what_a_driver_does_not_report_is_unknown_and_changes_no_verdict(series: str) -> None:
+    recorded = recording(make_cell(), idle_power_w=120.0)
+    whole = measure(recorded)
+    m = measure(with_gpu(recorded, samples=replace(recorded.gpus[0].samples, **{series: ()})))
+    assert m.valid
+    assert (m.joules_per_token, m.power_w) == (whole.joules_per_token, whole.power_w)
+    now, before = m.conditions, whole.conditions
+    assert now.sm_clock_mhz == (None if series == "sm_clock_mhz" else before.sm_clock_mhz)
+    assert now.temperature_c == (None if series == "temperature_c" else before.temperature_c)
+    assert now.power_cap_share == (None if series == "throttle_reasons" else 0.0)
+    assert (m.static_power_w is None) == (series == "sm_clock_mhz")
+
+
+def test_power_of_no_duration_may_scatter_but_not_be_another() -> None:
+    """nvml.h, nvmlDeviceGetPowerUsage: "On GA100 and older architectures, instantaneous power is
+    returned", which between prefill and decode swings by a tenth and more.
+    """
+
+    def scattered(factor: float, power: str) -> Any:
+        recorded = recording(make_cell(), cycles=8.5)
+        samples, noise = recorded.gpus[0].samples, np.random.default_rng(1)
+        swing = noise.normal(factor, 0.1, len(samples.time_ns) // 8)
+        thin = {f.name: getattr(samples, f.name)[::8] for f in fields(samples)}
+        thin["average_power_mw"] = tuple(
+            round(mw * by) for mw, by in zip(thin["average_power_mw"], swing, strict=False)
+        )
+        thin = {name: values[: len(swing)] for name, values in thin.items()}
+        gpu = replace(recorded.gpus[0], samples=GpuSamples(**thin), power=power)
+        return measure(replace(recorded, gpus=(gpu,)))
+
+    assert scattered(1.0, "instant").valid
+    for factor, power in ((1.3, "instant"), (0.7, "instant"), (1.1, "average")):
+        assert [f.split(":")[0] for f in scattered(factor, power).faults] == ["counter_disagrees"]
 
 
 def periods_of(cell: Cell, count: int = 3, cycles: float = 3.5, **kwargs: Any) -> list[Recording]:

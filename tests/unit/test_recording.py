@@ -93,7 +93,7 @@ def damaged(cell: Cell) -> dict[str, bytes]:
         "no version": packed(
             {name: value for name, value in content.items() if name != "schema_version"}
         ),
-        "other version": packed({**content, "schema_version": 5}),
+        "other version": packed({**content, "schema_version": 6}),
         "field missing": packed({name: value for name, value in content.items() if name != "gpus"}),
         "lengths differ": packed({**content, "tokens": {**tokens, "finished": [0]}}),
         "a float": packed(
@@ -104,6 +104,14 @@ def damaged(cell: Cell) -> dict[str, bytes]:
         "deep": gzip.compress(b"[" * 100_000),
         "bomb": gzip.compress(b" " * 30_000_000),
     }
+
+
+def test_version_4_knew_only_the_mean_of_a_second(cell: Cell, tmp_path: Path) -> None:
+    content = {**schema.to_json(simulated.recording(cell)), "schema_version": 4}
+    for gpu in content["gpus"]:
+        del gpu["power"]
+    (tmp_path / "old.json.gz").write_bytes(packed(content))
+    assert recording_file.read(tmp_path / "old.json.gz") == simulated.recording(cell)
 
 
 def test_every_damage_is_told_with_the_files_name(cell: Cell, tmp_path: Path) -> None:
