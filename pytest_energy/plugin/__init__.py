@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,10 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
     run = Run(settings, header(settings, config.invocation_params.dir))
     config.stash[RUN] = run
     config.pluginmanager.register(Summary(run))
-    if settings.verdict_status and not hasattr(config, "workerinput"):
-        from pytest_energy.plugin.exit_status import VerdictStatus
+    outputs = os.environ.get("GITHUB_OUTPUT") if settings.report is not None else None
+    if (settings.verdict_status or outputs) and not hasattr(config, "workerinput"):
+        from pytest_energy.plugin.outcome import Outcome
 
-        config.pluginmanager.register(VerdictStatus())
+        taken = Path(outputs) if outputs else None
+        config.pluginmanager.register(Outcome(settings.verdict_status, taken, settings.report))
     if settings.report is not None:
         from pytest_energy.plugin.report_files import ReportPlugin
 
