@@ -6,14 +6,16 @@ import io
 import sys
 from collections.abc import Sequence
 
-from pytest_energy.commands import doctor, history, noise, report
+from pytest_energy.commands import doctor, gate, history, noise, report
 from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.safety.files import in_words
 
 # What a terminal that lacks these characters is shown instead.
 _PLAIN = {"→": "->", "≥": ">=", "≤": "<=", "±": "+-", "−": "-", "–": "-", "×": "x", "µ": "u"}
 _PLAINLY = "pytest_energy.plainly"  # the name of the error handler
-_DESCRIPTION = "Check a runner, measure its noise, and report on recordings and baselines."
+_DESCRIPTION = (
+    "Judge a pinned vLLM, check a runner, measure its noise, and report on what was found."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         noise.run(given[1:])
     parser = argparse.ArgumentParser(prog="pytest-energy", description=_DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (noise, report, history, doctor):
+    for command in (gate, noise, report, history, doctor):
         command.add(commands)
     options = parser.parse_args(given)
     try:

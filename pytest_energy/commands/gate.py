@@ -1,0 +1,91 @@
+"""`pytest-energy gate`: pytest with the engines that requirements files pin."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+_DESCRIPTION = """\
+Make the environments that requirements files pin, with uv, and run the suite in them: the
+candidate's engine interleaved with the reference's, which needs no baseline, or with --baselines
+against what is stored. The exit status tells the verdict: 10 regressed, 11 invalid, 12 not
+comparable, 13 no baseline, 14 inconclusive, 1 for anything else that failed.
+
+    pytest-energy gate --candidate requirements/vllm.txt --reference base/vllm.txt -o results
+    pytest-energy gate --candidate requirements/vllm.txt --baselines baselines -o results -- -k bs8
+
+DIR gets the recordings, the report and junit.xml.
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "gate",
+        help="judge the vLLM that a requirements file pins",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--candidate", required=True, type=Path, metavar="FILE", help="pins the vLLM under test"
+    )
+    against = parser.add_mutually_exclusive_group(required=True)
+    against.add_argument(
+        "--reference", type=Path, metavar="FILE", help="pins the vLLM to compare with"
+    )
+    against.add_argument("--baselines", type=Path, metavar="DIR", help="the store to compare with")
+    parser.add_argument(
+        "--suites",
+        default=Path("suites"),
+        type=Path,
+        metavar="PATH",
+        help="tests to run (default: suites)",
+    )
+    parser.add_argument(
+        "--python-version",
+        default="3.12",
+        metavar="X.Y",
+        help="Python of both environments (default: 3.12)",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
+    )
+    parser.add_argument(
+        "pytest_arguments",
+        nargs="*",
+        metavar="PYTEST ARGUMENT",
+        help='further ones, after --: -- -k "bs8 or bs64"',
+    )
+    parser.set_defaults(run=run, failure="the environments could not be made")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make the environments and become pytest, so that signals reach it.
+
+    Raises:
+        UsageError: an environment could not be made.
+        OSError: a folder cannot be used.
+    """
+    from pytest_energy.engines import environment
+
+    arguments = [
+        "-p", "no:cacheprovider",
+        "--energy-exit-status", "verdict",
+        "--energy-record", str(options.output / "recordings"),
+        "--energy-report", str(options.output / "report"),
+        "--junitxml", str(options.output / "junit.xml"),
+    ]  # fmt: skip
+    files = [("--energy-python", options.candidate)]
+    if options.reference is not None:
+        files.append(("--energy-reference-python", options.reference))
+    else:
+        arguments += ["--energy-baselines", str(options.baselines)]
+    locks = []  # stay open in pytest
+    for option, file in files:
+        print(f"pytest-energy: making the environment of {file}", flush=True)
+        python, lock = environment.make(file, options.python_version)
+        arguments += [option, str(python)]
+        locks.append(lock)
+    arguments += [str(options.suites), *options.pytest_arguments]
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])

@@ -1,0 +1,103 @@
+"""Environments that hold a pinned vLLM, made with uv in a cache folder.
+
+An environment's place follows from its requirements: vLLM's cache of compiled kernels depends on
+the paths of its files, so an engine that was launched before starts warm. What it holds is resolved
+anew each time, so that two engines of one comparison are of the same day.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from pytest_energy.errors import UsageError
+
+_KEPT_S = 30 * 24 * 3600.0
+_COMPLETE = "pytest-energy-complete"
+
+
+def folder() -> Path:
+    """Where environments are kept (XDG base directory specification)."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "pytest-energy" / "environments"
+
+
+def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:
+    """An environment with what a requirements file asks for.
+
+    Returns:
+        Its interpreter, and a lock on it: as long as the file is open, also in another program
+        that this process becomes, no other run changes the environment.
+
+    Raises:
+        UsageError: there is no uv or no such file, or uv could not do it.
+        OSError: the cache folder cannot be used.
+    """
+    uv = shutil.which("uv")
+    if uv is None:
+        raise UsageError(
+            "there is no uv in PATH, which makes the environments.\nInstall it: pip install uv"
+        )
+    if not requirements.is_file():
+        raise UsageError(
+            f"there is no requirements file {requirements}.\nGive the one that pins vLLM."
+        )
+    content = python_version.encode() + b"\n" + requirements.read_bytes()
+    place = folder() / hashlib.sha256(content).hexdigest()[:16]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(place.with_suffix(".lock").open("wb"))
+        while True:
+            if _alone(lock):
+                _bring_up_to_date(uv, place, requirements, python_version)
+            fcntl.flock(lock, fcntl.LOCK_SH)  # waits while another run makes it
+            if (place / _COMPLETE).exists():
+                break
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        stack.pop_all()
+    os.set_inheritable(lock.fileno(), True)
+    _remove_old(place.parent)
+    return place / "bin" / "python", lock
+
+
+def _alone(lock: BinaryIO) -> bool:
+    """Whether no other run uses the environment; if so it is locked for a change."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _bring_up_to_date(uv: str, place: Path, requirements: Path, python_version: str) -> None:
+    complete = place / _COMPLETE
+    commands: list[list[str | Path]] = [
+        [uv, "pip", "install", "-q", "--upgrade", "--exact", "--python", place, "-r", requirements]
+    ]
+    if not complete.exists():
+        shutil.rmtree(place, ignore_errors=True)
+        commands.insert(0, [uv, "venv", "-q", "--python", python_version, place])
+    complete.unlink(missing_ok=True)
+    for command in commands:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise UsageError(
+                f"the environment of {requirements} could not be made.\n{done.stderr.strip()}"
+            )
+    complete.touch()
+
+
+def _remove_old(kept_in: Path) -> None:
+    """Remove the environments that no run has asked for in a month."""
+    for lock in kept_in.glob("*.lock"):
+        place = lock.with_suffix("")
+        mark = place / _COMPLETE
+        if mark.exists() and time.time() - mark.stat().st_mtime > _KEPT_S:
+            with lock.open("wb") as file:
+                if _alone(file):
+                    shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,110 @@
+"""Environments of pinned engines, made by the real uv from wheels of the test's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_energy.engines import environment
+from pytest_energy.errors import UsageError
+from tests.wheels import wheel
+
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    return tmp_path / "cache" / "pytest-energy" / "environments"
+
+
+@pytest.fixture
+def pin(tmp_path: Path) -> Path:
+    """A requirements file with one package."""
+    return repin(tmp_path / "vllm.txt", "1.0")
+
+
+def repin(file: Path, version: str) -> Path:
+    made = wheel(file.parent, "engine", version, {"engine.py": f"version = {version!r}\n"})
+    file.write_text(f"engine @ {made.as_uri()}\n")
+    return file
+
+
+def remake(file: Path) -> Path:
+    """Its interpreter, used by no run."""
+    python, lock = environment.make(file, VERSION)
+    lock.close()
+    return python
+
+
+def imported(python: Path) -> str:
+    command = [python, "-c", "import engine; print(engine.version)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_it_holds_what_is_pinned_at_a_place_of_its_own(pin: Path) -> None:
+    first = remake(pin)
+    assert imported(first) == "1.0"
+    newer = remake(repin(pin, "2.0"))
+    assert (imported(newer), imported(first)) == ("2.0", "1.0")
+    # vLLM's cache of compiled kernels depends on the place.
+    assert remake(repin(pin, "1.0")) == first != newer
+
+
+def test_what_is_not_pinned_is_removed_unless_another_run_uses_it(pin: Path) -> None:
+    python, lock = environment.make(pin, VERSION)
+    other = wheel(pin.parent, "other", "1.0", {"other.py": ""})
+    command = ["uv", "pip", "install", "-q", "--python", str(python), str(other)]
+    subprocess.run(command, check=True)
+    (installed,) = python.parents[1].glob("lib/*/site-packages/other.py")
+    remake(pin)
+    assert installed.exists()
+    lock.close()
+    remake(pin)
+    assert not installed.exists()
+
+
+def test_one_that_could_not_be_made_is_told_and_made_the_next_time(pin: Path, cache: Path) -> None:
+    good = pin.read_text()
+    pin.write_text("engine @ file:///nowhere/engine-1.0-py3-none-any.whl\n")
+    with pytest.raises(UsageError, match=r"the environment of .*vllm\.txt could not be made\.\n.*"):
+        environment.make(pin, VERSION)
+    (place,) = (path for path in cache.iterdir() if path.is_dir())
+    pin.write_text(good)
+    python = remake(pin)
+    assert python.parents[1] != place
+    # As if uv had been killed: there, but not complete.
+    (python.parents[1] / environment._COMPLETE).unlink()
+    for module in python.parents[1].glob("lib/*/site-packages/engine.py"):
+        module.unlink()
+    assert imported(remake(pin)) == "1.0"
+
+
+def test_one_that_no_run_has_asked_for_in_a_month_is_removed(pin: Path) -> None:
+    old, lock = environment.make(pin, VERSION)
+    os.utime(old.parents[1] / environment._COMPLETE, (0, 0))
+    remake(repin(pin, "2.0"))
+    assert old.exists()  # a run uses it
+    lock.close()
+    remake(pin)
+    assert not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "says"),
+    [
+        ("/nowhere", "vllm.txt", "there is no uv in PATH.*\nInstall it: pip install uv"),
+        (None, "other.txt", "there is no requirements file .*other.txt"),
+    ],
+)
+def test_what_is_missing_is_named(
+    pin: Path, monkeypatch: pytest.MonkeyPatch, path: str | None, file: str, says: str
+) -> None:
+    if path is not None:
+        monkeypatch.setenv("PATH", path)
+    with pytest.raises(UsageError, match=says):
+        environment.make(pin.with_name(file), VERSION)
