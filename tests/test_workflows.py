@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
 GATE = GITHUB / "workflows" / "energy-gate.yml"
 BASELINE = GITHUB / "workflows" / "energy-baseline.yml"
+ACTION = ROOT / "action.yml"
 WORKFLOWS = [
     *sorted((GITHUB / "workflows").glob("*.yml")),
     *sorted((GITHUB / "examples").glob("energy*.yml")),
@@ -162,7 +163,8 @@ def _of_self_hosted(job: dict[str, Any]) -> Iterator[str]:
         if step.get("uses", "").startswith("actions/checkout@"):
             ref = step["with"].get("ref", "")
             if re.sub(
-                r"github\.event\.pull_request\.head\.sha|inputs\.update|\$\{\{|\}\}|&&|\|\||''|\s",
+                r"github\.event\.(pull_request\.(head|base)\.sha|before|repository\.default_branch)"
+                r"|inputs\.update|\$\{\{|\}\}|&&|\|\||''|\s",
                 "",
                 ref,
             ):
@@ -363,7 +365,7 @@ def test_pinned_actions_say_which_version_they_are(path: Path) -> None:
 def test_one_action_has_one_hash() -> None:
     found = {
         line.strip().removeprefix("- ")
-        for path in WORKFLOWS
+        for path in (*WORKFLOWS, ACTION)
         for line in path.read_text().splitlines()
         if "uses: actions/" in line
     }
@@ -380,19 +382,17 @@ def test_files_that_are_measured_by_default_start_a_measurement(caller: Path, ca
         handed_on = load(caller)["jobs"]["measure"]["with"]
         assert set(handed_on) == set(inputs)
         same = set(own) & set(inputs)
-        assert {name: own[name]["default"] for name in same} == {
-            name: inputs[name]["default"] for name in same
-        }
+        differing = [name for name in same if own[name]["default"] != inputs[name]["default"]]
+        assert differing == ["baselines"]  # the gate compares with the base branch
         return
     paths = load(caller)["on"]["pull_request"]["paths"]
-    for name in ("pin", "requirements"):
-        assert inputs[name]["default"] in paths
-    for name in ("suites", "baselines"):
-        assert f"{inputs[name]['default']}/**" in paths
+    for name in ("candidate", "requirements"):
+        assert f"{Path(inputs[name]['default']).parent}/**" in paths
+    assert f"{inputs['suites']['default']}/**" in paths
 
 
 def test_renovate_and_dependabot_raise_the_pin_that_is_measured() -> None:
-    pin = load(GATE)["on"]["workflow_call"]["inputs"]["pin"]["default"]
+    pin = load(GATE)["on"]["workflow_call"]["inputs"]["candidate"]["default"]
     renovate = json.loads((GITHUB / "examples" / "renovate.json").read_text())
     patterns = renovate["pip_requirements"]["managerFilePatterns"]
     assert any(re.search(pattern.strip("/"), pin) for pattern in patterns)
@@ -430,9 +430,9 @@ def test_options_that_are_typed_exist(pytester: pytest.Pytester) -> None:
     assert set(re.findall(r"(?<![\w-])--energy-[a-z-]+", typed())) - known == set()
 
 
-@pytest.mark.parametrize("name", ["doctor", "noise"])
+@pytest.mark.parametrize("name", ["doctor", "gate", "noise"])
 def test_commands_that_are_typed_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(re.findall(r"pytest-energy\"? ([a-z]+) ", typed())) == {"doctor", "noise"}
+    assert set(re.findall(r"pytest-energy\"? ([a-z]+) ", typed())) == {"doctor", "gate", "noise"}
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
@@ -529,7 +529,12 @@ def runner(tmp_path: Path) -> Runner:
     ("result", "status", "passes", "says"),
     [
         ("success", "0", True, "Every test passed"),
-        ("failure", "1", False, "regression"),
+        ("failure", "1", False, "A test failed"),
+        ("failure", "10", False, "Regressed"),
+        ("failure", "11", False, "Invalid"),
+        ("failure", "12", False, "Not comparable"),
+        ("failure", "13", False, "No baseline"),
+        ("failure", "14", False, "Inconclusive"),
         ("failure", "2", False, "interrupted"),
         ("failure", "3", False, "exit status 3"),
         ("failure", "4", False, "Wrong arguments"),
@@ -553,6 +558,8 @@ def test_the_verdict_passes_only_if_everything_was_measured_and_passed(
 
 MEASURE = {
     "SUITES": "suites",
+    "CANDIDATE": "requirements/vllm.txt",
+    "PYTHON_VERSION": "3.12",
     "BASELINES": "baselines",
     "PYTEST_ADDOPTS": "",
     "UPDATE": "false",
@@ -562,13 +569,6 @@ MEASURE = {
 
 def measure(runner: Runner, **changed: str) -> subprocess.CompletedProcess[str]:
     return runner.run(GATE, "measure", "Measure and judge", **{**MEASURE, **changed})
-
-
-@pytest.mark.parametrize("status", [0, 1, 5])
-def test_gate_ends_with_the_exit_status_of_pytest_and_tells_it(runner: Runner, status: int) -> None:
-    runner.program("pytest", f"exit {status}", runner.temp / "energy" / "bin")
-    assert measure(runner).returncode == status
-    assert runner.output.read_text() == f"status={status}\n"
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -593,7 +593,8 @@ def test_a_cancelled_run_ends_pytest(runner: Runner, sent: signal.Signals) -> No
         time.sleep(60)
     """
     (runner.folder / "stand_in.py").write_text(textwrap.dedent(ended))
-    runner.program("pytest", f'exec "{sys.executable}" stand_in.py', runner.temp / "energy" / "bin")
+    command = f'exec "{sys.executable}" stand_in.py'
+    runner.program("pytest-energy", command, runner.temp / "energy" / "bin")
     step = runner.start(GATE, "measure", "Measure and judge", **MEASURE)
     while not (runner.folder / "started").exists():
         assert step.poll() is None
@@ -603,18 +604,24 @@ def test_a_cancelled_run_ends_pytest(runner: Runner, sent: signal.Signals) -> No
     assert (runner.folder / "ended").read_text() == str(int(sent))
 
 
-def test_pytest_is_run_where_a_cancelled_run_reaches_it() -> None:
-    """In no other step: either the shell becomes pytest, or it hands signals on."""
-    for path in WORKFLOWS:
-        for job in load(path)["jobs"].values():
-            for step in steps(job):
-                script = step.get("run", "")
-                if re.search(r'bin/pytest"? ', script):
-                    assert re.search(r"^exec .*bin/pytest|^trap .*INT$", script, flags=re.M)
+def test_the_shell_becomes_what_measures_so_that_a_cancelled_run_reaches_it() -> None:
+    scripts = [
+        step.get("run", "")
+        for path in WORKFLOWS
+        for job in load(path)["jobs"].values()
+        for step in steps(job)
+    ]
+    scripts += [step["run"] for step in yaml.safe_load(ACTION.read_text())["runs"]["steps"]]
+    measuring = [
+        script for script in scripts if re.search(r'bin/pytest(-energy" gate|"? )', script)
+    ]
+    assert len(measuring) == 2
+    for script in measuring:
+        assert script.splitlines()[-2].startswith("exec ")
 
 
 def arguments(runner: Runner, **changed: str) -> list[str]:
-    runner.program("pytest", 'printf "%s\\n" "$@"', runner.temp / "energy" / "bin")
+    runner.program("pytest-energy", 'printf "%s\\n" "$@"', runner.temp / "energy" / "bin")
     return measure(runner, **changed).stdout.splitlines()
 
 
@@ -630,46 +637,25 @@ def test_gate_updates_only_if_asked_to(runner: Runner) -> None:
     ]
 
 
-def test_gate_types_what_the_plugin_understands(runner: Runner) -> None:
-    """The real plugin takes the arguments, and selects what `pytest-args` says."""
-    (runner.folder / "suites").symlink_to(ROOT / "suites")
-    runner.program(
-        "pytest", f'exec "{sys.executable}" -m pytest "$@"', runner.temp / "energy" / "bin"
-    )
-    found = measure(
-        runner,
-        PYTEST_ADDOPTS='--collect-only -q -k "bs8 or bs64"',
-        UPDATE="true",
-        BECAUSE="a driver",
-        PYTHONPATH=str(ROOT),
-    )
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "4/8 tests collected" in found.stdout
-    wrong = measure(runner, PYTEST_ADDOPTS="--energy-no-such-option", PYTHONPATH=str(ROOT))
-    assert wrong.returncode == 4
+def test_gate_compares_with_the_base_branch_unless_baselines_are_given(runner: Runner) -> None:
+    assert "--reference" not in arguments(runner)
+    base = runner.folder / ".energy-reference" / "requirements" / "vllm.txt"
+    base.parent.mkdir(parents=True)
+    base.write_text("vllm==0.20.2")
+    found = arguments(runner, BASELINES="")
+    assert "--baselines" not in found
+    assert found[found.index("--reference") + 1] == ".energy-reference/requirements/vllm.txt"
 
 
-def test_environments_are_made_from_what_is_pinned(runner: Runner) -> None:
+def test_the_environment_of_pytest_is_made_from_its_requirements(runner: Runner) -> None:
     runner.program("uv", 'printf "%s " "$@"; echo')
     (runner.temp / "results").rmdir()
-    step = "Make the environments of pytest and of the vLLM under test"
-    done = runner.run(
-        GATE,
-        "measure",
-        step,
-        REQUIREMENTS="requirements/energy.txt",
-        PIN="requirements/vllm.txt",
-        PYTHON_VERSION="3.12",
-    )
+    step = "Make the environment of pytest"
+    given = {"REQUIREMENTS": "requirements/energy.txt", "PYTHON_VERSION": "3.12"}
+    done = runner.run(GATE, "measure", step, **given)
     assert done.returncode == 0, done.stderr
-    assert (
-        f"pip install --python {runner.temp}/vllm --requirements requirements/vllm.txt"
-        in done.stdout
-    )
-    assert (
-        f"pip install --python {runner.temp}/energy --requirements requirements/energy.txt"
-        in done.stdout
-    )
+    wanted = f"pip install --python {runner.temp}/energy --requirements requirements/energy.txt"
+    assert wanted in done.stdout
 
 
 @pytest.mark.parametrize(
