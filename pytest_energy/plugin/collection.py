@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -99,7 +100,8 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
         marked = _marked(item)
         batch_size = item.callspec.params["energy_batch_size"]
         engine = settings.engine or marked.engine or settings.default_engine
-        cell = marked.cell(batch_size, item.path.parent, item.config.rootpath, engine=engine)
+        folders = item.path.parent, *_roots(item)
+        cell = marked.cell(batch_size, *folders, engine=engine)
     except UsageError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from None
     except OSError as error:
@@ -118,6 +120,14 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
             )
 
 
+def _roots(item: pytest.Item) -> list[Path]:
+    """Where models and prompts are looked up that are not beside the test."""
+    from pytest_energy.plugin import project
+
+    root, of_tests = item.config.rootpath, project.folder(item.config)
+    return [root, of_tests] if item.path.is_relative_to(root) and root != of_tests else [of_tests]
+
+
 def open_session(
     config: pytest.Config, gated: Sequence[pytest.Item], selected: Sequence[pytest.Item]
 ) -> None:
@@ -129,7 +139,8 @@ def open_session(
         selected: the tests that will run.
 
     Raises:
-        pytest.UsageError: a folder cannot be used, or a running server is asked for several models.
+        pytest.UsageError: a folder cannot be used, settings or store are another project's, or a
+            running server is asked for several models.
     """
     run, remaining = config.stash[RUN], set(selected)
     mine = [item for item in gated if item in remaining]
@@ -137,11 +148,12 @@ def open_session(
     run.selected_in_full = whole_folders and len(mine) == len(gated)
     if not gated:
         return
-    conflicts.refuse_folders(run.settings)
-    from pytest_energy.plugin import benchmark
+    from pytest_energy.plugin import benchmark, project
     from pytest_energy.plugin.terminal import ProgressLine
     from pytest_energy.session import Session
 
+    project.refuse(config, run.settings)
+    conflicts.refuse_folders(run.settings)
     benchmark.undo_skips(mine)
     open_meter = config.hook.pytest_energy_open_meter
     run.session = Session(

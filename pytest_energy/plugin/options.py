@@ -293,22 +293,6 @@ def _interpreter(given: str | None, folder: Path) -> str | None:
     return str(folder / Path(given).expanduser()) if given and "/" in given else given or None
 
 
-def _project_folder(config: pytest.Config) -> Path:
-    """The folder of the default store: the repository's top, seen from where pytest was called.
-
-    pytest's own rootdir does not serve: it takes the words after --energy-replay for test paths,
-    and moves up to the folder that they have in common.
-    """
-    here = config.invocation_params.dir
-    if config.getoption("rootdir"):
-        return config.rootpath
-    marks = ("baselines", ".git", "pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg")
-    for folder in (here, *here.parents):
-        if any((folder / name).exists() for name in marks):
-            return folder
-    return config.rootpath
-
-
 def _engine_args(config: pytest.Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings under test of the candidate, and those of the reference."""
     found = {}
@@ -354,6 +338,8 @@ def settings_of(config: pytest.Config) -> Settings:
     Raises:
         pytest.UsageError: something impossible.
     """
+    from pytest_energy.plugin import project
+
     value, here = config.getoption, config.invocation_params.dir
     url, update = value("energy_url"), value("energy_update")
     given = _value(config, "launches", None)
@@ -362,7 +348,7 @@ def settings_of(config: pytest.Config) -> Settings:
     conflicts.refuse(config, launches)
     launch, reference = _launches(config)
     return Settings(
-        baselines=_path(config, "baselines") or _project_folder(config) / "baselines",
+        baselines=_path(config, "baselines") or project.folder(config) / "baselines",
         update=update,
         update_reason=value("energy_update_reason"),
         noise=value("energy_noise"),

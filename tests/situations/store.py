@@ -197,4 +197,57 @@ ROWS: tuple[Situation, ...] = (
         now="refused: run it on Linux",
         test="tests/plugin/test_suites.py::test_what_needs_locks_is_refused_where_files_have_none",
     ),
+    Situation(
+        kind="a path after an option",
+        situation="recordings or an interpreter elsewhere, in a folder with or without .git and ini"
+        " file",
+        before="pytest's rootdir moved and the store with it; an update wrote to "
+        "`../../../baselines`",
+        now="the store is the tests' project's",
+        test="tests/plugin/test_projects.py::test_a_path_after_an_option_moves_no_store",
+    ),
+    Situation(
+        kind="a path after an option",
+        situation="the path lies in a repository with energy settings of its own",
+        before="its settings were in force: it was its store that was updated",
+        now="refused: how to write the option",
+        test="tests/plugin/test_projects.py::test_another_projects_settings_are_refused",
+    ),
+    Situation(
+        kind="a path after an option",
+        situation="the project's own ini file is no longer found",
+        before="its energy settings were not in force, without a word",
+        now="refused: how to write the option",
+        test="tests/plugin/test_projects.py"
+        "::test_settings_that_a_path_after_an_option_hides_are_missed",
+    ),
+    Situation(
+        kind="a path after an option",
+        situation="a model named by a path from the project's top",
+        before="the other repository's model of that name",
+        now="the tests' project's",
+        test="tests/plugin/test_projects.py::test_models_are_those_of_the_tests_project",
+    ),
+    Situation(
+        kind="two projects",
+        situation="tests of another project are judged",
+        before="by the store where pytest was called",
+        now="by the store of their project",
+        test="tests/plugin/test_projects.py::test_tests_of_another_project_are_judged_by_its_store",
+    ),
+    Situation(
+        kind="two projects",
+        situation="an update or noise from outside of the project",
+        before="another repository's store was rewritten",
+        now="refused, unless the store is named",
+        test="tests/plugin/test_projects.py::test_another_projects_store_is_not_written_to",
+    ),
+    Situation(
+        kind="two projects",
+        situation="the project's own ini file names a shared store",
+        before="written to",
+        now="written to",
+        test="tests/plugin/test_projects.py"
+        "::test_a_store_that_the_projects_own_ini_file_names_may_be_anywhere",
+    ),
 )
