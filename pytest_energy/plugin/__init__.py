@@ -11,11 +11,11 @@ import pytest
 
 from pytest_energy.plugin import collection, options
 from pytest_energy.plugin.arguments import ARGUMENTS
-from pytest_energy.plugin.fixtures import PARENTS_GPUS, check_unchecked
+from pytest_energy.plugin.fixtures import PARENTS_GPUS, check_unchecked, forget
 from pytest_energy.plugin.fixtures import energy as energy
 from pytest_energy.plugin.fixtures import energy_batch_size as energy_batch_size
 from pytest_energy.plugin.fixtures import throughput as throughput
-from pytest_energy.plugin.state import ENTRIES, ROWS, RUN, Run, fixtures_of
+from pytest_energy.plugin.state import FOUND, RUN, Run, fixtures_of
 from pytest_energy.plugin.terminal import Summary, header
 
 if TYPE_CHECKING:
@@ -42,17 +42,17 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = options.settings_of(config)
     run = Run(settings, header(settings, config.invocation_params.dir))
     config.stash[RUN] = run
-    config.pluginmanager.register(Summary(run))
     outputs = os.environ.get("GITHUB_OUTPUT") if settings.report is not None else None
     if (settings.verdict_status or outputs) and not hasattr(config, "workerinput"):
         from pytest_energy.plugin.outcome import Outcome
 
         taken = Path(outputs) if outputs else None
-        config.pluginmanager.register(Outcome(settings.verdict_status, taken, settings.report))
+        config.pluginmanager.register(Outcome(run, taken))
     if settings.report is not None:
         from pytest_energy.plugin.report_files import ReportPlugin
 
-        config.pluginmanager.register(ReportPlugin(settings, settings.report, run.header))
+        config.pluginmanager.register(ReportPlugin(run, settings.report))
+    config.pluginmanager.register(Summary(run))  # later, so that it shows first
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -100,6 +100,13 @@ def pytest_collection_modifyitems(
     return result
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that is run again leaves one record, that of its last run."""
+    if FOUND in item.stash:
+        forget(item)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Check what the test's body has not checked, inside the test, so that the test fails."""
@@ -112,14 +119,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Send rows and report entries along with the test's report, also from xdist's workers."""
+    """Send what a test found along with its report, also from xdist's workers."""
     report = yield
     if fixtures_of(item) and isinstance(excinfo := call.excinfo, pytest.ExceptionInfo):
         crash = getattr(report.longrepr, "reprcrash", None)
         if crash is not None and excinfo.errisinstance(pytest.fail.Exception):
             # Its first line: where CI is set, pytest repeats all of it in the short summary.
             crash.message = str(excinfo.value).partition("\n")[0]
-    if report.when == "call":
-        report.energy_rows = item.stash.get(ROWS, [])  # type: ignore[attr-defined]
-        report.energy_entries = item.stash.get(ENTRIES, [])  # type: ignore[attr-defined]
+    if fixtures_of(item):
+        report.energy_found = list(item.stash.get(FOUND, {}).values())  # type: ignore[attr-defined]
     return report

@@ -5,44 +5,68 @@ options (--benchmark-skip, --benchmark-only, --benchmark-disable) nor its behavi
 turn a test green or skip it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_energy.evidence import Evidence
+from pytest_energy.plugin.state import test_id
 from pytest_energy.report.rows import Row
 
 _SKIP_REASONS = ("--benchmark-only active", "--benchmark-skip active")
 
 
-class _Entry:
+class _Shown:
     """The part of a benchmark fixture that pytest_benchmark.stats.Metadata reads."""
 
-    def __init__(self, item: pytest.Item, extra_info: dict[str, Any]) -> None:
-        callspec = getattr(item, "callspec", None)
-        self.name, self.fullname, self.group = item.name, item.nodeid, "energy"
-        self.param = callspec.id if callspec else None
-        self.params = dict(callspec.params) if callspec else None
+    def __init__(self, found: Mapping[str, Any], extra_info: dict[str, Any]) -> None:
+        self.name, self.fullname, self.group = found["name"], found["fullname"], "energy"
+        self.param, self.params = found["param"], found["params"]
         self.extra_info, self.cprofile_stats, self.has_error = extra_info, None, False
 
 
-def add(item: pytest.Item, evidence: Evidence, row: Row) -> None:
-    """Add a test's cycles, if pytest-benchmark is active and there are any."""
-    session = getattr(item.config, "_benchmarksession", None)
-    times = [time for m in evidence.measurements if m.cycles for time in m.cycles.time_s]
-    if session is None or not times:
+def of(item: pytest.Item, evidence: Evidence, row: Row) -> dict[str, Any]:
+    """A test's cycles and figures, as plain values that travel between processes."""
+    callspec = getattr(item, "callspec", None)
+    params = {
+        name: value if isinstance(value, str | int | float | None) else str(value)
+        for name, value in (callspec.params if callspec else {}).items()
+    }
+    return {
+        "name": item.name,
+        "fullname": test_id(item),
+        "param": callspec.id if callspec else None,
+        "params": params or None,
+        "extra_info": row.named(),
+        "times_s": [
+            float(time) for m in evidence.measurements if m.cycles for time in m.cycles.time_s
+        ],
+    }
+
+
+def add(config: pytest.Config, tests: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+    """Add each test's cycles, if pytest-benchmark is active.
+
+    Args:
+        config: of the process that reports; xdist's workers would write one file.
+        tests: of each test what `of` gave for its metrics, which share their cycles.
+    """
+    session = getattr(config, "_benchmarksession", None)
+    measured = [found for found in tests if found and found[0]["times_s"]]
+    if session is None or not measured:
         return
     from pytest_benchmark.stats import Metadata
 
-    known = {
-        name: value for name, value in row.as_dict().items() if value is not None and value != ""
-    }
-    shown = _Entry(item, known)
-    entry: Any = Metadata(shown, iterations=1, options={})  # type: ignore[no-untyped-call]
-    for time in times:
-        entry.stats.update(time)
-    session.benchmarks.append(entry)
+    for found in measured:
+        extra_info = {
+            name: value for of_one in found for name, value in of_one["extra_info"].items()
+        }
+        shown = _Shown(found[0], extra_info)
+        entry: Any = Metadata(shown, iterations=1, options={})  # type: ignore[no-untyped-call]
+        for time in found[0]["times_s"]:
+            entry.stats.update(time)
+        session.benchmarks.append(entry)
 
 
 def undo_skips(items: Sequence[pytest.Item]) -> None:

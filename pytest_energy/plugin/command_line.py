@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_energy.plugin import attached
-from pytest_energy.plugin.state import RUN
+from pytest_energy.plugin.state import RUN, test_id
 from pytest_energy.safety import redact
 from pytest_energy.settings import LaunchSettings
 
@@ -18,7 +18,7 @@ def rerun(item: pytest.Item) -> str:
     """The command, with all options in force that decide what is measured."""
     config = item.config
     settings, here = config.stash[RUN].settings, config.invocation_params.dir
-    node = "::".join([os.path.relpath(item.path, here), *item.nodeid.split("::")[1:]])
+    node = "::".join([os.path.relpath(item.path, here), *test_id(item).split("::")[1:]])
     words = ["pytest", node]
     if settings.launch.url is not None:
         words += attached.words(settings.launch.url, settings.launch.gpu_uuids)

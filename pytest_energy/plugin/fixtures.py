@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.plugin.collection import question
-from pytest_energy.plugin.state import CELL, FIXTURES, ROWS, RUN, session_of
+from pytest_energy.plugin.state import CELL, FIXTURES, FOUND, RUN, session_of
 from pytest_energy.safety.files import in_words
 
 if TYPE_CHECKING:
@@ -94,11 +95,11 @@ class Gated:
         if update is None and row.green and not judgement.verdict.green:
             # Shown in the summary: as a Python warning it would fail where warnings are errors.
             row = replace(row, warning=failure)
-        item.user_properties.extend(row.properties().items())
-        item.stash.setdefault(ROWS, []).append(row.as_dict())
-        benchmark.add(item, session.evidence(cell), row)
+        found = {"row": row.as_dict(), "benchmark": benchmark.of(item, session.evidence(cell), row)}
         if settings.report is not None:
-            report_files.add(item, judgement, row, said)
+            found["entry"] = report_files.entry(item, judgement, row, said)
+        item.stash.setdefault(FOUND, {})[self._fixture] = found
+        _set_properties(item, row.properties())
         if refusal is not None:
             pytest.fail(refusal, pytrace=False)
         if not row.green:
@@ -122,10 +123,28 @@ class Gated:
         session, metric = session_of(config), Metric(FIXTURES[self._fixture])
         try:
             session.add_noise(cell)
-            config.stash[RUN].noise.append((cell, metric, session.noise(cell, metric)))
+            found = cell, metric, session.noise(cell, metric)
+            if found not in config.stash[RUN].noise:  # else the test was run again
+                config.stash[RUN].noise.append(found)
         except (EnergyError, OSError) as error:
             message = f"the noise of {cell.name} was not stored: {_why(error)}"
             raise pytest.fail.Exception(message, pytrace=False) from None
+
+
+def forget(item: pytest.Item) -> None:
+    """Forget what an earlier run of the same test found."""
+    from pytest_energy.report.rows import Row
+
+    for found in item.stash[FOUND].values():
+        stale = Row(**found["row"]).properties()
+        item.user_properties[:] = [pair for pair in item.user_properties if pair[0] not in stale]
+    del item.stash[FOUND]
+
+
+def _set_properties(item: pytest.Item, properties: Mapping[str, str]) -> None:
+    """JUnit's properties: each name once, also if a test has both fixtures."""
+    others = [pair for pair in item.user_properties if pair[0] not in properties]
+    item.user_properties[:] = [*others, *properties.items()]
 
 
 def _why(error: EnergyError | OSError) -> str:

@@ -28,6 +28,8 @@ class Run:
         session: measures and judges; None until tests with our fixtures are selected.
         noise: of each cell and metric whose noise was measured.
         selected_in_full: whether all collected tests of whole folders were selected.
+        found: what each test found, by its metrics; of a test that was run again the last.
+        warnings: of outputs that nothing depends on and that could not be written.
     """
 
     settings: Settings
@@ -35,13 +37,14 @@ class Run:
     session: Session | None = None
     noise: list[tuple[Cell, Metric, Noise]] = field(default_factory=list)
     selected_in_full: bool = False
+    found: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 CELL: pytest.StashKey[Cell] = pytest.StashKey()
-# Plain values, which travel between xdist's processes with the test's report.
-ROWS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
-ENTRIES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+# By fixture; plain values, which travel between xdist's processes with the test's report.
+FOUND: pytest.StashKey[dict[str, dict[str, Any]]] = pytest.StashKey()
 
 
 def fixtures_of(item: object) -> list[str]:
@@ -59,6 +62,11 @@ def _is_ours(item: object, name: str) -> bool:
         if name not in found.argnames:
             return False
     return True
+
+
+def test_id(item: pytest.Item) -> str:
+    """The item's node id as pytest takes it: xdist's --dist loadgroup appends a group to it."""
+    return f"{item.parent.nodeid}::{item.name}" if item.parent else item.nodeid
 
 
 def session_of(config: pytest.Config) -> Session:

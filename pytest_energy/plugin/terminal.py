@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,15 +96,32 @@ class ProgressLine:
 
 
 class Summary:
-    """A plugin: collects rows from tests' reports and shows them as a table at the end."""
+    """A plugin: collects what the tests found and shows it as a table at the end."""
 
     def __init__(self, run: Run) -> None:
-        self._run = run
-        self._rows: list[dict[str, Any]] = []
+        self._run, self._shown = run, False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Collect rows, in the process that shows the summary."""
-        self._rows.extend(getattr(report, "energy_rows", ()))
+        """Collect, in the process that reports; a test's last report has all that it found."""
+        if hasattr(report, "energy_found"):
+            key = report.nodeid, getattr(report, "worker_id", "")
+            self._run.found[key] = report.energy_found
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-benchmark writes its files
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Pass cycles on, and show the table even if another plugin's output failed."""
+        config = session.config
+        if not hasattr(config, "workerinput") and self._run.found:
+            from pytest_energy.plugin import benchmark
+
+            tests = self._run.found.values()
+            benchmark.add(config, [[found["benchmark"] for found in of_test] for of_test in tests])
+        try:
+            return (yield)
+        finally:
+            reporter = config.pluginmanager.get_plugin("terminalreporter")
+            if reporter is not None and not hasattr(config, "workerinput"):
+                self._show(reporter)
 
     def pytest_report_collectionfinish(
         self, config: pytest.Config, items: list[pytest.Item]
@@ -128,21 +146,34 @@ class Summary:
             f"Name the folder of your suite, or another -k: pytest suites {' '.join(asked)}",
         ]
 
-    @pytest.hookimpl(trylast=True)  # last, so that it is seen
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)  # last, so that it is seen
+    def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, None, None]:
         """The table, the noise that was measured, and baselines that no test uses."""
-        if self._rows:
-            self._show_rows(terminalreporter)
-        if self._run.noise:
-            self._show_noise(terminalreporter)
-        if self._run.selected_in_full:
-            self._show_unused(terminalreporter)
+        try:
+            return (yield)
+        finally:
+            self._show(terminalreporter)
 
-    def _show_rows(self, reporter: Any) -> None:
+    def _show(self, reporter: Any) -> None:
+        """All of it, once."""
+        if self._shown:
+            return
+        self._shown = True
+        found = [row["row"] for of_test in self._run.found.values() for row in of_test]
+        if found:
+            self._show_rows(reporter, found)
+        if self._run.noise:
+            self._show_noise(reporter)
+        if self._run.selected_in_full:
+            self._show_unused(reporter)
+        for line in self._run.warnings:
+            reporter.write_line(f"warning: {line}", yellow=True)
+
+    def _show_rows(self, reporter: Any, found: Sequence[dict[str, Any]]) -> None:
         from pytest_energy.report import noise_table, rows
         from pytest_energy.report.rows import Row
 
-        parsed = [Row(**row) for row in self._rows]
+        parsed = [Row(**row) for row in found]
         reporter.ensure_newline()
         reporter.section("energy", sep="=")
         for line, row in rows.table(parsed):

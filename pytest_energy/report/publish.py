@@ -1,4 +1,4 @@
-"""A report's files in a folder, and its annotations on GitHub.
+"""A report's files in a folder.
 
 Imports nothing heavy: whether a report can be made is checked before anything is measured.
 """
@@ -12,7 +12,7 @@ from pytest_energy.errors import ResultsError
 from pytest_energy.safety.files import unwritable, write_atomically
 
 if TYPE_CHECKING:
-    from pytest_energy.report.results import Entry, Results
+    from pytest_energy.report.results import Results
 
 _NEEDED = ("jinja2", "matplotlib")
 
@@ -70,29 +70,3 @@ def publish(results: "Results", folder: Path, recordings: Sequence[Path] = ()) -
     for name, text in files.items():
         write_atomically(folder / name, text.encode(errors="replace"))
     return [folder / name for name in files]
-
-
-def annotation(entry: "Entry") -> str:
-    """A regression as a GitHub workflow command: an error at the test's line.
-
-    https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
-    """
-    lines = [entry.what, entry.how_sure, *entry.reasons, entry.why]
-    lines += [] if entry.changed is None else [f"what changed: {entry.changed}"]
-    lines += [f"next: {text}" for text in entry.next]
-    message = "\n".join(line for line in lines if line)
-    place = {
-        "file": entry.file or "",
-        "line": str(entry.line or 1),
-        "title": f"{entry.cell.name} {entry.verdict}",
-    }
-    properties = ",".join(f"{name}={_property(value)}" for name, value in place.items())
-    return f"::error {properties}::{_data(message)}"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,6 +1,6 @@
 """The table of the terminal's summary, and the lines below it. Plain text in, plain text out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,17 @@ _COLUMNS = (
     "detects",
 )
 _LEFT = {"cell", "metric", "verdict"}
+_OF_METRIC = {
+    "verdict",
+    "green",
+    "baseline",
+    "change",
+    "change_half_width",
+    "detects",
+    "noise",
+    "warning",
+    "periods",
+}
 _MAX_COLUMNS = 100  # of the table; names that would make it wider stand on lines of their own
 
 
@@ -57,18 +68,24 @@ class Row:
     gpu_imbalance: float | None = None
     remarks: tuple[str, ...] = ()
 
+    def named(self) -> dict[str, Any]:
+        """What is known, each value by a name that the row of another metric does not use."""
+        values = {name: value for name, value in self.as_dict().items() if name != "metric"}
+        return {
+            f"{self.metric}_{name}" if name in _OF_METRIC else name: value
+            for name, value in values.items()
+            if value not in (None, "", ())
+        }
+
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""
-        values: Mapping[str, float | None] = {
-            "joules_per_token": self.joules_per_token,
-            "power_w": self.power_w,
-            "tokens_per_s": self.tokens_per_s,
-            "change": self.change,
-            "detects": self.detects,
-            "gpu_imbalance": self.gpu_imbalance,
+        wanted = {f"{self.metric}_{name}" for name in ("verdict", "change", "detects")}
+        wanted |= {"joules_per_token", "power_w", "tokens_per_s", "gpu_imbalance"}
+        return {
+            name: value if isinstance(value, str) else f"{value:.6g}"
+            for name, value in self.named().items()
+            if name in wanted
         }
-        figures = {name: f"{value:.6g}" for name, value in values.items() if value is not None}
-        return {**figures, "metric": self.metric, "verdict": self.verdict}
 
     def as_dict(self) -> dict[str, Any]:
         """For a report that travels between processes."""

@@ -73,3 +73,20 @@ def test_what_is_no_verdict_keeps_pytests_status(project: Project) -> None:
     (project.path / "test_broken.py").unlink()
     (project.path / "new" / "new-0" / "2.json.gz").write_bytes(b"damaged")
     assert project.run(*REPLAY, *OPTION, "-k", "bs2").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_a_failing_teardown_is_another_failure(project: Project) -> None:
+    project.store()
+    project.record("new", **REGRESSED)
+    project.pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def failing(request):
+            yield
+            assert "bs8" not in request.node.name
+        """
+    )
+    assert project.run(*REPLAY, *OPTION, "-k", "test_energy").ret == 1
+    assert project.run(*REPLAY, *OPTION, "-k", "test_energy and bs2").ret == 10

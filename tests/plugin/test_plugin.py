@@ -144,9 +144,8 @@ def test_the_failure_stands_in_the_test_with_its_figures(project: Project) -> No
         "joules_per_token": "0.559441",
         "power_w": "560",
         "tokens_per_s": "1001",
-        "change": "0.12",
-        "metric": "joules_per_token",
-        "verdict": "regressed",
+        "joules_per_token_change": "0.12",
+        "joules_per_token_verdict": "regressed",
     }
 
 
@@ -572,7 +571,7 @@ def test_pytest_benchmark_shows_seconds_per_cycle_and_the_energy(project: Projec
     entry = entries["test_energy[bs8]"]
     assert entry["stats"]["mean"] == pytest.approx(8 * 250 / 1001, rel=0.01)
     assert entry["extra_info"]["joules_per_token"] == pytest.approx(0.4995, rel=0.001)
-    assert entry["extra_info"]["verdict"] == "pass"
+    assert entry["extra_info"]["joules_per_token_verdict"] == "pass"
 
 
 def test_replay_works_under_xdist(project: Project) -> None:

@@ -17,7 +17,7 @@ FILES = {"report.html", "report.md", "results.json"}
 
 @pytest.fixture(autouse=True)
 def not_on_github(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE", "GITHUB_OUTPUT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -259,20 +259,88 @@ def test_a_full_disk_loses_the_report_and_no_verdict(
     assert result.ret == 1
     assert "the energy report was not written: " in result.stdout.str() + result.stderr.str()
     assert "No space left on device" in result.stdout.str() + result.stderr.str()
-    assert (project.path / "junit.xml").read_text().count('name="verdict" value="pass"') == 4
+    assert (project.path / "junit.xml").read_text().count('_verdict" value="pass"') == 4
     if not options:
         result.assert_outcomes(passed=4)
 
 
-def test_a_job_summary_that_cannot_be_written_is_told(
+@pytest.mark.parametrize("path", ["folder", "missing/summary.md", "full.md"])
+def test_a_job_summary_that_cannot_be_written_decides_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """GitHub takes 1 MiB a step (CreateStepSummaryCommand in actions/runner) or nothing."""
+    (project.path / "folder").mkdir()
+    (project.path / "full.md").write_bytes(b"x" * (1024 * 1024 - 50))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / path))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    project.store()
+    project.record("dear", power_w=560.0)
+    arguments = ("--energy-report", "report", "-k", "test_energy and bs8", "--energy-replay")
+    result = project.run(*arguments, "old")
+    assert result.ret == 0
+    assert written(project).entries
+    assert (project.path / "full.md").stat().st_size == 1024 * 1024 - 50
+    result.stdout.fnmatch_lines(
+        ["warning: the energy report was not added to the job summary*", "energy report: *"]
+    )
+    assert "was not written" not in result.stdout.str()
+    failed = project.run(*arguments, "dear")
+    assert failed.ret == 1
+    assert failed.stdout.str().count("::error") == 1
+
+
+def test_a_report_that_cannot_be_written_is_in_the_job_summary(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path))
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("pytest_energy.report.publish.write_atomically", full)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
     project.store()
-    result = project.run("--energy-replay", "old", "--energy-report", "report")
+    project.run("--energy-report", "report", "-k", "test_energy and bs8", "--energy-replay", "old")
+    assert "1 energy test: all pass" in (project.path / "summary.md").read_text()
+
+
+def test_step_outputs_that_cannot_be_written_decide_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(project.path / "missing" / "output"))
+    project.store()
+    arguments = ("--energy-report", "report", "-k", "test_energy and bs8", "--energy-replay")
+    result = project.run(*arguments, "old")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["warning: the step's outputs were not written (GITHUB_OUTPUT): *"])
+    project.record("dear", power_w=560.0)
+    assert project.run(*arguments, "dear", "--energy-exit-status", "verdict").ret == 10
+
+
+def test_step_outputs_tell_of_a_report_that_was_not_written(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("pytest_energy.report.publish.write_atomically", full)
+    monkeypatch.setenv("GITHUB_OUTPUT", str(project.path / "output"))
+    project.store()
+    project.run("--energy-report", "report", "-k", "test_energy and bs8", "--energy-replay", "old")
+    assert "status=1\n" in (project.path / "output").read_text()
+
+
+@pytest.mark.parametrize("hook", ["sessionfinish(session)", "terminal_summary(config)"])
+def test_another_plugin_that_fails_at_the_end_takes_no_verdict_along(
+    project: Project, hook: str
+) -> None:
+    project.store()
+    project.pytester.makeconftest(f"def pytest_{hook}: raise OSError(28, 'No space left')")
+    result = project.pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "--energy-replay", "old", "--energy-report", "report"
+    )
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["the energy report was not written: *Is a directory.*"])
-    assert written(project).entries
+    assert "No space left" in result.stderr.str()
+    assert len([line for line in result.outlines if line.startswith("tiny bs=")]) == 4
+    assert len(written(project).entries) == 4
 
 
 def test_an_interrupted_run_says_so(project: Project) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_energy.report import (
     drawing,
     gallery,
+    github,
     groups,
     markdown,
     plane,
@@ -404,12 +405,34 @@ def test_the_first_three_series_differ_for_any_colour_vision(
     ],
 )
 def test_annotations_are_escaped_by_githubs_rules(text: str, wanted: str) -> None:
-    line = publish.annotation(made.entry(what=text, file="dir, a:b/test_a.py"))
+    (line,) = github.annotations([made.entry(what=text, file="dir, a:b/test_a.py")])
     assert line.startswith(
         "::error file=dir%2C a%3Ab/test_a.py,line=3,title=tiny bs=8 512/256 regressed::"
     )
     assert wanted in line
     assert "\n" not in line
+
+
+def test_the_tenth_annotation_stands_for_the_rest() -> None:
+    """The runner keeps ten errors of a step, and 4,096 characters of each.
+
+    `_maxCountPerIssueType`, `_maxIssueMessageLength`: ExecutionContext.cs of actions/runner.
+    """
+    entries = [made.entry(size, what=f"REGRESSED: bs={size}") for size in range(1, 12)]
+    assert len(github.annotations(entries[:10])) == 10
+    assert "more" not in github.annotations(entries[:10])[9]
+    assert github.annotations(entries)[8].startswith("::error file=")
+    assert github.annotations(entries)[9:] == [
+        "::error title=2 more tests regressed::"
+        "2 more tests regressed:%0AREGRESSED: bs=10%0AREGRESSED: bs=11"
+    ]
+
+
+def test_an_annotation_has_the_length_that_github_keeps() -> None:
+    (line,) = github.annotations([made.entry(what="%" * 5000)])
+    message = line.split("::")[2].replace("%25", "%")
+    assert len(message) == 4096
+    assert message.endswith("%…")
 
 
 def test_each_of_several_noises_comes_with_its_cells() -> None:

@@ -2,4 +2,117 @@
 
 from tests.situations import Situation
 
-ROWS: tuple[Situation, ...] = ()
+_REPORT, _ECOSYSTEM = "tests/plugin/test_report_option.py::", "tests/plugin/test_ecosystem.py::"
+_OPTIONAL = "Optional outputs that decide"
+_SUMMARY = _REPORT + "test_a_job_summary_that_cannot_be_written_decides_nothing"
+_ENDS = _REPORT + "test_another_plugin_that_fails_at_the_end_takes_no_verdict_along"
+_AGAIN = "Tests that plugins run again, spread or group"
+_ONE = _ECOSYSTEM + "test_a_test_that_is_run_again_leaves_one_record"
+_PAGES = "tests/reports/test_pages.py::"
+
+ROWS: tuple[Situation, ...] = (
+    *(
+        Situation(
+            _OPTIONAL,
+            situation,
+            "exit status 1: “the energy report was not written”; no annotations",
+            "exit status of the verdicts, a warning; annotations",
+            _SUMMARY,
+        )
+        for situation in (
+            "`GITHUB_STEP_SUMMARY` names a file whose folder a container does not have",
+            "`GITHUB_STEP_SUMMARY` cannot be written",
+        )
+    ),
+    Situation(
+        _OPTIONAL,
+        "a step summary that is nearly 1 MiB long already",
+        "the report is added, and GitHub drops all of the summary",
+        "the report is left out, with a warning",
+        _SUMMARY,
+    ),
+    Situation(
+        _OPTIONAL,
+        "`GITHUB_OUTPUT` cannot be written",
+        "traceback, no table",
+        "exit status of the verdicts, a warning",
+        _REPORT + "test_step_outputs_that_cannot_be_written_decide_nothing",
+    ),
+    Situation(
+        _OPTIONAL,
+        "a full disk under `--energy-report` on GitHub",
+        "nothing in the job summary",
+        "exit status 1, and the report in the job summary",
+        _REPORT + "test_a_report_that_cannot_be_written_is_in_the_job_summary",
+    ),
+    Situation(
+        _OPTIONAL,
+        "`--junitxml`, `--benchmark-compare-fail` or a `conftest.py` fails when all is measured",
+        "no table, no report",
+        "the table, the report, then the other plugin's error",
+        _ENDS,
+    ),
+    Situation(
+        _OPTIONAL,
+        "more than ten regressions on GitHub",
+        "an annotation each, of which GitHub drops those after the tenth",
+        "nine, and a tenth that names the rest",
+        _PAGES + "test_the_tenth_annotation_stands_for_the_rest",
+    ),
+    Situation(
+        _OPTIONAL,
+        "an annotation of more than 4,096 characters",
+        "cut by GitHub without a word",
+        "cut with …",
+        _PAGES + "test_an_annotation_has_the_length_that_github_keeps",
+    ),
+    Situation(
+        _AGAIN,
+        "pytest-rerunfailures, flaky or pytest-retry runs failed tests again",
+        "a row for each run and all before it: 4 tests, 14 rows, “12 regressed”",
+        "one record per test in table, report and pytest-benchmark's JSON",
+        _ONE,
+    ),
+    Situation(
+        _AGAIN,
+        "JUnit of a test that was run again",
+        "each property as often as it was run",
+        "each once",
+        _ONE,
+    ),
+    Situation(
+        _AGAIN,
+        "a test that is judged, and fails before that when it is run again",
+        "the verdict of the first run",
+        "no verdict, as the last run has none",
+        _ECOSYSTEM + "test_only_the_last_run_of_a_test_is_reported",
+    ),
+    Situation(
+        _AGAIN,
+        "`--benchmark-json` under pytest-xdist",
+        "each worker writes the file: 2 of 4 tests",
+        "all tests",
+        _ONE,
+    ),
+    Situation(
+        _AGAIN,
+        "`--dist loadgroup`, which appends `@GROUP` to node ids",
+        "commands and reports name `test[bs2]@GROUP`, which pytest does not find",
+        "`test[bs2]`",
+        _ONE,
+    ),
+    Situation(
+        "One name for two values",
+        "JUnit of a test with both fixtures",
+        "`verdict` twice: a reader into a dict gets the second, *pass*",
+        "`joules_per_token_verdict` and `tokens_per_s_verdict`",
+        _ECOSYSTEM + "test_a_test_of_both_metrics_has_one_name_for_each",
+    ),
+    Situation(
+        "One name for two values",
+        "pytest-benchmark's JSON of a test with both fixtures",
+        "two entries of one `fullname`",
+        "one entry with both",
+        _ECOSYSTEM + "test_a_test_of_both_metrics_has_one_name_for_each",
+    ),
+)
