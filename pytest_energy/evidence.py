@@ -249,6 +249,7 @@ class _Launches:
     def _add_launch(self, cells: Sequence[Cell], number: int, side: Side) -> str | None:
         """One launch of one side; returns why it failed, else None."""
         progress = self._numbered(number, side.name)
+        latest: dict[str, tuple[Cell, Recording]] = {}
         try:
             launched = launch.record_launch(
                 cells, side.settings, self.open_meter, progress, is_enough
@@ -257,7 +258,7 @@ class _Launches:
             with contextlib.closing(launched):
                 for cell, recorded in launched:
                     self._keep(cell, recorded, side.name)
-                    self._add(cell, side.name, recorded)
+                    latest[cell.key.canonical] = cell, recorded
         except EngineError as error:
             self.is_unusable = error.stage in ("start", "load") and not error.out_of_memory
             failure = str(failures.explained(error, cells[0].model))
@@ -265,6 +266,9 @@ class _Launches:
             failure = str(error)
         else:
             return None
+        finally:
+            for cell, recorded in latest.values():
+                self._add(cell, side.name, recorded)
         return f"{_named(side)}{failure}" if self.settings.paired else failure
 
     def _add_pair(self, cells: Sequence[Cell], number: int, outer: Side, inner: Side) -> str | None:
@@ -273,7 +277,7 @@ class _Launches:
         Raises:
             NoFit: there is not enough GPU memory for both.
         """
-        periods: dict[str, tuple[Cell, dict[str, list[Recording]]]] = {}
+        periods: dict[str, tuple[Cell, dict[str, dict[int, Recording]]]] = {}
         try:
             launched = interleaved.record_pair(
                 cells,
@@ -287,7 +291,7 @@ class _Launches:
                 for side, cell, recorded in launched:
                     self._keep(cell, recorded, side)
                     of_cell = periods.setdefault(cell.key.canonical, (cell, {}))[1]
-                    of_cell.setdefault(side, []).append(recorded)
+                    of_cell.setdefault(side, {})[recorded.period] = recorded
         except SideError as error:
             failed = outer if outer.name == error.side else inner
             return f"{_named(failed)}{error}"
@@ -295,7 +299,7 @@ class _Launches:
             return str(error)
         for cell, sides in periods.values():
             for side, recordings in sides.items():
-                self._add(cell, side, *recordings)
+                self._add(cell, side, *recordings.values())
         return None
 
     def _add(self, cell: Cell, side: str, *recordings: Recording) -> None:

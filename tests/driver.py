@@ -53,6 +53,9 @@ class SimulatedGpu:
     cpu_w: float | None = None  # of a CPU on the same module
     counts_module: bool = False  # whether its counter counts that, too
     bus_id: bytes = b""
+    memory_mib: int = 4
+    desktop_mib: int | None = None  # held by a graphics process; None if not known
+    is_numa_node: bool = False
     pids: list[int] = field(default_factory=list)
     # NVML's error codes by function, and by "FIELD of scope SCOPE"
     fails: dict[str, int] = field(default_factory=dict)
@@ -120,6 +123,11 @@ class SimulatedDriver:
                 raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
             return SimpleNamespace(isC2cEnabled=1)
 
+        def numa_node(gpu: SimulatedGpu) -> int:
+            if not gpu.is_numa_node:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return 1
+
         return {
             "nvmlInit": lambda: None,
             "nvmlDeviceGetArchitecture": lambda gpu: pynvml.NVML_DEVICE_ARCH_HOPPER,
@@ -145,7 +153,16 @@ class SimulatedDriver:
             "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(
                 gpu=gpu.utilization_percent
             ),
-            "nvmlDeviceGetMemoryInfo": lambda gpu, version=None: SimpleNamespace(used=4 << 20),
+            "nvmlDeviceGetMemoryInfo": lambda gpu, version=None: SimpleNamespace(
+                used=gpu.memory_mib << 20
+            ),
+            "nvmlDeviceGetNumaNodeId": numa_node,
+            "nvmlDeviceGetGraphicsRunningProcesses": lambda gpu: [
+                SimpleNamespace(
+                    pid=1,
+                    usedGpuMemory=None if gpu.desktop_mib is None else gpu.desktop_mib << 20,
+                )
+            ],
             "nvmlDeviceGetMigMode": lambda gpu: list(gpu.mig),
             "nvmlDeviceGetEccMode": lambda gpu: [1, 1],
             "nvmlDeviceGetTotalEccErrors": lambda gpu, kind, counter: gpu.ecc_uncorrected,

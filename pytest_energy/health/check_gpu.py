@@ -13,8 +13,9 @@ _MIN_UPDATES = 3
 # Rough: idle power is small and jumps. The gate's own limit is 3 %, under load.
 _COUNTER_AGREES, _COUNTER_AGREES_W = 0.2, 20.0
 _HOT_C = 65  # for an idle GPU
-_BUSY_PERCENT = 5
-_MEMORY_HELD_MIB = 1024
+BUSY_PERCENT = 5
+# A desktop that a container hides or an idle CUDA context stays below; an engine does not.
+HELD_MIB = 2048
 
 # nvmlClocksEventReason* bits that somebody set and that hold clocks below the GPU's own choice.
 _CLOCKS_SET = {
@@ -273,19 +274,22 @@ def processes(facts: GpuFacts, lock: Lock) -> Finding:
         remedy = "end what runs there, or choose another GPU with CUDA_VISIBLE_DEVICES"
         what = f"{names}: the energy used there would be counted"
         return found(subject, "foreign_process", what, remedy)
-    return _hidden(facts)
+    return _hidden(facts, lock)
 
 
-def _hidden(facts: GpuFacts) -> Finding:
+def _hidden(facts: GpuFacts, lock: Lock) -> Finding:
     used, busy = facts.memory_used_mib, facts.utilization_percent
     signs = []
-    if used is not None and used > _MEMORY_HELD_MIB:
+    if used is not None and used > HELD_MIB:
         signs.append(f"{used:,} MiB of memory is in use")
-    if busy is not None and busy > _BUSY_PERCENT:
+    if busy is not None and busy > BUSY_PERCENT:
         signs.append(f"the GPU is {busy} % in use")
     if not signs:
         return _fine(facts, kinds.PROCESSES, "none", "memory_used_mib", "utilization_percent")
     signs_of_use = " and ".join(signs)
+    if lock.held:
+        what = f"{signs_of_use}, while another run is measuring"
+        return found(facts.uuid, "gpu_in_use", what, "wait for that run to end")
     what = f"no process is listed, but {signs_of_use}, perhaps by another container or VM"
     remedy = "run nvidia-smi on the host, and end what uses the GPU"
     return found(facts.uuid, "hidden_process", what, remedy)

@@ -6,7 +6,7 @@ import os
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_energy import __version__
@@ -15,6 +15,7 @@ from pytest_energy.health import (
     check_gpu,
     check_host,
     check_software,
+    neighbours,
     read_engine,
     read_gpu,
     read_host,
@@ -85,7 +86,10 @@ def examine(
         counters = "counter of one GPU" if number == 1 else f"counters of {number} GPUs"
         say(f"watching the energy {counters} for two seconds")
     for gpu, watch in zip(reached, read_gpu.watch_counters(reached, _WATCH_S), strict=True):
-        findings += check_gpu.gpu(read_gpu.read_gpu(gpu), watch, lock_of(gpu.uuid))
+        facts = read_gpu.read_gpu(gpu)
+        idle = neighbours.when_idle({gpu.uuid: facts})[gpu.uuid]
+        facts = replace(facts, utilization_percent=idle.utilization_percent)
+        findings += check_gpu.gpu(facts, watch, lock_of(gpu.uuid))
     others = bool(reached) and not named_gpus
     findings += [
         check_gpu.unreachable(_subject(gpu), gpu.error, gpu.forbidden and others)

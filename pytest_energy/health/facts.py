@@ -51,7 +51,7 @@ class GpuFacts:
         unknown: whether that is because there is no driver or no such GPU.
         unreadable: facts that exist but could not be read, with the driver's words.
         clock_reasons: nvmlDeviceGetCurrentClocksEventReasons, a bit mask.
-        memory_used_mib: without what the driver reserves, if it reports the two separately.
+        memory_used_mib: in use, except by the driver and by graphics processes.
         mig_pending, ecc_pending: the mode after the next reset or reboot.
         ecc_uncorrected: uncorrectable memory errors since the driver was loaded.
         rows_pending: whether memory rows will be remapped at the next reset.

@@ -116,10 +116,10 @@ FINDINGS: Mapping[str, Kind] = {
         PROCESSES, _FAULT, "they cannot be listed, so the gate could not check for them either"
     ),
     "gpu_in_use": Kind(
-        PROCESSES, _WARNING, "there are some, and another run of pytest-energy holds the GPU's lock"
+        PROCESSES, _WARNING, "it is in use, and another run of pytest-energy holds the GPU's lock"
     ),
     "hidden_process": Kind(
-        PROCESSES, _WARNING, "none is listed, but over 1 GiB of memory is used or the GPU is busy"
+        PROCESSES, _FAULT, "none is listed, but over 2 GiB of memory is used or the GPU is busy"
     ),
     "gpu_locked": Kind(LOCK, _WARNING, "another run is measuring on this GPU"),
     "few_cores": Kind(CPU, _WARNING, "fewer than four cores are usable (affinity, cgroup)"),

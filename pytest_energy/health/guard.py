@@ -1,18 +1,25 @@
 """The look at GPUs and clocks around each cell of a live run, before the load and after it.
 
 It finds only what may make a measurement invalid and what the meter's own samples do not show;
-recording/faults.py declares it. It costs six driver calls per GPU and look.
+recording/faults.py declares it. It costs eight to ten driver calls per GPU and look.
 """
 
 from collections.abc import Sequence
 
-from pytest_energy.health import check_gpu, read_gpu, read_host
+from pytest_energy.health import check_gpu, neighbours, read_gpu, read_host
 from pytest_energy.health.facts import GpuFacts
 from pytest_energy.health.findings import Finding, Level
 from pytest_energy.meters.nvml import Listed
 from pytest_energy.recording.faults import fault
 
-_WANTED = ("power_limit_w", "enforced_power_limit_w", "mig", "ecc_uncorrected")
+_WANTED = (
+    "power_limit_w",
+    "enforced_power_limit_w",
+    "mig",
+    "ecc_uncorrected",
+    "memory_used_mib",
+    "utilization_percent",
+)
 _SUSPENDED_S = 0.1
 
 
@@ -36,7 +43,12 @@ class Guard:
         """What was found before and what has changed since, as a recording keeps it."""
         found = suspension(self._suspended_s, read_host.suspended_s())
         for uuid, before in self._before.items():
-            found += changes(before, _again(uuid, before))
+            after = _again(uuid, before)
+            found += changes(before, after)
+            busy = neighbours.busy_percent(uuid, after)
+            if busy is not None:
+                what = f"the GPU was busy {busy} % of the time when the engine was idle"
+                found.append(fault("hidden_process", f"{uuid}: {what}"))
         return found
 
 
@@ -76,6 +88,10 @@ def changes(before: GpuFacts, after: GpuFacts) -> list[str]:
     if before.ecc_uncorrected is not None and after.ecc_uncorrected is not None and errors > 0:
         what = f"uncorrectable memory errors under load: {errors}"
         found.append(fault("ecc_errors", f"{after.uuid}: {what}"))
+    freed_mib = (before.memory_used_mib or 0) - (after.memory_used_mib or 0)
+    if after.memory_used_mib is not None and freed_mib > check_gpu.HELD_MIB:
+        what = f"{freed_mib:,} MiB of memory were given back under load, not by the engine"
+        found.append(fault("hidden_process", f"{after.uuid}: {what}"))
     for name, why in sorted(after.unreadable.items()):
         if getattr(before, name) is not None:
             what = f"{name} could be read before the load, but not after it ({why})"

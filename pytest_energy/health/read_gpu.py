@@ -17,6 +17,7 @@ from pytest_energy.meters.processes import in_initial_namespace
 
 _READ_EVERY_S = 0.002
 _POWER_EVERY_S = 0.05
+_EXPLAINED = 1 << 30  # bytes of memory that need no explanation
 _LOST = ("NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_RESET_REQUIRED")
 _UNSUPPORTED = ("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND")
 
@@ -42,7 +43,7 @@ _ASKS: Mapping[str, Callable[[Any], Any]] = {
     "clock_reasons": lambda gpu: _companion(gpu, "throttle_reasons"),
     "temperature_c": lambda gpu: _companion(gpu, "temperature_c"),
     "utilization_percent": lambda gpu: _companion(gpu, "utilization_percent"),
-    "memory_used_mib": lambda gpu: int(_memory_used(gpu)) >> 20,
+    "memory_used_mib": lambda gpu: _mib(_unexplained_memory(gpu)),
     "mig": lambda gpu: bool(_nvml().nvmlDeviceGetMigMode(gpu)[0]),
     "mig_pending": lambda gpu: bool(_nvml().nvmlDeviceGetMigMode(gpu)[1]),
     "ecc": lambda gpu: bool(_nvml().nvmlDeviceGetEccMode(gpu)[0]),
@@ -127,7 +128,31 @@ def _said(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _unexplained_memory(handle: Any) -> int | None:
+    """Bytes of memory in use that neither driver nor listed graphics processes (a desktop) hold.
+
+    None if the GPU is a NUMA node (Grace Hopper), where "pages allocated from FB memory are not
+    released even after the process terminates" (nvml.h, nvmlDeviceGetMemoryInfo_v2).
+    """
+    nvml = _nvml()
+    used = _memory_used(handle)
+    if used <= _EXPLAINED:
+        return used
+    with contextlib.suppress(Exception):
+        nvml.nvmlDeviceGetNumaNodeId(handle)
+        return None
+    with contextlib.suppress(Exception):
+        desktop = nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
+        used -= sum(process.usedGpuMemory or 0 for process in desktop)
+    return max(0, used)
+
+
+def _mib(memory: int | None) -> int | None:
+    return None if memory is None else memory >> 20
+
+
 def _memory_used(handle: Any) -> int:
+    """In bytes; without what the driver reserves, if it reports the two separately."""
     nvml = _nvml()
     try:
         return int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).used)

@@ -19,10 +19,11 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.plan import block_size, tokens_in_flight
 from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError
+from pytest_energy.health import neighbours
+from pytest_energy.health.neighbours import Look
 from pytest_energy.launch.engines import new_engine
 from pytest_energy.launch.launch import IsEnough, Launch, OpenMeter
 from pytest_energy.launch.load import Progress
-from pytest_energy.meters.processes import compute_processes
 from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.recording import counters
 from pytest_energy.recording.faults import fault
@@ -81,7 +82,8 @@ def record_pair(
 ) -> Generator[tuple[str, Cell, Recording], None, None]:
     """One launch of each engine: record each of `cells` on both, interleaved.
 
-    Yields each period's recording with its side's name, three per cell and block.
+    Yields each period's recording with its side's name, three per cell and block; all again if more
+    is found once the engines have ended.
 
     Args:
         cells: at least one; they must share their launch arguments.
@@ -96,7 +98,7 @@ def record_pair(
         SideError: an engine did not load or pause, crashed or hung; the other is ended, too.
         MeterError: the GPUs cannot be read.
     """
-    before = compute_processes()
+    before, recordings, launches = Look.when_idle(), [], {}
     sides = (outer, inner)
     engines = {
         side.name: new_engine(cells[0], side.settings, gpu_memory_utilization=MEMORY_SHARE)
@@ -123,7 +125,12 @@ def record_pair(
         pair = _Pair(outer, inner, launches, idle_power_w[0], idle_power_w[1], progress)
         for cell in cells:
             for name, recorded in pair.record(cell, stopping):
-                yield name, cell, recorded
+                recordings.append((name, cell, recorded))
+                yield recordings[-1]
+    gpu_uuids = {gpu for launch in launches.values() for gpu in launch.gpu_uuids}
+    late = neighbours.after_engine(sorted(gpu_uuids), before)
+    for name, cell, recorded in recordings if late else ():
+        yield name, cell, replace(recorded, faults=(*recorded.faults, *late))
 
 
 @contextlib.contextmanager

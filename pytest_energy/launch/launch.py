@@ -11,7 +11,9 @@ from typing import Any
 from pytest_energy.cell.cell import Cell
 from pytest_energy.engines.engine import Engine
 from pytest_energy.errors import EngineError
+from pytest_energy.health import neighbours
 from pytest_energy.health.guard import Guard
+from pytest_energy.health.neighbours import Look
 from pytest_energy.launch.engines import new_engine
 from pytest_energy.launch.load import Load, Progress
 from pytest_energy.meters.host_meter import HostMeter
@@ -50,18 +52,38 @@ def record_launch(
     Raises:
         EngineError: the engine did not load, crashed or hung; the cells yielded before are good.
         MeterError: the engine's GPUs cannot be read.
+
+    What is found only once the engine has ended makes all its recordings come again, with that.
     """
-    before = compute_processes()
+    before = Look.when_idle()
     doing = f"loading ({Path(settings.python).name})"
     if settings.url is not None:
         doing = f"attaching to {settings.url}"
     progress(f"{cells[0].model.name}: {doing}")
-    with new_engine(cells[0], settings) as engine:
-        if settings.url is not None:  # a running server was on its GPUs before
-            before = {gpu: pids and pids - engine.processes() for gpu, pids in before.items()}
-        launch = Launch.of(engine, settings, [engine], open_meter, before)
-        for cell in cells:
-            yield cell, launch.record(cell, progress, is_enough)
+    launch, recordings, failed = None, [], None
+    try:
+        with new_engine(cells[0], settings) as engine:
+            if settings.url is not None:  # a running server was on its GPUs before
+                before = _without(engine, before)
+            launch = Launch.of(engine, settings, [engine], open_meter, before)
+            for cell in cells:
+                recordings.append((cell, launch.record(cell, progress, is_enough)))
+                yield recordings[-1]
+    except EngineError as error:
+        failed = error
+    if launch is not None and settings.url is None:
+        late = neighbours.after_engine(launch.gpu_uuids, before)
+        for cell, recorded in recordings if late else ():
+            yield cell, replace(recorded, faults=(*recorded.faults, *late))
+    if failed is not None:
+        raise failed
+
+
+def _without(engine: Engine, before: Look) -> Look:
+    """What was found with a running server, as if it had not been there."""
+    return Look(
+        {gpu: pids and pids - engine.processes() for gpu, pids in before.processes.items()}, {}
+    )
 
 
 def wait_for_leftovers(gpu_uuids: Collection[str], progress: Progress) -> None:
@@ -71,8 +93,7 @@ def wait_for_leftovers(gpu_uuids: Collection[str], progress: Progress) -> None:
     """
     end = time.monotonic() + _LEAVE_S
     while gpu_uuids and time.monotonic() < end:
-        on_gpus = compute_processes()
-        if not any(on_gpus.get(gpu) for gpu in gpu_uuids):
+        if not neighbours.is_held(gpu_uuids):
             return
         progress("waiting until what a killed run left on the GPU has ended")
         time.sleep(0.5)
@@ -103,7 +124,7 @@ class Launch:
         settings: LaunchSettings,
         engines: Sequence[Engine],
         open_meter: OpenMeter,
-        before: OnGpus,
+        before: Look,
     ) -> "Launch":
         """The launch of a loaded engine.
 
@@ -111,7 +132,7 @@ class Launch:
             engine, settings: it and how it was launched.
             engines: all engines that may be on its GPUs, itself among them.
             open_meter: opens a meter for the GPUs with the given UUIDs.
-            before: compute processes by GPU before the first of them was started.
+            before: the GPUs before the first of them was started.
         """
         assert engine.ready is not None
         gpu_uuids, after = engine.ready.gpu_uuids, compute_processes()
@@ -120,10 +141,19 @@ class Launch:
             launch_id=engine.launch_id
             or f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
             engine=engine,
-            meter=open_meter(gpu_uuids, membership(gpu_uuids, ours, before, after)),
-            faults=_process_faults(gpu_uuids, before, after),
+            meter=open_meter(gpu_uuids, membership(gpu_uuids, ours, before.processes, after)),
+            faults=(
+                *_process_faults(gpu_uuids, before.processes, after),
+                *neighbours.before_launch(gpu_uuids, before),
+            ),
             under_test=settings.engine_args_under_test,
         )
+
+    @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        """Of the engine's GPUs."""
+        assert self.engine.ready is not None
+        return self.engine.ready.gpu_uuids
 
     def record(
         self, cell: Cell, progress: Progress, is_enough: IsEnough, looks_per_cycle: int = 2

@@ -47,6 +47,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("throttled", "a thermal or hardware slowdown or the power brake was active"),
         Fault("processes_unreadable", "the processes on the GPU could not be listed"),
         Fault("foreign_process", "another process was on the GPU"),
+        Fault("hidden_process", "the GPU was in use by a process that is not listed"),
         # The look at the GPU before the load and after it (health/).
         Fault("gpu_lost", "the GPU did not answer"),
         Fault("gpu_unreadable", "a setting of the GPU could not be read after the load"),

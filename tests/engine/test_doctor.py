@@ -14,7 +14,7 @@ import pytest
 
 from pytest_energy.commands.main import main
 from pytest_energy.engines.worker_process import session_members
-from pytest_energy.health import read_engine, read_gpu, read_host
+from pytest_energy.health import neighbours, read_engine, read_gpu, read_host
 from pytest_energy.health.facts import EngineFacts
 from pytest_energy.launch import gpu_locks
 from pytest_energy.launch.gpu_locks import GpuLocks
@@ -33,6 +33,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimulatedDriver:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpu_locks, "FOLDER", tmp_path / "locks")
     monkeypatch.setattr(read_gpu, "time", clock)
+    monkeypatch.setattr(neighbours, "time", clock)
     monkeypatch.setattr(read_host, "read_host", lambda: HOST)
     monkeypatch.setattr(read_host, "read_clocks", lambda: CLOCKS)
     monkeypatch.setattr(read_engine, "read_engine", lambda interpreter: ENGINE)
@@ -203,6 +204,26 @@ def test_any_locale_can_show_it(
     follow = "→" if wanted or encoding == "utf-8" else "->"
     said = json.loads(out)["next"] if wanted else out
     assert (status, f"follow the {follow} lines" in said) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "use", [{"memory_mib": 40_960}, {"utilization_percent": 60}, {"pids": [4711]}]
+)
+def test_what_the_gate_refuses_is_a_fault_unless_another_run_measures(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], use: dict[str, Any]
+) -> None:
+    for name, value in use.items():
+        setattr(driver.gpus[UUIDS[0]], name, value)
+    code = "foreign_process" if "pids" in use else "hidden_process"
+    status, text = examine(capsys, "--json")
+    found = [f["code"] for f in json.loads(text)["findings"] if f["code"]]
+    assert (status, found) == (1, [code])
+    other = GpuLocks(1.0)
+    other.acquire([UUIDS[0]], "llama-3.1-8b", print)
+    status, text = examine(capsys, "--json")
+    other.release()
+    found = [f["code"] for f in json.loads(text)["findings"] if f["code"]]
+    assert (status, found) == (0, ["gpu_in_use", "gpu_locked"])
 
 
 NOT_SUPPORTED, INVALID = pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT

@@ -14,7 +14,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError
-from pytest_energy.health import read_host
+from pytest_energy.health import neighbours, read_host
 from pytest_energy.health.guard import Guard
 from pytest_energy.launch import launch
 from pytest_energy.measure import checks, stopping
@@ -27,6 +27,8 @@ from tests.simulated import SimulatedMeter
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> SimulatedDriver:
+    monkeypatch.setattr(neighbours, "_BUSY_FOR_S", 0.1)
+    monkeypatch.setattr(neighbours, "_MEMORY_FREED_S", 0.1)
     return SimulatedDriver(monkeypatch)
 
 
@@ -36,6 +38,8 @@ def lost(called: str, number: int) -> int:
 
 Change = Callable[[SimulatedDriver], Any]
 CHANGES: dict[str, Change] = {
+    "hidden_process": lambda driver: setattr(driver.gpus[UUIDS[0]], "utilization_percent", 60),
+    "hidden_process ": lambda driver: setattr(driver.gpus[UUIDS[0]], "memory_mib", 30_000),
     "power_limit_changed": lambda driver: setattr(driver.gpus[UUIDS[0]], "power_limit_mw", 500_000),
     "power_limit_changed ": lambda driver: setattr(driver.gpus[UUIDS[0]], "enforced_mw", 500_000),
     "ecc_errors": lambda driver: setattr(driver.gpus[UUIDS[0]], "ecc_uncorrected", 1),
@@ -54,6 +58,7 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("code", CHANGES)
 def test_what_changes_during_a_cell(driver: SimulatedDriver, code: str) -> None:
+    driver.gpus[UUIDS[0]].memory_mib = 70_000  # the engine's, and perhaps another's
     looking = Guard(UUIDS)
     assert looking.faults_before() == []
     CHANGES[code](driver)
@@ -124,13 +129,15 @@ def test_without_a_driver_or_without_that_gpu_nothing_is_judged(driver: Simulate
     assert Guard(UUIDS).faults() == []
 
 
-def test_a_look_is_six_calls_a_gpu(driver: SimulatedDriver) -> None:
+@pytest.mark.parametrize(("memory_mib", "calls"), [(4, 8), (70_000, 10)])
+def test_a_look_is_a_few_calls_a_gpu(driver: SimulatedDriver, memory_mib: int, calls: int) -> None:
     """A call takes several milliseconds on some machines; a look shall take less than 50."""
+    driver.gpus[UUIDS[0]].memory_mib = memory_mib
     looking = Guard(UUIDS[:1])
-    assert len(driver.calls) <= 6
+    assert len(driver.calls) <= calls
     driver.calls.clear()
     looking.faults()
-    assert len(driver.calls) <= 6
+    assert len(driver.calls) <= calls
 
 
 def test_a_machine_that_slept(driver: SimulatedDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +247,34 @@ def test_processes_that_are_not_known_are_not_taken_for_none(
     assert codes == ["processes_unreadable", *(["foreign_process"] if unknown == "after" else [])]
     assert recorded.faults[0].startswith(f"processes_unreadable: {UUIDS[0]} does not list them")
     assert not measure(recorded).valid
+
+
+def test_what_shows_only_once_the_engine_has_ended_makes_its_recordings_invalid(
+    cell: Cell, python: str, on_gpu: SimulatedDriver
+) -> None:
+    """Another pod's job that came while the engine loaded, and was idle whenever it was looked."""
+    cells = [
+        replace(cell, workload=Workload(input_tokens=64, output_tokens=80), batch_size=batch)
+        for batch in (4, 8)
+    ]
+
+    def progress(text: str) -> None:
+        on_gpu.gpus[UUIDS[0]].memory_mib = 30_000
+
+    settings = LaunchSettings(python, {}, 20, 20)
+    recorded = [
+        recording
+        for _, recording in launch.record_launch(
+            cells, settings, lambda *_: SimulatedMeter(), progress, stopping.is_enough
+        )
+    ]
+    assert [r.key.batch_size for r in recorded] == [4, 8, 4, 8]
+    assert [r.faults for r in recorded[:2]] == [(), ()]
+    for early, late in zip(recorded[:2], recorded[2:], strict=True):
+        (fault,) = late.faults
+        assert fault.startswith(f"hidden_process: {UUIDS[0]}: 29,996 MiB of memory were taken with")
+        assert replace(late, faults=()) == early
+        assert not measure(late).valid
 
 
 def test_a_cell_that_cannot_be_valid_is_cut_short(

@@ -19,7 +19,7 @@ import pynvml
 import pytest
 
 from pytest_energy.engines.engine import Engine, EngineReady
-from pytest_energy.health import read_host
+from pytest_energy.health import neighbours, read_host
 from pytest_energy.launch import gpu_locks, launch
 from pytest_energy.measure import checks, stopping
 from pytest_energy.meters import zeus_meter
@@ -55,11 +55,13 @@ class Ground:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch, self.driver, self.stage = patch, SimulatedDriver(patch), Stage()
+        self.busy_percent, self.idle_percent = 97, 0
         self.when_loading: Callable[[], Any] = lambda: None
+        self.when_closed: Callable[[], Any] = lambda: None
         self.in_the_middle: Callable[[], Any] = lambda: None
         self.launches = self.messages = 0
         for gpu in self.driver.gpus.values():
-            gpu.power_w, gpu.utilization_percent = POWER_W, 97
+            gpu.power_w = POWER_W
         self.gpu = self.driver.gpus[UUIDS[0]]
         self._shorten()
         self._engine()
@@ -74,13 +76,15 @@ class Ground:
         set_attribute(zeus_meter, "_SAMPLE_EVERY_S", 0.1)
         set_attribute(zeus_meter, "_PAUSE_AFTER_UPDATE_S", 0.02)
         set_attribute(zeus_meter, "_STUCK_AFTER_S", 0.5)
+        set_attribute(neighbours, "_BUSY_FOR_S", 0.5)
+        set_attribute(neighbours, "_MEMORY_FREED_S", 0.5)
         set_attribute(gpu_locks, "FOLDER", Path(os.environ["CAMPAIGN_SIGNS"]) / "locks")
 
     def _engine(self) -> None:
         """Engines say that they are on the GPU that they were given, and stages are shown."""
-        ready, start, steps, stop, close = (
+        ready, start, begin, steps, stop, close = (
             getattr(Engine, name)
-            for name in ("_ready", "_load_with", "take_steps", "stop_load", "close")
+            for name in ("_ready", "_load_with", "start_load", "take_steps", "stop_load", "close")
         )
 
         def _ready(engine: Engine, event: Any) -> EngineReady:
@@ -93,6 +97,14 @@ class Ground:
             self.stage.reach("load")
             return start(engine, *args, **kwargs)  # type: ignore[no-any-return]
 
+        def use(percent: int) -> None:
+            for gpu in self.driver.gpus.values():
+                gpu.utilization_percent = percent
+
+        def start_load(engine: Engine, *args: Any) -> Any:
+            use(self.busy_percent)
+            return begin(engine, *args)
+
         def take_steps(engine: Engine) -> Any:
             self.messages += 1
             if self.messages == MIDDLE:
@@ -104,14 +116,18 @@ class Ground:
 
         def stop_load(engine: Engine) -> Any:
             self.stage.reach("stop")
-            return stop(engine)
+            stopped = stop(engine)
+            use(self.idle_percent)
+            return stopped
 
         def close_(engine: Engine, grace_s: float) -> None:
             if engine.worker.started and grace_s:
                 self.stage.reach("exit")
             close(engine, grace_s)
+            use(self.idle_percent)
+            self.when_closed()
 
-        for function in (_ready, _load_with, take_steps, stop_load):
+        for function in (_ready, _load_with, start_load, take_steps, stop_load):
             self.patch.setattr(Engine, function.__name__, function)
         self.patch.setattr(Engine, "close", close_)
 
@@ -178,7 +194,8 @@ def unlisted_before(ground: Ground) -> None:
 
 def in_a_container(ground: Ground) -> None:
     """The driver's id of the engine is the host's, and above any of ours."""
-    ground.when_loading = _gpu(ground, pids=[2**22 + 1])
+    ground.when_loading = _gpu(ground, pids=[2**22 + 1], memory_mib=70_000)
+    ground.when_closed = _gpu(ground, pids=[], memory_mib=4)
 
 
 def other_gpu(ground: Ground, function: str) -> None:
@@ -191,7 +208,34 @@ def throttled(ground: Ground) -> None:
 
 
 def idle(ground: Ground) -> None:
-    ground.gpu.utilization_percent = 0
+    ground.busy_percent = 0
+
+
+def neighbour_before(ground: Ground, memory_mib: str, percent: str) -> None:
+    """One that the process list does not show holds memory, or is busy, before the launch."""
+    ground.gpu.memory_mib, ground.idle_percent = int(memory_mib), int(percent)
+    ground.gpu.utilization_percent = int(percent)
+
+
+def neighbour_comes(ground: Ground, memory_mib: str, percent: str) -> None:
+    """One comes while the engine loads, and stays."""
+
+    def come() -> None:
+        ground.gpu.memory_mib, ground.idle_percent = int(memory_mib), int(percent)
+
+    ground.when_loading = come
+
+
+def neighbour_goes(ground: Ground) -> None:
+    """One that came while the engine loaded gives its memory back under load."""
+    ground.when_loading = _gpu(ground, memory_mib=40_000)
+    ground.in_the_middle = _gpu(ground, memory_mib=4)
+
+
+def process_comes(ground: Ground) -> None:
+    """In a container, a process of another comes while the engine loads, and stays."""
+    ground.when_loading = _gpu(ground, pids=[2**22 + 1, 2**22 + 2])
+    ground.when_closed = _gpu(ground, pids=[2**22 + 2])
 
 
 def limited(ground: Ground) -> None:
@@ -296,6 +340,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     for function in (
         reset, frozen, half_counted, lost, lost_at_load, no_driver, appears, there_before,
         throttled, idle, limited, sliced, memory_error,
+        neighbour_before, neighbour_comes, neighbour_goes, process_comes,
         unlisted_before, in_a_container, other_gpu,
         nvml, nvml_from, engine, clock, suspended, disk_fails, no_room_for_logs, writing, hand_out,
     )

@@ -4,6 +4,7 @@ tests/test_generated.py checks that these tests exist.
 """
 
 _ENGINE = "tests/engine/test_offline_engine.py::"
+_NEIGHBOURS = "tests/engine/test_neighbours.py::"
 _METER = "tests/engine/test_zeus_meter.py::"
 _PLUGIN = "tests/plugin/test_plugin.py::"
 _BAD_INPUT = "tests/plugin/test_bad_input.py::"
@@ -46,10 +47,16 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "Nobody else's energy is counted: another process on the GPU makes a measurement invalid, "
-        "and a run waits for another run to end.",
+        "and a run waits for another run to end. One that the driver does not list is known by "
+        "memory and utilization before the launch, after each load and after the engine; what "
+        "comes and goes within one load is not seen.",
         (
             _row("another-process-before"),
             _row("another-process-appears-run"),
+            _row("a-hidden-neighbour-holds-memory-before"),
+            _row("a-hidden-neighbour-comes-and-stays-load"),
+            f"{_NEIGHBOURS}test_a_neighbour_before_the_launch",
+            f"{_NEIGHBOURS}test_what_comes_with_the_engine_and_stays_is_not_the_engines",
             f"{_LOCKS}test_waiting_says_for_whom_and_ends_when_they_end",
         ),
     ),

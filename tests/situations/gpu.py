@@ -9,6 +9,8 @@ _UNKNOWN = "Unknown taken for none"
 _IDS = "Process ids of another namespace"
 _METER, _SCOPE = "tests/engine/test_zeus_meter.py", "tests/engine/test_scope.py"
 _MEASUREMENT = "tests/unit/test_measurement.py"
+_NEIGHBOURS = "tests/engine/test_neighbours.py"
+_HIDDEN = "A neighbour that the process list does not show"
 _READINGS = "A reading that a driver or GPU lacks"
 _MODULE = "An energy counter of a whole module"
 _UNREACHABLE = "One GPU that cannot be reached"
@@ -148,5 +150,56 @@ ROWS: tuple[Situation, ...] = (
         now="*not comparable*",
         test="tests/unit/test_gate.py::"
         "test_energy_of_a_module_is_not_comparable_with_that_of_a_gpu",
+    ),
+    Situation(
+        kind=_HIDDEN,
+        situation="another pod's job holds 40 GiB or keeps the GPU 60 % busy before the launch",
+        before="REGRESSED, or a baseline 40 % too high",
+        now="*invalid*: `hidden_process`; doctor: a fault",
+        test=f"{_NEIGHBOURS}::test_a_neighbour_before_the_launch",
+    ),
+    Situation(
+        kind=_HIDDEN,
+        situation="it comes while the engine loads, and is busy when the engine is idle",
+        before="pass: counted as the engine's, +25 %",
+        now="*invalid*: utilization is read 1.6 s after each load",
+        test=f"{_GUARD}::test_what_changes_during_a_cell",
+    ),
+    Situation(
+        kind=_HIDDEN,
+        situation="it comes while the engine loads, and stays",
+        before="pass",
+        now="*invalid*: memory is compared once the engine has ended; recordings are amended",
+        test=f"{_GUARD}::"
+        "test_what_shows_only_once_the_engine_has_ended_makes_its_recordings_invalid",
+    ),
+    Situation(
+        kind=_HIDDEN,
+        situation="in a container, a process comes with the engine, whose ids are the host's",
+        before="pass: counted as the engine's",
+        now="`foreign_process`, since it stays when the engine has ended",
+        test=f"{_NEIGHBOURS}::test_what_comes_with_the_engine_and_stays_is_not_the_engines",
+    ),
+    Situation(
+        kind=_HIDDEN,
+        situation="one that came during the load of the engine leaves under load",
+        before="pass",
+        now="*invalid*: 2 GiB were given back, not by the engine",
+        test=f"{_GUARD}::test_what_changes_during_a_cell",
+    ),
+    Situation(
+        kind=_HIDDEN,
+        situation="a desktop, memory that the driver reserves, a GPU that is a NUMA node, a memory "
+        "check when the driver was loaded",
+        before="pass",
+        now="pass: none of them is a neighbour",
+        test=f"{_NEIGHBOURS}::test_no_neighbour",
+    ),
+    Situation(
+        kind=_HIDDEN,
+        situation="the driver frees an engine's memory some seconds after it has ended",
+        before="pass",
+        now="pass: it is waited for",
+        test=f"{_NEIGHBOURS}::test_memory_that_the_driver_takes_a_while_to_free",
     ),
 )

@@ -17,12 +17,12 @@ from tests.disturbed import with_step_in_power
 from tests.simulated import recording
 from tests.unit.figures import measurement
 
-STEADY, DISTURBED = "steady", "disturbed"
+STEADY, DISTURBED, LATE = "steady", "disturbed", "with a fault found late"
 
 
 def recorded(cell: Cell, number: int, kind: str) -> Recording:
     made = recording(cell, f"launch-{number}", cycles=8.5)
-    return made if kind == STEADY else with_step_in_power(made, 80.0)
+    return with_step_in_power(made, 80.0) if kind == DISTURBED else made
 
 
 def launched(
@@ -41,6 +41,9 @@ def launched(
         kind = kinds[len(made)]
         made.append(kind)
         yield cells[0], recorded(cell, len(made), kind)
+        if kind == LATE:
+            late = recorded(cell, len(made), STEADY)
+            yield cells[0], replace(late, faults=("hidden_process: late",))
 
     monkeypatch.setattr(evidence.launch, "record_launch", record_launch)
     monkeypatch.setattr(evidence.nvml, "visible_uuids", lambda: ())
@@ -98,6 +101,14 @@ def test_an_engine_that_is_unsteady_twice_is_not_judged_by_its_steady_launches(
     found = launched(cell, monkeypatch, tmp_path, [DISTURBED, STEADY, DISTURBED])
     assert [m.valid for m in found.measurements] == [False, True, False]
     assert found.left_out == ()
+
+
+def test_a_recording_that_comes_again_with_a_fault_takes_the_first_ones_place(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = launched(cell, monkeypatch, tmp_path, [STEADY, LATE], 2)
+    assert [m.faults for m in found.measurements] == [(), ("hidden_process: late",)]
+    assert [m.launch_id for m in found.measurements] == ["launch-1", "launch-2"]
 
 
 def test_a_running_server_is_measured_once(

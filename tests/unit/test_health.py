@@ -114,8 +114,8 @@ def test_a_gpu_under_load_of_the_power_cap_has_no_fault() -> None:
             "processes_unreadable",
             "fault",
         ),
-        ({"memory_used_mib": 30_000}, "hidden_process", "warning"),
-        ({"utilization_percent": 90}, "hidden_process", "warning"),
+        ({"memory_used_mib": 30_000}, "hidden_process", "fault"),
+        ({"utilization_percent": 90}, "hidden_process", "fault"),
         (
             {"temperature_c": None, "unreadable": {"temperature_c": "Unknown Error"}},
             "unreadable",
