@@ -28,6 +28,7 @@ _UNSIZED_CACHE = (
 )
 
 
+_MOST_NAMED = 3
 _OF_MODULE = "energy and power are of the whole module: GPU, CPU and memory"
 
 
@@ -46,6 +47,17 @@ def remarks(kept: Sequence[Measurement], left_out: Sequence[Measurement]) -> lis
 def left_out_lines(launches: Sequence[Measurement]) -> list[str]:
     """Why each launch was left out, one line a fault."""
     return [f"left out: launch {m.launch_id}: {fault}" for m in launches for fault in m.faults]
+
+
+def itself_lines(launch_ids: Sequence[str]) -> list[str]:
+    """What a comparison is worth if the baseline holds these launches of the candidate."""
+    if not launch_ids:
+        return []
+    named = ", ".join(launch_ids[:_MOST_NAMED]) + (", ..." if launch_ids[_MOST_NAMED:] else "")
+    return [
+        f"compared with itself: the baseline holds {named}, so this says nothing about another "
+        "engine. Replay launches that made no baseline."
+    ]
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,10 @@ def row(
         latencies=_latencies(judgement),
         gpus=gpu_shares(gpu_power_w),
         gpu_imbalance=imbalance(gpu_power_w),
-        remarks=_remarks(judgement),
+        remarks=(
+            *_remarks(judgement),
+            *launches.itself_lines(judgement.with_itself if update is None else ()),
+        ),
     )
 
 
@@ -219,7 +222,7 @@ def latency_lines(rows: Sequence[Row]) -> list[str]:
 
 def remark_lines(rows: Sequence[Row]) -> list[str]:
     """What is to be known of single launches, one line each."""
-    return [f"{r.cell}: {line}" for r in rows for line in r.remarks]
+    return list(dict.fromkeys(f"{r.cell}: {line}" for r in rows for line in r.remarks))
 
 
 def gpu_lines(rows: Sequence[Row]) -> list[tuple[str, bool]]:

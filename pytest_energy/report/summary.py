@@ -60,7 +60,19 @@ def notes(results: Results) -> list[str]:
             )
         elif run.exit_status == 1 and not failed:
             found.append(f"{which} failed for reasons other than these verdicts: read its log.")
+    cells = {entry.cell.name for entry in results.entries if _is_with_itself(entry)}
+    if cells:
+        found.append(
+            f"Compared with itself: the baseline holds launches that were judged. "
+            f"So this says nothing about another engine ({', '.join(sorted(cells))})."
+        )
     return found
+
+
+def _is_with_itself(entry: Entry) -> bool:
+    sides = [side.launches if side else () for side in (entry.candidate, entry.reference)]
+    ids = [{launch.launch_id for launch in launches} for launches in sides]
+    return not ids[0].isdisjoint(ids[1])
 
 
 def engines(results: Results) -> str:

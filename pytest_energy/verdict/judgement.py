@@ -138,6 +138,14 @@ class Judgement(Compared):
         return None if self.ratio is None else self.ratio.value - 1
 
     @property
+    def with_itself(self) -> tuple[str, ...]:
+        """Ids of launches that were compared with a baseline that holds them."""
+        if self.ratio is None or self.candidate is None or self.reference is None:
+            return ()
+        stored = {launch.launch_id for launch in self.reference.launches}
+        return tuple(m.launch_id for m in self.candidate.launches if m.launch_id in stored)
+
+    @property
     def undecided(self) -> bool:
         """Whether more launches may bring a verdict."""
         return self.verdict is Verdict.INCONCLUSIVE

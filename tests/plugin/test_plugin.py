@@ -51,6 +51,22 @@ def test_passes_and_shows_the_table(project: Project) -> None:
     )
 
 
+@pytest.mark.parametrize("with_others", [False, True])
+def test_launches_that_the_baseline_holds_are_said_to_be_compared_with_themselves(
+    project: Project, with_others: bool
+) -> None:
+    project.store()
+    project.record("same")
+    said = "tiny bs=8 64/250: compared with itself: the baseline holds old-0, old-1, old-2, so"
+    also = ["same"] if with_others else []
+    result = project.run("--energy-replay", "old", *also, "--energy-report", "report")
+    result.assert_outcomes(passed=4)
+    assert result.stdout.str().count(said) == 1
+    assert "Compared with itself" in (project.path / "report" / "report.md").read_text()
+    assert said not in project.run("--energy-replay", "same").stdout.str()
+    assert said not in project.run("--energy-replay", "old", "--energy-update").stdout.str()
+
+
 def test_create_change_and_history(project: Project) -> None:
     project.record("old")
     created = project.run("--energy-replay", "old", "--energy-update")

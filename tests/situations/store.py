@@ -250,4 +250,12 @@ ROWS: tuple[Situation, ...] = (
         test="tests/plugin/test_projects.py"
         "::test_a_store_that_the_projects_own_ini_file_names_may_be_anywhere",
     ),
+    Situation(
+        kind="recordings of the baseline itself",
+        situation="all or some of the launches that are replayed are the baseline's own",
+        before="pass, +0.0 %, without a word",
+        now="the summary and the report say that it was compared with itself",
+        test="tests/plugin/test_plugin.py"
+        "::test_launches_that_the_baseline_holds_are_said_to_be_compared_with_themselves",
+    ),
 )
