@@ -130,7 +130,6 @@ class SimulatedDriver:
 
         return {
             "nvmlInit": lambda: None,
-            "nvmlDeviceGetArchitecture": lambda gpu: pynvml.NVML_DEVICE_ARCH_HOPPER,
             "nvmlDeviceGetC2cModeInfoV": c2c,
             "nvmlDeviceGetPciInfo": lambda gpu: SimpleNamespace(busId=gpu.bus_id),
             "nvmlSystemGetDriverVersion": lambda: "580.159.04",

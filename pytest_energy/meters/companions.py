@@ -114,7 +114,7 @@ class Companions:
                 value = int(ask(self._handle, self._scope))
             except Exception as error:  # also AttributeError: nvidia-ml-py may lack a call, too
                 why = f"{call}: {error}"
-                if not _is_unsupported(error) or name in self._call:
+                if not is_unsupported(error) or name in self._call:
                     raise Unreadable(why) from error
             else:
                 self._call[name] = call
@@ -122,7 +122,8 @@ class Companions:
         raise Unsupported(why)
 
 
-def _is_unsupported(error: Exception) -> bool:
+def is_unsupported(error: BaseException) -> bool:
+    """Whether driver, GPU or nvidia-ml-py lack what was asked for."""
     nvml = _nvml()
     return isinstance(error, AttributeError) or getattr(error, "value", None) in (
         nvml.NVML_ERROR_NOT_SUPPORTED,

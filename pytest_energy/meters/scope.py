@@ -57,11 +57,13 @@ def scope_of(handle: Any, energy_mj: Callable[[], int]) -> int:
     """
     if len(powers_w(handle)) < 2:
         return fitting(None, powers_w(handle))
-    first = _next_update(energy_mj)
+    first = last = None
+    with contextlib.suppress(Exception):  # the meter reports a counter that fails
+        first = _next_update(energy_mj)
+        time.sleep(_WATCH_S)
+        last = _next_update(energy_mj)
     if first is None:
         return fitting(None, powers_w(handle))
-    time.sleep(_WATCH_S)
-    last = _next_update(energy_mj)
     counted_w = (last[1] - first[1]) / 1000 / (last[0] - first[0]) if last is not None else None
     return fitting(counted_w, powers_w(handle))
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pytest_energy.errors import MeterError
 from pytest_energy.meters import companions, scope
-from pytest_energy.meters.companions import Companions, Unreadable, Unsupported
+from pytest_energy.meters.companions import Companions, Unreadable, Unsupported, is_unsupported
 from pytest_energy.meters.nvml import Listed, list_gpus, text
 from pytest_energy.recording.faults import fault
 from pytest_energy.recording.recording import EnergyCounter, GpuSamples, GpuTrace
@@ -109,17 +109,18 @@ class ZeusMeter:
         """GPU names, UUIDs, driver, power limits (W) and other settings of the driver.
 
         Raises:
-            MeterError: the driver does not report its version or the power limit.
+            MeterError: the driver fails to report its version or the power limit, which some GPUs
+                do not have.
         """
         import pynvml
 
         first = self._gpus[0]
         try:
-            limit_w = tuple(sorted({gpu.get_power_management_limit() / 1000 for gpu in self._gpus}))
+            limit_w = tuple(sorted(filter(None, {_power_limit_w(gpu) for gpu in self._gpus})))
             described: dict[str, Any] = {
                 "gpu_name": " + ".join(sorted(set(self._names))),
                 "gpu_uuids": self._uuids,
-                "power_limit_w": limit_w[0] if len(limit_w) == 1 else limit_w,
+                "power_limit_w": (limit_w[0] if len(limit_w) == 1 else limit_w) or None,
                 "driver": text(pynvml.nvmlSystemGetDriverVersion()),
             }
             if scope.MODULE in self._scopes:
@@ -144,6 +145,15 @@ class ZeusMeter:
             with contextlib.suppress(Exception):
                 described[name] = get()
         return described
+
+
+def _power_limit_w(gpu: Any) -> float | None:
+    try:
+        return float(gpu.get_power_management_limit() / 1000)
+    except Exception as error:
+        if is_unsupported(error.__cause__ or error):
+            return None
+        raise
 
 
 def _open_gpus(gpu_uuids: Sequence[str]) -> list[Any]:
@@ -191,15 +201,15 @@ def _open_gpu(uuid: str, listed: Sequence[Listed]) -> Any:
         # Zeus's collection of GPUs follows CUDA_VISIBLE_DEVICES and fails on UUIDs in it; one GPU
         # by its index does not.
         gpu = NVIDIAGPU(index)
-        supported = gpu.supports_get_total_energy_consumption()
-        if supported:
-            gpu.get_total_energy_consumption()
+        gpu.get_total_energy_consumption()
     except Exception as error:
+        if is_unsupported(error.__cause__ or error):
+            raise MeterError(
+                f"{uuid} has no energy counter. Measure on a Volta or later GPU."
+            ) from None
         raise MeterError(
             f"the energy counter of {uuid} cannot be read: {error}. Run: pytest-energy doctor"
         ) from None
-    if not supported:
-        raise MeterError(f"{uuid} has no energy counter. Measure on a Volta or later GPU.")
     return gpu
 
 

@@ -12,6 +12,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.worker_process import session_members
+from pytest_energy.health import neighbours
 from pytest_energy.launch import interleaved, launch
 from pytest_energy.launch.interleaved import NoFit, Side, SideError, Stopping, record_pair
 from pytest_energy.measure import checks, stopping
@@ -61,6 +62,17 @@ def pair(
         lambda name: lambda text: None,
         Stopping(stopping.is_period_enough, stopping.is_pair_enough),
     )
+
+
+def test_what_shows_only_once_both_have_ended_makes_all_periods_invalid(
+    cell: Cell, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "after_engine", lambda gpus, before: ["hidden_process: late"])
+    done = list(pair(cell, python))
+    first, again = done[: len(done) // 2], done[len(done) // 2 :]
+    assert [(side, r.period) for side, _, r in again] == [(side, r.period) for side, _, r in first]
+    for (_, _, early), (_, _, late) in zip(first, again, strict=True):
+        assert late == replace(early, faults=(*early.faults, "hidden_process: late"))
 
 
 def ended(sessions: list[int]) -> bool:

@@ -79,12 +79,27 @@ def test_a_gpu_that_cannot_be_reached_hides_no_other(
         ZeusMeter([GPU])
 
 
+def test_a_gpu_without_a_power_limit_is_measured(driver: SimulatedDriver) -> None:
+    """nvml.h, nvmlDeviceGetPowerManagementLimit: "This reading is only available if power
+    management mode is supported", else NVML_ERROR_NOT_SUPPORTED; doctor calls it not reported.
+    """
+    name = "nvmlDeviceGetPowerManagementLimit"
+    driver.gpus[GPU].fails[name] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    assert ZeusMeter([GPU]).describe()["power_limit_w"] is None
+    driver.gpus[GPU].fails[name] = pynvml.NVML_ERROR_UNKNOWN
+    with pytest.raises(MeterError, match="does not report the power limit"):
+        ZeusMeter([GPU]).describe()
+
+
+def test_a_gpu_without_an_energy_counter(driver: SimulatedDriver) -> None:
+    driver.gpus[GPU].fails["nvmlDeviceGetTotalEnergyConsumption"] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    with pytest.raises(MeterError, match=f"{GPU} has no energy counter"):
+        ZeusMeter([GPU])
+
+
 def zeus_gpu(driver: SimulatedDriver, index: int) -> object:
     class Gpu:
         handle = list(driver.gpus.values())[index]
-
-        def supports_get_total_energy_consumption(self) -> bool:
-            return True
 
         def get_total_energy_consumption(self) -> int:
             return self.handle.energy_mj()

@@ -374,9 +374,6 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             super().__init__(uuid=UUIDS[index])
             opened.append(index)
 
-        def supports_get_total_energy_consumption(self) -> bool:
-            return True
-
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)

@@ -146,7 +146,6 @@ _FUNCTIONS = {
     "nvmlDeviceGetMigMode": ("", "gpu_unreadable", ""),
     "nvmlDeviceGetTotalEccErrors": ("", "gpu_unreadable", ""),
     "nvmlDeviceGetMemoryInfo": ("", "gpu_unreadable", ""),
-    "nvmlDeviceGetArchitecture": ("cannot be read", "", ""),
     "nvmlSystemGetDriverVersion": (_NOT_REPORTED, "", ""),
     "nvmlDeviceGetPowerManagementDefaultLimit": ("", "", ""),
     "nvmlDeviceGetEccMode": ("", "", ""),

@@ -202,4 +202,12 @@ ROWS: tuple[Situation, ...] = (
         now="pass: it is waited for",
         test=f"{_NEIGHBOURS}::test_memory_that_the_driver_takes_a_while_to_free",
     ),
+    Situation(
+        kind=_READINGS,
+        situation="a GPU without a power limit (doctor: not reported), a driver that does not say "
+        "its architecture",
+        before="doctor: can measure; every cell *invalid*",
+        now="measured; the power limit is unknown",
+        test=f"{_PROCESSES}::test_a_gpu_without_a_power_limit_is_measured",
+    ),
 )

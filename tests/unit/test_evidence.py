@@ -11,6 +11,7 @@ from pytest_energy import evidence
 from pytest_energy.cell.cell import Cell
 from pytest_energy.evidence import Evidence, LiveSource
 from pytest_energy.measure.measurement import measure
+from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
 from tests.disturbed import with_step_in_power
@@ -53,7 +54,7 @@ def launched(
         update_reason=None,
         noise=False,
         replay=(),
-        record=None,
+        record=tmp_path / "kept",
         launches=launches,
         inconclusive_fails=True,
         launch=LaunchSettings("python", {}, 1.0, 1.0, url=url),
@@ -109,6 +110,8 @@ def test_a_recording_that_comes_again_with_a_fault_takes_the_first_ones_place(
     found = launched(cell, monkeypatch, tmp_path, [STEADY, LATE], 2)
     assert [m.faults for m in found.measurements] == [(), ("hidden_process: late",)]
     assert [m.launch_id for m in found.measurements] == ["launch-1", "launch-2"]
+    kept = [file for (file,) in recording_file.read_launches([tmp_path / "kept"])]
+    assert [file.faults for file in kept] == [(), ("hidden_process: late",)]
 
 
 def test_a_running_server_is_measured_once(
