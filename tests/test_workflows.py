@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
 GATE = GITHUB / "workflows" / "energy-gate.yml"
 BASELINE = GITHUB / "workflows" / "energy-baseline.yml"
+RELEASE = GITHUB / "workflows" / "release.yml"
 ACTION = ROOT / "action.yml"
 WORKFLOWS = [
     *sorted((GITHUB / "workflows").glob("*.yml")),
@@ -119,6 +120,9 @@ def complaints(workflow: Workflow) -> Iterator[str]:
             yield f"{name}: {complaint}"
 
 
+_TRUSTED_ACTIONS = r"actions/[\w-]+|pypa/gh-action-pypi-publish"
+
+
 def _of_any(job: dict[str, Any]) -> Iterator[str]:
     if "permissions" not in job:
         yield "permissions are not stated"
@@ -130,9 +134,9 @@ def _of_any(job: dict[str, Any]) -> Iterator[str]:
         if (
             uses
             and not uses.startswith("./.github/workflows/")
-            and not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", uses)
+            and not re.fullmatch(rf"({_TRUSTED_ACTIONS})@[0-9a-f]{{40}}", uses)
         ):
-            yield f"{uses} is no action of GitHub's own, pinned by commit hash"
+            yield f"{uses} is no action of GitHub's own or PyPA's, pinned by commit hash"
         if (
             uses.startswith("actions/checkout@")
             and step.get("with", {}).get("persist-credentials") is not False
@@ -358,7 +362,7 @@ def test_baselines_are_updated_only_where_a_person_asks(
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_pinned_actions_say_which_version_they_are(path: Path) -> None:
     for line in path.read_text().splitlines():
-        if re.search(r"uses: actions/", line):
+        if re.search(rf"uses: ({_TRUSTED_ACTIONS})@", line):
             assert re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
 
 
@@ -656,6 +660,17 @@ def test_the_environment_of_pytest_is_made_from_its_requirements(runner: Runner)
     assert done.returncode == 0, done.stderr
     wanted = f"pip install --python {runner.temp}/energy --requirements requirements/energy.txt"
     assert wanted in done.stdout
+
+
+@pytest.mark.parametrize(("tag", "built"), [("v0.1.0", True), ("v0.2.0", False)])
+def test_a_release_is_what_its_tag_names(runner: Runner, tag: str, built: bool) -> None:
+    runner.program("pip", "exit 0")
+    runner.program("uv", "mkdir dist && touch dist/pytest_energy-0.1.0-py3-none-any.whl")
+    done = runner.run(RELEASE, "build", "Build what the tag names", GITHUB_REF_NAME=tag)
+    assert (done.returncode == 0) is built
+    assert ("Nothing was published" in done.stdout) is not built
+    job = load(RELEASE)["jobs"]
+    assert (job["build"]["needs"], job["publish"]["needs"]) == ("tests", "build")
 
 
 @pytest.mark.parametrize(
