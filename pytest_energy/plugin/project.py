@@ -7,6 +7,7 @@ repository would bring that repository's store and settings.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,8 +46,9 @@ def _marked_folder(start: Path) -> Path | None:
 
 
 def _up(start: Path) -> Sequence[Path]:
-    resolved = start.resolve()
-    return (resolved, *resolved.parents)
+    """A folder and those above it, links in their names as they are: a suite may be one."""
+    place = Path(os.path.normpath(start.absolute()))
+    return (place, *place.parents)
 
 
 def refuse(config: pytest.Config, settings: Settings) -> None:
@@ -64,7 +66,7 @@ def _refuse_settings(config: pytest.Config) -> None:
     if config.getoption("inifilename"):
         return
     starts = _test_folders(config) or [config.invocation_params.dir]
-    above = {place for start in starts for place in _up(start)}
+    above = {place.resolve() for start in starts for place in _up(start)}
     taken = config.inipath
     if taken is not None and taken.parent.resolve() in above:
         return
@@ -93,7 +95,7 @@ def _refuse_store(config: pytest.Config, settings: Settings) -> None:
     here = config.invocation_params.dir.resolve()
     by_ini = config.inipath is not None and config.getini("energy_baselines")
     of = config.inipath.parent if by_ini and config.inipath else folder(config)
-    own = _marked_folder(here) or here
+    own = (_marked_folder(here) or here).resolve()
     if of.resolve() in (here, *here.parents) or of.resolve().is_relative_to(own):
         return
     option = "--energy-update" if settings.update else "--energy-noise"

@@ -57,6 +57,18 @@ def test_tests_of_another_project_are_judged_by_its_store(
     project.run(other, "--energy-replay", "same").assert_outcomes(passed=4)
 
 
+def test_a_suite_that_is_a_link_belongs_where_it_is_linked(project: Project, other: Path) -> None:
+    (other / "suites").mkdir()
+    (project.path / "test_tiny.py").rename(other / "suites" / "test_tiny.py")
+    (project.path / "tiny").rename(other / "suites" / "tiny")
+    (project.path / ".git").mkdir()
+    (project.path / "suites").symlink_to(other / "suites")
+    result = project.run("suites", "--energy-replay", other / "old", UPDATE)
+    assert result.ret == 0, everything(result)
+    assert (project.path / STORED).is_file()
+    assert holds_only(other / "baselines")
+
+
 @pytest.mark.parametrize("option", [UPDATE, "--energy-noise"])
 @pytest.mark.parametrize("how", [["{other}/test_tiny.py"], ["--rootdir", "{other}"]])
 def test_another_projects_store_is_not_written_to(

@@ -251,6 +251,14 @@ ROWS: tuple[Situation, ...] = (
         "::test_a_store_that_the_projects_own_ini_file_names_may_be_anywhere",
     ),
     Situation(
+        kind="two projects",
+        situation="the suite is a link to a folder of another project",
+        before="by the store where it is linked",
+        now="by the store where it is linked",
+        test="tests/plugin/test_projects.py"
+        "::test_a_suite_that_is_a_link_belongs_where_it_is_linked",
+    ),
+    Situation(
         kind="recordings of the baseline itself",
         situation="all or some of the launches that are replayed are the baseline's own",
         before="pass, +0.0 %, without a word",
