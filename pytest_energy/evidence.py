@@ -269,7 +269,7 @@ class _Launches:
         finally:
             for cell, recorded in latest.values():
                 self._add(cell, side.name, recorded)
-        return f"{_named(side)}{failure}" if self.settings.paired else failure
+        return failures.of_side(side, failure) if self.settings.paired else failure
 
     def _add_pair(self, cells: Sequence[Cell], number: int, outer: Side, inner: Side) -> str | None:
         """One launch of both sides together; returns why one failed, None if none did.
@@ -294,7 +294,7 @@ class _Launches:
                     of_cell.setdefault(side, {})[recorded.period] = recorded
         except SideError as error:
             failed = outer if outer.name == error.side else inner
-            return f"{_named(failed)}{error}"
+            return failures.of_side(failed, str(error))
         except (MeterError, RecordingError, LockError) as error:
             return str(error)
         for cell, sides in periods.values():
@@ -437,10 +437,6 @@ def _unpaired(
                 "Give all recordings of both sides, or leave out both launches of a pair."
             )
     return None
-
-
-def _named(side: Side) -> str:
-    return f"the {side.name} engine ({side.settings.python}): "
 
 
 def _launch_key(cell: Cell) -> tuple[str, str, str]:

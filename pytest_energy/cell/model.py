@@ -61,7 +61,7 @@ class Model:
             or any((folder / first).is_dir() for folder in folders if first)
         )
         if is_path or not _HUB_ID.match(model):
-            looked = ", ".join(str(folder / model) for folder in folders)
+            looked = ", ".join(dict.fromkeys(str(folder / model) for folder in folders))
             raise UsageError(
                 f"model {model!r}: no such folder (looked for {looked}).\n"
                 "Name a folder that holds a config.json, relative to the test file, or a Hugging "

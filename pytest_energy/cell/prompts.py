@@ -93,7 +93,7 @@ class Prompts:
                         f"prompts {path} cannot be read: {error.strerror}.\n"
                         "Make it readable, or name another file: prompts='FILE.jsonl'"
                     ) from None
-        looked = ", ".join(str(folder / file) for folder in folders)
+        looked = ", ".join(dict.fromkeys(str(folder / file) for folder in folders))
         raise UsageError(
             f"prompts {file!r}: no such file (looked for {looked}).\n"
             "Name a JSONL file, relative to the test file or pytest's root. It is read from this "

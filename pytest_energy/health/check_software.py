@@ -9,6 +9,8 @@ from pytest_energy.health.findings import Finding, found, ok
 
 _DRIVER, _ENGINE = "driver", "engine"
 _OLDEST_VLLM = (0, 20)
+# Builds from a checkout without tags; of setuptools-scm, which vLLM uses, 0.1.dev and a count.
+_UNNUMBERED = re.compile(r"0\.1\.dev|0(\.0)*(\.dev|\+|$)")
 
 
 def driver(facts: DriverFacts) -> Finding:
@@ -70,6 +72,8 @@ def engine(facts: EngineFacts) -> Finding:
         return found(_ENGINE, "vllm_broken", what, remedy)
     took = f", imported in {facts.import_s:.0f} s" if facts.import_s is not None else ""
     what = f"{facts.vllm}, torch {facts.torch}, Python {facts.python}{took}"
+    if _UNNUMBERED.match(facts.vllm or ""):
+        return ok(_ENGINE, kinds.VLLM, f"{what}; built without tags, so its release is unknown")
     version = re.match(r"(\d{1,6})\.(\d{1,6})", facts.vllm or "")
     if version and (int(version[1]), int(version[2])) < _OLDEST_VLLM:
         what = f"{what}: older than any version tested"

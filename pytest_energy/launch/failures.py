@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.model import Model
 from pytest_energy.errors import EngineError
+from pytest_energy.launch.interleaved import Side
 
 _VARIES = re.compile(r"0x[0-9a-f]+|\d+")  # times, process ids, addresses, batch sizes
 _ALIKE = 2  # one may lie in the settings of its launch
@@ -29,6 +30,13 @@ def explained(error: EngineError, model: Model) -> EngineError:
         "so the model was taken from Hugging Face."
     )
     return EngineError(error.stage, message, error.log_tail, error.out_of_memory)
+
+
+def of_side(side: Side, failure: str) -> str:
+    """A failure of one of two engines: engines advise the candidate's options."""
+    if side.name == "reference":
+        failure = re.sub("--energy-(?=python|engine-arg)", "--energy-reference-", failure)
+    return f"the {side.name} engine ({side.settings.python}): {failure}"
 
 
 @dataclass

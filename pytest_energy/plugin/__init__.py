@@ -94,9 +94,14 @@ def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Generator[None, object, object]:
     """Give each gated test its cell, and those that stay selected a session."""
-    gated = collection.give_cells(items)
-    result = yield
-    collection.open_session(config, gated, items)
+    try:
+        gated = collection.give_cells(items)
+        result = yield
+        collection.open_session(config, gated, items)
+    except pytest.UsageError as error:
+        if hasattr(config, "workerinput"):  # what else it raises, xdist does not pass on
+            items[0].session.shouldfail = str(error)
+        raise
     return result
 
 

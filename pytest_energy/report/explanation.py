@@ -62,14 +62,21 @@ def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Expl
         replayed: whether recordings were judged, not a live engine.
     """
     other = "reference" if judgement.paired else "baseline"
-    regressed = judgement.verdict is Verdict.REGRESSED and not judgement.by_limits_alone
-    reasons = [line for reason in judgement.reasons for line in redact.home(reason).splitlines()]
+    figures = _figures(judgement, other)
+    how_sure = _how_sure(judgement, f", tolerance {100 * judgement.tolerance:.1f} %")
+    said = judgement.reasons
+    if judgement.by_limits_alone:  # nothing about them is estimated
+        broken = len(judgement.broken_limits)
+        figures, said = "; ".join(said[:broken]), (f"{figures}; {how_sure}", *said[broken:])
+        how_sure = ""
+    reasons = [line for reason in said for line in redact.home(reason).splitlines()]
     reasons += launches.left_out_lines(judgement.left_out)
     if judgement.verdict is Verdict.INCONCLUSIVE and judgement.candidate is not None:
         reasons += host.host_bound(judgement.candidate.launches)
+    regressed = judgement.verdict is Verdict.REGRESSED and not judgement.by_limits_alone
     return Explanation(
-        what=f"{judgement.verdict.value.upper()}: {_headline(name, judgement, other)}",
-        how_sure=_how_sure(judgement, f", tolerance {100 * judgement.tolerance:.1f} %"),
+        what=f"{judgement.verdict.value.upper()}: {name}, {figures}",
+        how_sure=how_sure,
         reasons=tuple(reasons),
         split="; ".join([*_power_and_rate(judgement), *(_why(judgement) if regressed else ())]),
         changed=_changes(judgement),
@@ -86,7 +93,7 @@ def explain_compared(name: str, found: Compared, left_out: Sequence[str]) -> Exp
         left_out: launches that were left out, and why, one line each.
     """
     return Explanation(
-        what=_headline(name, found, "reference"),
+        what=f"{name}, {_figures(found, 'reference')}",
         how_sure=_how_sure(found),
         reasons=tuple(left_out),
         split="; ".join(_power_and_rate(found)),
@@ -101,9 +108,7 @@ def failure(judgement: Judgement, said: Explanation) -> str:
     A regression takes five lines: what, how sure, split, what changed, next.
     """
     how_sure, reasons = said.how_sure, said.reasons
-    if judgement.by_limits_alone:
-        how_sure = ""  # nothing about the budget is estimated
-    elif judgement.verdict is Verdict.REGRESSED:
+    if judgement.verdict is Verdict.REGRESSED and how_sure:
         how_sure, reasons = "; ".join((how_sure, *reasons)), ()
     lines = [f"how sure: {how_sure}"] if how_sure else []
     lines += [*reasons, *([said.split] if said.split else [])]
@@ -111,8 +116,9 @@ def failure(judgement: Judgement, said: Explanation) -> str:
     return "\n  ".join([said.what, *lines, *(f"next: {line}" for line in said.next)])
 
 
-def _headline(name: str, found: Compared, other: str) -> str:
-    text = f"{name}, {UNIT[found.metric]}"
+def _figures(found: Compared, other: str) -> str:
+    """The metric on both sides, as far as it is known."""
+    text = UNIT[found.metric]
     if found.candidate is None:
         return text
     value = getattr(found.candidate, found.metric.value).value

@@ -112,7 +112,7 @@ def _over_budget(candidate: Sequence[Measurement], limits: Limits) -> dict[str, 
     budget_w, power_w = limits.max_power_w, mean_power_w(candidate)
     if budget_w is None or power_w <= budget_w:
         return {}
-    broken = f"power {power_w:.0f} W is over the budget of {budget_w:.0f} W (max_power_w)"
+    broken = f"power {power_w:.1f} W is over the budget of {budget_w:g} W (max_power_w)"
     return {"max_power_w": broken}
 
 

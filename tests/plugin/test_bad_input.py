@@ -142,6 +142,37 @@ def test_an_interpreter_that_does_not_exist(project: Project) -> None:
     )
 
 
+@pytest.mark.parametrize("interleave", ["periods", "launches"])
+@pytest.mark.parametrize(
+    ("python", "advice"),
+    [
+        ("/no/python", "reference-python PATH"),
+        (sys.executable, "reference-python /venv/bin/python"),
+    ],
+)
+def test_a_wrong_interpreter_of_the_reference(
+    project: Project, python: str, advice: str, interleave: str
+) -> None:
+    result = refused(
+        project,
+        ["--energy-reference-python", python, "--energy-interleave", interleave],
+        f"the reference engine ({python})",
+        f"--energy-{advice}",
+    )
+    assert f"--energy-{advice.removeprefix('reference-')}" not in everything(result)
+
+
+def test_what_is_wrong_with_a_test_is_told_under_xdist_too(project: Project) -> None:
+    project.pytester.makepyfile(test_tiny=TESTS.replace("tiny", "./tiny-2"))
+    result = project.pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "xdist", "-n", "1"
+    )
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "INTERNALERROR" not in everything(result)
+    assert everything(result).count("model './tiny-2': no such folder (looked for") == 1
+    assert everything(result).count(f"{project.path}/tiny-2") == 1
+
+
 def test_an_interpreter_without_vllm(project: Project) -> None:
     refused(
         project,

@@ -101,6 +101,25 @@ def test_a_regression_takes_five_lines(project: Project) -> None:
     assert not lines[start + 5].startswith("  ")
 
 
+def test_a_limit_that_alone_is_broken_is_the_headline(project: Project) -> None:
+    project.store()
+    module = project.path / "test_tiny.py"
+    module.write_text(module.read_text().replace("**{", "max_power_w=502, **{"))
+    project.record("warm", power_w=504.0)
+    lines = project.run("--energy-replay", "warm", "-k", "test_energy and bs2").outlines
+    start = next(i for i, line in enumerate(lines) if line.startswith("REGRESSED: "))
+    said = [re.sub(r"interval .*", "interval", line) for line in lines[start : start + 3]]
+    assert said == [
+        "REGRESSED: tiny bs=2 64/250, power 504.0 W is over the budget of 502 W (max_power_w)",
+        "  J/token 0.5035, +0.8 % vs the baseline's 0.4995; 95 % interval",
+        "  power 504 W (+0.8 %) ÷ throughput 1,001 tokens/s (+0.0 %) = 0.5035 J/token",
+    ]
+    assert lines[start + 4].startswith("  next: raise max_power_w in the test")
+    project.record("hot", power_w=600.0)
+    result = project.run("--energy-replay", "hot", "-k", "test_energy and bs2")
+    result.stdout.fnmatch_lines(["REGRESSED: *J/token 0.5994, +20.0 %*", "*power 600.0 W is over*"])
+
+
 @pytest.mark.parametrize("ci", ["", "true"])
 def test_a_failure_is_told_once_also_where_pytest_repeats_messages(
     project: Project, monkeypatch: pytest.MonkeyPatch, ci: str

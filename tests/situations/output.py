@@ -8,6 +8,9 @@ _SUMMARY = _REPORT + "test_a_job_summary_that_cannot_be_written_decides_nothing"
 _ENDS = _REPORT + "test_another_plugin_that_fails_at_the_end_takes_no_verdict_along"
 _AGAIN = "Tests that plugins run again, spread or group"
 _ONE = _ECOSYSTEM + "test_a_test_that_is_run_again_leaves_one_record"
+_LIMIT = "tests/plugin/test_terminal.py::test_a_limit_that_alone_is_broken_is_the_headline"
+_TOLD = "Messages that mislead, or are lost"
+_INPUT = "tests/plugin/test_bad_input.py::"
 _PAGES = "tests/reports/test_pages.py::"
 
 ROWS: tuple[Situation, ...] = (
@@ -114,5 +117,47 @@ ROWS: tuple[Situation, ...] = (
         "two entries of one `fullname`",
         "one entry with both",
         _ECOSYSTEM + "test_a_test_of_both_metrics_has_one_name_for_each",
+    ),
+    Situation(
+        _TOLD,
+        "power over `max_power_w`, J/token within its tolerance",
+        "“REGRESSED: … J/token 0.5035, +0.8 % vs the baseline's”",
+        "“REGRESSED: … power 504.0 W is over the budget of 502 W (max_power_w)”",
+        _LIMIT,
+    ),
+    Situation(
+        _TOLD,
+        "a mean power of 500.0 W and `max_power_w=499.9`",
+        "“power 500 W is over the budget of 500 W”",
+        "“power 500.0 W is over the budget of 499.9 W”",
+        "tests/unit/test_judge.py::test_the_power_budget_is_of_the_mean_power",
+    ),
+    Situation(
+        _TOLD,
+        "a wrong `--energy-reference-python`",
+        "advice: `--energy-python PATH`",
+        "advice: `--energy-reference-python PATH`",
+        _INPUT + "test_a_wrong_interpreter_of_the_reference",
+    ),
+    Situation(
+        _TOLD,
+        "a marker with an argument that is wrong",
+        "the message twice, with “During handling of the above exception”",
+        "the message once",
+        _INPUT + "test_markers",
+    ),
+    Situation(
+        _TOLD,
+        "a wrong model folder, or two tests of one cell, under pytest-xdist",
+        "INTERNALERROR of pytest-xdist, and no reason",
+        "the reason, once",
+        _INPUT + "test_what_is_wrong_with_a_test_is_told_under_xdist_too",
+    ),
+    Situation(
+        _TOLD,
+        "vLLM built from a clone without tags: `0.1.dev7+g1234567`, `0.0.0`",
+        "doctor: older than any version tested",
+        "ok: its release is unknown",
+        "tests/unit/test_health.py::test_a_build_without_tags_is_not_called_old",
     ),
 )

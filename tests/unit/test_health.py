@@ -217,6 +217,8 @@ def test_findings_on_the_clocks(changes: dict[str, Any], code: str, level: str) 
             "py -c 'import vllm'",
         ),
         (replace(ENGINE, vllm="0.11.1"), "vllm_old", "warning", "0.20"),
+        (replace(ENGINE, vllm="0.19.1.dev5+gabc"), "vllm_old", "warning", "0.20"),
+        (replace(ENGINE, vllm="0.10.0"), "vllm_old", "warning", "0.20"),
         (replace(ENGINE, vllm="dev"), "", "", ""),
     ],
 )
@@ -224,6 +226,16 @@ def test_findings_on_the_engine(facts: EngineFacts, code: str, level: str, remed
     finding = check_software.engine(facts)
     assert bad([finding]) == ([(code, level)] if code else [])
     assert remedy in finding.remedy
+
+
+@pytest.mark.parametrize(
+    "version", ["0.1.dev7", "0.1.dev1+g1234567.d20260101", "0.0.0", "0.0.0.dev0", "0+unknown"]
+)
+def test_a_build_without_tags_is_not_called_old(version: str) -> None:
+    """setuptools-scm counts commits from 0.0 if a clone has no tags: 0.1.dev and their number."""
+    finding = check_software.engine(replace(ENGINE, vllm=version))
+    assert bad([finding]) == []
+    assert "built without tags, so its release is unknown" in finding.what
 
 
 @pytest.mark.parametrize(

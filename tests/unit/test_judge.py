@@ -235,7 +235,7 @@ def test_the_power_budget_is_of_the_mean_power(
     assert found.by_limits_alone is broken
     assert found.broken_limits == (("max_power_w",) if broken else ())
     if broken:
-        assert found.reasons == ("power 500 W is over the budget of 500 W (max_power_w)",)
+        assert found.reasons == ("power 500.0 W is over the budget of 499.9 W (max_power_w)",)
     of_rate = judged(candidate, reference, RATE, limits=Limits(max_power_w=budget_w))
     assert of_rate.broken_limits == ()
 
