@@ -188,7 +188,8 @@ class LiveSource:
         self, model: str, gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]
     ) -> Meter:
         """The meter of the GPUs that an engine runs on; from here on the run locks only these."""
-        self._locks.keep(set(gpu_uuids) & set(nvml.listed_uuids()), model, self.progress)
+        known = {*nvml.listed_uuids(), *self._locks.held}  # a list that fails frees nothing
+        self._locks.keep(known & set(gpu_uuids), model, self.progress)
         return self.open_meter(gpu_uuids, is_engine_process)
 
 

@@ -92,10 +92,10 @@ def _is_another(pid: int) -> bool:
     """Whether the driver's id is known to be of a process that is not the engine's."""
     process = Path(f"/proc/{pid}")
     try:
-        status = (process / "status").read_text()
+        status = (process / "status").read_bytes()  # its name may be any bytes
     except OSError:
         return False  # not one of ours
-    if f"\nTgid:\t{pid}\n" not in status:
+    if b"\nTgid:\t%d\n" % pid not in status:
         return False  # here, it is the id of a thread
     try:
         return any(str(file.readlink()) == _CUDA_DEVICE for file in (process / "fd").iterdir())

@@ -176,6 +176,8 @@ def _meter_rows() -> list[Row]:
         passes("another GPU cannot be reached", "any", "other_gpu:nvmlDeviceGetHandleByIndex"),
         row("a hidden neighbour holds memory", "before", "40,000 MiB of memory were in use before",
             "neighbour_before:40000:0"),
+        Row(METER, "a hidden neighbour holds memory", "an update", "invalid", 1,
+            "was not updated.*hidden_process", UPDATE, "neighbour_before:40000:0"),
         row("a hidden neighbour is busy", "before", "busy 60 % of the time before the launch",
             "neighbour_before:4:60"),
         row("a hidden neighbour comes and is busy", "load", "busy 60 % .* the engine was idle",

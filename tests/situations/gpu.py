@@ -210,4 +210,11 @@ ROWS: tuple[Situation, ...] = (
         now="measured; the power limit is unknown",
         test=f"{_PROCESSES}::test_a_gpu_without_a_power_limit_is_measured",
     ),
+    Situation(
+        kind=_UNKNOWN,
+        situation="the driver fails to list its GPUs once the engine has loaded",
+        before="all of the run's GPU locks were freed",
+        now="those of the engine's GPUs are kept",
+        test="tests/unit/test_evidence.py::test_a_gpu_that_the_driver_fails_to_list_stays_locked",
+    ),
 )

@@ -10,11 +10,13 @@ import pytest
 from pytest_energy import evidence
 from pytest_energy.cell.cell import Cell
 from pytest_energy.evidence import Evidence, LiveSource
+from pytest_energy.launch import gpu_locks
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
 from tests.disturbed import with_step_in_power
+from tests.driver import UUIDS
 from tests.simulated import recording
 from tests.unit.figures import measurement
 
@@ -34,11 +36,13 @@ def launched(
     launches: int = 3,
     decided_after: int = 99,
     url: str | None = None,
+    visible: tuple[str, ...] = (),
+    record_launch: Any = None,
 ) -> Evidence:
     """What a live source makes of launches of these kinds, and that it makes no further one."""
     made: list[str] = []
 
-    def record_launch(cells: Sequence[Cell], *_: Any) -> Iterator[tuple[Cell, Recording]]:
+    def of_kinds(cells: Sequence[Cell], *_: Any) -> Iterator[tuple[Cell, Recording]]:
         kind = kinds[len(made)]
         made.append(kind)
         yield cells[0], recorded(cell, len(made), kind)
@@ -46,8 +50,8 @@ def launched(
             late = recorded(cell, len(made), STEADY)
             yield cells[0], replace(late, faults=("hidden_process: late",))
 
-    monkeypatch.setattr(evidence.launch, "record_launch", record_launch)
-    monkeypatch.setattr(evidence.nvml, "visible_uuids", lambda: ())
+    monkeypatch.setattr(evidence.launch, "record_launch", record_launch or of_kinds)
+    monkeypatch.setattr(evidence.nvml, "visible_uuids", lambda: visible)
     settings = Settings(
         baselines=tmp_path,
         update=False,
@@ -112,6 +116,22 @@ def test_a_recording_that_comes_again_with_a_fault_takes_the_first_ones_place(
     assert [m.launch_id for m in found.measurements] == ["launch-1", "launch-2"]
     kept = [file for (file,) in recording_file.read_launches([tmp_path / "kept"])]
     assert [file.faults for file in kept] == [(), ("hidden_process: late",)]
+
+
+@pytest.mark.parametrize("listed", [(), (UUIDS[1],)])
+def test_a_gpu_that_the_driver_fails_to_list_stays_locked(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: tuple[str, ...]
+) -> None:
+    locked = []
+
+    def record_launch(_cells: Any, _settings: Any, open_meter: Any, *_: Any) -> Iterator[Any]:
+        monkeypatch.setattr(evidence.nvml, "listed_uuids", lambda: listed)
+        open_meter(UUIDS[:1], lambda pid: True)
+        locked.extend([gpu_locks.look(uuid)[0] for uuid in UUIDS])
+        yield cell, recorded(cell, 1, STEADY)
+
+    launched(cell, monkeypatch, tmp_path, [], 1, visible=UUIDS, record_launch=record_launch)
+    assert locked == [True, False]
 
 
 def test_a_running_server_is_measured_once(
