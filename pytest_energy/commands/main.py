@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from pytest_energy import __version__
 from pytest_energy.commands import doctor, gate, history, noise, report
 from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.safety.files import in_words
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["noise"] and not {"-h", "--help"} & set(given):
         noise.run(given[1:])
     parser = argparse.ArgumentParser(prog="pytest-energy", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"pytest-energy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (gate, noise, report, history, doctor):
         command.add(commands)
