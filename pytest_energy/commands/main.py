@@ -7,16 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from pytest_energy import __version__
-from pytest_energy.commands import doctor, gate, history, noise, report
+from pytest_energy.commands import doctor, gate, history, init, noise, report
 from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.safety.files import in_words
 
 # What a terminal that lacks these characters is shown instead.
 _PLAIN = {"→": "->", "≥": ">=", "≤": "<=", "±": "+-", "−": "-", "–": "-", "×": "x", "µ": "u"}
 _PLAINLY = "pytest_energy.plainly"  # the name of the error handler
-_DESCRIPTION = (
-    "Judge a pinned vLLM, check a runner, measure its noise, and report on what was found."
-)
+_DESCRIPTION = "Set up a gate, judge a pinned vLLM, check a runner, and report on what was found."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pytest-energy", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"pytest-energy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (gate, noise, report, history, doctor):
+    for command in (init, gate, noise, report, history, doctor):
         command.add(commands)
     options = parser.parse_args(given)
     try:
