@@ -6,7 +6,7 @@ that show it (recordings/).
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from pytest_energy.health import read_gpu
@@ -42,12 +42,14 @@ class Look:
 
     @classmethod
     def when_idle(cls) -> "Look":
-        """The look before a launch: what is busy is read again for three seconds.
+        """The look before a launch, at all GPUs, since on which an engine will be is not known.
 
-        Of all GPUs, because on which of them an engine will be is not known.
+        Those in use are read again for three seconds, because an engine that has just ended gives
+        its memory back meanwhile.
         """
         look = cls.now(listed_uuids())
-        return cls(look.processes, when_idle(look.facts))
+        in_use = when_idle(look.facts, lambda f: _is_busy(f) or (f.memory_used_mib or 0) > HELD_MIB)
+        return cls(compute_processes() if look.facts != in_use else look.processes, in_use)
 
     def held_mib(self, gpu_uuid: str) -> int | None:
         """Memory in use on a GPU; None if unknown."""
@@ -59,23 +61,23 @@ def _read(gpu_uuid: str) -> GpuFacts:
     return read_gpu.read_gpu(Listed(-1, gpu_uuid, ""), _WANTED)
 
 
-def when_idle(facts: Mapping[str, GpuFacts]) -> dict[str, GpuFacts]:
-    """Memory and utilization of GPUs that should be idle, by UUID.
-
-    Reads GPUs again as long as they are busy, for three seconds, and returns the last.
-
-    One that could be read at first and then fails to be is taken to be as busy as it was.
-    """
-    found, end_s = dict(facts), time.monotonic() + _BUSY_FOR_S
-    while (busy := [uuid for uuid in found if _is_busy(found[uuid])]) and time.monotonic() < end_s:
-        time.sleep(_LOOK_EVERY_S)
-        again = {uuid: _read(uuid) for uuid in busy}
-        found |= {uuid: f for uuid, f in again.items() if f.utilization_percent is not None}
-    return found
-
-
 def _is_busy(facts: GpuFacts) -> bool:
     return facts.utilization_percent is not None and facts.utilization_percent > BUSY_PERCENT
+
+
+def when_idle(
+    facts: Mapping[str, GpuFacts], in_use: Callable[[GpuFacts], bool] = _is_busy
+) -> dict[str, GpuFacts]:
+    """Facts of GPUs that should be idle; those in use are read again for three seconds.
+
+    One that then fails to be read is taken to be as it was.
+    """
+    found, end_s = dict(facts), time.monotonic() + _BUSY_FOR_S
+    while (busy := [uuid for uuid in found if in_use(found[uuid])]) and time.monotonic() < end_s:
+        time.sleep(_LOOK_EVERY_S)
+        again = {uuid: _read(uuid) for uuid in busy}
+        found |= {uuid: f for uuid, f in again.items() if not f.lost and not f.unreadable}
+    return found
 
 
 def busy_percent(gpu_uuid: str, facts: GpuFacts) -> int | None:

@@ -55,7 +55,7 @@ def record_launch(
 
     What is found only once the engine has ended makes all its recordings come again, with that.
     """
-    before = Look.when_idle()
+    before = Look.when_idle() if settings.url is None else Look.now(())
     doing = f"loading ({Path(settings.python).name})"
     if settings.url is not None:
         doing = f"attaching to {settings.url}"
@@ -81,9 +81,8 @@ def record_launch(
 
 def _without(engine: Engine, before: Look) -> Look:
     """What was found with a running server, as if it had not been there."""
-    return Look(
-        {gpu: pids and pids - engine.processes() for gpu, pids in before.processes.items()}, {}
-    )
+    processes = {gpu: pids and pids - engine.processes() for gpu, pids in before.processes.items()}
+    return replace(before, processes=processes)
 
 
 def wait_for_leftovers(gpu_uuids: Collection[str], progress: Progress) -> None:

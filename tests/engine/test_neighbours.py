@@ -117,6 +117,22 @@ def test_a_gpu_that_is_busy_only_for_a_moment(
     assert found_before() == []
 
 
+def test_an_engine_that_has_just_been_killed_is_no_neighbour(
+    gpu: SimulatedGpu, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a load that failed: its memory is given back, and its process gone, a moment later."""
+    gpu.memory_mib, gpu.pids = 60_000, [4711]
+    gpu.fails["nvmlDeviceGetUtilizationRates"] = pynvml.NVML_ERROR_NOT_SUPPORTED
+
+    def ended() -> None:
+        gpu.memory_mib, gpu.pids = 4, []
+
+    later(monkeypatch, clock, 1, ended)
+    look = Look.when_idle()
+    assert before_launch([UUID], look) == []
+    assert look.processes[UUID] == frozenset()
+
+
 def test_a_neighbours_gpu_is_no_neighbour(gpu: SimulatedGpu) -> None:
     before = Look.when_idle()
     assert before_launch([UUIDS[1]], before) == after_engine([UUIDS[1]], before) == []

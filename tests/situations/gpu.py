@@ -217,4 +217,11 @@ ROWS: tuple[Situation, ...] = (
         now="those of the engine's GPUs are kept",
         test="tests/unit/test_evidence.py::test_a_gpu_that_the_driver_fails_to_list_stays_locked",
     ),
+    Situation(
+        kind=_HIDDEN,
+        situation="the engine of a load that failed gives its memory back a second later",
+        before="pass",
+        now="pass: a GPU in use is read again for three seconds",
+        test=f"{_NEIGHBOURS}::test_an_engine_that_has_just_been_killed_is_no_neighbour",
+    ),
 )
