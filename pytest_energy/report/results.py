@@ -19,8 +19,8 @@ from pytest_energy.errors import ResultsError
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.schema import STRICT, Count, OtherVersion, checked, version_of
 
-SCHEMA_VERSION: Final = 2
-_READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has other names
+SCHEMA_VERSION: Final = 3
+_READ_VERSIONS = (1, 2, SCHEMA_VERSION)  # 1 has other names, both lack energy per request
 _MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
 _MAX_VALUES = 500_000
 
@@ -126,6 +126,8 @@ class ReportedSide:
         launches: in order.
         joules_per_token, power_w, tokens_per_s: over the launches, with 95 % intervals.
         static_power_w: mean over the launches; None if one of them lacks it.
+        joules_per_total_token: J per token in or out; None if requests differ in length.
+        wh_per_1000_requests: Wh; likewise.
     """
 
     vllm: Text
@@ -136,6 +138,8 @@ class ReportedSide:
     power_w: Interval
     tokens_per_s: Interval
     static_power_w: Figure | None
+    joules_per_total_token: Figure | None = None
+    wh_per_1000_requests: Figure | None = None
 
     @property
     def engine(self) -> str:
@@ -282,7 +286,7 @@ class Run:
 class Results:
     """A whole report. Raises ValueError (ValidationError) if an entry belongs to no run."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     runs: Annotated[tuple[Run, ...], MinLen(1)]
     entries: tuple[Entry, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
@@ -323,8 +327,9 @@ def read(path: Path) -> Results:
     try:
         content = untrusted.load(untrusted.read(path, _MAX_BYTES), _MAX_VALUES)
         _refuse_files_of_the_store(path, content)
-        upgraded = _upgraded(content) if version_of(content, _READ_VERSIONS) == 1 else content
-        return checked(_RESULTS, upgraded)
+        version = version_of(content, _READ_VERSIONS)
+        upgraded = _upgraded(content) if version == 1 else content
+        return checked(_RESULTS, {**upgraded, "schema_version": SCHEMA_VERSION})
     except OSError as error:
         raise ResultsError(
             f"results file {path} cannot be read: {error.strerror}.\n"
@@ -370,7 +375,7 @@ _RENAMED_IN_2 = {
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A file of version 1 under the names of version 2; what is wrong with it stays as it is."""
-    upgraded = {**content, "schema_version": SCHEMA_VERSION}
+    upgraded = dict(content)
     if isinstance(content.get("entries"), list):
         upgraded["entries"] = [
             {_in_version_2(name): value for name, value in entry.items()}
@@ -405,11 +410,12 @@ def engine_name(vllm: str, settings: Sequence[str]) -> str:
     return " ".join((f"vLLM {vllm}", *settings))
 
 
+def digits(number: float) -> float:
+    """The number with nine digits, between 1e±99."""
+    return float(f"{min(max(number, 1e-99), 1e99):.9g}")
+
+
 def interval(value: float, low: float, high: float) -> Interval:
-    """The figure with nine digits; bounds are clipped to 1e±99, and include the rounded value."""
-
-    def digits(number: float) -> float:
-        return float(f"{min(max(number, 1e-99), 1e99):.9g}")
-
+    """The figure with nine digits; bounds include the rounded value."""
     value = digits(value)
     return Interval(value, min(digits(low), value), max(digits(high), value))

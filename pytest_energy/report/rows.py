@@ -8,6 +8,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.latency import LATENCIES
 from pytest_energy.measure.measurement import mean_gpu_power_w
 from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.per_request import per_request
 from pytest_energy.measure.spread import Spread
 from pytest_energy.report import launches
 from pytest_energy.report.gpu_shares import MAX_IMBALANCE, gpu_shares, imbalance
@@ -55,6 +56,8 @@ class Row:
     joules_per_token_half_width: float | None = None
     power_w: float | None = None
     tokens_per_s: float | None = None
+    joules_per_total_token: float | None = None
+    wh_per_1000_requests: float | None = None
     baseline: float | None = None
     change: float | None = None
     change_half_width: float | None = None
@@ -80,7 +83,8 @@ class Row:
     def properties(self) -> dict[str, str]:
         """JUnit properties, absent figures left out."""
         wanted = {f"{self.metric}_{name}" for name in ("verdict", "change", "detects")}
-        wanted |= {"joules_per_token", "power_w", "tokens_per_s", "gpu_imbalance"}
+        wanted |= {"joules_per_token", "joules_per_total_token", "wh_per_1000_requests"}
+        wanted |= {"power_w", "tokens_per_s", "gpu_imbalance"}
         return {
             name: value if isinstance(value, str) else f"{value:.6g}"
             for name, value in self.named().items()
@@ -110,6 +114,7 @@ def row(
     if update is not None:
         verdict, green = ("created" if update.created else "changed"), True
     energy = candidate.joules_per_token if candidate else None
+    quoted = per_request(energy.value, cell.key.workload) if energy else None
     gpu_power_w = _gpu_power_w(judgement)
     return Row(
         cell=cell.name,
@@ -120,6 +125,8 @@ def row(
         joules_per_token_half_width=energy.relative_half_width if energy else None,
         power_w=candidate.power_w if candidate else None,
         tokens_per_s=candidate.tokens_per_s.value if candidate else None,
+        joules_per_total_token=quoted.joules_per_total_token if quoted else None,
+        wh_per_1000_requests=quoted.wh_per_1000_requests if quoted else None,
         baseline=getattr(reference.summary, judgement.metric.value) if reference else None,
         change=ratio.value - 1 if ratio else None,
         change_half_width=ratio.relative_half_width if ratio else None,

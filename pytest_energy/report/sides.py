@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_energy.cell.key import CellKey
+from pytest_energy.cell.key import CellKey, WorkloadKey
 from pytest_energy.measure import measurement
 from pytest_energy.measure.change import Drift
 from pytest_energy.measure.limits import StepTimes
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.per_request import per_request
 from pytest_energy.measure.spread import NoiseFloor, expm1
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report.results import (
@@ -26,6 +27,7 @@ from pytest_energy.report.results import (
     ReportedLaunch,
     ReportedSide,
     ReportedSteps,
+    digits,
     interval,
 )
 from pytest_energy.settings import MIN_LAUNCHES
@@ -46,7 +48,7 @@ def side_of_launches(measurements: Sequence[Measurement], floors: Floors) -> Rep
     """Valid measurements of one engine, at least one, one per launch."""
     launches = list(map(_launch, measurements))
     newest = max((m.environment for m in measurements), key=lambda e: str(e.date))
-    return _side(launches, newest, floors)
+    return _side(launches, newest, floors, measurements[0].key.workload)
 
 
 def _launch(m: Measurement) -> ReportedLaunch:
@@ -103,24 +105,29 @@ def side_of_baseline(baseline: Baseline, floors: Floors) -> ReportedSide:
         )
         for launch, jpt, power_w, rate in series
     ]
-    return _side(launches, baseline.environment, floors)
+    return _side(launches, baseline.environment, floors, baseline.key.workload)
 
 
 def _side(
-    launches: Sequence[ReportedLaunch], environment: Fingerprint, floors: Floors
+    launches: Sequence[ReportedLaunch],
+    environment: Fingerprint,
+    floors: Floors,
+    workload: WorkloadKey,
 ) -> ReportedSide:
     power_w = [launch.power_w for launch in launches]
     static_w = [launch.static_power_w for launch in launches if launch.static_power_w is not None]
     own_spread = len(power_w) >= MIN_LAUNCHES
     of_power = comparison.estimate(power_w, _NO_NOISE if own_spread else floor_of_power(floors))
+    energy = _estimate(
+        [launch.joules_per_token for launch in launches], floors[Metric.JOULES_PER_TOKEN]
+    )
+    quoted = per_request(energy.value, workload)
     return ReportedSide(
         vllm=environment.vllm or "?",
         settings_under_test=environment.settings_under_test,
         date=environment.date or "",
         launches=tuple(launches),
-        joules_per_token=_estimate(
-            [launch.joules_per_token for launch in launches], floors[Metric.JOULES_PER_TOKEN]
-        ),
+        joules_per_token=energy,
         power_w=interval(math.fsum(power_w) / len(power_w), of_power.low, of_power.high),
         tokens_per_s=_estimate(
             [launch.tokens_per_s for launch in launches], floors[Metric.TOKENS_PER_S]
@@ -128,6 +135,8 @@ def _side(
         static_power_w=(
             math.fsum(static_w) / len(static_w) if len(static_w) == len(launches) else None
         ),
+        joules_per_total_token=digits(quoted.joules_per_total_token) if quoted else None,
+        wh_per_1000_requests=digits(quoted.wh_per_1000_requests) if quoted else None,
     )
 
 

@@ -12,7 +12,9 @@ import pytest
 from pytest_energy.report import results
 from tests.plugin.project import MARKER, Project
 
-WITHOUT_CHANGE = {"joules_per_token", "power_w", "tokens_per_s"}
+WITHOUT_CHANGE = {
+    "joules_per_token", "joules_per_total_token", "wh_per_1000_requests", "power_w", "tokens_per_s",
+}  # fmt: skip
 # What pytest-rerunfailures does: runs of a test are reported, each but the last as "rerun".
 RERUNS = """
     import pytest
@@ -75,6 +77,10 @@ def test_junit_has_figures_change_and_verdict_of_each_test(
         of_metric = {f"{metric}_verdict", f"{metric}_change"}
         assert set(values) - {f"{metric}_detects"} == WITHOUT_CHANGE | of_metric
         assert float(values["joules_per_token"]) == pytest.approx(0.559441)
+        # 64 tokens in, 250 out
+        total = pytest.approx(0.559441 * 250 / 314)
+        assert float(values["joules_per_total_token"]) == total
+        assert float(values["wh_per_1000_requests"]) == pytest.approx(0.559441 * 250 / 3.6)
         assert float(values["power_w"]) == pytest.approx(560)
         assert float(values["tokens_per_s"]) == pytest.approx(1001)
         assert values[f"{metric}_verdict"] == ("regressed" if energy else "pass")

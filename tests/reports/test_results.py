@@ -88,10 +88,10 @@ def test_another_schema_version_and_no_file_are_distinguished(tmp_path: Path) ->
     with pytest.raises(ResultsError, match="cannot be read: No such file"):
         results.read(path)
     path.write_text(
-        results.to_json(made.of()).replace('"schema_version": 2', '"schema_version": 3')
+        results.to_json(made.of()).replace('"schema_version": 3', '"schema_version": 4')
     )
     with pytest.raises(
-        ResultsError, match="has schema version 3, but this pytest-energy reads only 1 and 2"
+        ResultsError, match="has schema version 4, but this pytest-energy reads only 1, 2 and 3"
     ):
         results.read(path)
 
@@ -120,6 +120,16 @@ def test_version_1_is_read_under_the_names_of_version_2(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(
         json.dumps(_as_version_1(json.loads(results.to_json(written))))
     )
+    assert results.read(tmp_path / "results.json") == written
+
+
+def test_version_2_is_read_without_energy_per_request(tmp_path: Path) -> None:
+    written = made.of(made.entry(), history=[made.state(1)])
+    content = json.loads(results.to_json(written))
+    for entry in content["entries"]:
+        for name in ("joules_per_total_token", "wh_per_1000_requests"):
+            del entry["candidate"][name], entry["reference"][name]
+    (tmp_path / "results.json").write_text(json.dumps({**content, "schema_version": 2}))
     assert results.read(tmp_path / "results.json") == written
 
 
