@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 _MEASURES: pytest.StashKey[bool] = pytest.StashKey()  # of what is marked: a test below measures
 
 
+_TWO = "Delete one, or give them different workloads or engine_args."
+_REPEATED = (
+    "They are one test, parametrized or repeated (pytest-repeat), and a run measures a cell once.\n"
+    "Repeat launches instead: --energy-launches N"
+)
+
+
 def _marked(node: Any) -> Marked:
     from pytest_energy.plugin.marker import Marked
 
@@ -113,10 +120,11 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
     for fixture in fixtures_of(item):
         other = taken.setdefault((fixture, cell.key.canonical), item)
         if other is not item:
+            repeated = getattr(item, "function", item) is getattr(other, "function", other)
             raise pytest.UsageError(
                 f"{item.nodeid} and {other.nodeid} gate the same cell ({cell.name}) with the same "
                 f"fixture ({fixture}), and one of them would decide for both.\n"
-                "Delete one, or give them different workloads or engine_args."
+                + (_REPEATED if repeated else _TWO)
             )
 
 

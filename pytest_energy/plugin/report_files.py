@@ -88,24 +88,29 @@ class ReportPlugin:
 
     def _publish(self, session: pytest.Session, exit_status: int) -> None:
         """Write the report; if that fails the verdicts stand, and the run fails."""
-        results = self._results(exit_status)
         settings = self._run.settings
         recordings = [*settings.replay, *settings.reference_replay]
         if settings.record:
             recordings.append(settings.record)
         try:
+            results = self._results(exit_status)
+            self._tell_github(results)
             written = publish.publish(results, self._folder, recordings)
-            shown = [os.path.relpath(path) for path in written if path.suffix != ".svg"]
-            self._lines.append(f"energy report: {', '.join(shown)}")
-        except OSError as error:
+        except Exception as error:  # whatever it is, another plugin's output may still be written
+            what, remedy = f"{type(error).__name__}: {error}", ""
+            if isinstance(error, OSError):
+                what = in_words(error)
+                remedy = "Free some space, or give another folder: --energy-report DIR\n"
             self._failure = (
-                f"the energy report was not written: {in_words(error)}.\nThe verdicts stand. "
-                "Free some space, or give another folder: --energy-report DIR\nRecordings can be "
-                "reported without measuring again: pytest-energy report RECORDINGS -o DIR"
+                f"the energy report was not written: {what}.\nThe verdicts stand. {remedy}"
+                "Recordings can be reported without measuring again: "
+                "pytest-energy report RECORDINGS -o DIR"
             )
             if session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        self._tell_github(results)
+            return
+        shown = [os.path.relpath(path) for path in written if path.suffix != ".svg"]
+        self._lines.insert(0, f"energy report: {', '.join(shown)}")
 
     def _tell_github(self, results: "Results") -> None:
         """Add to the job summary and annotate regressions; whether that works decides nothing."""

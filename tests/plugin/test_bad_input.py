@@ -132,6 +132,25 @@ def test_two_tests_with_the_same_cell(project: Project) -> None:
     )
 
 
+def test_one_test_that_is_repeated(project: Project) -> None:
+    """As pytest-repeat does it: by one more parameter."""
+    project.pytester.makeconftest(
+        """
+        def pytest_generate_tests(metafunc):
+            metafunc.fixturenames.append("step")
+            metafunc.parametrize("step", range(2))
+        """
+    )
+    refused(
+        project,
+        [],
+        "test_tiny.py::test_energy[1-bs2]",
+        "gate the same cell",
+        "Repeat launches instead: --energy-launches N",
+        ret=4,
+    )
+
+
 def test_an_interpreter_that_does_not_exist(project: Project) -> None:
     refused(
         project,

@@ -302,6 +302,23 @@ def test_a_report_that_cannot_be_written_is_in_the_job_summary(
     assert "1 energy test: all pass" in (project.path / "summary.md").read_text()
 
 
+def test_a_report_that_cannot_be_drawn_takes_no_other_output_along(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "none of matplotlib's")  # importing matplotlib fails
+    project.store()
+    arguments = ("-p", "no:cacheprovider", "-k", "test_energy and bs8", "--energy-replay", "old")
+    result = project.pytester.runpytest_subprocess(
+        *arguments, "--energy-report", "report", "--junitxml", "junit.xml"
+    )
+    assert result.ret == 1
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    result.stdout.fnmatch_lines(
+        ["tiny bs=8 *pass*", "the energy report was not written: ValueError: *"]
+    )
+    assert 'joules_per_token_verdict" value="pass"' in (project.path / "junit.xml").read_text()
+
+
 def test_step_outputs_that_cannot_be_written_decide_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +356,7 @@ def test_another_plugin_that_fails_at_the_end_takes_no_verdict_along(
     )
     assert result.ret == 1
     assert "No space left" in result.stderr.str()
-    assert len([line for line in result.outlines if line.startswith("tiny bs=")]) == 4
+    assert len([line for line in result.outlines if " 1,001 " in line and " pass " in line]) == 4
     assert len(written(project).entries) == 4
 
 

@@ -160,4 +160,18 @@ ROWS: tuple[Situation, ...] = (
         "ok: its release is unknown",
         "tests/unit/test_health.py::test_a_build_without_tags_is_not_called_old",
     ),
+    Situation(
+        _TOLD,
+        "pytest-repeat's `--count 2`",
+        "two tests of one cell: “Delete one”",
+        "one test, repeated: “Repeat launches instead: --energy-launches N”",
+        _INPUT + "test_one_test_that_is_repeated",
+    ),
+    Situation(
+        _OPTIONAL,
+        "matplotlib that cannot be imported or draws nothing, under `--energy-report`",
+        "traceback, no table",
+        "exit status 1, the table, “the energy report was not written”",
+        _REPORT + "test_a_report_that_cannot_be_drawn_takes_no_other_output_along",
+    ),
 )
