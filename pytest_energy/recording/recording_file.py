@@ -53,6 +53,9 @@ def read(path: Path) -> Recording:
 
 def _unpack(packed: bytes) -> bytes:
     """What `write` packed: a single gzip stream, unpacked no further than the limit."""
+    instead = untrusted.stand_in(packed)
+    if instead:
+        raise Malformed(f"it is {instead.what}; {instead.fetched_by}")
     unpacker = zlib.decompressobj(wbits=31)
     try:
         content = unpacker.decompress(packed, _MAX_BYTES + 1)

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # What is parsed stays below some 200 MB; a real recording holds some 10,000 values.
 MAX_VALUES = 2_000_000
@@ -50,6 +50,30 @@ def read(path: Path, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise Malformed(f"it is larger than {max_bytes / 1e6:g} MB")
     return content
+
+
+class StandIn(NamedTuple):
+    """What stands in a file that Git keeps elsewhere, and the command that fetches the file."""
+
+    beginning: bytes
+    what: str
+    fetched_by: str
+
+
+_STAND_INS = (
+    StandIn(
+        b"version https://git-lfs.github.com/spec/",
+        "a Git LFS pointer, and not the file itself",
+        "git lfs pull (in GitHub's actions/checkout, lfs: true)",
+    ),
+    StandIn(b"/annex/objects/", "a git-annex pointer, and not the file itself", "git annex get ."),
+    StandIn(b"\0GITCRYPT\0", "encrypted by git-crypt", "git-crypt unlock"),
+)
+
+
+def stand_in(content: bytes) -> StandIn | None:
+    """What Git has put in a file's place; None if nothing."""
+    return next((found for found in _STAND_INS if content.startswith(found.beginning)), None)
 
 
 def parse(content: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""What all files of the store share: which they are, and what to type if one is damaged."""
+"""How files of the store are read, and what to type if one is damaged."""
 
 import re
 import shlex
@@ -17,16 +17,6 @@ _Launches = TypeVar("_Launches", bound=Sequence[Any])
 
 # A line of JSON cannot begin like this.
 _CONFLICT = re.compile(rb"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?\r?$", re.MULTILINE)
-# What stands in a file that Git keeps elsewhere: how it begins, whose it is, what fetches it.
-_STAND_INS = (
-    (
-        b"version https://git-lfs.github.com/spec/",
-        "a Git LFS pointer, and not the file itself",
-        "git lfs pull (in GitHub's actions/checkout, lfs: true)",
-    ),
-    (b"/annex/objects/", "a git-annex pointer, and not the file itself", "git annex get ."),
-    (b"\0GITCRYPT\0", "encrypted by git-crypt", "git-crypt unlock"),
-)
 
 
 def read(
@@ -64,12 +54,12 @@ def read(
 
 def _damaged(path: Path, what: str, problem: Malformed, content: bytes) -> str:
     """What is wrong with a file, what that means, and what to type."""
-    for beginning, stands_for, command in _STAND_INS:
-        if content.startswith(beginning) and not _CONFLICT.search(content):
-            return (
-                f"{what} {path} is {stands_for}.\n"
-                f"Nothing was compared and nothing written. Fetch it: {command}"
-            )
+    instead = untrusted.stand_in(content)
+    if instead and not _CONFLICT.search(content):
+        return (
+            f"{what} {path} is {instead.what}.\n"
+            f"Nothing was compared and nothing written. Fetch it: {instead.fetched_by}"
+        )
     restore = (
         f"git checkout HEAD -- {shlex.quote(str(path))}\nIf it was committed like this, take an "
         f"earlier commit instead of HEAD: git log --oneline -- {shlex.quote(str(path))}"

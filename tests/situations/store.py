@@ -87,6 +87,13 @@ ROWS: tuple[Situation, ...] = (
         test="tests/unit/test_store_files.py::test_a_path_in_a_command_is_one_word",
     ),
     Situation(
+        kind="what Git leaves in the store",
+        situation="a recording is a pointer of Git LFS",
+        before='"damaged or not a recording: it is not gzipped"',
+        now="says what it is, and what fetches the file",
+        test="tests/unit/test_recording.py::test_a_git_lfs_pointer_is_no_damage",
+    ),
+    Situation(
         kind="what editors and file managers leave",
         situation="AppleDouble, lock, swap and backup files, `.ipynb_checkpoints`, `.stversions`",
         before="every test failed: the store is damaged",

@@ -171,3 +171,13 @@ def test_what_file_managers_leave_among_recordings_is_skipped(cell: Cell, tmp_pa
         (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "a" / name).write_bytes(b"not a recording")
     assert list(recording_file.find(tmp_path)) == [tmp_path / "a" / "b.json.gz"]
+
+
+def test_a_git_lfs_pointer_is_no_damage(tmp_path: Path) -> None:
+    """The pointer is the example of github.com/git-lfs/git-lfs, docs/spec.md."""
+    (tmp_path / "a.json.gz").write_text(
+        "version https://git-lfs.github.com/spec/v1\n"
+        "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+    )
+    with pytest.raises(RecordingError, match=r"is a Git LFS pointer.*; git lfs pull"):
+        recording_file.read(tmp_path / "a.json.gz")
