@@ -185,12 +185,8 @@ def error_bound(spread: Spread, assumed: float, probability: float) -> float:
     By Student's t, which holds however wrong the assumption is; but no less than an assumed
     deviation would give if it were known.
     """
-    return max(quantile(spread, probability) * spread.deviation, normal(probability) * assumed)
-
-
-def quantile(spread: Spread, probability: float) -> float:
-    """Of Student's t with the degrees of freedom of a spread."""
-    return _student(spread.degrees_of_freedom, probability)
+    student = quantile(spread.degrees_of_freedom, probability)
+    return max(student * spread.deviation, normal(probability) * assumed)
 
 
 @functools.lru_cache
@@ -201,7 +197,8 @@ def normal(probability: float) -> float:
 
 # Few are asked for in a run, and each takes longer than all the rest of a comparison.
 @functools.lru_cache(maxsize=1024)
-def _student(degrees: float, probability: float) -> float:
+def quantile(degrees: float, probability: float) -> float:
+    """Of Student's t with so many degrees of freedom."""
     return float(stdtrit(degrees, probability))
 
 

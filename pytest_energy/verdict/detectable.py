@@ -71,7 +71,7 @@ def _detected(
     squares = degrees * known.deviation**2 + more * largest**2
     then = Spread(math.sqrt(squares / (degrees + more)), degrees + more)
     chance = error_bound(then, assumed, 1 - alarm) * root
-    of_bound = quantile(then, 1 - alarm) * _standard_error(then, largest, more)
+    of_bound = quantile(then.degrees_of_freedom, 1 - alarm) * _standard_error(then, largest, more)
     return max(limit, chance) + normal(POWER) * math.hypot(largest, of_bound) * root
 
 

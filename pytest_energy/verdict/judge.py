@@ -97,11 +97,10 @@ class Judge:
         Raises:
             NoiseError: a file is damaged.
         """
-        terms = Terms(self.comparisons, paired=self.paired)
+        tolerance = Terms(paired=self.paired).tolerance(metric, limits.tolerance)
         gpu_name = measured.environment.gpu_name
         noise = self.noise_store.floor(measured.key, gpu_name, metric, [measured.launch_id])
-        limit = tolerated(metric, terms.tolerance(metric, limits.tolerance))
-        return launches_of_baseline(limit, noise, terms)
+        return launches_of_baseline(tolerated(metric, tolerance), noise)
 
     def unmeasured(self, metric: Metric, limits: Limits, reasons: Sequence[str]) -> Judgement:
         """The judgement on a cell for which there was no time."""

@@ -55,11 +55,11 @@ def plan(case: Case, ratio: Comparison, terms: Terms) -> Plan:
     if terms.paired:
         return Plan(ratio.launches, candidate)
     tolerance = tolerated(case.metric, case.tolerance)
-    baseline = launches_of_baseline(tolerance, case.noise, terms)
+    baseline = launches_of_baseline(tolerance, case.noise, terms.budget)
     return Plan(ratio.launches, candidate, len(case.reference), baseline)
 
 
-def launches_of_baseline(limit: float, noise: NoiseFloor, terms: Terms) -> int | None:
+def launches_of_baseline(limit: float, noise: NoiseFloor, budget: int | None = None) -> int | None:
     """The least launches of a baseline against which one launch of an unchanged engine passes.
 
     None if the noise was not measured: nothing then tells beforehand how launches will vary.
@@ -67,11 +67,11 @@ def launches_of_baseline(limit: float, noise: NoiseFloor, terms: Terms) -> int |
     Args:
         limit: the tolerance as a loss.
         noise: of the runner.
-        terms: of the run that judges by the baseline.
+        budget: launches at most of the run that judges by the baseline; None for the default.
     """
     if not noise.measured:
         return None
-    miss = replace(terms, budget=terms.budget or DEFAULT_LAUNCHES).levels(1).miss
+    miss = Terms(budget=budget or DEFAULT_LAUNCHES).levels(1).miss
     known = Spread(noise.deviation, noise.degrees_of_freedom)
     true = _deviations(known)
     for launches in range(MIN_LAUNCHES, MOST_LAUNCHES + 1):
@@ -118,4 +118,4 @@ def _bounds(known: Spread, more: int, true: np.ndarray, level: float) -> np.ndar
     """What a launch's error will stay below, once `more` degrees of freedom show the truth."""
     degrees = known.degrees_of_freedom + more
     squares = known.degrees_of_freedom * known.deviation**2 + more * true**2
-    return quantile(Spread(0.0, degrees), 1 - level) * np.sqrt(squares / degrees)
+    return quantile(degrees, 1 - level) * np.sqrt(squares / degrees)

@@ -191,9 +191,8 @@ def decide(case: Case, terms: Terms) -> Decision:
         return smallest_detected(ratio, stored, limit, look, terms.levels(look).alarm)
 
     levels = terms.levels(launches)
-    last, horizon = terms.looks(launches)[-1], terms.horizon(launches)
-    smallest = detected(last)
-    blind = (smallest if horizon == last else detected(horizon)) > math.log(2)
+    smallest = detected(terms.looks(launches)[-1])
+    blind = detected(terms.horizon(launches)) > math.log(2)
     verdict = on_ratio(case.metric, ratio, case.tolerance, levels)
     if verdict is Verdict.PASS and blind:
         verdict = Verdict.INCONCLUSIVE

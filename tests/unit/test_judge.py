@@ -19,6 +19,7 @@ from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict.comparison import Comparison, compare, estimate
 from pytest_energy.verdict.judge import Judge, judge
 from pytest_energy.verdict.judgement import NO_LIMITS, Judgement, Limits, Sample
+from pytest_energy.verdict.planning import launches_of_baseline
 from pytest_energy.verdict.preconditions import case_of
 from pytest_energy.verdict.reasons import in_words, planned
 from pytest_energy.verdict.rule import Case, Decision, Levels, Terms, Verdict
@@ -67,6 +68,16 @@ def test_another_temperature_is_told(
     ]
     expected = (f"temperature_c: {before_c:.0f} → {now_c:.0f}",) if told else ()
     assert judged(candidate, reference).changed == expected
+
+
+@pytest.mark.parametrize("unknown", ["candidate", "reference"])
+def test_a_temperature_is_compared_if_both_sides_have_one(
+    cell: Cell, reference: list[Measurement], unknown: str
+) -> None:
+    sides = {"candidate": launches(cell, [0.5] * 3), "reference": reference}
+    conditions = replace(reference[0].conditions, temperature_c=None)
+    sides[unknown] = [replace(m, conditions=conditions) for m in sides[unknown]]
+    assert judged(**sides).changed == ()
 
 
 def test_a_pass_has_no_reasons_and_all_figures(cell: Cell, reference: list[Measurement]) -> None:
@@ -496,6 +507,52 @@ def test_the_runners_noise_is_that_of_other_launches(
     assert before.measured
     assert before.degrees_of_freedom == 6
     assert after == before
+
+
+@pytest.mark.parametrize(
+    ("metric", "limits", "paired", "tolerance", "needed"),
+    [
+        (ENERGY, NO_LIMITS, False, 0.03, 6),
+        (ENERGY, Limits(tolerance=0.05), False, 0.05, 3),
+        (RATE, NO_LIMITS, False, 0.10, 5),
+        (RATE, NO_LIMITS, True, 0.05, None),
+    ],
+)
+def test_a_baseline_is_as_large_as_the_runners_noise_asks(
+    cell: Cell,
+    tmp_path: Path,
+    metric: Metric,
+    limits: Limits,
+    paired: bool,
+    tolerance: float,
+    needed: int | None,
+) -> None:
+    """The noise is that of its other launches: the one that is measured is far off."""
+    deviations = {ENERGY: 0.0069, RATE: 0.0242}
+    measured = measurement(cell, "measured", 0.9, 1800.0)
+    off = {of: math.sqrt(15 / 16) * deviation for of, deviation in deviations.items()}
+    others = [
+        measurement(
+            cell,
+            f"other-{i}",
+            0.5 * math.exp((-1) ** i * off[ENERGY]),
+            1000 * math.exp((-1) ** i * off[RATE]),
+        )
+        for i in range(16)
+    ]
+    judges = replace(stored(tmp_path), paired=paired)
+    judges.noise_store.add([*others, measured])
+    assert judges.launches_of_baseline(metric, limits, measured) == needed
+    limit = math.log1p(tolerance) if metric is ENERGY else -math.log1p(-tolerance)
+    floor = NoiseFloor(deviations[metric], 15, measured=True)
+    assert launches_of_baseline(limit, floor) == needed
+
+
+def test_the_size_of_a_baseline_is_open_where_no_noise_was_measured(
+    cell: Cell, tmp_path: Path
+) -> None:
+    judges = stored(tmp_path)
+    assert judges.launches_of_baseline(ENERGY, NO_LIMITS, launches(cell, [0.5])[0]) is None
 
 
 def test_what_could_not_be_measured_is_invalid(cell: Cell, tmp_path: Path) -> None:

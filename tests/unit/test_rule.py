@@ -276,6 +276,15 @@ def test_a_gate_is_blind_beyond_a_factor_of_two() -> None:
         assert decided(tolerance).verdict is (Verdict.INCONCLUSIVE if blind else Verdict.PASS)
 
 
+def test_a_gate_that_detects_a_doubling_is_not_blind() -> None:
+    """Without any noise it detects what its tolerance is."""
+    exact = replace(UNCHANGED, tolerance=1.0, noise=NoiseFloor(0.0, 10, measured=True))
+    decision = decide(exact, Terms())
+    assert decision.smallest_detected == 1.0
+    assert decision.verdict is Verdict.PASS
+    assert not decision.blind
+
+
 @pytest.mark.parametrize(("budget", "blind"), [(None, False), (5, False), (1, True)])
 def test_a_replay_is_as_blind_as_the_run_it_may_be_of(budget: int | None, blind: bool) -> None:
     """One launch and no noise: five launches can show a doubling among 32, and one cannot."""

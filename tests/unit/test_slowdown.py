@@ -65,6 +65,25 @@ def test_time_that_becomes_host_bound_is_the_hosts(cell: Cell) -> None:
     assert "40 % of the time host-bound instead of 0 %" in host.slower_because(slower)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        (0.0, 0.04, GPU),  # 0.4 ms of the 0.9 ms that a step takes longer
+        (0.0, 0.06, HOST),  # 0.5 ms
+        (0.4, 0.36, GPU),  # 3.2 ms before and after
+        (0.4, 0.5, HOST),  # 3.2 ms, and 4.4 ms
+    ],
+)
+def test_the_host_slows_what_is_longer_by_its_time(
+    cell: Cell, before: float, after: float, cause: str
+) -> None:
+    """Steps take 8 ms and then 8.9 ms, at the same power."""
+    reference = Baseline.of(launches(cell, host_bound=before))
+    slower = slowdown(launches(cell, 0.5 / 0.9, 900.0, host_bound=after), reference)
+    assert slower is not None
+    assert slower.cause == cause
+
+
 def test_more_steps_for_as_many_tokens(cell: Cell) -> None:
     slower = found(cell, launches(cell, 0.55, 900.0, steps_per_token=0.139))
     assert slower is not None
@@ -77,6 +96,17 @@ def test_no_cause_without_a_loss_or_without_steps_on_both_sides(cell: Cell) -> N
     assert found(cell, [measurement(cell, "server", 0.55, 900.0)]) is None
     stored = Baseline.of([measurement(cell, f"old-{i}") for i in range(3)])
     assert slowdown(launches(cell, 0.55, 900.0), stored) is None
+
+
+@pytest.mark.parametrize(
+    "unknown", [{"steps_per_token": None}, {"steps_per_token": 0.0}, {"host_bound_share": None}]
+)
+def test_no_cause_if_a_stored_launch_knows_half_of_its_steps(
+    cell: Cell, unknown: dict[str, Any]
+) -> None:
+    known = Baseline.of(launches(cell))
+    half = replace(known, launches=tuple(replace(k, **unknown) for k in known.launches))
+    assert slowdown(launches(cell, 0.55, 900.0), half) is None
 
 
 @pytest.mark.parametrize("altered", ["eager", "no-async", "piecewise"])
