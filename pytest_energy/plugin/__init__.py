@@ -78,9 +78,10 @@ def pytest_energy_open_meter(
     return ZeusMeter(gpu_uuids, is_engine_process)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """The settings in force."""
-    return f"energy: {config.stash[RUN].header}"
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """The settings in force, under xdist, whose controller collects nothing (else: Summary)."""
+    distributed = config.getoption("dist", "no") != "no"
+    return f"energy: {config.stash[RUN].header}" if distributed else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

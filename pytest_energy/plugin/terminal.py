@@ -67,6 +67,16 @@ def _engine(launch: LaunchSettings) -> str:
     return redact.home(launch.python) + (f" with {arguments}" if arguments else "")
 
 
+def _wants_benchmarks(config: pytest.Config) -> bool:
+    """Whether any of pytest-benchmark's options was given: its table and files are wanted then."""
+    given = (
+        *config.invocation_params.args,
+        *config.getini("addopts"),
+        *os.environ.get("PYTEST_ADDOPTS", "").split(),
+    )
+    return any(str(word).startswith("--benchmark-") for word in given)
+
+
 class ProgressLine:
     """Shows what a cell is doing: in place on a terminal, as one line per phase elsewhere."""
 
@@ -111,7 +121,7 @@ class Summary:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         """Pass cycles on, and show the table even if another plugin's output failed."""
         config = session.config
-        if not hasattr(config, "workerinput") and self._run.found:
+        if not hasattr(config, "workerinput") and self._run.found and _wants_benchmarks(config):
             from pytest_energy.plugin import benchmark
 
             tests = self._run.found.values()
@@ -126,7 +136,10 @@ class Summary:
     def pytest_report_collectionfinish(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> list[str]:
-        """Say so if the options ask for what no selected test does."""
+        """The settings in force; or say so if the options ask for what no selected test does."""
+        if any(map(fixtures_of, items)):
+            shown = config.get_verbosity() >= 0 and not config.getoption("no_header")
+            return [f"energy: {self._run.header}"] if shown else []
         settings, reporter = self._run.settings, config.pluginmanager.get_plugin("terminalreporter")
         asked = [
             option
@@ -138,7 +151,7 @@ class Summary:
             if given
         ]
         failed = reporter is not None and "error" in reporter.stats
-        if not asked or failed or any(map(fixtures_of, items)):
+        if not asked or failed:
             return []
         return [
             "energy: no selected test uses the energy or throughput fixture, so nothing is "

@@ -158,6 +158,8 @@ def test_the_failure_stands_in_the_test_with_its_figures(project: Project) -> No
     properties = {p.get("name"): p.get("value") for p in cases[1].findall(".//property")}
     assert properties == {
         "joules_per_token": "0.559441",
+        "joules_per_total_token": "0.445415",
+        "wh_per_1000_requests": "38.8501",
         "power_w": "560",
         "tokens_per_s": "1001",
         "joules_per_token_change": "0.12",

@@ -132,3 +132,25 @@ def test_a_failure_is_told_once_also_where_pytest_repeats_messages(
     assert told == ["  what changed: vllm: 0.0.1 → 0.0.2"]
     (short,) = [line for line in lines if line.startswith("FAILED ")]
     assert short.startswith("FAILED test_tiny.py::test_energy[bs2] - REGRESSED: tiny bs=2 64/250")
+
+
+def test_a_run_without_a_gate_shows_nothing_of_ours(project: Project) -> None:
+    project.pytester.makepyfile(test_other="def test_other(): pass")
+    result = project.run("test_other.py")
+    assert not [line for line in result.outlines if line.startswith("energy")]
+
+
+def test_the_benchmark_table_is_shown_only_if_it_is_asked_for(project: Project) -> None:
+    project.store()
+    table = "*benchmark 'energy': 4 tests*"
+    project.run("--energy-replay", "old").stdout.no_fnmatch_line(table)
+    project.run("--energy-replay", "old", "--benchmark-columns=mean").stdout.fnmatch_lines([table])
+    project.pytester.makeini("[pytest]\naddopts = --benchmark-sort=name")
+    project.run("--energy-replay", "old").stdout.fnmatch_lines([table])
+
+
+def test_the_header_follows_pytests_own(project: Project) -> None:
+    project.store()
+    shown = "energy: replay of old, baselines in baselines"
+    for quieter, lines in ((), 1), (("-q",), 0), (("--no-header",), 0):
+        assert project.run("--energy-replay", "old", *quieter).outlines.count(shown) == lines
