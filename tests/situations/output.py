@@ -127,6 +127,13 @@ ROWS: tuple[Situation, ...] = (
     ),
     Situation(
         _TOLD,
+        "a latency over `max_itl_ms`, J/token unchanged",
+        "“REGRESSED: … J/token 0.5000, +0.0 %”",
+        "“REGRESSED: … the inter-token latency of 8.00 ms … is over the limit of 0.1 ms”",
+        "tests/plugin/test_server.py::test_a_latency_limit_fails_the_test_of_energy_alone",
+    ),
+    Situation(
+        _TOLD,
         "a mean power of 500.0 W and `max_power_w=499.9`",
         "“power 500 W is over the budget of 500 W”",
         "“power 500.0 W is over the budget of 499.9 W”",
