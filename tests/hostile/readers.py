@@ -179,7 +179,7 @@ class Readers:
         noise: Mapping[Metric, NoiseFloor] = spread.ASSUMED_NOISE,
     ) -> None:
         judged = judge.judge(metric, new, old, Limits(None, 500, 50, 50), terms, noise)
-        name: Any = SimpleNamespace(name="cell bs=8 512/256")
+        name: Any = SimpleNamespace(name="cell bs=8 512/256", key=new[0].key)
         row = rows.row(name, judged)
         said = explanation.explain("cell bs=8 512/256", judged, "pytest", replayed=True)
         explanation.failure(judged, said)
