@@ -19,7 +19,7 @@ from pytest_energy.cell.plan import Plan
 from pytest_energy.cell.workload import Workload
 from pytest_energy.errors import BaselineError, NoiseError, RecordingError
 from pytest_energy.measure import stopping
-from pytest_energy.measure.cycles import whole_cycles
+from pytest_energy.measure.cycles import boundaries, whole_cycles
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import launch_means, launch_rates, relative_standard_error
@@ -362,6 +362,26 @@ def test_nonsense_in_the_counters_is_no_measurement(steps: list[tuple[int, int, 
     ) or [(), (), ()]
     m = measure(replace(recorded, tokens=TokenCounter(*series)))
     assert m.cycles is None or all(value > 0 for value in m.cycles.time_s)
+
+
+@pytest.mark.parametrize("damage", ["time", "tokens"])
+def test_blocks_that_took_no_time_or_hold_no_token_are_damage(damage: str) -> None:
+    """From the end of the fourth block on, the counters stand."""
+    recorded = simulated.recording(make_cell(), cycles=8.5)
+    ends_ns, _ = boundaries(recorded)
+    tokens = recorded.tokens
+    stood = [t > ends_ns[3] for t in tokens.time_ns]
+    if damage == "time":
+        times = (min(t, int(ends_ns[3])) for t in tokens.time_ns)
+        tokens = replace(tokens, time_ns=tuple(times))
+    else:
+        counted = (0 if stands else n for n, stands in zip(tokens.tokens, stood, strict=True))
+        tokens = replace(tokens, tokens=tuple(counted))
+    assert len(ends_ns) > 5
+    assert whole_cycles(recorded)[0] == len(ends_ns) - 1
+    damaged = replace(recorded, tokens=tokens)
+    assert [len(found) for found in boundaries(damaged)] == [0, 0]
+    assert whole_cycles(damaged) == (0, 0.0)
 
 
 def launches(count: int = 3) -> list[Measurement]:

@@ -350,6 +350,16 @@ def test_latencies_are_percentiles_of_what_clients_saw() -> None:
     }
 
 
+@pytest.mark.parametrize(("counted", "p50", "p90", "p99"), [(1000, 500, 900, 990), (7, 4, 7, 7)])
+def test_a_percentile_is_the_least_that_so_many_do_not_exceed(
+    counted: int, p50: int, p90: int, p99: int
+) -> None:
+    values_us = tuple(range(1000, 1000 * counted + 1, 1000))
+    client_saw = client(19_000, inter_token=Distribution(values_us, (1,) * counted))
+    expected = {"mean": (counted + 1) / 2, "p50": p50, "p90": p90, "p99": p99}
+    assert measure(served(client_saw)).latencies_ms["itl"] == pytest.approx(expected)
+
+
 def test_latencies_of_periods_are_put_together() -> None:
     periods = [
         replace(served(client(19_000, first_token=Distribution((value,), (1,)))), period=period)
@@ -365,6 +375,13 @@ def test_an_engine_without_clients_has_no_latencies() -> None:
     assert (
         "ttft" not in measure(served(client(19_000, first_token=Distribution((), ())))).latencies_ms
     )
+
+
+@pytest.mark.parametrize("ended", [Distribution((), ()), Distribution((0,), (1,))])
+def test_requests_of_which_none_took_time_do_not_say_how_long_they_waited(
+    ended: Distribution,
+) -> None:
+    assert measure(served(client(19_000, end_to_end=ended))).valid
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from pytest_energy.measure.spread import (
     Spread,
     deviation_interval,
     launch_means,
+    launch_value,
     pooled,
+    relative_standard_error,
 )
 from pytest_energy.store.noise import Noise
 from pytest_energy.verdict.comparison import (
@@ -28,7 +30,7 @@ from pytest_energy.verdict.detectable import detectable, smallest_detected
 from pytest_energy.verdict.rule import Terms, Verdict, on_ratio
 from pytest_energy.verdict.variation import raised
 
-ENERGY = Metric.JOULES_PER_TOKEN
+ENERGY, RATE = Metric.JOULES_PER_TOKEN, Metric.TOKENS_PER_S
 FLOOR = NoiseFloor(deviation=0.01, degrees_of_freedom=10, measured=True)
 ASSUMED = NoiseFloor(deviation=0.01, degrees_of_freedom=3)
 values = st.floats(min_value=1e-3, max_value=1e4)
@@ -111,6 +113,20 @@ def test_estimate_is_the_geometric_mean(launches: list[float]) -> None:
 
 def test_a_launch_is_the_mean_of_its_cycles() -> None:
     assert launch_means([[1.0, 2.0, 3.0], [5.0]]) == [2.0, 5.0]
+
+
+def test_throughput_is_tokens_over_time() -> None:
+    """Of a hundred tokens at 100/s and as many at 300/s, which take 4/3 s; or three times those."""
+    assert launch_value(RATE, [100.0, 300.0], ()) == pytest.approx(150.0)
+    assert launch_value(RATE, [100.0, 300.0], (100, 300)) == pytest.approx(200.0)
+    assert launch_value(ENERGY, [1.0, 3.0], ()) == pytest.approx(2.0)
+    assert launch_value(ENERGY, [1.0, 3.0], (100, 300)) == pytest.approx(2.5)
+
+
+def test_two_cycles_have_an_error_and_one_has_none() -> None:
+    """Of 1 and 3 the deviation is √2, so that the error of their mean of 2 is 1, or a half."""
+    assert relative_standard_error([1.0, 3.0]) == pytest.approx(0.5)
+    assert relative_standard_error([1.0]) == math.inf
 
 
 def test_an_assumed_floor_brings_no_verdict_nearer() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from pytest_energy.cell.cell import Cell
@@ -11,7 +12,7 @@ from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.measure import checks, stopping
 from pytest_energy.measure.measurement import Measurement, measure
-from pytest_energy.measure.steadiness import Steadiness
+from pytest_energy.measure.steadiness import Parts, Steadiness
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import CoResident, Recording
 from tests.conftest import ROOT
@@ -38,6 +39,14 @@ def steadiness(*periods: Recording) -> Steadiness:
     found = measure(*periods).steadiness
     assert found is not None
     return found
+
+
+def test_what_comes_after_a_cycle_begins_with_the_next() -> None:
+    cycle = np.repeat(np.arange(3), 2)
+    parts = Parts(*(10 * cycle + n for n in range(4)), cycle)  # type: ignore[arg-type]
+    after = parts.after(1)
+    assert after.cycle.tolist() == [1, 1, 2, 2]
+    assert after.seconds.tolist() == [12, 12, 22, 22]
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,10 @@ import pytest
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure import stopping
+from pytest_energy.measure.measurement import measure
 from pytest_energy.recording.recording import Recording, TokenCounter
 from tests import simulated
+from tests.disturbed import with_step_in_power
 from tests.unit.figures import PAUSED
 
 CYCLE_TOKENS = 8 * 250  # of the fixture `cell`
@@ -110,3 +112,27 @@ def test_a_pair_ends_at_a_fault_and_after_twelve_periods(cell: Cell) -> None:
     hopeless = [replace(short[0], tokens=empty, period=number) for number in range(12)]
     assert not stopping.is_pair_enough({"reference": hopeless[:11], "candidate": short})
     assert stopping.is_pair_enough({"reference": hopeless, "candidate": short})
+
+
+@pytest.mark.parametrize(
+    ("cycles", "cycle_s", "enough"),
+    [(10.5, 3, False), (12.0, 3, False), (12.5, 3, True), (15.5, 2.3, False), (15.5, 2.5, True)],
+)
+def test_without_power_samples_short_cycles_take_forty_seconds_too(
+    cell: Cell, cycles: float, cycle_s: float, enough: bool
+) -> None:
+    so_far = recorded(cell, cycles, cycle_s)
+    (gpu,) = so_far.gpus
+    unsampled = replace(so_far, gpus=(replace(gpu, samples=type(gpu.samples)(*((),) * 6)),))
+    assert stopping.is_enough(unsampled, int(1 + cycles)) is enough
+
+
+def test_what_changes_on_the_way_ends_no_period_and_no_pair_early(cell: Cell) -> None:
+    """The launch is tested for steadiness at its end, when a transient can be told from a fault."""
+    of_period = with_step_in_power(recorded(cell, 8.5, 1), 80.0)
+    assert measure(of_period).unrecoverable
+    assert not stopping.is_period_enough(2)(of_period, 0)
+    (side,) = periods(cell, 8.5, 1, "side")
+    changed = with_step_in_power(side, 80.0)
+    assert measure(changed).unrecoverable
+    assert not stopping.is_pair_enough({"reference": [changed], "candidate": [side]})
