@@ -662,6 +662,21 @@ def test_the_environment_of_pytest_is_made_from_its_requirements(runner: Runner)
     assert wanted in done.stdout
 
 
+def test_the_machine_is_checked_without_an_engine(runner: Runner) -> None:
+    """Pytest's environment, which is the only one by then, need not have vLLM."""
+    command = '[ "$*" = "doctor --no-vllm" ] && echo checked'
+    runner.program("pytest-energy", command, runner.temp / "energy" / "bin")
+    assert runner.run(GATE, "measure", "Check the runner").stdout == "checked\n"
+    (check,) = (
+        step
+        for step in yaml.safe_load(ACTION.read_text())["runs"]["steps"]
+        if step["name"] == "Check the runner"
+    )
+    assert check["run"].endswith("doctor --no-vllm")
+    gitlab = yaml.safe_load((GITHUB / "examples" / "gitlab-ci.yml").read_text())
+    assert ".energy/bin/pytest-energy doctor --no-vllm" in gitlab["energy"]["script"]
+
+
 @pytest.mark.parametrize(("tag", "built"), [("v0.1.0", True), ("v0.2.0", False)])
 def test_a_release_is_what_its_tag_names(runner: Runner, tag: str, built: bool) -> None:
     runner.program("pip", "exit 0")

@@ -24,12 +24,14 @@ def add(commands: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    engine = parser.add_mutually_exclusive_group()
+    engine.add_argument(
         "--python",
         metavar="PATH",
         default=sys.executable,
         help="the interpreter whose vLLM is measured (default: this one)",
     )
+    engine.add_argument("--no-vllm", action="store_true", help="check the machine alone")
     parser.add_argument(
         "--gpu",
         metavar="UUID|INDEX",
@@ -58,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     def progress(text: str) -> None:
         print(f"{text} ...", file=sys.stderr, flush=True)
 
-    examination = doctor.examine(options.python, options.gpu, progress, lock_of)
+    interpreter = None if options.no_vllm else options.python
+    examination = doctor.examine(interpreter, options.gpu, progress, lock_of)
     sys.stdout.write(doctor.to_json(examination) if options.json else doctor.to_text(examination))
     return examination.exit_status

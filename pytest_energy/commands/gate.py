@@ -10,7 +10,7 @@ _DESCRIPTION = """\
 Make the environments that requirements files pin, with uv, and run the suite in them: the
 candidate's engine interleaved with the reference's, which needs no baseline, or with --baselines
 against what is stored. The exit status tells the verdict: 10 regressed, 11 invalid, 12 not
-comparable, 13 no baseline, 14 inconclusive, 1 for anything else that failed.
+comparable, 13 no baseline, 14 inconclusive; 1 if anything else failed; 2 if nothing was run.
 
     pytest-energy gate --candidate requirements/vllm.txt --reference base/vllm.txt -o results
     pytest-energy gate --candidate requirements/vllm.txt --baselines baselines -o results -- -k bs8
@@ -68,24 +68,32 @@ def run(options: argparse.Namespace) -> int:
         OSError: a folder cannot be used.
     """
     from pytest_energy.engines import environment
+    from pytest_energy.errors import UsageError
 
+    recordings = options.output / "recordings"
+    if recordings.exists():
+        raise UsageError(
+            f"{recordings} exists, from a run before, whose launches would count as this one's.\n"
+            "Remove it, or give another folder: --output DIR"
+        )
+    # Joined, because pytest takes a path that stands alone for one of tests.
     arguments = [
-        "-p", "no:cacheprovider",
-        "--energy-exit-status", "verdict",
-        "--energy-record", str(options.output / "recordings"),
-        "--energy-report", str(options.output / "report"),
-        "--junitxml", str(options.output / "junit.xml"),
-    ]  # fmt: skip
+        "-pno:cacheprovider",
+        "--energy-exit-status=verdict",
+        f"--energy-record={recordings}",
+        f"--energy-report={options.output / 'report'}",
+        f"--junitxml={options.output / 'junit.xml'}",
+    ]
     files = [("--energy-python", options.candidate)]
     if options.reference is not None:
         files.append(("--energy-reference-python", options.reference))
     else:
-        arguments += ["--energy-baselines", str(options.baselines)]
+        arguments.append(f"--energy-baselines={options.baselines}")
     locks = []  # stay open in pytest
     for option, file in files:
         print(f"pytest-energy: making the environment of {file}", flush=True)
         python, lock = environment.make(file, options.python_version)
-        arguments += [option, str(python)]
+        arguments.append(f"{option}={python}")
         locks.append(lock)
     arguments += [str(options.suites), *options.pytest_arguments]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])

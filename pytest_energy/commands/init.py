@@ -35,6 +35,8 @@ import pytest
     model={model!r},
     weights={weights!r},
     batch_sizes=[1, 8, 64],
+    input_tokens=256,  # a step stays inside the CUDA graphs
+    output_tokens=256,
     engine_args={{"max_num_seqs": 256}},
 )
 def test_{name}(energy, throughput):

@@ -37,7 +37,7 @@ class Examination:
 
     findings: tuple[Finding, ...]
     gpus: tuple[Listed, ...]
-    interpreter: str
+    interpreter: str | None
 
     @property
     def level(self) -> Level:
@@ -52,7 +52,7 @@ class Examination:
 
 
 def examine(
-    interpreter: str,
+    interpreter: str | None,
     named_gpus: Sequence[str],
     say: Callable[[str], None],
     lock_of: Callable[[str], Lock],
@@ -60,7 +60,7 @@ def examine(
     """Check driver, GPUs, host and engine.
 
     Args:
-        interpreter: whose vLLM is imported.
+        interpreter: whose vLLM is imported; None for the machine alone.
         named_gpus: UUIDs, their beginnings, or indices as in nvidia-smi; empty for all that
             CUDA_VISIBLE_DEVICES leaves visible.
         say: announces what takes a while.
@@ -98,8 +98,9 @@ def examine(
     ]
     findings += check_host.host(read_host.read_host())
     findings.append(check_host.clock(read_host.read_clocks()))
-    say(f"importing vLLM with {interpreter} (up to {read_engine.TIMEOUT_S:.0f} s)")
-    findings.append(check_software.engine(read_engine.read_engine(interpreter)))
+    if interpreter is not None:
+        say(f"importing vLLM with {interpreter} (up to {read_engine.TIMEOUT_S:.0f} s)")
+        findings.append(check_software.engine(read_engine.read_engine(interpreter)))
     return Examination(tuple(findings), gpus, interpreter)
 
 

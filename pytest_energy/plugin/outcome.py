@@ -39,7 +39,9 @@ class Outcome:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note why a test failed."""
-        if report.failed:
+        if report.failed and self._run.settings.update:
+            self._others_failed = True  # what fails an update is no verdict
+        elif report.failed:
             found = getattr(report, "energy_found", ()) if report.when == "call" else ()
             rows = [of_metric["row"] for of_metric in found]
             verdicts = {row["verdict"] for row in rows if not row["green"]}

@@ -67,6 +67,18 @@ def test_a_healthy_machine(driver: SimulatedDriver, capsys: pytest.CaptureFixtur
     ]
 
 
+def test_a_machine_is_healthy_without_a_vllm_of_its_own(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_engine, "read_engine", lambda interpreter: pytest.fail("asked"))
+    assert main(["doctor", "--no-vllm"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1] == "no faults, no warnings: this machine can measure."
+    assert "vLLM" not in text
+    assert main(["doctor", "--no-vllm", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["interpreter"] is None
+
+
 def test_a_warning_says_what_to_type_and_passes(
     driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]
 ) -> None:

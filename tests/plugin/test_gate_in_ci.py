@@ -4,6 +4,7 @@ The shell is GitHub's, read from the YAML; uv makes the environments. vLLM is th
 one wheel takes twice as long for a step, and the meter reports a constant power.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,8 @@ ENVIRONMENT = {
 
 
 def run_workflow(runner: Runner, **changed: str) -> subprocess.CompletedProcess[str]:
+    shutil.rmtree(runner.temp / "results")  # as a new job finds it
+    runner.output.write_text("")
     return runner.run(GATE, "measure", "Measure and judge", **{**MEASURE, **ENVIRONMENT, **changed})
 
 
@@ -125,6 +128,14 @@ def test_baselines_are_stored_and_compared_with(runner: Runner, tmp_path: Path) 
     assert update.returncode == 0, update.stdout
     pin(runner.folder / "requirements" / "vllm.txt", tmp_path, 0.004)
     assert run_workflow(runner, **stored).returncode == 10
+
+
+def test_launches_of_a_run_before_are_not_added_to(runner: Runner) -> None:
+    (runner.temp / "results" / "recordings").mkdir()
+    step = {**MEASURE, **ENVIRONMENT}
+    done = runner.run(GATE, "measure", "Measure and judge", **step)
+    assert done.returncode == 2
+    assert "whose launches would count as this one's" in done.stderr
 
 
 def test_an_environment_that_cannot_be_made_is_no_verdict(runner: Runner) -> None:
