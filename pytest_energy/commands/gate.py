@@ -89,11 +89,15 @@ def run(options: argparse.Namespace) -> int:
         files.append(("--energy-reference-python", options.reference))
     else:
         arguments.append(f"--energy-baselines={options.baselines}")
-    locks = []  # stay open in pytest
+    locks, pythons = [], set()  # locks stay open in pytest
     for option, file in files:
         print(f"pytest-energy: making the environment of {file}", flush=True)
         python, lock = environment.make(file, options.python_version)
         arguments.append(f"{option}={python}")
         locks.append(lock)
+        pythons.add(python)
+    if len(files) > len(pythons):
+        same = "both files resolve to the same packages: one engine against itself"
+        print(f"pytest-energy: {same}", flush=True)
     arguments += [str(options.suites), *options.pytest_arguments]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])

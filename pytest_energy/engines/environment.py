@@ -1,14 +1,16 @@
 """Environments that hold a pinned vLLM, made with uv in a cache folder.
 
-An environment's place follows from its requirements: vLLM's cache of compiled kernels depends on
-the paths of its files, so an engine that was launched before starts warm. What it holds is resolved
-anew each time, so that two engines of one comparison are of the same day.
+Requirements are resolved anew each time, so that two engines of one comparison are of the same day.
+An environment's place follows from what they resolve to: one place never holds two engines, and as
+vLLM's cache of compiled kernels depends on the paths of its files, an engine that was launched
+before starts warm.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -38,8 +40,7 @@ def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:
         UsageError: there is no uv or no such file, or uv could not do it.
         OSError: the cache folder cannot be used.
     """
-    uv = shutil.which("uv")
-    if uv is None:
+    if shutil.which("uv") is None:
         raise UsageError(
             "there is no uv in PATH, which makes the environments.\nInstall it: pip install uv"
         )
@@ -47,14 +48,19 @@ def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:
         raise UsageError(
             f"there is no requirements file {requirements}.\nGive the one that pins vLLM."
         )
-    content = python_version.encode() + b"\n" + requirements.read_bytes()
-    place = folder() / hashlib.sha256(content).hexdigest()[:16]
+    pinned = _uv(
+        requirements, "compile", "--no-header", "--no-annotate", "--python-version",
+        python_version, requirements.name,
+    )  # fmt: skip
+    local = requirements.parent.resolve() if re.search(r"^\.|@ \.", pinned, re.M) else ""
+    content = f"{python_version}\n{local}\n{pinned}"
+    place = folder() / hashlib.sha256(content.encode()).hexdigest()[:16]
     place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(place.with_suffix(".lock").open("wb"))
         while True:
             if _alone(lock):
-                _bring_up_to_date(uv, place, requirements, python_version)
+                _bring_up_to_date(place, requirements, python_version, pinned)
             fcntl.flock(lock, fcntl.LOCK_SH)  # waits while another run makes it
             if (place / _COMPLETE).exists():
                 break
@@ -74,22 +80,30 @@ def _alone(lock: BinaryIO) -> bool:
     return True
 
 
-def _bring_up_to_date(uv: str, place: Path, requirements: Path, python_version: str) -> None:
+def _bring_up_to_date(place: Path, requirements: Path, python_version: str, pinned: str) -> None:
     complete = place / _COMPLETE
-    commands: list[list[str | Path]] = [
-        [uv, "pip", "install", "-q", "--upgrade", "--exact", "--python", place, "-r", requirements]
-    ]
     if not complete.exists():
         shutil.rmtree(place, ignore_errors=True)
-        commands.insert(0, [uv, "venv", "-q", "--python", python_version, place])
+        _uv(requirements, "venv", "--python", python_version, str(place))
     complete.unlink(missing_ok=True)
-    for command in commands:
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            raise UsageError(
-                f"the environment of {requirements} could not be made.\n{done.stderr.strip()}"
-            )
+    listed = place / "requirements.txt"
+    listed.write_text(pinned, encoding="utf-8")
+    _uv(requirements, "sync", "--allow-empty-requirements", "--python", str(place), str(listed))
     complete.touch()
+
+
+def _uv(requirements: Path, command: str, *arguments: str) -> str:
+    """What a command of uv prints, run in the folder of the requirements file."""
+    group = [] if command == "venv" else ["pip"]
+    done = subprocess.run(
+        ["uv", *group, command, "--quiet", *arguments],
+        cwd=requirements.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise UsageError(
+            f"the environment of {requirements} could not be made.\n{done.stderr.strip()}"
+        )
+    return done.stdout
 
 
 def _remove_old(kept_in: Path) -> None:

@@ -75,7 +75,7 @@ def _refuse_marker(item: pytest.Item) -> None:
     arguments is another plugin's.
     """
     for node, mark in item.iter_markers_with_node("energy"):
-        ours = not mark.args and mark.kwargs.keys() & ARGUMENTS.keys()
+        ours = mark.kwargs.keys() & ARGUMENTS.keys()
         if ours and (node is item or _measures_nothing(node)):
             raise pytest.UsageError(
                 f"{item.nodeid}: it has the energy marker and neither the energy nor the "

@@ -94,24 +94,35 @@ def find(path: Path) -> Iterator[Path]:
     yield from files
 
 
+def _refuse_another(recorded: Recording, file: Path, first: Path) -> None:
+    """Refuse a file of a launch that another file holds otherwise."""
+    if recorded != read(first):
+        raise RecordingError(
+            f"{first} and {file} are the same launch of the same cell, and differ.\n"
+            "Which of them counts is not known. Leave one out, or move it elsewhere."
+        )
+
+
 def read_launches(paths: Sequence[Path]) -> Iterator[tuple[Recording, ...]]:
     """The recordings at or below `paths` by cell and launch: each launch with its periods in order.
 
     They come as they are read, so that memory holds one at a time, and interleaved launches last.
-    A file given twice counts once.
+    A file given twice, and a copy, count once.
 
     Raises:
-        RecordingError: a file is damaged, a path holds no recordings, or a launch lacks a period.
+        RecordingError: a file is damaged, a path holds no recordings, a launch lacks a period, or
+            two files hold one launch otherwise.
     """
-    seen: set[tuple[str, str, int]] = set()
+    seen: dict[tuple[str, str, int], Path] = {}
     interleaved: dict[tuple[str, str], dict[int, Recording]] = {}
     for path in paths:
         for file in find(path):
             recorded = read(file)
             launch = recorded.key.canonical, recorded.launch_id
-            if (*launch, recorded.period) in seen:
+            first = seen.setdefault((*launch, recorded.period), file)
+            if first != file:
+                _refuse_another(recorded, file, first)
                 continue
-            seen.add((*launch, recorded.period))
             if recorded.co_resident is None and recorded.period == 0:
                 yield (recorded,)
             else:

@@ -234,13 +234,14 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             "judge it with its reference, interleaved on one GPU: "
             "--energy-replay DIR/candidate --energy-reference-replay DIR/reference"
         ]
-    update = f"{rerun} --energy-update"
+    # A loss is refused without a reason.
+    reason = " --energy-update-reason WHY" if verdict is Verdict.REGRESSED else ""
+    update = f"{rerun} --energy-update{reason}"
     if replayed:
         update += f" --energy-replay A B C   (recordings of at least {MIN_LAUNCHES} launches)"
-    if verdict is Verdict.REGRESSED and replayed:
-        return [f"if the change is intended: {update}"]
     if verdict is Verdict.REGRESSED:
-        return [f"measure again: {rerun}   (--energy-update, if the change is intended)"]
+        again = [] if replayed else [f"measure again: {rerun}"]
+        return [*again, f"if the change is intended: {update}"]
     if verdict is Verdict.INCONCLUSIVE:
         return _more_evidence(judgement, rerun, replayed)
     if verdict is Verdict.NO_BASELINE:

@@ -55,6 +55,31 @@ def test_it_holds_what_is_pinned_at_a_place_of_its_own(pin: Path) -> None:
     assert remake(repin(pin, "1.0")) == first != newer
 
 
+def test_what_another_file_pins_counts(tmp_path: Path) -> None:
+    found = []
+    for version in ("1.0", "2.0"):
+        folder = tmp_path / version
+        folder.mkdir()
+        repin(folder / "pins.txt", version)
+        (folder / "vllm.txt").write_text("-r pins.txt\n")
+        python, lock = environment.make(folder / "vllm.txt", VERSION)
+        found.append((imported(python), lock))
+    assert [version for version, _ in found] == ["1.0", "2.0"]
+    for _, lock in found:
+        lock.close()
+
+
+def test_relative_files_of_two_folders_are_two_engines(tmp_path: Path) -> None:
+    found = []
+    for content in ("one", "other"):
+        folder = tmp_path / content
+        folder.mkdir()
+        made = wheel(folder, "engine", "1.0", {"engine.py": f"version = {content!r}\n"})
+        (folder / "vllm.txt").write_text(f"./{made.name}\n")
+        found.append(imported(remake(folder / "vllm.txt")))
+    assert found == ["one", "other"]
+
+
 def test_what_is_not_pinned_is_removed_unless_another_run_uses_it(pin: Path) -> None:
     python, lock = environment.make(pin, VERSION)
     other = wheel(pin.parent, "other", "1.0", {"other.py": ""})
@@ -73,10 +98,8 @@ def test_one_that_could_not_be_made_is_told_and_made_the_next_time(pin: Path, ca
     pin.write_text("engine @ file:///nowhere/engine-1.0-py3-none-any.whl\n")
     with pytest.raises(UsageError, match=r"the environment of .*vllm\.txt could not be made\.\n.*"):
         environment.make(pin, VERSION)
-    (place,) = (path for path in cache.iterdir() if path.is_dir())
     pin.write_text(good)
     python = remake(pin)
-    assert python.parents[1] != place
     # As if uv had been killed: there, but not complete.
     (python.parents[1] / environment._COMPLETE).unlink()
     for module in python.parents[1].glob("lib/*/site-packages/engine.py"):

@@ -71,6 +71,8 @@ _ALLOWED = {
     ("engines/server.py", "socket"),
     ("engines/attached.py", "socket"),
     ("health/read_engine.py", "subprocess"),
+    ("engines/environment.py", "subprocess"),  # uv
+    ("commands/needs.py", "subprocess"),  # git
     ("engines/workers/inside/pytest_energy_weights.py", "torch"),
     ("engines/workers/inside/pytest_energy_weights.py", "vllm"),
     ("engines/workers/vllm_worker.py", "torch"),

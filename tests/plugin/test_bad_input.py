@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -464,3 +465,22 @@ def test_a_project_without_energy_tests_may_have_a_file_of_that_name(project: Pr
     project.pytester.makepyfile(test_tiny="def test_other(): pass")
     (project.path / "baselines").touch()
     project.run().assert_outcomes(passed=1)
+
+
+def test_one_launch_in_two_files_counts_once_if_they_agree_and_is_refused_if_not(
+    project: Project,
+) -> None:
+    project.store()
+    project.record("new")
+    copy = project.path / "new" / "new-0" / "2 (1).json.gz"
+    copy.write_bytes((project.path / "new" / "new-0" / "2.json.gz").read_bytes())
+    project.run("--energy-replay", "new").assert_outcomes(passed=4)
+    dear = project.record("dear", power_w=560.0)
+    other = recording_file.read(dear / "dear-0" / "2.json.gz")
+    recording_file.write(replace(other, launch_id="new-0"), copy)
+    refused(
+        project,
+        ["--energy-replay", "new", "-k", "bs2"],
+        "2 (1).json.gz and ",
+        "are the same launch of the same cell, and differ.",
+    )

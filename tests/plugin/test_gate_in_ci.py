@@ -116,6 +116,7 @@ def test_the_first_pull_request_is_compared_with_itself(runner: Runner, tmp_path
     done = run_workflow(runner)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The base branch has no requirements/vllm.txt yet" in done.stdout
+    assert "both files resolve to the same packages: one engine against itself" in done.stdout
 
 
 @pytest.mark.nightly

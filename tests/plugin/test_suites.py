@@ -12,6 +12,7 @@ MARK = f"pytest.mark.energy(**{MARKER!r})"
     "suite",
     [
         f"@{MARK}\ndef test_my_model(): pass",
+        "@pytest.mark.energy('tiny', batch_sizes=[2])\ndef test_my_model(): pass",
         f"pytestmark = {MARK}\ndef test_my_model(): pass",
         f"@{MARK}\nclass TestModel:\n    def test_my_model(self): pass",
         f"@{MARK}\ndef test_my_model(energy_batch_size): pass",
