@@ -96,7 +96,8 @@ def test_a_regression_takes_five_lines(project: Project) -> None:
         "other kernels or another precision (static part +# to +# of +# J/token)",
         "  what changed: vllm: #.# → #.#",
         "  next: if the change is intended: pytest 'test_tiny.py::test_energy[bs#]' "
-        "--energy-update --energy-replay A B C   (recordings of at least # launches)",
+        "--energy-update --energy-update-reason WHY --energy-replay A B C   "
+        "(recordings of at least # launches)",
     ]
     assert not lines[start + 5].startswith("  ")
 
