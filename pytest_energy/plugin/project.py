@@ -58,6 +58,7 @@ def refuse(config: pytest.Config, settings: Settings) -> None:
         pytest.UsageError: the first of them.
     """
     _refuse_settings(config)
+    _refuse_several(config)
     _refuse_store(config, settings)
 
 
@@ -88,6 +89,19 @@ def _is_ini_file(path: Path) -> bool:
     )
 
 
+def _refuse_several(config: pytest.Config) -> None:
+    """Refuse tests of several projects, of which each has a store of its own."""
+    if config.getoption("rootdir") or config.getoption("energy_baselines"):
+        return
+    found = sorted({str(place) for p in _test_folders(config) if (place := _marked_folder(p))})
+    if len(found) > 1:
+        raise pytest.UsageError(
+            f"the tests that are asked for belong to several projects, {' and '.join(found)}, and "
+            "each has a store of its own.\nRun one after the other, pytest "
+            f"{found[0]} and so on, or name one store for all: --energy-baselines DIR"
+        )
+
+
 def _refuse_store(config: pytest.Config, settings: Settings) -> None:
     """Refuse to write to a store that was found outside of the project pytest was called in."""
     if not (settings.update or settings.noise) or config.getoption("energy_baselines"):
@@ -96,7 +110,7 @@ def _refuse_store(config: pytest.Config, settings: Settings) -> None:
     by_ini = config.inipath is not None and config.getini("energy_baselines")
     of = config.inipath.parent if by_ini and config.inipath else folder(config)
     own = (_marked_folder(here) or here).resolve()
-    if of.resolve() in (here, *here.parents) or of.resolve().is_relative_to(own):
+    if of.resolve().is_relative_to(own) or (by_ini and of.resolve() in here.parents):
         return
     option = "--energy-update" if settings.update else "--energy-noise"
     raise pytest.UsageError(

@@ -23,13 +23,14 @@ _POLL_S = 0.02
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`.
+    """Replace the file at `path`, or that a link there leads to, by `content`.
 
     After a crash, even of the machine, the file holds the old content or the new.
 
     Raises:
         OSError: nothing was replaced.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)

@@ -90,13 +90,15 @@ def parse(content: bytes) -> Any:
 def load(content: bytes, max_values: int) -> Any:
     """JSON in UTF-8 with no name twice and at most `max_values` values; texts may be anything.
 
+    A byte order mark, which editors on Windows write, may stand before it.
+
     Raises:
         Malformed: it is something else.
     """
     if sum(content.count(mark) for mark in (b",", b"[", b"{")) > max_values:
         raise Malformed(f"it holds more than {max_values:,} values")
     try:
-        return json.loads(content.decode(), object_pairs_hook=_object)
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
     except RecursionError:
         raise Malformed("it is nested too deeply") from None
     except Malformed:

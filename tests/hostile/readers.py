@@ -109,6 +109,7 @@ class Readers:
                 error,
                 path,
                 "Fetch it again, or leave it out.",
+                "Fetch it: git",
                 "Replay it with the pytest-energy that wrote it",
             )
         recording_file.write(recorded, path)
@@ -197,9 +198,7 @@ class Readers:
         try:
             entries = Store(path.parents[1]).entries()
         except BaselineError as error:
-            return tells(
-                error, path, "git checkout HEAD -- ", "Use the pytest-energy that wrote it"
-            )
+            return tells(error, path, *_STORE)
         ours = [measurement.measure(self._ours[0])]
         for entry, metric in itertools.product(entries, Metric):
             self._report(ours, entry, metric)
@@ -222,9 +221,7 @@ class Readers:
         try:
             store.check()
         except NoiseError as error:
-            return tells(
-                error, path, "git checkout HEAD -- ", "Use the pytest-energy that wrote it"
-            )
+            return tells(error, path, *_STORE)
         ours = [measurement.measure(self._ours[0])]
         for metric in Metric:
             key, gpu_name = ours[0].key, "NVIDIA H200"
@@ -372,6 +369,9 @@ def tells(error: Exception, what: object, *remedies: str) -> None:
         raise AssertionError(f"an error that does not say what and what next: {error}")
     if any(word in str(error) for word in _FOREIGN):
         raise AssertionError(f"an error in pydantic's words, or Python's: {error}")
+
+
+_STORE = ("git checkout HEAD -- ", "Use the pytest-energy that wrote it", "Fetch it: git")
 
 
 class EndedWorker(WorkerProcess):

@@ -90,7 +90,7 @@ WRITTEN = (
 )
 
 
-@pytest.mark.parametrize("engine", ["offline", "server"])
+@pytest.mark.parametrize("engine", [pytest.param("offline", marks=pytest.mark.nightly), "server"])
 def test_a_live_run_writes_none_of_them(project: Project, home: Path, engine: str) -> None:
     python = interpreter(home)
     marker = {**MARKER, "batch_sizes": [8], "output_tokens": 100, "engine": engine}

@@ -152,7 +152,13 @@ def benchmarks(project: Project, name: str = "out.json") -> dict[str, dict[str, 
     return {entry["fullname"]: entry for entry in found}
 
 
-@pytest.mark.parametrize("workers", [[], ["-p", "xdist", "-n", "2", "--dist", "loadgroup"]])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        [],
+        pytest.param(["-p", "xdist", "-n", "2", "--dist", "loadgroup"], marks=pytest.mark.nightly),
+    ],
+)
 def test_a_test_that_is_run_again_leaves_one_record(project: Project, workers: list[str]) -> None:
     project.pytester.makeconftest(RERUNS)
     group = "pytestmark = [pytestmark, pytest.mark.xdist_group('gpu')]"

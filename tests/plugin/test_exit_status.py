@@ -55,7 +55,9 @@ def test_a_warning_is_no_failure(project: Project) -> None:
     assert project.run(*REPLAY, *OPTION, "--energy-inconclusive", "warn").ret == 0
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")])
+@pytest.mark.parametrize(
+    "workers", [(), pytest.param(("-p", "xdist", "-n", "2"), marks=pytest.mark.nightly)]
+)
 def test_another_failure_is_1_also_under_xdist(project: Project, workers: tuple[str, ...]) -> None:
     project.store()
     project.record("new", **REGRESSED)

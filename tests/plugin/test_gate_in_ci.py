@@ -91,9 +91,9 @@ def outputs(runner: Runner) -> dict[str, str]:
     return dict(line.split("=", 1) for line in runner.output.read_text().splitlines())
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("candidate_s", "status", "verdict"), [(0.004, 10, "regressed"), (0.002, 0, "pass")]
+    ("candidate_s", "status", "verdict"),
+    [pytest.param(0.004, 10, "regressed", marks=pytest.mark.nightly), (0.002, 0, "pass")],
 )
 def test_a_pull_request_is_compared_with_its_base(
     runner: Runner, tmp_path: Path, candidate_s: float, status: int, verdict: str
@@ -111,6 +111,7 @@ def test_a_pull_request_is_compared_with_its_base(
     assert sorted(path.name for path in sides.iterdir()) == ["candidate", "reference"]
 
 
+@pytest.mark.nightly
 def test_the_first_pull_request_is_compared_with_itself(runner: Runner, tmp_path: Path) -> None:
     pin(runner.folder / "requirements" / "vllm.txt", tmp_path, 0.002)
     done = run_workflow(runner)

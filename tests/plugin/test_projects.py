@@ -130,3 +130,45 @@ def test_models_are_those_of_the_tests_project(project: Project, other: Path) ->
     (other / "tiny" / "config.json").write_text('{"vocab_size": 9}')
     result = project.run("--energy-replay", other / "old", UPDATE)
     assert result.ret == 0, everything(result)
+
+
+def test_tests_of_two_projects_have_no_store_in_common(project: Project, other: Path) -> None:
+    (project.path / "pytest.ini").write_text("[pytest]\n")
+    shutil.copytree(project.path / "tiny", other / "tiny")
+    text = (project.path / "test_tiny.py").read_text()
+    (other / "test_other.py").write_text(text.replace("[2, 8]", "[4]"))
+    run = project.run("test_tiny.py", other / "test_other.py", "--energy-replay", other / "old")
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    assert "belong to several projects" in everything(run)
+    assert "--energy-baselines DIR" in everything(run)
+
+
+def test_an_update_stays_in_the_project_of_a_repository_of_several(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.path / ".git").mkdir()
+    for name in ("a", "b"):
+        shutil.copytree(project.path / "tiny", project.path / name / "tiny")
+    (project.path / "a" / "pytest.ini").write_text("[pytest]\n")
+    (project.path / "test_tiny.py").rename(project.path / "b" / "test_tiny.py")
+    old = project.record("old")
+    monkeypatch.chdir(project.path / "a")
+    run = project.run("../b/test_tiny.py", "--energy-replay", old, UPDATE)
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    assert "outside of the project that pytest was called in" in everything(run)
+    assert not (project.path / "baselines").exists()
+
+
+def test_a_baseline_that_is_a_link_is_updated_where_it_leads(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    project.store()
+    shared = tmp_path_factory.mktemp("shared") / "tiny.json"
+    (project.path / STORED).rename(shared)
+    (project.path / STORED).symlink_to(shared)
+    before = shared.read_bytes()
+    project.record("new", power_w=490.0)
+    assert project.run("--energy-replay", "new", UPDATE).ret == 0
+    assert (project.path / STORED).is_symlink()
+    assert shared.read_bytes() != before
+    project.run("--energy-replay", "new").assert_outcomes(passed=4)

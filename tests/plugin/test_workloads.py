@@ -73,8 +73,16 @@ def rows(result: pytest.RunResult, name: str) -> list[str]:
     return [line for line in result.outlines if line.startswith(f"{name} ")]
 
 
-@pytest.mark.parametrize("engine", ["offline", "server"])
-@pytest.mark.parametrize("marker", [LOGNORMAL, OF_PROMPTS], ids=["lognormal", "prompts"])
+@pytest.mark.parametrize(
+    ("marker", "engine"),
+    [
+        (LOGNORMAL, "offline"),
+        (OF_PROMPTS, "server"),
+        pytest.param(LOGNORMAL, "server", marks=pytest.mark.nightly),
+        pytest.param(OF_PROMPTS, "offline", marks=pytest.mark.nightly),
+    ],
+    ids=["lognormal-offline", "prompts-server", "lognormal-server", "prompts-offline"],
+)
 def test_recorded_and_replayed(
     project: Project, tmp_path_factory: pytest.TempPathFactory, marker: dict[str, Any], engine: str
 ) -> None:

@@ -273,4 +273,35 @@ ROWS: tuple[Situation, ...] = (
         test="tests/plugin/test_plugin.py"
         "::test_launches_that_the_baseline_holds_are_said_to_be_compared_with_themselves",
     ),
+    Situation(
+        kind="two projects",
+        situation="one call asks for tests of two projects in a repository",
+        before="no baseline, though each has one; an update made a third store",
+        now="refused with both names",
+        test="tests/plugin/test_projects.py::test_tests_of_two_projects_have_no_store_in_common",
+    ),
+    Situation(
+        kind="two projects",
+        situation="an update from one project with tests of the repository's other folder",
+        before="a store at the top of the repository",
+        now="refused",
+        test="tests/plugin/test_projects.py"
+        "::test_an_update_stays_in_the_project_of_a_repository_of_several",
+    ),
+    Situation(
+        kind="files of the store",
+        situation="a baseline file is a link to a shared one",
+        before="an update replaced the link by a file",
+        now="the shared file is updated",
+        test="tests/plugin/test_projects.py"
+        "::test_a_baseline_that_is_a_link_is_updated_where_it_leads",
+    ),
+    Situation(
+        kind="several files for one thing",
+        situation="two recordings of one launch and cell that differ",
+        before="the one whose name sorts first counted",
+        now="refused with both names; an equal copy counts once",
+        test="tests/plugin/test_bad_input.py"
+        "::test_one_launch_in_two_files_counts_once_if_they_agree_and_is_refused_if_not",
+    ),
 )

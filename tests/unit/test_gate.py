@@ -551,7 +551,8 @@ def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: 
         ("how sure: 95 % interval +", "tolerance 3.0 %; 3 launches against 3 of vLLM "),
         ("power 310 W (-", "power fell, but", "static"),
         ("what changed: slower host (16 ms a step instead of 8); no recorded version or setting",),
-        ("next: measure again: pytest a.py", "--energy-update"),
+        ("next: measure again: pytest a.py",),
+        ("next: if the change is intended: pytest a.py --energy-update", "-reason WHY"),
     )
     for line, parts in zip(message.splitlines(), lines, strict=True):
         assert [part for part in parts if part not in line] == []
