@@ -17,6 +17,7 @@ from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import synthetic_tokenizer
 from pytest_energy.engines.engine import Engine
 from pytest_energy.errors import EngineError
+from pytest_energy.health.neighbours import Look
 from pytest_energy.launch.launch import Launch
 from pytest_energy.measure import checks, measurement, stopping
 from pytest_energy.plugin.marker import Marked
@@ -143,7 +144,7 @@ def record(engine: Engine, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> Recor
     monkeypatch.setattr(stopping, "WINDOW_S", 1.0)
     monkeypatch.setattr(checks, "AVERAGED_NS", 100_000_000)
     settings = LaunchSettings(PYTHON, {}, LOAD_TIMEOUT_S, PROGRESS_TIMEOUT_S)
-    launched = Launch.of(engine, settings, [engine], lambda *_: SimulatedMeter(), {})
+    launched = Launch.of(engine, settings, [engine], lambda *_: SimulatedMeter(), Look({}, {}))
     return launched.record(cell, lambda text: None, stopping.is_enough)
 
 
