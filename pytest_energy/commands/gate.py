@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pytest_energy.commands.report import add_output
+
 _DESCRIPTION = """\
 Make the environments that requirements files pin, with uv, and run the suite in them: the
 candidate's engine interleaved with the reference's, which needs no baseline, or with --baselines
@@ -48,9 +50,7 @@ def add(commands: Any) -> None:
         metavar="X.Y",
         help="Python of both environments (default: 3.12)",
     )
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
-    )
+    add_output(parser, "the results")
     parser.add_argument(
         "pytest_arguments",
         nargs="*",

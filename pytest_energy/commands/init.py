@@ -107,14 +107,14 @@ def wanted(
             "Name the version that production runs: pytest-energy init --vllm VERSION"
         )
     own = (folder / found).is_dir() and not any((folder / found).glob("*.safetensors"))
-    name = slugify(Path(found).name)
+    name = re.sub(r"[^a-z0-9]", "_", slugify(Path(found).name))
     suite = _SUITE.format(
         model=found,
         weights="dummy" if own else "auto",
-        name=re.sub(r"[^a-z0-9]", "_", name),
+        name=name,
     )
     files = {
-        folder / "suites" / f"test_{re.sub(r'[^a-z0-9]', '_', name)}.py": suite,
+        folder / "suites" / f"test_{name}.py": suite,
         folder / PIN: f"vllm=={version}\n",
         folder / OURS: f"pytest-energy[report]=={__version__}\n",
     }
@@ -130,14 +130,11 @@ def wanted(
 
 def _template(path: str) -> str:
     """A file of .github: in the package, or beside it in a checkout."""
-    for place in (importlib.resources.files("pytest_energy") / "ci", _checkout()):
+    checkout = Path(__file__).parents[2] / ".github"
+    for place in (importlib.resources.files("pytest_energy") / "ci", checkout):
         if (file := place.joinpath(path)).is_file():
             return file.read_text(encoding="utf-8")
     raise FileNotFoundError(2, "not in the installed package", path)
-
-
-def _checkout() -> Path:
-    return Path(__file__).parents[2] / ".github"
 
 
 def _model(folder: Path) -> str | None:
@@ -171,9 +168,8 @@ def _label() -> str:
     from pytest_energy.meters.nvml import list_gpus
 
     with contextlib.suppress(Exception):
-        for gpu in list_gpus():
-            words = [word for word in gpu.name.lower().split() if word != "nvidia"]
-            return slugify(words[0]) if words else "gpu"
+        words = [word for word in list_gpus()[0].name.lower().split() if word != "nvidia"]
+        return slugify(words[0])
     return "gpu"
 
 

@@ -47,10 +47,10 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run, failure="the report was not written")
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the folder of a report."""
+def add_output(parser: argparse.ArgumentParser, what: str = "the report") -> None:
+    """Add the option for the folder of a report, or of what else a command writes."""
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the report"
+        "-o", "--output", required=True, type=Path, metavar="DIR", help=f"folder for {what}"
     )
 
 

@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
+from pytest_energy.safety.files import user_cache
+
 
 def folder() -> Path:
     """Where vLLM keeps what it compiled (vllm/envs.py: VLLM_CACHE_ROOT)."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    root = os.environ.get("VLLM_CACHE_ROOT") or f"{cache}/vllm"
+    root = os.environ.get("VLLM_CACHE_ROOT") or user_cache() / "vllm"
     return Path(root).expanduser() / "torch_compile_cache"
 
 

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_energy.errors import UsageError
+from pytest_energy.safety.files import user_cache
 
 _KEPT_S = 30 * 24 * 3600.0
 _COMPLETE = "pytest-energy-complete"
 
 
 def folder() -> Path:
-    """Where environments are kept (XDG base directory specification)."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "pytest-energy" / "environments"
+    """Where environments are kept."""
+    return user_cache() / "pytest-energy" / "environments"
 
 
 def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:

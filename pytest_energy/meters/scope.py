@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_energy.meters.companions import average_power_mw
+from pytest_energy.meters.nvml import text
 
 GPU, MODULE = 0, 1  # NVML_POWER_SCOPE_*
 _WATCH_S, _LONGEST_WAIT_S, _READ_EVERY_S = 1.1, 2.0, 0.004  # the power is a mean of one second
@@ -84,8 +85,7 @@ def module_of(handle: Any) -> str | None:
     with contextlib.suppress(Exception):
         import pynvml
 
-        address = pynvml.nvmlDeviceGetPciInfo(handle).busId
-        address = (address.decode() if isinstance(address, bytes) else address).lower()
+        address = text(pynvml.nvmlDeviceGetPciInfo(handle).busId).lower()
         domain, _, rest = address.partition(":")
         path = Path(f"/sys/bus/pci/devices/{domain[-4:]}:{rest}/numa_node")
         node = path.read_text().strip()

@@ -127,11 +127,11 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send what a test found along with its report, also from xdist's workers."""
     report = yield
-    if fixtures_of(item) and isinstance(excinfo := call.excinfo, pytest.ExceptionInfo):
-        crash = getattr(report.longrepr, "reprcrash", None)
-        if crash is not None and excinfo.errisinstance(pytest.fail.Exception):
-            # Its first line: where CI is set, pytest repeats all of it in the short summary.
-            crash.message = str(excinfo.value).partition("\n")[0]
-    if fixtures_of(item):
-        report.energy_found = list(item.stash.get(FOUND, {}).values())  # type: ignore[attr-defined]
+    if not fixtures_of(item):
+        return report
+    crash, excinfo = getattr(report.longrepr, "reprcrash", None), call.excinfo
+    if crash is not None and excinfo is not None and excinfo.errisinstance(pytest.fail.Exception):
+        # Its first line: where CI is set, pytest repeats all of it in the short summary.
+        crash.message = str(excinfo.value).partition("\n")[0]
+    report.energy_found = list(item.stash.get(FOUND, {}).values())  # type: ignore[attr-defined]
     return report

@@ -5,6 +5,7 @@ options (--benchmark-skip, --benchmark-only, --benchmark-disable) nor its behavi
 turn a test green or skip it.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def of(item: pytest.Item, evidence: Evidence, row: Row) -> dict[str, Any]:
 
 
 def add(config: pytest.Config, tests: Iterable[Sequence[Mapping[str, Any]]]) -> None:
-    """Add each test's cycles, if pytest-benchmark is active.
+    """Add each test's cycles, if pytest-benchmark is active and its table or files are wanted.
 
     Args:
         config: of the process that reports; xdist's workers would write one file.
@@ -54,7 +55,7 @@ def add(config: pytest.Config, tests: Iterable[Sequence[Mapping[str, Any]]]) -> 
     """
     session = getattr(config, "_benchmarksession", None)
     measured = [found for found in tests if found and found[0]["times_s"]]
-    if session is None or not measured:
+    if session is None or not measured or not _is_wanted(config):
         return
     from pytest_benchmark.stats import Metadata
 
@@ -67,6 +68,16 @@ def add(config: pytest.Config, tests: Iterable[Sequence[Mapping[str, Any]]]) -> 
         for time in found[0]["times_s"]:
             entry.stats.update(time)
         session.benchmarks.append(entry)
+
+
+def _is_wanted(config: pytest.Config) -> bool:
+    """Whether any of pytest-benchmark's options was given: its table and files are wanted then."""
+    given = (
+        *config.invocation_params.args,
+        *config.getini("addopts"),
+        *os.environ.get("PYTEST_ADDOPTS", "").split(),
+    )
+    return any(str(word).startswith("--benchmark-") for word in given)
 
 
 def undo_skips(items: Sequence[pytest.Item]) -> None:

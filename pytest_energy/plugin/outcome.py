@@ -63,7 +63,7 @@ class Outcome:
         return result
 
     def _write(self, verdict: str, status: int) -> None:
-        rows = [of_metric["row"] for of_test in self._run.found.values() for of_metric in of_test]
+        rows = [of_metric["row"] for of_metric in self._run.of_metrics]
         changes = [
             row["change"]
             for row in rows

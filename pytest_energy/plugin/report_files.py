@@ -83,7 +83,7 @@ class ReportPlugin:
             config = session.config
             ours = not hasattr(config, "workerinput") and not config.option.collectonly
             # If the ini file asks for it, only of runs that judged something.
-            if ours and (any(self._run.found.values()) or config.getoption("energy_report")):
+            if ours and (self._run.of_metrics or config.getoption("energy_report")):
                 self._publish(session, int(exitstatus))
 
     def _publish(self, session: pytest.Session, exit_status: int) -> None:
@@ -126,8 +126,7 @@ class ReportPlugin:
 
         settings = self._run.settings
         run = collect.run("replay" if settings.replay else "live", self._header, exit_status)
-        found = [of_metric for of_test in self._run.found.values() for of_metric in of_test]
-        entries = tuple(results.from_plain(of_metric["entry"]) for of_metric in found)
+        entries = tuple(results.from_plain(found["entry"]) for found in self._run.of_metrics)
         changes = history.history_of(settings.baselines, entries)
         return results.Results(results.SCHEMA_VERSION, (run,), entries, changes)
 

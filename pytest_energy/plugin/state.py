@@ -40,6 +40,11 @@ class Run:
     found: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def of_metrics(self) -> list[dict[str, Any]]:
+        """What was found, one after the other: of each test each of its metrics."""
+        return [of_metric for of_test in self.found.values() for of_metric in of_test]
+
 
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 CELL: pytest.StashKey[Cell] = pytest.StashKey()

@@ -67,16 +67,6 @@ def _engine(launch: LaunchSettings) -> str:
     return redact.home(launch.python) + (f" with {arguments}" if arguments else "")
 
 
-def _wants_benchmarks(config: pytest.Config) -> bool:
-    """Whether any of pytest-benchmark's options was given: its table and files are wanted then."""
-    given = (
-        *config.invocation_params.args,
-        *config.getini("addopts"),
-        *os.environ.get("PYTEST_ADDOPTS", "").split(),
-    )
-    return any(str(word).startswith("--benchmark-") for word in given)
-
-
 class ProgressLine:
     """Shows what a cell is doing: in place on a terminal, as one line per phase elsewhere."""
 
@@ -121,7 +111,7 @@ class Summary:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         """Pass cycles on, and show the table even if another plugin's output failed."""
         config = session.config
-        if not hasattr(config, "workerinput") and self._run.found and _wants_benchmarks(config):
+        if not hasattr(config, "workerinput") and self._run.found:
             from pytest_energy.plugin import benchmark
 
             tests = self._run.found.values()
@@ -172,7 +162,7 @@ class Summary:
         if self._shown:
             return
         self._shown = True
-        found = [row["row"] for of_test in self._run.found.values() for row in of_test]
+        found = [of_metric["row"] for of_metric in self._run.of_metrics]
         if found:
             self._show_rows(reporter, found)
         if self._run.noise:

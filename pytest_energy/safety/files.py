@@ -64,6 +64,11 @@ def visible(folder: Path, pattern: str) -> list[Path]:
     )
 
 
+def user_cache() -> Path:
+    """The user's folder for caches (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
 def unwritable(folder: Path) -> str | None:
     """Why files cannot be written to a folder, which may be yet to make; None if they can."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())

@@ -109,7 +109,6 @@ class Readers:
                 error,
                 path,
                 "Fetch it again, or leave it out.",
-                "Fetch it: git",
                 "Replay it with the pytest-energy that wrote it",
             )
         recording_file.write(recorded, path)

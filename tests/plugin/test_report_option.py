@@ -243,16 +243,22 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(project:
     )
 
 
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no file of a report be written."""
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("pytest_energy.report.publish.write_atomically", full)
+
+
 @pytest.mark.parametrize("options", [[], ["-p", "no:terminal"]])
 def test_a_full_disk_loses_the_report_and_no_verdict(
     project: Project, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     project.store()
 
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr("pytest_energy.report.publish.write_atomically", full)
+    fill_disk(monkeypatch)
     result = project.pytester.runpytest(
         "--energy-replay", "old", "--energy-report", "report", *options, "--junitxml", "junit.xml"
     )
@@ -292,10 +298,7 @@ def test_a_job_summary_that_cannot_be_written_decides_nothing(
 def test_a_report_that_cannot_be_written_is_in_the_job_summary(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr("pytest_energy.report.publish.write_atomically", full)
+    fill_disk(monkeypatch)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
     project.store()
     project.run("--energy-report", "report", "-k", "test_energy and bs8", "--energy-replay", "old")
@@ -335,10 +338,7 @@ def test_step_outputs_that_cannot_be_written_decide_nothing(
 def test_step_outputs_tell_of_a_report_that_was_not_written(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr("pytest_energy.report.publish.write_atomically", full)
+    fill_disk(monkeypatch)
     monkeypatch.setenv("GITHUB_OUTPUT", str(project.path / "output"))
     project.store()
     project.run("--energy-report", "report", "-k", "test_energy and bs8", "--energy-replay", "old")
