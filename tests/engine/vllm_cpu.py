@@ -6,6 +6,7 @@ simulated meter.
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import synthetic_tokenizer
 from pytest_energy.engines.engine import Engine
+from pytest_energy.engines.worker_process import session_members
 from pytest_energy.errors import EngineError
 from pytest_energy.health.neighbours import Look
 from pytest_energy.launch.launch import Launch
@@ -137,6 +139,15 @@ def take_steps_for_ever(engine: Engine) -> None:
     """Until it fails."""
     while True:
         engine.take_steps()
+
+
+def check_ended(session_id: int) -> None:
+    """Nothing of a session is left; a busy kernel may need long to end what is killed."""
+    deadline = time.monotonic() + 120
+    while (left := session_members(session_id)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    states = [Path(f"/proc/{pid}/{name}") for pid in left for name in ("status", "wchan")]
+    assert left == [], [state.read_text() for state in states if state.exists()]
 
 
 def record(engine: Engine, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> Recording:
