@@ -57,11 +57,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 def visible(folder: Path, pattern: str) -> list[Path]:
     """The files below a folder, sorted, without what editors and file managers leave there."""
     return sorted(
-        path
-        for path in folder.glob(pattern)
-        if not any(part.startswith((".", "~", "#")) for part in path.relative_to(folder).parts)
-        and not path.is_dir()
+        path for path in folder.glob(pattern) if not is_hidden(path, folder) and not path.is_dir()
     )
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether an editor or file manager left what is below a folder."""
+    return any(part.startswith((".", "~", "#")) for part in path.relative_to(folder).parts)
 
 
 def user_cache() -> Path:
@@ -71,7 +73,10 @@ def user_cache() -> Path:
 
 def unwritable(folder: Path) -> str | None:
     """Why files cannot be written to a folder, which may be yet to make; None if they can."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    places = folder, *folder.absolute().parents
+    existing = next(place for place in places if os.path.lexists(place))
+    if not existing.exists():
+        return f"{existing} is a link to nothing"
     if not existing.is_dir():
         return f"{existing} is not a folder"
     return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written to"

@@ -9,7 +9,7 @@ from pytest_energy.cell.key import CellKey, slugify
 from pytest_energy.errors import BaselineError
 from pytest_energy.measure.measurement import Measurement, first_invalid
 from pytest_energy.recording.fingerprint import differing_engines
-from pytest_energy.safety.files import exclusively, visible, write_atomically
+from pytest_energy.safety.files import exclusively, write_atomically
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.settings import MIN_LAUNCHES
 from pytest_energy.store import baseline_file, files
@@ -89,7 +89,7 @@ class Store:
             BaselineError: two would be found.
         """
         places: dict[_Wanted, _Place] = {}
-        for path in visible(self.folder, "*/*.json"):
+        for path in files.distinct(files.paths(self.folder, "*/*.json", BaselineError)):
             for name, entry in self._read(path).items():
                 place, stored = _Place(path, name, entry), entry.baseline
                 wanted = stored.key, stored.gpu_name, stored.gpus

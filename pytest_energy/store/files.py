@@ -1,13 +1,15 @@
 """How files of the store are read, and what to type if one is damaged."""
 
+import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_energy.safety import untrusted
+from pytest_energy.safety.files import is_hidden, visible
 from pytest_energy.safety.schema import OtherVersion
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.store.figures import MAX_BYTES
@@ -17,6 +19,53 @@ _Launches = TypeVar("_Launches", bound=Sequence[Any])
 
 # A line of JSON cannot begin like this.
 _CONFLICT = re.compile(rb"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?\r?$", re.MULTILINE)
+
+
+def paths(folder: Path, pattern: str, error: type[Exception]) -> list[Path]:
+    """The files below a store's folder, sorted.
+
+    Args:
+        folder: of the store.
+        pattern: of the files' paths below it.
+        error: what is raised if a folder cannot be looked into: what it holds is unknown.
+    """
+    place = folder
+    try:
+        children = [child for child in folder.glob("*") if not is_hidden(child, folder)]
+        for place in (folder, *children, *(child / "noise" for child in children)):
+            if place.is_symlink() and not place.exists():
+                raise error(_dangling(place, "part of the store"))
+            if place.is_dir():
+                any(place.iterdir())  # glob passes over a folder that cannot be read
+        return visible(folder, pattern)
+    except OSError as problem:
+        raise error(_unreadable(place, "part of the store", problem)) from None
+
+
+def distinct(found: Iterable[Path]) -> list[Path]:
+    """Each file once, however many links lead to it."""
+    by_file: dict[str, Path] = {}
+    for path in found:
+        by_file.setdefault(os.path.realpath(path), path)
+    return list(by_file.values())
+
+
+def _unreadable(path: Path, what: str, problem: OSError) -> str:
+    return (
+        f"{what} {path} cannot be read: {problem.strerror}.\n"
+        "Make it readable, or give another store: --energy-baselines DIR"
+    )
+
+
+def _dangling(path: Path, what: str) -> str:
+    """The message for a link that leads to nothing."""
+    target, word = str(path.readlink()), shlex.quote(str(path))
+    fetch = f"git annex get {word}" if "/annex/objects/" in target else "mount or fetch that"
+    return (
+        f"{what} {path} is a link to {target}, and nothing is there.\n"
+        f"Nothing was compared and nothing written. Make it lead to its file again ({fetch}), or "
+        f"delete the link: rm {word}"
+    )
 
 
 def read(
@@ -38,10 +87,9 @@ def read(
     try:
         content = untrusted.read(path, MAX_BYTES)
     except OSError as problem:
-        raise error(
-            f"{what} {path} cannot be read: {problem.strerror}.\n"
-            "Make it readable, or give another store: --energy-baselines DIR"
-        ) from None
+        if path.is_symlink() and not path.exists():
+            raise error(_dangling(path, what)) from None
+        raise error(_unreadable(path, what, problem)) from None
     except Malformed as problem:
         raise error(_damaged(path, what, problem, b"")) from None
     try:

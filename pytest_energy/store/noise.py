@@ -1,11 +1,13 @@
 """A runner's noise: how much launches of an unchanged engine differ; kept beside the baselines.
 
 There is one file per GPU model and model, baselines/GPU/noise/MODEL.json, to which every call adds
-its launches; a cell is found whatever its file is called. Launches are compared only with others of
-the same cell, GPU, engine and settings, so that nothing but the noise is in their spread.
+its launches; a cell is found whatever file and folder are called. Launches are compared only with
+others of the same cell, GPU, engine and settings, so that nothing but the noise is in their spread.
 """
 
+import itertools
 import math
+import os
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +19,9 @@ from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, first_invalid
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
-from pytest_energy.safety.files import exclusively, visible
+from pytest_energy.safety.files import exclusively
 from pytest_energy.store import files, noise_file
-from pytest_energy.store.noise_file import NoiseLaunch
+from pytest_energy.store.noise_file import NoiseFile, NoiseLaunch
 from pytest_energy.store.noise_pooling import moderated, typical
 
 MIN_OWN_DEGREES = 5  # with fewer, a deviation is known to a factor of 2.5 at best
@@ -54,33 +56,48 @@ class NoiseStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._cache: dict[Path, dict[CellKey, tuple[NoiseLaunch, ...]]] = {}
+        self._cache: dict[Path, NoiseFile] = {}
 
     def check(self) -> None:
         """Read every file, so that a damaged one is reported before a measurement."""
-        for folder in {path.parents[1] for path in visible(self._folder, "*/noise/*.json")}:
-            self._files(folder.name)
+        for gpu_name in {self._read(path).gpu_name or _folder_of(path) for path in self._paths()}:
+            self._files(gpu_name)
 
-    def _files(self, of_gpu: str) -> dict[CellKey, Path]:
-        """The files of all cells that were measured on a GPU model, whose folder is named.
+    def _paths(self) -> list[Path]:
+        return files.paths(self._folder, "*/noise/*.json", NoiseError)
+
+    def _files(self, gpu_name: str) -> dict[CellKey, Path]:
+        """The files of all cells that were measured on a GPU model.
 
         Raises:
             NoiseError: two hold the same cell.
         """
         found: dict[CellKey, Path] = {}
-        for path in visible(self._folder, f"{of_gpu}/noise/*.json"):
-            for key in self._read(path):
+        for path in files.distinct(path for path in self._paths() if self._is_of(gpu_name, path)):
+            for key in self._read(path).cells:
                 if found.setdefault(key, path) != path:
                     what = f"the noise of {key.name}"
                     raise NoiseError(files.twice(what, str(found[key]), str(path)))
         return found
 
+    def _is_of(self, gpu_name: str, path: Path) -> bool:
+        """Whether a file is of a GPU model: it says so, or if it is old its folder does."""
+        of = self._read(path).gpu_name
+        return slugify(gpu_name) == _folder_of(path) if of is None else of == gpu_name
+
     def path(self, key: CellKey, gpu_name: str) -> Path:
         """The file of a cell on a GPU model: where it stands, else that of its model."""
-        found = self._files(slugify(gpu_name))
+        found = self._files(gpu_name)
+        if key in found:
+            return found[key]
+        folder, stem = self._folder / slugify(gpu_name) / "noise", slugify(key.model)
         of_model = (path for other, path in found.items() if other.model == key.model)
-        default = self._folder / slugify(gpu_name) / "noise" / f"{slugify(key.model)}.json"
-        return found.get(key) or next(of_model, default)
+        # Files of another GPU model may have been moved to its folder.
+        numbered = (folder / f"{stem}-{number}.json" for number in itertools.count(2))
+        free = itertools.chain([folder / f"{stem}.json"], numbered)
+        return next(of_model, None) or next(
+            path for path in free if not path.exists() or self._is_of(gpu_name, path)
+        )
 
     def add(self, measurements: Sequence[Measurement]) -> int:
         """Add valid measurements of one cell, without launches that are there already.
@@ -98,8 +115,9 @@ class NoiseStore:
         key = measurements[0].key
         with exclusively(self._folder):
             self._cache.clear()  # another process may have changed files since
-            path = self.path(key, measurements[0].environment.gpu_name)
-            cells = dict(self._read(path))
+            gpu_name = measurements[0].environment.gpu_name
+            path = self.path(key, gpu_name)
+            cells = dict(self._read(path).cells)
             known = {launch.launch_id: launch for launch in cells.get(key, ())}
             new = {
                 m.launch_id: NoiseLaunch.from_measurement(m)
@@ -108,8 +126,8 @@ class NoiseStore:
             }
             if new:
                 cells[key] = tuple(launch for _, launch in sorted({**known, **new}.items()))
-                noise_file.write(cells, path)
-                self._cache[path] = cells
+                noise_file.write(gpu_name, cells, path)
+                self._cache[path] = NoiseFile(gpu_name, cells)
         return len(new)
 
     def noise(self, key: CellKey, gpu_name: str, metric: Metric) -> Noise:
@@ -145,12 +163,18 @@ class NoiseStore:
         return floor_of(metric, known.pop(key, None), list(known.values()))
 
     def _launches(self, gpu_name: str) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
-        return {key: self._read(path)[key] for key, path in self._files(slugify(gpu_name)).items()}
+        return {key: self._read(path).cells[key] for key, path in self._files(gpu_name).items()}
 
-    def _read(self, path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
+    def _read(self, path: Path) -> NoiseFile:
         if path not in self._cache:
-            self._cache[path] = noise_file.read(path) if path.exists() else {}
+            is_new = not os.path.lexists(path)
+            self._cache[path] = NoiseFile(None, {}) if is_new else noise_file.read(path)
         return self._cache[path]
+
+
+def _folder_of(path: Path) -> str:
+    """The name of the folder of a GPU model that holds a noise file."""
+    return path.parents[1].name
 
 
 def floor_of(metric: Metric, own: Spread | None, others: Sequence[Spread]) -> NoiseFloor:

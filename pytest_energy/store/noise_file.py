@@ -20,9 +20,10 @@ from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.store import files
 from pytest_energy.store.figures import Condition, CycleTokens, Figures
 
-SCHEMA_VERSION: Final = 2
-_READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has another word for interleaved engines
-_INTERLEAVED = {1: " in turns", SCHEMA_VERSION: " interleaved"}
+SCHEMA_VERSION: Final = 3
+# 1 has another word for interleaved engines; 1 and 2 name no GPU model
+_READ_VERSIONS = (1, 2, SCHEMA_VERSION)
+_INTERLEAVED, _INTERLEAVED_1 = " interleaved", " in turns"
 
 _NotNegative = Annotated[Condition, Ge(0)]
 
@@ -64,7 +65,7 @@ class NoiseLaunch:
             tokens_per_s=measurement.cycles.tokens_per_s,
             engine=f"vllm {environment.vllm}"
             + (f" {settings}" if settings else "")
-            + (_INTERLEAVED[SCHEMA_VERSION] if measurement.co_resident else ""),
+            + (_INTERLEAVED if measurement.co_resident else ""),
             gpu_uuids=environment.gpus,
             power_limit_w=None if isinstance(limit, tuple) else limit,
             cpu_model=environment.host.cpu_model,
@@ -103,15 +104,29 @@ class _Cell:
 class _File:
     __pydantic_config__ = STRICT
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
+    gpu_name: Name | None
     cells: tuple[_Cell, ...]
+
+
+@dataclass(frozen=True)
+class NoiseFile:
+    """What a file holds.
+
+    Attributes:
+        gpu_name: the GPU model; None in files of earlier schema versions, whose folder names it.
+        cells: the launches of each cell.
+    """
+
+    gpu_name: str | None
+    cells: Mapping[CellKey, tuple[NoiseLaunch, ...]]
 
 
 _FILE, _LAUNCH = TypeAdapter(_File), TypeAdapter(NoiseLaunch)
 
 
-def read(path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
-    """The launches in a file by cell.
+def read(path: Path) -> NoiseFile:
+    """What a file holds.
 
     Raises:
         NoiseError: the file cannot be read, is damaged, or has another schema version.
@@ -119,23 +134,23 @@ def read(path: Path) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
     return files.read(
         path,
         "noise file",
-        _cells,
+        _of_content,
         NoiseError,
         "Use the pytest-energy that wrote it, or move the file away and measure again: "
         "pytest-energy noise",
     )
 
 
-def _cells(content: Any) -> dict[CellKey, tuple[NoiseLaunch, ...]]:
-    upgraded = _upgraded(content) if version_of(content, _READ_VERSIONS) == 1 else content
-    cells = checked(_FILE, upgraded).cells
-    found = {cell.key: cell.launches for cell in cells}
-    if len(found) < len(cells):
+def _of_content(content: Any) -> NoiseFile:
+    version = version_of(content, _READ_VERSIONS)
+    file = checked(_FILE, content if version == SCHEMA_VERSION else _upgraded(content))
+    found = {cell.key: cell.launches for cell in file.cells}
+    if len(found) < len(file.cells):
         raise Malformed("a cell stands in it twice")
-    return found
+    return NoiseFile(file.gpu_name, found)
 
 
-def write(cells: Mapping[CellKey, Sequence[NoiseLaunch]], path: Path) -> None:
+def write(gpu_name: str, cells: Mapping[CellKey, Sequence[NoiseLaunch]], path: Path) -> None:
     """Write the file whole or not at all.
 
     Raises:
@@ -145,7 +160,8 @@ def write(cells: Mapping[CellKey, Sequence[NoiseLaunch]], path: Path) -> None:
     for key, launches in sorted(cells.items(), key=lambda cell: cell[0].canonical):
         lines = ",\n".join(f"    {_line(launch)}" for launch in launches)
         blocks.append(f'  {{"key": {key.canonical},\n   "launches": [\n{lines}\n   ]}}')
-    text = f'{{"schema_version": {SCHEMA_VERSION},\n "cells": [\n' + ",\n".join(blocks) + "\n ]}\n"
+    head = f'{{"schema_version": {SCHEMA_VERSION},\n "gpu_name": {json.dumps(gpu_name)},\n'
+    text = f'{head} "cells": [\n' + ",\n".join(blocks) + "\n ]}\n"
     write_atomically(path, text.encode())
 
 
@@ -155,22 +171,22 @@ def _line(launch: NoiseLaunch) -> str:
 
 
 def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A file of version 1 in the terms of this version; what is wrong with it stays as it is."""
+    """An earlier file in the terms of this version; what is wrong with it stays as it is."""
     cells = content.get("cells")
-    if isinstance(cells, list):
+    if content["schema_version"] == 1 and isinstance(cells, list):
         cells = [
             {**cell, "launches": list(map(_renamed, cell["launches"]))}
             if isinstance(cell, dict) and isinstance(cell.get("launches"), list)
             else cell
             for cell in cells
         ]
-    return {**content, "schema_version": SCHEMA_VERSION, "cells": cells}
+    return {"gpu_name": None, **content, "schema_version": SCHEMA_VERSION, "cells": cells}
 
 
 def _renamed(launch: Any) -> Any:
     if not isinstance(launch, dict) or not isinstance(launch.get("engine"), str):
         return launch
     engine = launch["engine"]
-    if engine.endswith(_INTERLEAVED[1]):
-        engine = engine.removesuffix(_INTERLEAVED[1]) + _INTERLEAVED[SCHEMA_VERSION]
+    if engine.endswith(_INTERLEAVED_1):
+        engine = engine.removesuffix(_INTERLEAVED_1) + _INTERLEAVED
     return {**launch, "engine": engine}

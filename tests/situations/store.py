@@ -304,4 +304,56 @@ ROWS: tuple[Situation, ...] = (
         test="tests/plugin/test_bad_input.py"
         "::test_one_launch_in_two_files_counts_once_if_they_agree_and_is_refused_if_not",
     ),
+    Situation(
+        kind="files of the store",
+        situation="the folder of a GPU model is renamed",
+        before="its baselines were found, its noise was not, without a word",
+        now="both are found",
+        test="tests/unit/test_store_files.py"
+        "::test_baseline_and_noise_are_found_whatever_the_gpus_folder_is_called",
+    ),
+    Situation(
+        kind="files of the store",
+        situation="the folder of a GPU model holds noise of another",
+        before="another GPU model's noise decided",
+        now="no noise; what is measured gets a file of its own",
+        test="tests/unit/test_store_files.py"
+        "::test_the_folder_of_a_gpu_may_hold_the_files_of_another",
+    ),
+    Situation(
+        kind="several files for one thing",
+        situation="a copy of a GPU model's noise in another folder",
+        before="the one in the folder of that name decided",
+        now="refused with both names",
+        test="tests/unit/test_store_files.py::test_noise_of_one_gpu_in_two_folders_is_refused",
+    ),
+    Situation(
+        kind="several files for one thing",
+        situation="a link within the store to a folder or file of it",
+        before="“Delete the copy”, which could have been the original",
+        now="one file, however many links lead to it",
+        test="tests/unit/test_store_files.py::test_a_link_within_the_store_is_no_copy",
+    ),
+    Situation(
+        kind="files of the store",
+        situation="a file is a link to nothing (a submodule, mount or annex that was not fetched)",
+        before="cannot be read: No such file or directory",
+        now="says where the link leads, and what to type",
+        test="tests/unit/test_store_files.py::test_a_link_to_nothing_hides_no_file",
+    ),
+    Situation(
+        kind="files of the store",
+        situation="the folder of a GPU model, its `noise` or the store is a link to nothing",
+        before="no baseline; no noise, without a word",
+        now="refused: where the link leads, and what to type",
+        test="tests/unit/test_store_files.py::test_a_store_that_is_a_link_to_nothing_is_not_empty",
+    ),
+    Situation(
+        kind="files of the store",
+        situation="a folder of the store that the user may not read",
+        before="no baseline; no noise, without a word",
+        now="refused: make it readable",
+        test="tests/unit/test_store_files.py"
+        "::test_a_folder_that_cannot_be_looked_into_is_not_empty",
+    ),
 )

@@ -111,7 +111,7 @@ def test_invalid_measurements_are_refused(cell: Cell, tmp_path: Path) -> None:
 def test_another_schema_version_is_named(cell: Cell, tmp_path: Path) -> None:
     NoiseStore(tmp_path).add(launches(cell, [500, 510]))
     path = NoiseStore(tmp_path).path(cell.key, GPU_NAME)
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 7'))
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 7'))
     with pytest.raises(NoiseError, match="has schema version 7, but this pytest-energy reads only"):
         NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY)
 
@@ -120,7 +120,7 @@ def test_another_schema_version_is_named(cell: Cell, tmp_path: Path) -> None:
     "damage",
     [
         *UNREADABLE,
-        lambda text: text.replace('"schema_version": 2', '"schema_version": 7'),
+        lambda text: text.replace('"schema_version": 3', '"schema_version": 7'),
         lambda text: text.replace('"tokens_per_s": [', '"tokens_per_s": [-1, '),
         lambda text: text.replace('"tokens_per_s": [', '"tokens_per_s": ["x", '),
         lambda text: text.replace('"launch_id"', '"lunch_id"'),

@@ -1,11 +1,12 @@
 """What sync tools, editors, merges and Git LFS leave in a store."""
 
+import errno
 import json
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import BaselineError, EnergyError, NoiseError
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
+from pytest_energy.safety.files import unwritable
 from pytest_energy.store.baselines import Store, Update
 from pytest_energy.store.noise import NoiseStore
 from tests.simulated import GPU_NAME, UUID, recording
@@ -133,6 +135,136 @@ def test_noise_is_found_and_added_to_whatever_its_file_is_called(store: Path, ce
     assert NoiseStore(store).add(launches(cell, "abcd")) == 1
     assert NoiseStore(store).noise(cell.key, GPU_NAME, Metric.JOULES_PER_TOKEN).launches == 4
     assert list(renamed.parent.iterdir()) == [renamed]
+
+
+def in_noise(folder: Path, cell: Cell) -> int:
+    return NoiseStore(folder).noise(cell.key, GPU_NAME, Metric.JOULES_PER_TOKEN).launches
+
+
+def test_baseline_and_noise_are_found_whatever_the_gpus_folder_is_called(
+    store: Path, cell: Cell
+) -> None:
+    renamed = (store / "simulated-gpu").rename(store / "rack 7")
+    assert stored_j(store, cell) == pytest.approx(0.5, rel=1e-3)
+    assert in_noise(store, cell) == 3
+    assert NoiseStore(store).add(launches(cell, "d")) == 1
+    update(store, launches(cell, power_w=450.0))
+    assert {*contents(store)} == {renamed / "tiny.json", renamed / "noise" / "tiny.json"}
+
+
+def test_the_folder_of_a_gpu_may_hold_the_files_of_another(store: Path, cell: Cell) -> None:
+    """As after folders were renamed; their noise is not taken for the other model's."""
+    for path in contents(store):
+        path.write_text(path.read_text().replace(GPU_NAME, "simulated GPU "))
+    assert in_noise(store, cell) == 0
+    assert NoiseStore(store).add(launches(cell, "de")) == 2
+    update(store, launches(cell))
+    folder = store / "simulated-gpu"
+    assert {*contents(store)} == {
+        *(folder / name for name in ("tiny.json", "tiny-2.json")),
+        *(folder / "noise" / name for name in ("tiny.json", "tiny-2.json")),
+    }
+    assert in_noise(store, cell) == 2
+
+
+def test_noise_of_an_earlier_version_is_its_folders_until_it_is_added_to(
+    store: Path, cell: Cell
+) -> None:
+    content = json.loads((store / NOISE).read_text())
+    del content["gpu_name"]
+    (store / NOISE).write_text(json.dumps({**content, "schema_version": 2}))
+    (store / "simulated-gpu").rename(store / "h100")
+    assert in_noise(store, cell) == 0
+    (store / "h100").rename(store / "simulated-gpu")
+    assert in_noise(store, cell) == 3
+    assert NoiseStore(store).add(launches(cell, "d")) == 1
+    assert json.loads((store / NOISE).read_text())["gpu_name"] == GPU_NAME
+
+
+@pytest.mark.parametrize("of_old_version", [True, False])
+def test_noise_of_one_gpu_in_two_folders_is_refused(
+    store: Path, cell: Cell, of_old_version: bool
+) -> None:
+    copy = store / "copy" / "noise" / "tiny.json"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(store / NOISE, copy)
+    if of_old_version:
+        content = json.loads(copy.read_text())
+        del content["gpu_name"]
+        (store / NOISE).write_text(json.dumps({**content, "schema_version": 2}))
+    message = refusal(NoiseError, store, cell)
+    assert str(copy) in message
+    assert str(store / NOISE) in message
+
+
+@pytest.mark.parametrize(
+    ("link", "to"),
+    [
+        ("h100", "simulated-gpu"),
+        ("simulated-gpu/alias.json", "tiny.json"),
+        ("simulated-gpu/noise/alias.json", "tiny.json"),
+        ("same", "."),
+    ],
+)
+def test_a_link_within_the_store_is_no_copy(store: Path, cell: Cell, link: str, to: str) -> None:
+    (store / link).symlink_to(to)
+    assert stored_j(store, cell) == pytest.approx(0.5, rel=1e-3)
+    assert in_noise(store, cell) == 3
+    NoiseStore(store).check()
+    assert NoiseStore(store).add(launches(cell, "d")) == 1
+    update(store, launches(cell, power_w=450.0))
+    assert stored_j(store, cell) == pytest.approx(0.45, rel=1e-3)
+    assert (store / link).is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "link"),
+    [
+        (BaselineError, "simulated-gpu/other.json"),
+        (NoiseError, "simulated-gpu/noise/other.json"),
+        (BaselineError, "h100"),
+        (NoiseError, "h100"),
+        (NoiseError, "simulated-gpu/noise"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("to", "remedy"), [("gone", "rm "), (".git/annex/objects/SHA256E-s9", "git annex get ")]
+)
+def test_a_link_to_nothing_hides_no_file(
+    store: Path, cell: Cell, kind: type[EnergyError], link: str, to: str, remedy: str
+) -> None:
+    """What a submodule, a mount or git-annex would bring is unknown, and not missing."""
+    if (store / link).exists():
+        shutil.rmtree(store / link)
+    (store / link).symlink_to(to)
+    message = refusal(kind, store, cell)
+    assert f"{store / link} is a link to {to}, and nothing is there" in message
+    assert f"{remedy}{store / link}" in message
+
+
+def test_a_store_that_is_a_link_to_nothing_is_not_empty(store: Path) -> None:
+    link = store.with_name("linked")
+    link.symlink_to("gone")
+    assert unwritable(link) == f"{link} is a link to nothing"
+    for use in (Store(link).entries, NoiseStore(link).check):
+        with pytest.raises(EnergyError, match="linked is a link to gone, and nothing is there"):
+            use()
+
+
+@pytest.mark.parametrize("kind", [BaselineError, NoiseError])
+def test_a_folder_that_cannot_be_looked_into_is_not_empty(
+    store: Path, cell: Cell, kind: type[EnergyError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The superuser, as who tests run in containers, may look into each: so a stand-in refuses."""
+    iterdir = Path.iterdir
+
+    def refuse(place: Path) -> Iterator[Path]:
+        if place.name == "simulated-gpu":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(place)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert "simulated-gpu cannot be read: Permission denied" in refusal(kind, store, cell)
 
 
 def test_models_whose_names_make_one_file_name_get_two_files(store: Path, cell: Cell) -> None:
