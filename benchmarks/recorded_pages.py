@@ -95,9 +95,10 @@ def arguments(command: str, folder: Path) -> list[str]:
 
 def table(output: str) -> str:
     """The summary table in what pytest printed: its heading and its rows."""
-    row = r"(?:llama-[^,\n]*)? +bs=\d+(?: \S+)? +(?:J/token|tokens/s) .*"
+    row = r"(?:llama-[^,:\n]* bs=\d+ [^\s,:]+|  bs=\d+)  ?.*"  # of noise, of verdicts
     above = r"llama-(?:(?! bs=)[^,:\n])*"
-    lines = re.compile(rf"^(?:cell +metric .*|{row}|{above})$", re.M)
+    differing = r"    J/token [a-z ]+, tokens/s [a-z ]+"
+    lines = re.compile(rf"^(?:cell  ?.*|{row}|{above}|{differing})$", re.M)
     return "\n".join(line.rstrip() for line in lines.findall(output))
 
 

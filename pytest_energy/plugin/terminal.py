@@ -173,15 +173,16 @@ class Summary:
             reporter.write_line(f"warning: {line}", yellow=True)
 
     def _show_rows(self, reporter: Any, found: Sequence[dict[str, Any]]) -> None:
-        from pytest_energy.report import noise_table, rows
+        from pytest_energy.report import noise_table, rows, table
         from pytest_energy.report.rows import Row
 
         parsed = [Row(**row) for row in found]
         reporter.ensure_newline()
         reporter.section("energy", sep="=")
-        for line, row in rows.table(parsed):
-            reporter.write_line(line, **(rows.colour(row) if row else {"bold": True}))
+        for line, markup in table.table(parsed):
+            reporter.write_line(line, **markup)
         for lines in (
+            rows.ran_lines,
             rows.latency_lines,
             rows.period_lines,
             noise_table.noise_lines,

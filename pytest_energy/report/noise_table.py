@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import Spread, deviation_interval
-from pytest_energy.report.rows import Row, aligned
+from pytest_energy.report.rows import Row
+from pytest_energy.report.table import aligned
 from pytest_energy.report.words import UNIT, count
 from pytest_energy.store.noise import MIN_OWN_DEGREES, Noise
 from pytest_energy.verdict.detectable import DETECTABLE_WITH, detectable

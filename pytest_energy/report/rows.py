@@ -1,4 +1,4 @@
-"""The table of the terminal's summary, and the lines below it. Plain text in, plain text out."""
+"""What each test found, as plain values, and the lines below the terminal's table."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,26 +10,16 @@ from pytest_energy.measure.measurement import mean_gpu_power_w
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.per_request import per_request
 from pytest_energy.measure.spread import Spread
+from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report import launches
 from pytest_energy.report.gpu_shares import MAX_IMBALANCE, gpu_shares, imbalance
+from pytest_energy.report.results import engine_name
 from pytest_energy.report.words import UNIT
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Update
 from pytest_energy.verdict.judgement import Judgement
-from pytest_energy.verdict.rule import Verdict
 
-_COLUMNS = (
-    "cell",
-    "metric",
-    "J/token",
-    "W",
-    "tokens/s",
-    "baseline",
-    "change",
-    "verdict",
-    "detects",
-)
-_LEFT = {"cell", "metric", "verdict"}
+_NOT_NAMED = {"metric", "key", "engines", "on", "launches", "reference_launches", "measured_s"}
 _OF_METRIC = {
     "verdict",
     "green",
@@ -41,12 +31,20 @@ _OF_METRIC = {
     "warning",
     "periods",
 }
-_MAX_COLUMNS = 100  # of the table; names that would make it wider stand on lines of their own
 
 
 @dataclass(frozen=True)
 class Row:
-    """One judged test, as plain values that survive JSON."""
+    """One judged test, as plain values that survive JSON.
+
+    Attributes:
+        key: tells cells of one name apart.
+        engines: what was compared, in words.
+        on: the GPUs, in words.
+        launches: valid ones of the candidate.
+        reference_launches: of the reference; 0 if there is none.
+        measured_s: how long the candidate was under load in them, s.
+    """
 
     cell: str
     metric: str
@@ -70,14 +68,19 @@ class Row:
     gpus: str = ""
     gpu_imbalance: float | None = None
     remarks: tuple[str, ...] = ()
+    key: str = ""
+    engines: str = ""
+    on: str = ""
+    launches: int = 0
+    reference_launches: int = 0
+    measured_s: float = 0.0
 
     def named(self) -> dict[str, Any]:
         """What is known, each value by a name that the row of another metric does not use."""
-        values = {name: value for name, value in self.as_dict().items() if name != "metric"}
         return {
             f"{self.metric}_{name}" if name in _OF_METRIC else name: value
-            for name, value in values.items()
-            if value not in (None, "", ())
+            for name, value in self.as_dict().items()
+            if name not in _NOT_NAMED and value not in (None, "", ())
         }
 
     def properties(self) -> dict[str, str]:
@@ -141,7 +144,43 @@ def row(
             *_remarks(judgement),
             *launches.itself_lines(judgement.with_itself if update is None else ()),
         ),
+        key=cell.key.slug,
+        engines=_engines(judgement),
+        on=_on(judgement),
+        launches=len(candidate.launches) if candidate else 0,
+        reference_launches=len(reference.launches) if reference and ratio else 0,
+        measured_s=sum(sum(m.cycles.time_s) for m in candidate.launches if m.cycles)
+        if candidate
+        else 0.0,
     )
+
+
+def _engines(judgement: Judgement) -> str:
+    """Which engine was measured and what it is compared with; empty if none was measured."""
+    if judgement.candidate is None:
+        return ""
+    newest, reference = judgement.candidate.launches[-1].environment, judgement.reference
+    candidate = _engine(newest)
+    if reference is None or judgement.ratio is None:
+        return candidate
+    other = _engine(reference.environment)
+    if judgement.paired:
+        return f"candidate {candidate}, reference {other}"
+    return f"{candidate} against the baseline's {other}"
+
+
+def _engine(environment: Fingerprint) -> str:
+    return engine_name(environment.vllm or "?", environment.settings_under_test)
+
+
+def _on(judgement: Judgement) -> str:
+    """The GPUs by model and UUID; empty if none was measured on."""
+    if judgement.candidate is None:
+        return ""
+    environment = judgement.candidate.launches[-1].environment
+    uuids = [uuid[:12] for uuid in environment.gpus]
+    times = f"{len(uuids)} × " if len(uuids) > 1 else ""
+    return f"{times}{environment.gpu_name}" + (f" ({', '.join(uuids)})" if uuids else "")
 
 
 def _remarks(judgement: Judgement) -> tuple[str, ...]:
@@ -217,6 +256,39 @@ def _degrees(spread: Spread) -> str:
     return f"{spread.deviation:.2%} ({spread.degrees_of_freedom:.0f} df)"
 
 
+def ran_lines(rows: Sequence[Row]) -> list[str]:
+    """What was compared, on which GPUs, in how many launches and seconds.
+
+    Once if it is the same for all cells, else with the names of its cells.
+    """
+    ran: dict[tuple[str, str], dict[str, Row]] = {}
+    for r in rows:
+        if r.engines:
+            ran.setdefault((r.engines, r.on), {})[r.key] = r
+    lines = []
+    for (engines, on), cells in ran.items():
+        of = list(cells.values())
+        named = f" ({', '.join(r.cell for r in of)})" if len(ran) > 1 else ""
+        lines.append(f"{engines}: {_launches(of)} on {on}{named}")
+    return lines
+
+
+def _launches(cells: Sequence[Row]) -> str:
+    paired = any(r.paired for r in cells)
+    most = max(r.launches for r in cells)
+    few, many = ("pair", "pairs") if paired else ("launch", "launches")
+    text = _range([r.launches for r in cells]) + f" {few if most == 1 else many}"
+    references = [r.reference_launches for r in cells if r.reference_launches]
+    if references and not paired:
+        text += f" against {_range(references)}"
+    return f"{text}, {sum(r.measured_s for r in cells):.0f} s under load"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def period_lines(rows: Sequence[Row]) -> list[str]:
     """How much periods and launches vary, one line per cell and metric that has periods."""
     return [f"{r.cell}, {UNIT[Metric(r.metric)]}: {r.periods}" for r in rows if r.periods]
@@ -242,76 +314,6 @@ def gpu_lines(rows: Sequence[Row]) -> list[tuple[str, bool]]:
         for r in rows
         if r.gpus
     ]
-
-
-def table(rows: Sequence[Row]) -> list[tuple[str, Row | None]]:
-    """Aligned lines, each with the row that it shows; a heading shows none.
-
-    If they would be wider than 100 columns, the gaps shrink and an empty last column is left out;
-    if that is not enough, model and workload stand on a line of their own above their rows.
-    """
-    paired = bool(rows) and all(r.paired for r in rows)
-    columns = ["reference" if paired and name == "baseline" else name for name in _COLUMNS]
-    texts = [_texts(r) for r in rows]
-    empty = all(r.detects is None for r in rows)
-    for gap, last in (("  ", None), (" ", None), (" ", -1 if empty else None)):
-        heading, *lines = aligned([line[:last] for line in (columns, *texts)], gap)
-        if max(map(len, [heading, *lines])) <= _MAX_COLUMNS:
-            return [(heading, None), *zip(lines, rows, strict=True)]
-    # "llama bs=8 512/256" stands as "  bs=8" below "llama 512/256".
-    names = [r.cell.rsplit(" ", 2) for r in rows]
-    above = [f"{model} {workload}" for model, _, workload in names]
-    sizes = [(f"  {size}", *rest) for (_, size, _), (_, *rest) in zip(names, texts, strict=True)]
-    heading, *lines = aligned([columns, *sizes], " ")
-    shown: list[tuple[str, Row | None]] = [(heading, None)]
-    for before, name, line, r in zip(["", *above], above, lines, rows, strict=False):
-        shown += [(name, None)] * (name != before) + [(line, r)]
-    return shown
-
-
-def colour(r: Row) -> dict[str, bool]:
-    """The row's markup in pytest's terminal: changes are bold, the undecided always yellow."""
-    if r.verdict == Verdict.INCONCLUSIVE.value:
-        return {"yellow": True}
-    return {
-        "green": r.green,
-        "red": not r.green,
-        "bold": r.verdict in (Verdict.IMPROVED.value, Verdict.REGRESSED.value),
-    }
-
-
-def aligned(lines: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
-    """Columns of texts, the first line their headings; figures are set flush right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    left = [name in _LEFT for name in lines[0]]
-    return [
-        gap.join(
-            text.ljust(width) if flush else text.rjust(width)
-            for text, width, flush in zip(line, widths, left, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-
-
-def _texts(r: Row) -> tuple[str, ...]:
-    def figure(value: float | None, pattern: str) -> str:
-        return "-" if value is None else format(value, pattern).replace("-0.0%", "+0.0%")
-
-    energy = figure(r.joules_per_token, "#.4g")
-    if r.joules_per_token_half_width is not None:
-        energy += f" ±{r.joules_per_token_half_width:.1%}"
-    change = figure(r.change, "+.1%")
-    if r.change_half_width is not None:
-        change += f" ±{100 * r.change_half_width:.1f}"
-    is_energy = r.metric == Metric.JOULES_PER_TOKEN.value
-    baseline = figure(r.baseline, "#.4g" if is_energy else ",.0f")
-    detects = (
-        ""
-        if r.detects is None
-        else f"{r.detects if is_energy else -r.detects / (1 + r.detects):+.1%}"
-    )
-    figures = (energy, figure(r.power_w, ".0f"), figure(r.tokens_per_s, ",.0f"), baseline, change)
-    return (r.cell, UNIT[Metric(r.metric)], *figures, r.verdict, detects)
 
 
 def unused(baselines: Sequence[Baseline]) -> list[str]:

@@ -9,10 +9,9 @@ from pytest_energy.report.explanation import NO_READING, READING
 from pytest_energy.report.gpu_shares import gpu_shares
 from pytest_energy.report.noise_table import noise_sources
 from pytest_energy.report.results import Entry, HistoryEntry, ReportedSide, Results
-from pytest_energy.report.words import UNIT, count, percent
+from pytest_energy.report.words import PRECEDENCE, UNIT, count, percent
 
-# In the order in which they are listed.
-_BAD = ("regressed", "invalid", "not comparable", "no baseline", "inconclusive")
+_BAD = PRECEDENCE[: PRECEDENCE.index("inconclusive") + 1]  # in the order in which they are listed
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,19 @@
 
 from pytest_energy.measure.metric import Metric
 
+# Of several verdicts the first stands for all.
+PRECEDENCE = (
+    "regressed",
+    "invalid",
+    "not comparable",
+    "no baseline",
+    "inconclusive",
+    "created",
+    "changed",
+    "improved",
+    "pass",
+)
+
 UNIT = {Metric.JOULES_PER_TOKEN: "J/token", Metric.TOKENS_PER_S: "tokens/s"}
 
 

@@ -5,6 +5,7 @@ See vllm_cpu.
 
 import json
 import os
+import re
 import socket
 import subprocess
 import textwrap
@@ -178,7 +179,7 @@ def test_from_a_test_file_to_a_recording_and_back_offline(pytester: pytest.Pytes
         assert 0 < measured.environment.synthetic_weights["likeliest_above_even_nats"] < 1e-3
 
     def table(result: pytest.RunResult) -> list[str]:
-        return [line for line in result.outlines if line.startswith("tiny bs=")]
+        return [line for line in result.outlines if line.startswith("  bs=")]
 
     replayed = pytester.runpytest_subprocess("--energy-replay", "kept")
     assert table(replayed) == table(live) != []
@@ -213,12 +214,12 @@ def test_two_interleaved_engines(pytester: pytest.Pytester) -> None:
         [
             "*pair 1 of up to 3 (reference): tiny: loading*",
             "*pair 2 of up to 3 (candidate): tiny: loading*",
-            "tiny bs=8 64/512 *",
+            "  bs=8 *",
         ]
     )
-    assert not {"invalid", "not comparable", "no baseline"} & {
-        row.split("  ")[-1] for row in live.outlines if row.startswith("tiny bs=8 64/512")
-    }
+    for row in live.outlines:
+        if row.startswith("  bs=8 "):
+            assert not re.search("invalid|not comparable|no baseline", row)
     for side in ("candidate", "reference"):
         periods = [
             recording_file.read(file) for file in recording_file.find(pytester.path / "kept" / side)
@@ -231,7 +232,7 @@ def test_two_interleaved_engines(pytester: pytest.Pytester) -> None:
     replayed = pytester.runpytest_subprocess(
         "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference"
     )
-    replayed.stdout.fnmatch_lines(["tiny bs=8 64/512 *"])
+    replayed.stdout.fnmatch_lines(["  bs=8 *"])
 
 
 def arguments(folder: Path, engine: str) -> dict[str, Any]:
@@ -347,7 +348,7 @@ def test_from_a_test_file_to_a_recording_and_back_by_a_server(pytester: pytest.P
     assert latencies["e2e"]["p50"] > 64 * latencies["itl"]["p50"]
 
     def shown(result: pytest.RunResult) -> list[str]:
-        return [line for line in result.outlines if line.startswith("tiny server bs=")]
+        return [line for line in result.outlines if line.startswith("  bs=")]
 
     replayed = pytester.runpytest_subprocess("--energy-replay", "kept")
     assert shown(replayed) == shown(live) != []

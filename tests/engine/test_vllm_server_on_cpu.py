@@ -135,7 +135,7 @@ def test_from_a_test_file_to_a_recording_and_back(
     assert latencies["e2e"]["p50"] > 64 * latencies["itl"]["p50"]
 
     def shown(result: pytest.RunResult) -> list[str]:
-        return [line for line in result.outlines if line.startswith("tiny attached bs=")]
+        return [line for line in result.outlines if line.startswith("  bs=")]
 
     replayed = pytester.runpytest_subprocess(
         "--energy-replay", "kept", "--energy-engine", "attached"

@@ -37,10 +37,11 @@ ROOT = Path(__file__).parents[2]
 _LIMIT_S = 90.0
 _GRACE_S = 10.0  # for the processes of a run that was killed to end by themselves
 _AT_ONCE = 4  # runs sleep most of the time
-_VERDICT = re.compile(
-    r"^tiny.* bs=\d+ .*? (pass|improved|regressed|inconclusive|no baseline|not comparable|invalid"
-    r"|created|changed)\b"
+_VERDICTS = (
+    "pass|improved|regressed|inconclusive|no baseline|not comparable|invalid|created|changed"
 )
+_VERDICT = re.compile(rf"^  bs=\d+ [^:]*? ({_VERDICTS})\b[^:]*$")
+_DIFFERING = re.compile(rf"^    J/token ({_VERDICTS}), tokens/s ({_VERDICTS})$")
 _OUTCOMES = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 
 
@@ -165,7 +166,12 @@ def run(row: Row, template: Path, folder: Path) -> Outcome:
     text = (folder / "output").read_text(errors="replace")
     after = _files(project)
     return Outcome(
-        verdicts=tuple(match[1] for line in text.splitlines() if (match := _VERDICT.match(line))),
+        verdicts=tuple(
+            verdict
+            for line in text.splitlines()
+            if (match := _VERDICT.match(line) or _DIFFERING.match(line))
+            for verdict in match.groups()
+        ),
         status=status,
         survivors=survivors,
         before=digest(before),

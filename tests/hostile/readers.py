@@ -57,6 +57,7 @@ from pytest_energy.report import (
     results,
     rows,
     summary,
+    table,
     trace,
 )
 from pytest_energy.report.groups import groups
@@ -183,7 +184,7 @@ class Readers:
         row = rows.row(name, judged)
         said = explanation.explain("cell bs=8 512/256", judged, "pytest", replayed=True)
         explanation.failure(judged, said)
-        lines = [*rows.table([row]), *noise_table.noise_lines([row]), *rows.latency_lines([row])]
+        lines = [*table.table([row]), *noise_table.noise_lines([row]), *rows.latency_lines([row])]
         assert len(str(lines)) < 100_000
         json.dumps([row.as_dict(), row.properties()], allow_nan=False)
         entry = collect.entry_of(

@@ -180,8 +180,8 @@ def test_a_test_that_is_run_again_leaves_one_record(project: Project, workers: l
         "rerun": 4,
         **({} if workers else {"deselected": 1}),
     }
-    table = [line for line in result.outlines if line.startswith("tiny bs=") and " 1,001 " in line]
-    assert len(table) == 3
+    table = [line for line in result.outlines if line.startswith("  bs=") and " 1,001 " in line]
+    assert len(table) == 2
     wanted = {
         f"test_tiny.py::{name}"
         for name in ("test_energy[bs2]", "test_energy[bs8]", "test_throughput[bs2]")
@@ -216,7 +216,7 @@ def test_only_the_last_run_of_a_test_is_reported(project: Project) -> None:
         "--energy-replay", "old", "-k", "bs2", "--junitxml", "junit.xml", "--energy-report", "out"
     )
     assert result.ret == 1
-    assert not [line for line in result.outlines if line.startswith("tiny bs=")]
+    assert not [line for line in result.outlines if line.startswith("  bs=")]
     assert properties(project.path / "junit.xml") == {"test_energy[bs2]": {}}
     assert results.read(project.path / "out" / "results.json").entries == ()
 

@@ -29,7 +29,8 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     even = spread.run("--energy-replay", "even")
     even.stdout.fnmatch_lines(
         [
-            "tiny tp=2 bs=8 64/250*pass*",
+            "tiny tp=2 64/250",
+            "  bs=8 * pass *",
             "tiny tp=2 bs=8 64/250, energy by GPU: GPU-aaaaaaaa 50.0% (250 W), "
             "GPU-bbbbbbbb 50.0% (250 W)",
         ]
@@ -39,7 +40,7 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     spread.record("uneven", marker=SPREAD, power_shares=dict(reversed(UNEVEN.items())))
     uneven = spread.run("--energy-replay", "uneven", "--energy-report", "report")
     assert uneven.ret == 0
-    uneven.stdout.fnmatch_lines(["tiny tp=2 bs=8 64/250*pass*", SHARES])
+    uneven.stdout.fnmatch_lines(["tiny tp=2 64/250", "  bs=8 * pass *", SHARES])
     found = results.read(spread.path / "report" / "results.json")
     launch = next(entry.candidate.launches[0] for entry in found.entries if entry.candidate)
     assert launch.gpu_power_w == pytest.approx(

@@ -1,0 +1,129 @@
+"""The table of the terminal's summary: one row per cell. Plain text in, plain text out."""
+
+from collections.abc import Sequence
+
+from pytest_energy.measure.metric import Metric
+from pytest_energy.report.rows import Row
+from pytest_energy.report.words import PRECEDENCE, UNIT
+
+WIDTH = 80  # columns that are enough for all but the widest figures
+_COLUMNS = ("cell", "J/token", "change", "tokens/s", "change", "W", "verdict", "detects")
+_LEFT = {"cell", "metric", "verdict"}
+_ALWAYS = ("cell", "verdict")
+
+Markup = dict[str, bool]
+
+
+def table(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
+    """Aligned lines, each with its markup in pytest's terminal.
+
+    "llama bs=8 512/256" stands as "  bs=8" below "llama 512/256". A cell's row has the first of its
+    tests' verdicts in the order of PRECEDENCE; if they differ, a line below tells which metric has
+    which. Columns without any figure are left out.
+    """
+    cells = by_cell(rows)
+    texts = _without_empty([_COLUMNS, *map(_texts, cells)])
+    for gap in ("  ", " "):
+        heading, *lines = aligned(texts, gap)
+        if max(map(len, [heading, *lines])) <= WIDTH:
+            break
+    shown: list[tuple[str, Markup]] = [(heading, {"bold": True})]
+    above = ""
+    for of_cell, line in zip(cells, lines, strict=True):
+        model, _, workload = of_cell[0].cell.rsplit(" ", 2)
+        if above != (above := f"{model} {workload}"):
+            shown.append((above, {}))
+        shown.append((line, colour(of_cell)))
+        if len({r.verdict for r in of_cell}) > 1:
+            each = ", ".join(f"{UNIT[Metric(r.metric)]} {r.verdict}" for r in of_cell)
+            shown.append((f"    {each}", colour(of_cell)))
+    return shown
+
+
+def by_cell(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each cell together, one per metric, in the order of the metrics."""
+    cells: list[dict[str, Row]] = []
+    of_key: dict[str, list[dict[str, Row]]] = {}
+    for r in rows:
+        same = of_key.setdefault(r.key, [])
+        if not same or r.metric in same[-1]:
+            same.append({})
+            cells.append(same[-1])
+        same[-1][r.metric] = r
+    return [[of[m.value] for m in Metric if m.value in of] for of in cells]
+
+
+def colour(of_cell: Sequence[Row]) -> Markup:
+    """A cell's markup: changes are bold, the undecided always yellow."""
+    verdict = _verdict(of_cell)
+    if verdict == "inconclusive":
+        return {"yellow": True}
+    green = all(r.green for r in of_cell)
+    return {"green": green, "red": not green, "bold": verdict in ("improved", "regressed")}
+
+
+def aligned(lines: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
+    """Columns of texts, the first line their headings; figures are set flush right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    left = [name in _LEFT for name in lines[0]]
+    return [
+        gap.join(
+            text.ljust(width) if flush else text.rjust(width)
+            for text, width, flush in zip(line, widths, left, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _without_empty(lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Without the columns that hold no figure; the first line are their headings."""
+    kept = [
+        name in _ALWAYS or any(line[i] not in ("", "-") for line in lines[1:])
+        for i, name in enumerate(lines[0])
+    ]
+    return [tuple(text for text, keep in zip(line, kept, strict=True) if keep) for line in lines]
+
+
+def _verdict(of_cell: Sequence[Row]) -> str:
+    return min((r.verdict for r in of_cell), key=PRECEDENCE.index)
+
+
+def _texts(of_cell: Sequence[Row]) -> tuple[str, ...]:
+    """A cell's figures, in the order of _COLUMNS."""
+    metrics = {r.metric: r for r in of_cell}
+    one = of_cell[0]  # the figures themselves are the same in both
+    energy = _figure(one.joules_per_token, "#.4g")
+    if one.joules_per_token_half_width is not None and all(r.change is None for r in of_cell):
+        energy += f" ±{one.joules_per_token_half_width:.1%}"
+    changes = {m: _change(metrics.get(m.value)) for m in Metric}
+    detects = [_detects(r) for r in of_cell if r.detects is not None]
+    return (
+        f"  {one.cell.split(' ')[-2]}",
+        energy,
+        changes[Metric.JOULES_PER_TOKEN],
+        _figure(one.tokens_per_s, ",.0f"),
+        changes[Metric.TOKENS_PER_S],
+        _figure(one.power_w, ".0f"),
+        _verdict(of_cell),
+        " ".join(detects),
+    )
+
+
+def _change(r: Row | None) -> str:
+    """With the half width of its interval, in points."""
+    text = _figure(r.change if r else None, "+.1%")
+    return (
+        text
+        if r is None or r.change_half_width is None
+        else (f"{text} ±{100 * r.change_half_width:.1f}")
+    )
+
+
+def _detects(r: Row) -> str:
+    assert r.detects is not None
+    is_energy = r.metric == Metric.JOULES_PER_TOKEN.value
+    return f"{r.detects if is_energy else -r.detects / (1 + r.detects):+.1%}"
+
+
+def _figure(value: float | None, pattern: str) -> str:
+    return "-" if value is None else format(value, pattern).replace("-0.0%", "+0.0%")

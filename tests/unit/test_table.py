@@ -1,0 +1,149 @@
+"""The terminal's table: one row per cell, 80 columns, nothing unclear about which metric failed."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from pytest_energy.plugin import outcome
+from pytest_energy.report import rows, words
+from pytest_energy.report.rows import Row
+from pytest_energy.report.table import table
+
+ENERGY = Row(
+    cell="tiny bs=8 64/250",
+    key="tiny-8",
+    metric="joules_per_token",
+    verdict="pass",
+    green=True,
+    joules_per_token=0.4126,
+    joules_per_token_half_width=0.008,
+    power_w=471.0,
+    tokens_per_s=1142.0,
+    change=-0.005,
+    change_half_width=0.009,
+    detects=0.041,
+    engines="vLLM 2 against the baseline's vLLM 1",
+    on="GPU X (GPU-1)",
+    launches=1,
+    reference_launches=5,
+    measured_s=20.0,
+)
+RATE = replace(ENERGY, metric="tokens_per_s", change=-0.125, change_half_width=0.015, detects=0.115)
+
+
+def lines(*found: Row) -> list[str]:
+    return [line for line, _ in table(found)]
+
+
+def of_cell(name: str, *found: Row) -> list[Row]:
+    return [replace(row, cell=name, key=name) for row in found]
+
+
+def test_a_cell_has_one_row_with_both_metrics() -> None:
+    assert lines(ENERGY, RATE) == [
+        "cell    J/token      change  tokens/s       change    W  verdict       detects",
+        "tiny 64/250",
+        "  bs=8   0.4126  -0.5% ±0.9     1,142  -12.5% ±1.5  471  pass     +4.1% -10.3%",
+    ]
+    assert lines(RATE, ENERGY) == lines(ENERGY, RATE)
+    assert lines(RATE)[-1].split() == [
+        *("bs=8", "0.4126", "1,142", "-12.5%", "±1.5", "471", "pass", "-10.3%")
+    ]
+
+
+def test_columns_without_a_figure_are_left_out() -> None:
+    created = {"verdict": "created", "change": None, "change_half_width": None, "detects": None}
+    assert lines(replace(ENERGY, **created), replace(RATE, **created)) == [
+        "cell         J/token  tokens/s    W  verdict",
+        "tiny 64/250",
+        "  bs=8  0.4126 ±0.8%     1,142  471  created",
+    ]
+    invalid = Row("tiny bs=8 64/250", "joules_per_token", "invalid", green=False)
+    assert lines(invalid) == ["cell    verdict", "tiny 64/250", "  bs=8  invalid"]
+
+
+@pytest.mark.parametrize(
+    ("of_energy", "of_rate", "shown"),
+    [
+        ("pass", "regressed", "regressed"),
+        ("regressed", "improved", "regressed"),
+        ("inconclusive", "pass", "inconclusive"),
+        ("improved", "pass", "improved"),
+        ("not comparable", "invalid", "invalid"),
+    ],
+)
+def test_the_worse_verdict_is_the_rows_and_a_line_below_says_which_metric_has_which(
+    of_energy: str, of_rate: str, shown: str
+) -> None:
+    energy, rate = replace(ENERGY, verdict=of_energy), replace(RATE, verdict=of_rate)
+    *_, row, below = lines(energy, rate)
+    assert f" {shown}" in row
+    assert below == f"    J/token {of_energy}, tokens/s {of_rate}"
+    alone = table([replace(energy, green=False), replace(rate, green=False)])
+    markup = alone[-1][1]
+    if shown == "inconclusive":
+        assert markup == {"yellow": True}
+    else:
+        assert markup["red"]
+        assert markup["bold"] is (shown in ("regressed", "improved"))
+
+
+def test_the_order_of_verdicts_is_that_of_the_exit_statuses() -> None:
+    assert words.PRECEDENCE[: len(outcome.STATUSES)] == tuple(outcome.STATUSES)
+
+
+def test_two_cells_of_one_name_keep_their_rows_apart() -> None:
+    other = [replace(row, key="other", power_w=500.0) for row in (ENERGY, RATE)]
+    shown = lines(ENERGY, other[0], RATE, other[1])
+    assert [len(re.findall(f" {power_w} ", line)) for line in shown for power_w in (471, 500)][
+        -4:
+    ] == [1, 0, 0, 1]
+    assert len(lines(ENERGY, ENERGY)) == 4  # a test that ran on two workers
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["tiny"],
+        ["llama-3.1-8b"],
+        ["meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-30B-A3B-Instruct-2507 server fp8 tp=4"],
+    ],
+)
+def test_80_columns_are_enough_for_every_verdict_of_every_name(names: Sequence[str]) -> None:
+    verdicts = ["pass", "inconclusive", "regressed", "no baseline"]
+    wide = {"change": -0.231, "change_half_width": 0.111}
+    found = [
+        replace(row, verdict=verdict, detects=0.159 if verdict == "pass" else None)
+        for name in names
+        for size, verdict in zip((1, 8, 64, 256), verdicts, strict=True)
+        for row in of_cell(
+            f"{name} bs={size} 512/256",
+            replace(ENERGY, joules_per_token=0.09313, tokens_per_s=12563.0),
+            replace(RATE, joules_per_token=0.09313, tokens_per_s=12563.0, **wide),
+        )
+    ]
+    shown = lines(*found)
+    assert max(map(len, shown)) <= 80
+    assert [line.split()[0] if line.startswith("  ") else line for line in shown[1:]] == [
+        line for name in names for line in (f"{name} 512/256", "bs=1", "bs=8", "bs=64", "bs=256")
+    ]
+
+
+def test_what_ran_is_said_once_and_by_cell_only_if_cells_differ() -> None:
+    big = of_cell("tiny bs=64 64/250", replace(ENERGY, launches=3, measured_s=40.4))
+    assert rows.ran_lines([ENERGY, RATE, *big]) == [
+        "vLLM 2 against the baseline's vLLM 1: 1 to 3 launches against 5, 60 s under load "
+        "on GPU X (GPU-1)"
+    ]
+    elsewhere = replace(big[0], on="GPU Y (GPU-2)", reference_launches=0)
+    assert rows.ran_lines([ENERGY, RATE, elsewhere])[1] == (
+        "vLLM 2 against the baseline's vLLM 1: 3 launches, 40 s under load on GPU Y (GPU-2) "
+        "(tiny bs=64 64/250)"
+    )
+    paired = replace(ENERGY, paired=True, engines="candidate vLLM 2, reference vLLM 1", launches=3)
+    assert rows.ran_lines([paired]) == [
+        "candidate vLLM 2, reference vLLM 1: 3 pairs, 20 s under load on GPU X (GPU-1)"
+    ]
+    assert rows.ran_lines([Row("tiny bs=8 64/250", "joules_per_token", "invalid", False)]) == []
