@@ -189,9 +189,9 @@ class Summary:
             rows.remark_lines,
         ):
             for line in lines(parsed):
-                reporter.write_line(line)
+                reporter.write_line(table.wrapped(line))
         for line, unequal in rows.gpu_lines(parsed):
-            reporter.write_line(line, yellow=unequal)
+            reporter.write_line(table.wrapped(line), yellow=unequal)
         for row in parsed:
             if row.warning:
                 reporter.write_line(f"warning: {row.warning}", yellow=True)

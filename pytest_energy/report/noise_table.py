@@ -1,7 +1,8 @@
 """The noise between launches: what verdicts rest on, and what `pytest-energy noise` measured."""
 
 import collections
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.metric import Metric
@@ -40,19 +41,39 @@ def noise_sources(judged: Iterable[tuple[str, str, str]]) -> list[tuple[str, str
 
 
 def noise_lines(rows: Sequence[Row]) -> list[str]:
-    """The noise that the verdicts rest on, one line per source; if assumed, how to measure it."""
-    sources = noise_sources((r.metric, r.noise, r.cell) for r in rows if r.noise)
+    """The noise that the verdicts rest on, one line per metric; if assumed, how to measure it."""
+    sources: dict[str, dict[str, list[str]]] = {}
+    for r in rows:
+        if r.noise:
+            sources.setdefault(r.metric, {}).setdefault(r.noise, []).append(r.cell)
     lines = [
-        f"noise of {UNIT[Metric(metric)]} between launches: {noise}"
-        + (f" ({', '.join(names)})" if names else "")
-        for metric, noise, names in sources
+        f"noise of {UNIT[Metric(metric)]} between launches: {_in_short(cells)}"
+        for metric, cells in sources.items()
     ]
-    if any("assumed" in noise for _, noise, _ in sources):
-        lines.append(
-            "with few launches, an assumed noise cannot raise an alarm; "
-            "measure this runner's: pytest-energy noise"
-        )
+    if any("assumed" in noise for cells in sources.values() for noise in cells):
+        lines.append("with few launches an assumed noise raises no alarm: run pytest-energy noise")
     return lines
+
+
+def _in_short(cells: Mapping[str, Sequence[str]]) -> str:
+    """A metric's sources of noise: one in full, several by what they have in common.
+
+    Args:
+        cells: names of cells by the source of their noise, such as "0.7% measured on this cell".
+    """
+    if len(cells) == 1:
+        return next(iter(cells))
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for noise, names in cells.items():
+        deviation, kind = re.findall(r"[^\s,]+", noise)[:2]
+        kinds.setdefault(kind, []).extend((deviation, name) for name in names)
+    texts = []
+    for kind, found in kinds.items():
+        deviations = sorted({deviation for deviation, _ in found}, key=lambda d: float(d[:-1]))
+        low_to_high = " to ".join(dict.fromkeys((deviations[0].rstrip("%"), deviations[-1])))
+        named = f" ({', '.join(name for _, name in found)})" if len(kinds) > 1 else ""
+        texts.append(f"{low_to_high if len(deviations) > 1 else deviations[0]} {kind}{named}")
+    return "; ".join(texts)
 
 
 def noise_table(measured: Sequence[tuple[Cell, Metric, Noise]], comparisons: int) -> list[str]:

@@ -300,8 +300,12 @@ def latency_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def remark_lines(rows: Sequence[Row]) -> list[str]:
-    """What is to be known of single launches, one line each."""
-    return list(dict.fromkeys(f"{r.cell}: {line}" for r in rows for line in r.remarks))
+    """What is to be known of single launches, one line each, with the names of its cells."""
+    cells: dict[str, dict[str, None]] = {}
+    for r in rows:
+        for line in r.remarks:
+            cells.setdefault(line, {})[r.cell] = None
+    return [f"{', '.join(names)}: {line}" for line, names in cells.items()]
 
 
 def gpu_lines(rows: Sequence[Row]) -> list[tuple[str, bool]]:

@@ -1,5 +1,6 @@
 """The table of the terminal's summary: one row per cell. Plain text in, plain text out."""
 
+import textwrap
 from collections.abc import Sequence
 
 from pytest_energy.measure.metric import Metric
@@ -38,6 +39,15 @@ def table(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
             each = ", ".join(f"{UNIT[Metric(r.metric)]} {r.verdict}" for r in of_cell)
             shown.append((f"    {each}", colour(of_cell)))
     return shown
+
+
+def wrapped(line: str) -> str:
+    """A line below the table, in WIDTH columns; what follows is indented."""
+    return "\n".join(
+        textwrap.wrap(
+            line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    )
 
 
 def by_cell(rows: Sequence[Row]) -> list[list[Row]]:

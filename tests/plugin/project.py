@@ -1,5 +1,6 @@
 """A user's repository for the plugin's tests."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,17 @@ TESTS = f"""
 """
 
 _WRITTEN: dict[tuple[str, frozenset[tuple[str, bytes]]], dict[str, bytes]] = {}
+
+
+def summary(result: pytest.RunResult) -> pytest.LineMatcher:
+    """The lines below the summary's table, as they were before they were wrapped."""
+    lines: list[str] = []
+    for line in result.outlines:
+        if re.match(r"  (?! |bs=)", line) and lines:
+            lines[-1] += line[1:]
+        else:
+            lines.append(line)
+    return pytest.LineMatcher(lines)
 
 
 class Project:

@@ -12,7 +12,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.launch.interleaved import NoFit, SideError
 from pytest_energy.recording.recording import CoResident
 from tests import simulated
-from tests.plugin.project import Project
+from tests.plugin.project import Project, summary
 
 OLD, NEW = "/old/python", "/new/python"
 TOGETHER = ("--energy-python", NEW, "--energy-reference-python", OLD)
@@ -363,7 +363,7 @@ def test_engines_that_fit_together_alternate_by_periods(project: Project, engine
     ]
     assert engines.launched == []
     assert project.files() == before
-    result.stdout.fnmatch_lines(
+    summary(result).fnmatch_lines(
         [
             "energy: live, up to 5 pairs of launches, interleaved by periods, or by launches if "
             f"the engines do not fit on the GPU together: {NEW} against {OLD}, *",

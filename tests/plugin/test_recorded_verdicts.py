@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from pytest_energy.recording import recording_file, schema
 from pytest_energy.report import results
 from tests.conftest import ROOT
+from tests.plugin.project import summary
 
 RECORDINGS = ROOT / "recordings" / "h200-sxm-141gb"
 H100 = ROOT / "recordings" / "h100-sxm-80gb"
@@ -134,7 +135,7 @@ def test_a_disturbed_launch_is_left_out_and_makes_no_baseline(suite: Suite, tmp_
     options = ("--energy-update", "--energy-replay", folder / "vllm-0.25.1")
     result = suite(*cells, *options, baselines=tmp_path)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(
+    summary(result).fnmatch_lines(
         [
             "*a baseline needs at least 3 launches, but there are only 2,*",
             "llama-3.1-8b bs=64 512/256: left out: launch 20261123T221155Z-6ed563: unsteady: "
@@ -285,6 +286,30 @@ def test_replay_writes_nothing(suite: Suite) -> None:
     assert digest() == before
 
 
+@pytest.mark.parametrize(
+    ("tests", "arguments"),
+    [
+        ("suites", ("--energy-replay", H100 / "gpu-6ac11e84" / "eager")),
+        ("suites/host_bound", ("--energy-replay", RECORDINGS / "vllm-0.25.1")),
+        ("suites/two_gpus", ("--energy-replay", H100 / "gpus-90c8c798-23100d1e")),
+        (
+            "suites/host_bound",
+            (
+                *("-k", "bs8", "--energy-replay", H100 / "vllm-0.20.2-to-0.25.1" / "candidate"),
+                *("--energy-reference-replay", H100 / "vllm-0.20.2-to-0.25.1" / "reference"),
+            ),
+        ),
+    ],
+)
+def test_the_summary_takes_80_columns(
+    suite: Suite, tests: str, arguments: Sequence[str | Path]
+) -> None:
+    lines = suite(*arguments, "--tb=no", "-r", "N", tests=tests).outlines
+    start = next(i for i, line in enumerate(lines) if " energy " in line)
+    assert lines[start + 1].startswith("cell ")
+    assert max(map(len, lines[start:])) <= 80
+
+
 def interleaved(folder: Path, new: Path | None = None) -> tuple[str | Path, ...]:
     return (
         "--energy-replay",
@@ -299,7 +324,7 @@ def test_interleaved_an_unchanged_engine_raises_no_alarm(suite: Suite) -> None:
     result = suite("-k", "bs8 or bs64", *interleaved(H100 / "vllm-0.25.1-against-itself"))
     assert result.ret == 0
     assert verdicts(result) == verdicts(result, "tokens/s") == {"bs=8": "pass", "bs=64": "pass"}
-    result.stdout.fnmatch_lines(
+    summary(result).fnmatch_lines(
         ["*the paused engine generated 0 tokens and used 2.1% of a CPU core; loading the second *"]
     )
 

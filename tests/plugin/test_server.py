@@ -15,7 +15,7 @@ from tests import simulated
 from tests.conftest import ROOT
 from tests.engine.conftest import interpreter
 from tests.engine.test_attached_server import start_server
-from tests.plugin.project import MARKER, TESTS, Project
+from tests.plugin.project import MARKER, TESTS, Project, summary
 
 CONFTEST = f"""
     import sys
@@ -52,7 +52,7 @@ def rows(result: pytest.RunResult) -> list[str]:
 def test_a_server_is_recorded_and_replayed(project: Project, served: list[str]) -> None:
     live = run(project, *served, "--energy-record", "kept")
     live.assert_outcomes(failed=2)
-    live.stdout.fnmatch_lines(
+    summary(live).fnmatch_lines(
         [
             "*tiny server bs=8 64/100: measuring*",
             "NO BASELINE: tiny server bs=8 64/100*",

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_energy.report import results
 from tests.conftest import ROOT
-from tests.plugin.project import MARKER, TESTS, Project
+from tests.plugin.project import MARKER, TESTS, Project, summary
 
 SPREAD = {**MARKER, "engine_args": {"tensor_parallel_size": 2}}
 UNEVEN = {"GPU-aaaaaaaa-1": 0.45, "GPU-bbbbbbbb-2": 0.55}
@@ -27,7 +27,7 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     spread.record("even", marker=SPREAD, power_shares=dict.fromkeys(UNEVEN, 0.5))
     assert spread.run("--energy-replay", "even", "--energy-update").ret == 0
     even = spread.run("--energy-replay", "even")
-    even.stdout.fnmatch_lines(
+    summary(even).fnmatch_lines(
         [
             "tiny tp=2 64/250",
             "  bs=8 * pass *",
@@ -40,7 +40,7 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     spread.record("uneven", marker=SPREAD, power_shares=dict(reversed(UNEVEN.items())))
     uneven = spread.run("--energy-replay", "uneven", "--energy-report", "report")
     assert uneven.ret == 0
-    uneven.stdout.fnmatch_lines(["tiny tp=2 64/250", "  bs=8 * pass *", SHARES])
+    summary(uneven).fnmatch_lines(["tiny tp=2 64/250", "  bs=8 * pass *", SHARES])
     found = results.read(spread.path / "report" / "results.json")
     launch = next(entry.candidate.launches[0] for entry in found.entries if entry.candidate)
     assert launch.gpu_power_w == pytest.approx(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_energy.plugin import outcome
-from pytest_energy.report import rows, words
+from pytest_energy.report import noise_table, rows, words
 from pytest_energy.report.rows import Row
 from pytest_energy.report.table import table
 
@@ -147,3 +147,25 @@ def test_what_ran_is_said_once_and_by_cell_only_if_cells_differ() -> None:
         "candidate vLLM 2, reference vLLM 1: 3 pairs, 20 s under load on GPU X (GPU-1)"
     ]
     assert rows.ran_lines([Row("tiny bs=8 64/250", "joules_per_token", "invalid", False)]) == []
+
+
+def test_noise_of_several_sources_takes_one_line_and_names_cells_only_if_some_is_assumed() -> None:
+    sources = ("0.40% measured on this cell, 6 degrees of freedom", "1.25% measured on this cell")
+    measured = [
+        replace(row, noise=noise)
+        for row, noise in zip(
+            (ENERGY, of_cell("tiny bs=64 64/250", ENERGY)[0]), sources, strict=True
+        )
+    ]
+    assert noise_table.noise_lines(measured[:1]) == [
+        f"noise of J/token between launches: {sources[0]}"
+    ]
+    assert noise_table.noise_lines(measured) == [
+        "noise of J/token between launches: 0.40 to 1.25% measured"
+    ]
+    assumed = replace(ENERGY, noise="1.0% assumed, 9 of 10 degrees of freedom measured")
+    assert noise_table.noise_lines([assumed, measured[1]]) == [
+        "noise of J/token between launches: 1.0% assumed (tiny bs=8 64/250); "
+        "1.25% measured (tiny bs=64 64/250)",
+        "with few launches an assumed noise raises no alarm: run pytest-energy noise",
+    ]
