@@ -68,6 +68,14 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[PARENTS_GPUS] = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """End the run as it would have ended without xdist if a worker has refused it."""
+    refused = (getattr(node, "workeroutput", None) or {}).get(collection.REFUSED)
+    if refused is not None:
+        raise pytest.UsageError(refused)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_energy_open_meter(
     gpu_uuids: Sequence[str], is_engine_process: Callable[[int], bool]
@@ -95,14 +103,12 @@ def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Generator[None, object, object]:
     """Give each gated test its cell, and those that stay selected a session."""
-    try:
+    gated: list[pytest.Item] = []
+    with collection.refusals(config, items):
         gated = collection.give_cells(items)
-        result = yield
+    result = yield
+    with collection.refusals(config, items):
         collection.open_session(config, gated, items)
-    except pytest.UsageError as error:
-        if hasattr(config, "workerinput"):  # what else it raises, xdist does not pass on
-            items[0].session.shouldfail = str(error)
-        raise
     return result
 
 

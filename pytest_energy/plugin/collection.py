@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from pytest_energy.plugin.marker import Marked
     from pytest_energy.session import Question
 
+REFUSED = "energy_refused"  # why an xdist worker has refused the run, in what it sends at its end
 _MEASURES: pytest.StashKey[bool] = pytest.StashKey()  # of what is marked: a test below measures
-
+_BAD_MARKER: pytest.StashKey[str] = pytest.StashKey()  # in a worker: the first one's message
 
 _TWO = "Delete one, or give them different workloads or engine_args."
 _REPEATED = (
@@ -46,9 +48,28 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         sizes = _marked(metafunc.definition).batch_sizes
     except UsageError as error:
         message = f"{metafunc.definition.nodeid}: {error}"
+        if hasattr(metafunc.config, "workerinput"):  # else each worker reports it, and tests run
+            metafunc.config.stash.setdefault(_BAD_MARKER, message)
+            return
         raise pytest.fail.Exception(message, pytrace=False) from None  # else it is shown twice
     ids = [f"bs{size}" for size in sizes]
     metafunc.parametrize("energy_batch_size", sizes, ids=ids, indirect=True)
+
+
+@contextlib.contextmanager
+def refusals(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Let a refusal end the run; a worker of xdist, which passes none on, runs no test instead.
+
+    Raises:
+        pytest.UsageError: what was refused, if this is no worker.
+    """
+    try:
+        yield
+    except pytest.UsageError as error:
+        if not hasattr(config, "workerinput"):
+            raise
+        config.workeroutput[REFUSED] = str(error)  # type: ignore[attr-defined]
+        items.clear()
 
 
 def give_cells(items: Sequence[pytest.Item]) -> list[pytest.Item]:
@@ -60,6 +81,8 @@ def give_cells(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """
     gated = [item for item in items if fixtures_of(item)]
     for item in items:
+        if _BAD_MARKER in item.config.stash:
+            raise pytest.UsageError(item.config.stash[_BAD_MARKER])
         if not fixtures_of(item):
             _refuse_marker(item)
     taken: dict[tuple[str, str], pytest.Item] = {}

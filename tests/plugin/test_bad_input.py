@@ -182,15 +182,33 @@ def test_a_wrong_interpreter_of_the_reference(
     assert f"--energy-{advice.removeprefix('reference-')}" not in everything(result)
 
 
-def test_what_is_wrong_with_a_test_is_told_under_xdist_too(project: Project) -> None:
-    project.pytester.makepyfile(test_tiny=TESTS.replace("tiny", "./tiny-2"))
+@pytest.mark.parametrize(
+    ("changed", "to", "options", "message"),
+    [
+        ("tiny", "./tiny-2", [], "model './tiny-2': no such folder (looked for"),
+        ("[2, 8]", "[0]", [], "test_tiny.py::test_energy: batch_sizes is [0]: it must be"),
+        (
+            "def test_energy(energy)",
+            "@pytest.mark.energy(tolerance=0.1)\n    def test_energy()",
+            [],
+            "so nothing would be measured",
+        ),
+        ("tiny", "tiny", ["--energy-baselines", "test_tiny.py"], "it is not a folder"),
+    ],
+)
+def test_what_is_refused_is_told_once_under_xdist_too(
+    project: Project, changed: str, to: str, options: list[str], message: str
+) -> None:
+    """Workers pass no error on: some ended as INTERNALERROR, others let the tests run."""
+    tests = TESTS.replace(changed, to).replace("energy.check()", "pass")
+    project.pytester.makepyfile(test_tiny=tests)
     result = project.pytester.runpytest_subprocess(
-        "-p", "no:cacheprovider", "-p", "xdist", "-n", "1"
+        "-p", "no:cacheprovider", "-p", "xdist", "-n", "2", *options
     )
-    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "INTERNALERROR" not in everything(result)
-    assert everything(result).count("model './tiny-2': no such folder (looked for") == 1
-    assert everything(result).count(f"{project.path}/tiny-2") == 1
+    assert everything(result).count(message) == 1
+    assert " failed" not in everything(result)
 
 
 def test_an_interpreter_without_vllm(project: Project) -> None:

@@ -158,7 +158,7 @@ ROWS: tuple[Situation, ...] = (
         "a wrong model folder, or two tests of one cell, under pytest-xdist",
         "INTERNALERROR of pytest-xdist, and no reason",
         "the reason, once",
-        _INPUT + "test_what_is_wrong_with_a_test_is_told_under_xdist_too",
+        _INPUT + "test_what_is_refused_is_told_once_under_xdist_too",
     ),
     Situation(
         _TOLD,
@@ -180,5 +180,19 @@ ROWS: tuple[Situation, ...] = (
         "traceback, no table",
         "exit status 1, the table, “the energy report was not written”",
         _REPORT + "test_a_report_that_cannot_be_drawn_takes_no_other_output_along",
+    ),
+    Situation(
+        kind="Messages that mislead, or are lost",
+        situation="a marker without a fixture, a store that is a file …, under pytest-xdist",
+        before="exit status 2, as of an interrupted run; 4 without pytest-xdist",
+        now="the message once, exit status 4",
+        test="tests/plugin/test_bad_input.py::test_what_is_refused_is_told_once_under_xdist_too",
+    ),
+    Situation(
+        kind="Messages that mislead, or are lost",
+        situation="a bad value in a marker, under pytest-xdist",
+        before="the message once per worker, and all other tests ran",
+        now="the message once, exit status 4; nothing runs",
+        test="tests/plugin/test_bad_input.py::test_what_is_refused_is_told_once_under_xdist_too",
     ),
 )
