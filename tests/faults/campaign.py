@@ -118,7 +118,6 @@ def run(row: Row, template: Path, folder: Path) -> Outcome:
     environment |= {
         "PYTHONPATH": str(ROOT),
         "PYTEST_PLUGINS": ",".join([*plugins, "tests.faults.injected"]),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "STEP_S": str(setting.STEP_S),
         "CAMPAIGN_SIGNS": str(signs),
         "CAMPAIGN_FAULT": row.put_in,

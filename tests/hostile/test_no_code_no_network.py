@@ -154,7 +154,7 @@ def watch(event, arguments):
 import importlib, zlib, tempfile
 # What numpy, scipy, matplotlib and pydantic do while they are imported is not about our files.
 for name in ("pytest_energy.session", "pytest_energy.report.page", "pytest_benchmark.plugin",
-             "scipy.stats", "matplotlib.backends.backend_svg", "pytest_energy.commands.main"):
+             "matplotlib.backends.backend_svg", "pytest_energy.commands.main"):
     importlib.import_module(name)
 sys.addaudithook(watch)
 if sys.argv[1] == "pytest":

@@ -270,7 +270,10 @@ XDIST = """
 """
 
 
-@pytest.mark.parametrize(("hand_out", "parents"), [(True, None), (False, None), (False, "0")])
+@pytest.mark.parametrize(
+    ("hand_out", "parents"),
+    [(True, None), pytest.param(False, None, marks=pytest.mark.nightly), (False, "0")],
+)
 def test_under_xdist_workers_measure_on_gpus_of_their_own_or_not_at_all(
     project: Project, folder: Path, hand_out: bool, parents: str | None
 ) -> None:

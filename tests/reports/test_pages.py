@@ -194,7 +194,10 @@ def test_odd_names_are_shown_and_do_nothing(name: str, tmp_path: Path) -> None:
 
 
 @given(st.lists(made.entries, min_size=1, max_size=2))
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=settings.default.max_examples * 2 // 5,  # each is two pages
+    suppress_health_check=[HealthCheck.too_slow],
+)
 def test_whatever_a_file_may_hold_renders(
     tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]
 ) -> None:
