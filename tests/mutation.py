@@ -3,11 +3,13 @@
     python -m tests.mutation              prints the page
     python -m tests.mutation --write      writes docs/generated/mutation.md
     python -m tests.mutation --survivors  lists the mutants that survived and are not explained
+    python -m tests.mutation --draw FOLDER COUNT  draws mutants of a folder at random
 
 A mutant is one small change to a function. It is killed if a test fails with it or does not end.
 """
 
 import json
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -62,7 +64,8 @@ def page() -> str:
         "# Mutation testing",
         "",
         "Written by `.ci/mutation`, which changes one function at a time in one place and runs the",
-        "tests that reach it. A mutant is killed if one of them fails or does not end.",
+        "tests that reach it. A mutant is killed if one of them fails or does not end. All of",
+        "`verdict/` are tried; of the other folders a sample drawn at random.",
         "",
         "| folder | mutants | tried | killed | survived | no test | score |",
         "|---|---|---|---|---|---|---|",
@@ -121,6 +124,9 @@ def _explained(folder: str) -> list[str]:
 if __name__ == "__main__":
     if "--survivors" in sys.argv:
         print(unexplained())
+    elif "--draw" in sys.argv:
+        names = list(outcomes(sys.argv[-2]))
+        print(*random.sample(names, min(int(sys.argv[-1]), len(names))), sep="\n")
     elif "--write" in sys.argv:
         PAGE.write_text(page())
     else:
