@@ -27,6 +27,7 @@ from pytest_energy.launch.gpu_locks import GpuLocks
 from pytest_energy.launch.gpu_minutes import GpuMinutes
 from pytest_energy.launch.interleaved import NoFit, Side, SideError
 from pytest_energy.launch.load import Progress
+from pytest_energy.launch.time_left import TimeLeft
 from pytest_energy.measure import measurement
 from pytest_energy.measure.disturbed import is_disturbed, without_disturbed
 from pytest_energy.measure.measurement import Measurement
@@ -114,6 +115,7 @@ class LiveSource:
     def __post_init__(self) -> None:
         self._locks = GpuLocks(self.settings.lock_timeout_s)
         self._gpu_minutes = GpuMinutes(self.settings.gpu_minutes, self.clock)
+        self._time_left = TimeLeft(self.settings, map(_launch_key, self.cells), self.clock)
         self._failures = Failures()
 
     def close(self) -> None:
@@ -132,7 +134,7 @@ class LiveSource:
         """Launch engines until every cell is decided or the budget is spent."""
         model = cells[0].model.name
         open_meter = functools.partial(self._open_meter, model)
-        launches = _Launches(self.settings, open_meter, self.progress)
+        launches = _Launches(self.settings, open_meter, self._time_left.told(self.progress))
         open_cells = list(cells)
         failure = self._failures.expected(cells[0])
         out_of_time = False
@@ -149,7 +151,8 @@ class LiveSource:
                     failure, out_of_time = None, True
                     break
                 failure = "measuring was interrupted"
-                with self._gpu_minutes.counted(launches.gpus):
+                timed = self._time_left.launch(_launch_key(cells[0]), len(open_cells), number)
+                with self._gpu_minutes.counted(launches.gpus), timed:
                     failure = launches.add(open_cells, number)
                 if failure is not None:
                     if launches.is_unusable:

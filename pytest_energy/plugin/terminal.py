@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from pytest_energy.settings import LaunchSettings, Settings
 if TYPE_CHECKING:
     from pytest_energy.plugin.state import Run
 
+_LOG_EVERY_S = 30.0
 _INTERLEAVED = {
     "auto": "periods, or by launches if the engines do not fit on the GPU together",
     "periods": "periods",
@@ -68,10 +71,18 @@ def _engine(launch: LaunchSettings) -> str:
 
 
 class ProgressLine:
-    """Shows what a cell is doing: in place on a terminal, as one line per phase elsewhere."""
+    """Shows what a cell is doing: one line in place on a terminal, a line each 30 s elsewhere.
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config, self._phase, self._started = config, "", time.monotonic()
+    Elsewhere what a run does for the first time is shown at once.
+
+    Args:
+        config: of the run.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(self, config: pytest.Config, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config, self._clock, self._begun_s = config, clock, clock()
+        self._shown_s, self._shown = -math.inf, set[str]()
 
     def __call__(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -84,15 +95,19 @@ class ProgressLine:
             self._show(reporter, text)
 
     def _show(self, reporter: Any, text: str) -> None:
-        phase = text.split(",", maxsplit=1)[0]
-        elapsed = f"{time.monotonic() - self._started:4.0f} s"
+        now_s = self._clock()
+        line = f"energy {now_s - self._begun_s:4.0f} s  {text}"
         if reporter.isatty:
-            reporter.rewrite(f"energy {elapsed}  {text}", erase=True)
-        elif phase != self._phase:
+            width = shutil.get_terminal_size().columns - 1
+            reporter.rewrite(line[:width], erase=True)  # a longer one could not be rewritten
+            return
+        doing = text.partition(",")[0].rpartition(": ")[2]
+        if doing not in self._shown or now_s >= self._shown_s + _LOG_EVERY_S:
             reporter.ensure_newline()
-            reporter.write_line(f"energy {elapsed}  {phase}")
+            reporter.write_line(line)
             reporter.flush()
-        self._phase = phase
+            self._shown_s = now_s
+            self._shown.add(doing)
 
 
 class Summary:

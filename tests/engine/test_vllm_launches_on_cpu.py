@@ -162,7 +162,6 @@ def test_from_a_test_file_to_a_recording_and_back_offline(pytester: pytest.Pytes
         [
             "*tiny: loading*",
             "*tiny bs=2 64/512: measuring*",
-            "*tiny bs=8 64/512: measuring*",
             "NO BASELINE: tiny bs=2 64/512*",
         ]
     )
@@ -213,7 +212,6 @@ def test_two_interleaved_engines(pytester: pytest.Pytester) -> None:
     live.stdout.fnmatch_lines(
         [
             "*pair 1 of up to 3 (reference): tiny: loading*",
-            "*pair 2 of up to 3 (candidate): tiny: loading*",
             "  bs=8 *",
         ]
     )

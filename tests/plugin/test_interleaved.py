@@ -116,12 +116,11 @@ def test_an_unchanged_engine_passes_after_three_pairs_without_a_baseline(
     assert order(engines) == "old new new old old new"
     assert {tuple(sizes) for _, sizes in engines.launched} == {(2, 8)}
     assert project.files() == before
-    result.stdout.fnmatch_lines(
+    summary(result).fnmatch_lines(
         [
             "energy: live, up to 5 pairs of launches, interleaved by launches: "
             f"{NEW} against {OLD}, baselines in baselines",
-            "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
-            "energy * s  pair 1 of up to 5 (candidate): tiny: loading*",
+            "energy * s  * min left: pair 1 of up to 5 (reference): tiny: loading*",
             "  bs=2 * 0.5000 * pass *",
             "candidate vLLM *, reference vLLM *: 3 pairs, * s under load on *",
         ]
@@ -367,8 +366,7 @@ def test_engines_that_fit_together_alternate_by_periods(project: Project, engine
         [
             "energy: live, up to 5 pairs of launches, interleaved by periods, or by launches if "
             f"the engines do not fit on the GPU together: {NEW} against {OLD}, *",
-            "energy * s  pair 1 of up to 5 (reference): tiny: loading*",
-            "energy * s  pair 2 of up to 5 (candidate): tiny: loading*",
+            "energy * s  * min left: pair 1 of up to 5 (reference): tiny: loading*",
             "  bs=2 * pass *",
             # The first two periods of a pair draw the same, the last 1 % less: ratios of 1 and
             # 1 ± 1 %, and pairs of 1 ± 0.5 %.

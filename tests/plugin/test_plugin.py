@@ -214,8 +214,8 @@ def test_one_launch_serves_all_cells_of_all_tests(project: Project, live: list[l
     result.stdout.fnmatch_lines(
         [
             "energy: live, up to 8 launches (as many as the noise asks for) of *",
-            "energy * s  launch 1 of up to 8: tiny: loading*",
-            "energy * s  launch 5 of up to 8: tiny bs=8 64/250: measuring",
+            "energy * s  * min left: launch 1 of up to 8: tiny: loading*",
+            "energy * s  * min left: launch 1 of up to 8: tiny bs=2 64/250: measuring, 1.0 cycles*",
         ]
     )
 

@@ -6,9 +6,12 @@ import pty
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pytest_energy.plugin.terminal import ProgressLine
 from tests.plugin.project import Project
 
 ESCAPE = "\x1b["
@@ -155,3 +158,64 @@ def test_the_header_follows_pytests_own(project: Project) -> None:
     shown = "energy: replay of old, baselines in baselines"
     for quieter, lines in ((), 1), (("-q",), 0), (("--no-header",), 0):
         assert project.run("--energy-replay", "old", *quieter).outlines.count(shown) == lines
+
+
+class Reporter:
+    """A terminal reporter that keeps what is written."""
+
+    def __init__(self, isatty: bool) -> None:
+        self.isatty, self.written = isatty, list[str]()
+
+    def rewrite(self, line: str, erase: bool) -> None:
+        assert erase
+        self.written.append(line)
+
+    def write_line(self, line: str) -> None:
+        self.written.append(line + "\n")
+
+    def ensure_newline(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
+def progress(isatty: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], Any, Reporter]:
+    """A clock's time, a progress line, and the reporter that it writes to."""
+    monkeypatch.setenv("COLUMNS", "80")
+    now_s, reporter = [0.0], Reporter(isatty)
+    plugins = {"terminalreporter": reporter}
+    config: Any = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=plugins.get))
+    return now_s, ProgressLine(config, lambda: now_s[0]), reporter
+
+
+MEASURING = "3 min left: launch 1 of up to 5: llama-3.1-8b bs=8 256/256: measuring, 2.0 cycles"
+
+
+def test_on_a_terminal_progress_is_one_line_that_is_rewritten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s, line, reporter = progress(True, monkeypatch)
+    for now_s[0] in (0.0, 1.0, 2.0):
+        line(MEASURING)
+    assert reporter.written == [f"energy    {s} s  {MEASURING}"[:79] for s in range(3)]
+
+
+def test_in_a_log_progress_is_a_line_when_something_is_new_and_every_30_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s, line, reporter = progress(False, monkeypatch)
+    line("3 min left: launch 1 of up to 5: tiny: loading (python)")
+    for now_s[0] in range(1, 100):
+        line(f"3 min left: launch 1 of up to 5: tiny bs=8 64/250: measuring, {now_s[0]} cycles")
+    line("launches alternate: the two engines do not fit")
+    shown = [re.sub(r" +", " ", text).split(": ")[0] for text in reporter.written]
+    assert shown == [
+        "energy 0 s 3 min left",
+        "energy 1 s 3 min left",
+        "energy 31 s 3 min left",
+        "energy 61 s 3 min left",
+        "energy 91 s 3 min left",
+        "energy 99 s launches alternate",
+    ]
+    assert reporter.written[2].endswith(": tiny bs=8 64/250: measuring, 31 cycles\n")
