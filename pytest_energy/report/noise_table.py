@@ -51,7 +51,9 @@ def noise_lines(rows: Sequence[Row]) -> list[str]:
         for metric, cells in sources.items()
     ]
     if any("assumed" in noise for cells in sources.values() for noise in cells):
-        lines.append("with few launches an assumed noise raises no alarm: run pytest-energy noise")
+        lines.append(
+            "an assumed noise takes more launches to raise an alarm: run pytest-energy noise"
+        )
     return lines
 
 

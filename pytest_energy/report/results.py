@@ -38,6 +38,7 @@ VerdictName = Literal[
     "invalid",
     "created",
     "changed",
+    "unchanged",
 ]
 Source = Literal["live", "replay", "recordings", "baselines"]
 

@@ -115,7 +115,7 @@ def row(
     if judgement.undecided and not judgement.blind and not inconclusive_fails:
         green = True
     if update is not None:
-        verdict, green = ("created" if update.created else "changed"), True
+        verdict, green = update.done, True
     energy = candidate.joules_per_token if candidate else None
     quoted = per_request(energy.value, cell.key.workload) if energy else None
     gpu_power_w = _gpu_power_w(judgement)

@@ -32,7 +32,8 @@ def headline(results: Results) -> Headline:
     bad = [f"{counts[verdict]} {verdict}" for verdict in _BAD if counts[verdict]]
     tests = count(len(judged), "energy test")
     if not failed and not bad:
-        good = [f"{counts[v]} {v}" for v in ("improved", "created", "changed") if counts[v]]
+        notable = ("improved", "created", "changed", "unchanged")
+        good = [f"{counts[v]} {v}" for v in notable if counts[v]]
         return Headline(f"{tests}: all pass" + (f" ({', '.join(good)})" if good else ""), "good")
     return Headline(f"{tests}: {', '.join(bad) or f'{failed} failed'}", "bad" if failed else "open")
 

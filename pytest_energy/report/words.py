@@ -11,6 +11,7 @@ PRECEDENCE = (
     "inconclusive",
     "created",
     "changed",
+    "unchanged",
     "improved",
     "pass",
 )

@@ -83,6 +83,7 @@ class _File:
 
 
 _ADAPTER = TypeAdapter(_File)
+_LAUNCHES = TypeAdapter(tuple[LaunchValues, ...])
 
 
 def read(path: Path) -> dict[str, Entry]:
@@ -115,6 +116,12 @@ def dump(entries: Mapping[str, Entry]) -> bytes:
     first = next(iter(entries.values()))
     file = _File(SCHEMA_VERSION, first.environment.gpu_name, first.key.model, entries)
     return _rendered(_ADAPTER.dump_python(file, mode="json", exclude_defaults=True)).encode()
+
+
+def hold_the_same(one: Baseline, other: Baseline) -> bool:
+    """Whether two baselines of a cell are of the same launches, with the digits of a file."""
+    first, second = (_LAUNCHES.dump_python(b.launches, mode="json") for b in (one, other))
+    return bool(first == second)
 
 
 def _entries(content: Any) -> dict[str, Entry]:

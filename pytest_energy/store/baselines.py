@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pytest_energy.cell.key import CellKey, slugify
 from pytest_energy.errors import BaselineError
@@ -30,10 +31,16 @@ class NearMiss:
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did to one cell: the relative change of J/token, None if the cell is new."""
+    """What an update did to one cell.
+
+    Attributes:
+        path: of the file.
+        done: "created", "changed", or "unchanged" if the baseline held the very launches.
+        change: relative, of J/token; None if the cell is new.
+    """
 
     path: Path
-    created: bool
+    done: Literal["created", "changed", "unchanged"]
     change: float | None
 
 
@@ -124,7 +131,7 @@ class Store:
     ) -> Update:
         """Make `measurements`, the launches of one cell, its baseline.
 
-        The baseline before it goes into the history.
+        The baseline before it goes into the history, unless it is of the very launches.
 
         Args:
             measurements: one per launch.
@@ -155,6 +162,9 @@ class Store:
         previous = self.find(key, environment.gpu_name, environment.gpus)
         history = (*previous.history, previous.as_history) if previous else ()
         baseline = Baseline.of(launches, history)
+        path = self._path(baseline)
+        if previous and baseline_file.hold_the_same(previous, baseline):
+            return Update(path, "unchanged", change=0.0)
         losses = baseline_drift(baseline.summary, history, tolerance)
         if losses and reason is None:
             raise BaselineError(
@@ -164,12 +174,11 @@ class Store:
             )
         if losses:
             baseline = replace(baseline, update_reason=reason)
-        path = self._path(baseline)
         self._write(path, baseline)
         if previous is None:
-            return Update(path, created=True, change=None)
+            return Update(path, "created", change=None)
         change = baseline.summary.joules_per_token / previous.summary.joules_per_token - 1
-        return Update(path, created=False, change=change)
+        return Update(path, "changed", change)
 
     def _path(self, baseline: Baseline) -> Path:
         """The file for a baseline: where it stands, else that of its model, else a new one."""

@@ -47,7 +47,7 @@ def test_passes_and_shows_the_table(project: Project) -> None:
             "  bs=8 * 0.4995 *+0.0% ±* 1,001 * +0.0% ±* 500 * pass * +*% -*%",
             "vLLM 0.0.1 against the baseline's vLLM 0.0.1: 3 launches against 3, * s under load *",
             "noise of J/token between launches: 1.0% assumed",
-            "with few launches an assumed noise raises no alarm: run pytest-energy noise",
+            "an assumed noise takes more launches to raise an alarm: run pytest-energy noise",
         ]
     )
 
@@ -92,6 +92,17 @@ def test_create_change_and_history(project: Project) -> None:
     )
     stored = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())
     assert [len(cell["history"]) for cell in stored["cells"].values()] == [1, 1]
+
+
+def test_an_update_with_the_launches_of_the_baseline_changes_nothing(project: Project) -> None:
+    project.store()
+    before = project.files()
+    again = project.run("--energy-replay", "old", "--energy-update", "--energy-report", "report")
+    again.assert_outcomes(passed=4)
+    again.stdout.fnmatch_lines(["  bs=2 * unchanged", "  bs=8 * unchanged"])
+    assert "4 unchanged" in (project.path / "report" / "report.md").read_text()
+    after = project.files()
+    assert {name: after[name] for name in before} == before
 
 
 def test_updates_only_the_selected_tests(project: Project) -> None:

@@ -195,4 +195,12 @@ ROWS: tuple[Situation, ...] = (
         now="the message once, exit status 4; nothing runs",
         test="tests/plugin/test_bad_input.py::test_what_is_refused_is_told_once_under_xdist_too",
     ),
+    Situation(
+        kind="Messages that mislead, or are lost",
+        situation="three pairs of launches show a regression, and the noise is assumed",
+        before="REGRESSED, and below it “an assumed noise cannot raise an alarm”",
+        now="“an assumed noise takes more launches to raise an alarm”",
+        test="tests/unit/test_table.py"
+        "::test_noise_of_several_sources_takes_one_line_and_names_cells_only_if_some_is_assumed",
+    ),
 )

@@ -356,4 +356,12 @@ ROWS: tuple[Situation, ...] = (
         test="tests/unit/test_store_files.py"
         "::test_a_folder_that_cannot_be_looked_into_is_not_empty",
     ),
+    Situation(
+        kind="recordings of the baseline itself",
+        situation="`--energy-update` with the very launches that the baseline holds",
+        before="*changed*, and one more entry in its history",
+        now="*unchanged*; the file is not touched",
+        test="tests/plugin/test_plugin.py"
+        "::test_an_update_with_the_launches_of_the_baseline_changes_nothing",
+    ),
 )

@@ -36,12 +36,12 @@ def only_file(folder: Path) -> Path:
 
 def test_create_then_change(cell: Cell, tmp_path: Path) -> None:
     created = update(tmp_path, launches(cell))
-    assert created.created
+    assert created.done == "created"
     assert created.path.relative_to(tmp_path) == Path("simulated-gpu/tiny.json")
     changed = update(
         tmp_path, launches(cell, ("d", "e", "f"), power_w=450.0, environment={"vllm": "0.0.2"})
     )
-    assert not changed.created
+    assert changed.done == "changed"
     assert changed.change == pytest.approx(-0.1, abs=1e-4)
     found = Store(tmp_path).find(cell.key, GPU_NAME, [UUID])
     assert found is not None

@@ -270,7 +270,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_empty(
 def test_models_whose_names_make_one_file_name_get_two_files(store: Path, cell: Cell) -> None:
     other = replace(cell, model=replace(cell.model, name="Tiny"))
     assert update(store, launches(other, power_w=400.0)).path.name == "tiny-2.json"
-    assert not update(store, launches(other, "def", power_w=400.0)).created
+    assert update(store, launches(other, "def", power_w=400.0)).done == "changed"
     assert stored_j(store, other) == pytest.approx(0.4, rel=1e-3)
     assert stored_j(store, cell) == pytest.approx(0.5, rel=1e-3)
 

@@ -167,5 +167,5 @@ def test_noise_of_several_sources_takes_one_line_and_names_cells_only_if_some_is
     assert noise_table.noise_lines([assumed, measured[1]]) == [
         "noise of J/token between launches: 1.0% assumed (tiny bs=8 64/250); "
         "1.25% measured (tiny bs=64 64/250)",
-        "with few launches an assumed noise raises no alarm: run pytest-energy noise",
+        "an assumed noise takes more launches to raise an alarm: run pytest-energy noise",
     ]
