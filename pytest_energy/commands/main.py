@@ -1,19 +1,15 @@
 """The command `pytest-energy`; each of its commands has a file of its own."""
 
 import argparse
-import codecs
-import io
 import sys
 from collections.abc import Sequence
 
 from pytest_energy import __version__
 from pytest_energy.commands import doctor, gate, history, init, noise, report
 from pytest_energy.errors import EnergyError, UsageError
+from pytest_energy.safety import plainly
 from pytest_energy.safety.files import in_words
 
-# What a terminal that lacks these characters is shown instead.
-_PLAIN = {"→": "->", "≥": ">=", "≤": "<=", "±": "+-", "−": "-", "–": "-", "×": "x", "µ": "u"}
-_PLAINLY = "pytest_energy.plainly"  # the name of the error handler
 _DESCRIPTION = "Set up a gate, judge a pinned vLLM, check a runner, and report on what was found."
 
 
@@ -24,9 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 with a message on stderr if the command failed, 2 for a wrong command
         line, or what the command itself returns.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_PLAINLY)
+    plainly.show(sys.stdout, sys.stderr)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["noise"] and not {"-h", "--help"} & set(given):
         noise.run(given[1:])
@@ -48,16 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pytest-energy: {options.failure}: {in_words(error)}", file=sys.stderr)
     return 1
 
-
-def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Handler of characters that a stream cannot encode, for `codecs.register_error`."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(character, "?") for character in lacking), error.end
-
-
-codecs.register_error(_PLAINLY, _plain)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.plugin.state import fixtures_of
-from pytest_energy.safety import redact
+from pytest_energy.safety import plainly, redact
 from pytest_energy.settings import LaunchSettings, Settings
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect, in the process that reports; a test's last report has all that it found."""
         if hasattr(report, "energy_found"):
+            plainly.show(sys.__stdout__)  # for what a locale lacks, as its failure is shown, too
             key = report.nodeid, getattr(report, "worker_id", "")
             self._run.found[key] = report.energy_found
 

@@ -219,3 +219,19 @@ def test_in_a_log_progress_is_a_line_when_something_is_new_and_every_30_s(
         "energy 99 s launches alternate",
     ]
     assert reporter.written[2].endswith(": tiny bs=8 64/250: measuring, 31 cycles\n")
+
+
+def test_a_locale_that_lacks_characters_shows_what_happened_legibly(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PYTHONIOENCODING stands for LC_ALL=C where Python does not turn to UTF-8 on its own."""
+    project.store()
+    project.record("dear", power_w=560.0)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = project.pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "--energy-replay", "dear"
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["  power * W (*) / throughput *", "  bs=2 *+12.0% +/-*regressed*"])
+    assert "\\x" not in result.stdout.str()
+    assert "\\u" not in result.stdout.str()

@@ -203,4 +203,12 @@ ROWS: tuple[Situation, ...] = (
         test="tests/unit/test_table.py"
         "::test_noise_of_several_sources_takes_one_line_and_names_cells_only_if_some_is_assumed",
     ),
+    Situation(
+        kind="Messages that mislead, or are lost",
+        situation="pytest's own output under an ASCII locale",
+        before="`\\xb1`, `\\xf7` in table and failures; lines joined by `\\n`",
+        now="+/-, /",
+        test="tests/plugin/test_terminal.py"
+        "::test_a_locale_that_lacks_characters_shows_what_happened_legibly",
+    ),
 )
