@@ -164,6 +164,7 @@ def pictures() -> list[tuple[Picture, str]]:
     against = charts.against_batch_size("against-batch-size", group)
     moved = plane.power_throughput_plane("power-throughput", group)
     launch = charts.launch_trace("launch", traces)
+    assert against is not None
     energy = "; ".join(map(_energy, group.series))
     moves = "; ".join(map(_move, group.moves))
     power = "; ".join(
@@ -213,10 +214,9 @@ def readme(text: str, drawn: Sequence[tuple[Picture, str]]) -> str:
 def example_faults(into: Path) -> Iterator[str]:
     """Layout of the examples' own pictures, drawn again from their results.json."""
     for file in sorted(into.glob("examples/*/results.json")):
-        for section in gallery.sections(results.read(file), [])[0]:
-            for picture in section.pictures:
-                for fault in picture.faults():
-                    yield f"{file.parent.name}/{picture.name}: {fault}"
+        for picture in gallery.gallery(results.read(file)).pictures:
+            for fault in picture.faults():
+                yield f"{file.parent.name}/{picture.name}: {fault}"
 
 
 def faults(folder: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Energy, throughput and power against batch size; the trace of a launch; the history.
+"""Energy, throughput and power against batch size; the trace of a launch.
 
 Each chart shows its figures with 95 % intervals, in the units of its axis titles, and comes with
 them in words.
@@ -6,14 +6,13 @@ them in words.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from pytest_energy.report.drawing import (
-    MAX_PANELS,
     Mark,
-    change_in_words,
     drawn_series,
     error_bars,
     in_words,
@@ -21,59 +20,121 @@ from pytest_energy.report.drawing import (
     marks_of,
     new_figure,
     number,
-    range_of,
     tick,
     ticks_between,
 )
 from pytest_energy.report.groups import Group, Series
-from pytest_energy.report.pictures import INK, MUTED, SERIES, Picture, printable, style
-from pytest_energy.report.results import HistoryEntry, Interval, ReportedSide
+from pytest_energy.report.pictures import INK, MUTED, SERIES, Picture, style
+from pytest_energy.report.results import Interval, ReportedSide
 from pytest_energy.report.trace import Trace
+from pytest_energy.report.words import change_in_words, in_a_row
 
-_FEW = 10  # of a baseline's states, the oldest and the newest are in the words
 _DASHED = (0, (4, 3))
-_PANELS: tuple[tuple[str, Callable[[ReportedSide], Interval]], ...] = (
-    ("energy per token, J", lambda side: side.joules_per_token),
-    ("throughput, tokens/s", lambda side: side.tokens_per_s),
-    ("average power, W", lambda side: side.power_w),
+_PANEL_PX = 105  # the height of a panel's axes
+_APART_PX = 3.2  # twice a line's width
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A figure against batch size; `is_log` is the axis' scale, which else starts at zero."""
+
+    name: str
+    unit: str
+    figure_of: Callable[[ReportedSide], Interval]
+    is_log: bool
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.unit}{' (log scale)' if self.is_log else ''}"
+
+
+_PANELS = (
+    _Panel("energy per token", "J", lambda side: side.joules_per_token, is_log=True),
+    _Panel("throughput", "tokens/s", lambda side: side.tokens_per_s, is_log=True),
+    _Panel("power", "W", lambda side: side.power_w, is_log=False),
 )
 
 
+def against_batch_size(name: str, group: Group, with_change: bool = True) -> Picture | None:
+    """Change of energy per token, energy per token, throughput and power, a line per engine.
+
+    Args:
+        name: of the picture.
+        group: with series.
+        with_change: whether the change has a panel.
+
+    Returns:
+        None if all lines coincide, so that no panel is left.
+    """
+    series = drawn_series(group)
+    panels = [panel for panel in _PANELS if not _coincide(series, panel)]
+    with_change = with_change and any(move.change for move in group.moves)
+    return _drawn(name, group, panels, with_change) if panels or with_change else None
+
+
+def not_drawn(group: Group) -> str:
+    """Which panels are left out because they would show no difference; empty if none is."""
+    names = [panel.name for panel in _PANELS if _coincide(drawn_series(group), panel)]
+    if not names:
+        return ""
+    return f"Not drawn against batch size, as the engines' lines coincide: {in_a_row(names)}."
+
+
+def _coincide(series: Sequence[Series], panel: _Panel) -> bool:
+    """Whether several engines' lines are nowhere further apart than a line's width."""
+    lines = [{size: panel.figure_of(side) for size, side in line.points} for line in series]
+    if len(lines) < 2 or any(line.keys() != lines[0].keys() for line in lines):
+        return False
+    figures = [figure for line in lines for figure in line.values()]
+    top, bottom = max(f.high for f in figures), min(f.low for f in figures)
+    scale: Callable[[float], float] = math.log if panel.is_log else float
+    span = scale(top) - (scale(bottom) if panel.is_log else 0.0)
+    apart = max(
+        max(scale(line[size].value) for line in lines)
+        - min(scale(line[size].value) for line in lines)
+        for size in lines[0]
+    )
+    return apart * _PANEL_PX <= _APART_PX * span
+
+
 @style()
-def against_batch_size(name: str, group: Group) -> Picture:
-    """Energy per token, its change, throughput and average power, a line per engine."""
+def _drawn(name: str, group: Group, panels: Sequence[_Panel], with_change: bool) -> Picture:
     series, marks, sizes = drawn_series(group), marks_of(group), group.batch_sizes
-    has_change = any(move.change for move in group.moves)
-    rows = len(_PANELS) + has_change
+    rows = len(panels) + with_change
     figure, all_axes = new_figure(64 + 18 * len(series) + 150 * rows, rows, sharex=True)
-    bars = []
-    for axes, (title, figure_of) in zip(all_axes, _PANELS, strict=False):
+    if with_change:
+        _changes(all_axes[0], group, series, marks)
+    for axes, panel in zip(all_axes[with_change:], panels, strict=True):
         for i, line in enumerate(series):
             shift = _shift(i, len(series))
-            figures = [figure_of(side) for _, side in line.points]
+            figures = [panel.figure_of(side) for _, side in line.points]
             x = [size * shift for size, _ in line.points]
-            bars.append(error_bars(axes, x, figures, marks[line.label]))
-        axes.set_title(title, color=INK)
-    for axes in all_axes[:2]:
-        _log_y(axes)
-    all_axes[2].set_ylim(bottom=0)
-    if has_change:
-        _changes(all_axes[3], group, series, marks)
+            error_bars(axes, x, figures, marks[line.label])
+        axes.set_title(panel.title, color=INK)
+        if panel.is_log:
+            _log_y(axes)
+        else:
+            axes.set_ylim(bottom=0)
     bottom = all_axes[-1]
     bottom.set_xscale("log")
     bottom.set_xlim(sizes[0] / 1.25, sizes[-1] * 1.25)
     _ticks_at(bottom, sizes)
-    bottom.set_xlabel("batch size (requests running concurrently)")
-    legend(figure, bars[: len(series)], [line.label for line in series])
+    bottom.set_xlabel("batch size: requests running concurrently (log scale)")
+    handles = [
+        all_axes[0].plot([], [], color=mark.colour, marker=mark.marker, linestyle=mark.line)[0]
+        for mark in (marks[line.label] for line in series)
+    ]
+    legend(figure, handles, [line.label for line in series])
+    shown = [panel.name for panel in panels] or ["change of energy per token"]
     caption = "Bars are 95 % intervals over engine launches."
-    if has_change:
-        caption += " The lowest panel shows the change of energy per token from the reference."
+    if with_change:
+        caption += " The change of energy per token is the one from the reference."
     omitted = len(group.series) - len(series)
     if omitted:
         caption += f" {omitted} more engines are in results.json but not drawn."
     return Picture(
         name,
-        f"Energy per token, throughput and power against batch size: {group.title}",
+        f"{in_a_row(shown).capitalize()} against batch size: {group.title}",
         caption,
         _series_in_words(group, series),
         figure,
@@ -220,64 +281,3 @@ def _trace_in_words(trace: Trace) -> str:
     if trace.static_power_w is not None:
         text += f"; {trace.static_power_w:.0f} W just after the load"
     return text
-
-
-@style()
-def over_time(name: str, group: Group) -> Picture:
-    """How J/token of each batch size moved from one state of its baseline to the next."""
-    lines = [(size, states) for size, states in group.history if len(states) > 1]
-    shown = (
-        lines[:MAX_PANELS]
-        if len(lines) <= MAX_PANELS
-        else sorted(sorted(lines, key=lambda line: -_moved(line[1]))[:MAX_PANELS])
-    )
-    figure, all_axes = new_figure(64 + 150 * len(shown), len(shown))
-    for axes, (size, states) in zip(all_axes, shown, strict=True):
-        _states(axes, size, states)
-    all_axes[-1].set_xlabel("state of the baseline: vLLM version and date, oldest first")
-    caption = (
-        "Bars or bands are 95 % intervals; those of earlier states rest on the runner's noise "
-        "and their number of launches."
-    )
-    if len(lines) > len(shown):
-        caption += f" {len(shown)} of {len(lines)} batch sizes are drawn, those that moved most."
-    words = ". ".join(_states_in_words(size, states) for size, states in shown)
-    return Picture(
-        name,
-        f"Energy per token over the baseline's history: {group.title}",
-        caption,
-        f"{words}. In brackets: 95 % intervals.",
-        figure,
-    )
-
-
-def _states(axes: Axes, size: int, states: Sequence[HistoryEntry]) -> None:
-    figures = [state.joules_per_token for state in states]
-    error_bars(axes, range(len(states)), figures, Mark.of(0))
-    axes.set_ylim(*range_of(figures))
-    axes.set_title(f"batch size {size:,}: energy per token, J", color=INK)
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(tick))
-    axes.set_xlim(-0.5, len(states) - 0.5)
-    # As many labels as there is room for.
-    at = range(0, len(states), math.ceil(len(states) / 5))
-    axes.xaxis.set_major_locator(FixedLocator([float(i) for i in at]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([printable(f"{states[i].vllm[:14]}\n{states[i].date[:10]}") for i in at])
-    axes.grid(visible=False, axis="x")
-
-
-def _states_in_words(size: int, states: Sequence[HistoryEntry]) -> str:
-    few = states if len(states) <= 2 * _FEW else [*states[:_FEW], *states[-_FEW:]]
-    figures = [
-        f"vLLM {s.vllm} {s.date[:10]} {in_words(s.joules_per_token, 'J/token')}" for s in few
-    ]
-    text = f"Batch size {size}: {', '.join(figures)}"
-    if len(few) < len(states):
-        text += f" ({len(states)} states, of which the first and the last {_FEW})"
-    return text
-
-
-def _moved(states: Sequence[HistoryEntry]) -> float:
-    values = [state.joules_per_token.value for state in states]
-    return max(values) / min(values)

@@ -15,7 +15,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from pytest_energy.report.groups import Group, Series
 from pytest_energy.report.pictures import SERIES, WIDTH_PX, printable
 from pytest_energy.report.results import Interval
-from pytest_energy.report.words import percent
 
 MAX_SERIES = 8
 MAX_PANELS = 6
@@ -58,34 +57,37 @@ def marks_of(group: Group) -> dict[str, Mark]:
 
 
 def new_figure(
-    height_px: float, rows: int, columns: int = 1, **options: Any
+    height_px: float, rows: int, columns: int = 1, width_px: float = WIDTH_PX, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of the usual width with its axes, row by row."""
-    figure = Figure(figsize=(WIDTH_PX / 72, height_px / 72), layout="constrained")
+    """A figure with its axes, row by row."""
+    figure = Figure(figsize=(width_px / 72, height_px / 72), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     figure.get_layout_engine().set(w_pad=6 / 72, h_pad=4 / 72)  # type: ignore[union-attr, call-arg]
     return figure, list(axes.flat)
 
 
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 1) -> None:
     """One for the whole figure, above its panels."""
     figure.legend(
         list(handles),
-        [_short(label) for label in labels],
+        [shortened(label) for label in labels],
         loc="outside upper left",
         labelspacing=0.25,
         borderpad=0.1,
+        ncols=columns,
+        columnspacing=1.2,
+        handletextpad=0.5,
     )
 
 
-def _short(label: str) -> str:
+def shortened(label: str, most: int = _MAX_LABEL) -> str:
     """Cut to the canvas's width; wide East Asian characters count as two."""
     label = printable(" ".join(label.split()))
     widths = (2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in label)
     ends = list(itertools.accumulate(widths))
-    if not ends or ends[-1] <= _MAX_LABEL:
+    if not ends or ends[-1] <= most:
         return label
-    return label[: bisect.bisect_left(ends, _MAX_LABEL)] + "…"
+    return label[: bisect.bisect_left(ends, most)] + "…"
 
 
 def error_bars(axes: Axes, x: Sequence[float], figures: Sequence[Interval], mark: Mark) -> Any:
@@ -156,8 +158,3 @@ def number(value: float) -> str:
 def in_words(figure: Interval, unit: str) -> str:
     """The figure with its interval."""
     return f"{number(figure.value)} {unit} ({number(figure.low)} to {number(figure.high)})"
-
-
-def change_in_words(change: Interval) -> str:
-    """The change with its interval, in percent."""
-    return f"{percent(change.value)} ({percent(change.low)} to {percent(change.high)})"

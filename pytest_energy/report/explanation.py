@@ -16,17 +16,16 @@ from pytest_energy.verdict.rule import Verdict
 _MAX_CHANGES = 12
 
 READING: Mapping[str, str] = {
-    "static": (
-        "mostly static power spread over fewer or more tokens: the engine became slower or faster"
-    ),
+    "static": "mostly pace: the same static power over a different number of tokens",
     "dynamic": "mostly work per token: other kernels or another precision",
     "both": "both the engine's speed and the work per token changed",
     "cannot tell": (
-        "static and dynamic energy cannot be separated within the uncertainty of the static power"
+        "it may be the engine's speed or the work per token: "
+        "the static power is not known well enough to say which"
     ),
 }
 NO_READING = (
-    "static and dynamic energy cannot be separated: "
+    "it may be the engine's speed or the work per token: "
     "clocks, power cap or temperature differ, or static power was not measured"
 )
 
@@ -141,7 +140,10 @@ def _how_sure(found: Compared, tolerance: str = "") -> str:
         if found.paired
         else f"{_launches(launches)} against {len(reference.launches)} of {engine}"
     )
-    return f"95 % interval {percent(ratio.low)} to {percent(ratio.high)}{tolerance}; {compared}"
+    bounds = f"{percent(ratio.low)} to {percent(ratio.high)}"
+    if not tolerance and ratio.low <= 1 <= ratio.high:
+        return f"no difference measured: it could be anything from {bounds}; {compared}"
+    return f"95 % interval {bounds}{tolerance}; {compared}"
 
 
 def _relative(found: Compared) -> tuple[float, float] | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_energy.report import charts, plane, trace
+from pytest_energy.report import change_chart, changes, charts, history_chart, plane, trace
 from pytest_energy.report.groups import Group, groups
 from pytest_energy.report.pictures import Picture
 from pytest_energy.report.results import Results
@@ -16,16 +16,45 @@ NO_TRACE = "No power trace: it needs recordings, which a live run keeps with --e
 
 @dataclass(frozen=True)
 class Section:
-    """One group's pictures; `missing` says why one of them is missing, and is empty otherwise."""
+    """One group's pictures.
+
+    Attributes:
+        history: of the baseline, for a phone and for a desk; empty if there is none.
+        missing: which pictures or panels are missing, and why.
+    """
 
     title: str
     detail: str
     pictures: tuple[Picture, ...]
-    missing: str = ""
+    history: tuple[Picture, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
-def sections(results: Results, recordings: Sequence[Path]) -> tuple[list[Section], int]:
-    """The groups to draw and how many were left out; the largest clear changes come first.
+@dataclass(frozen=True)
+class Gallery:
+    """A report's pictures.
+
+    Attributes:
+        change: for the first screen; None if nothing was compared.
+        sections: by group.
+        not_drawn: how many groups have none.
+    """
+
+    change: Picture | None
+    sections: tuple[Section, ...]
+    not_drawn: int
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All of them, in order."""
+        found = [self.change] if self.change else []
+        for section in self.sections:
+            found += [*section.pictures, *section.history]
+        return found
+
+
+def gallery(results: Results, recordings: Sequence[Path] = ()) -> Gallery:
+    """A report's pictures; of too many groups, those with the largest clear changes.
 
     Args:
         results: of the report.
@@ -33,10 +62,12 @@ def sections(results: Results, recordings: Sequence[Path]) -> tuple[list[Section
     """
     found = groups(results)
     drawn = sorted(found, key=_weight)[:MAX_GROUPS]
-    return [
-        _section(group, "" if len(drawn) == 1 else f"{i}-", recordings)
+    with_change = not changes.draws_all(results)
+    sections = tuple(
+        _section(group, "" if len(drawn) == 1 else f"{i}-", recordings, with_change)
         for i, group in enumerate(drawn, 1)
-    ], len(found) - len(drawn)
+    )
+    return Gallery(change_chart.picture(results), sections, len(found) - len(drawn))
 
 
 def _weight(group: Group) -> float:
@@ -46,20 +77,26 @@ def _weight(group: Group) -> float:
     )
 
 
-def _section(group: Group, prefix: str, recordings: Sequence[Path]) -> Section:
-    pictures, missing = [], ""
+def _section(group: Group, prefix: str, recordings: Sequence[Path], with_change: bool) -> Section:
+    pictures: list[Picture] = []
+    missing: list[str] = []
+    history: tuple[Picture, ...] = ()
     if group.series:
-        pictures.append(charts.against_batch_size(f"{prefix}against-batch-size", group))
+        against = charts.against_batch_size(f"{prefix}against-batch-size", group, with_change)
+        pictures += [against] if against else []
+        missing.append(charts.not_drawn(group))
         if group.moves:
             pictures.append(plane.power_throughput_plane(f"{prefix}power-throughput", group))
         traces = trace.find(recordings, wanted(group))
         if traces:
             pictures.append(charts.launch_trace(f"{prefix}launch", traces))
         else:
-            missing = NO_TRACE
+            missing.append(NO_TRACE)
     if any(len(states) > 1 for _, states in group.history):
-        pictures.append(charts.over_time(f"{prefix}history", group))
-    return Section(group.title, group.detail, tuple(pictures), missing)
+        history = history_chart.over_time(f"{prefix}history", group)
+    return Section(
+        group.title, group.detail, tuple(pictures), history, tuple(filter(None, missing))
+    )
 
 
 def wanted(group: Group) -> list[tuple[str, str]]:

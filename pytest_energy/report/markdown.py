@@ -3,13 +3,16 @@
 import re
 from collections.abc import Sequence
 
-from pytest_energy.report import summary
-from pytest_energy.report.results import Entry, HistoryEntry, Results
+from pytest_energy.report import causes, changes, steps, summary
+from pytest_energy.report.causes import Cause, Fact
+from pytest_energy.report.results import HistoryEntry, Results
 
 MAX_CHARACTERS = 60_000
 _MAX_ROWS = 150
 _MAX_EXPLAINED = 20
 _MAX_STATES = 40
+_MAX_TESTS = 20  # of one cause
+_NAMED = ("what changed", "cause")
 _SIGN = {"bad": "❌", "open": "⚠️", "good": "✅", "none": "ℹ️"}
 
 
@@ -39,25 +42,36 @@ def page(results: Results) -> str:
     """The report: the answer, the table, then why."""
     head = summary.headline(results)
     blocks = [f"## {_SIGN[head.tone]} {escape(head.text)}"]
-    blocks += [escape(text) for text in filter(None, [summary.engines(results)])]
+    found, states = causes.causes(results), summary.history(results)
+    worst = changes.worst(results) or steps.newest(states)
+    blocks += [escape(text) for text in filter(None, [summary.engines(results), worst])]
     blocks += [f"**{escape(note)}**" for note in summary.notes(results)]
+    blocks += [] if found else [_what_changed(results)]
     if results.entries:
         blocks.append(
             _table(summary.lines(results), summary.columns(results), summary.figures(results))
         )
-    blocks += _explanations(results, sum(map(len, blocks)))
-    history = summary.history(results)
-    if history:
-        blocks.append(_history(history))
-    return "\n\n".join([*blocks, *_footer(results)]) + "\n"
+    blocks += _explanations(found, sum(map(len, blocks)))
+    if states:
+        blocks.append(_history(states))
+    return "\n\n".join(filter(None, [*blocks, *_footer(results)])) + "\n"
 
 
-def _explanations(results: Results, length: int) -> list[str]:
+def _what_changed(results: Results) -> str:
+    """Between each two engines, a line each; empty if nothing was compared."""
+    return "\n".join(
+        f"- {escape(f'{pair}, what changed')}: "
+        + escape("; ".join(": ".join(filter(None, fact)) for fact in facts))
+        for pair, facts in causes.what_changed(results)
+        if facts
+    )
+
+
+def _explanations(explained: Sequence[Cause], length: int) -> list[str]:
     """As many as fit behind what is `length` characters long."""
-    explained = summary.needing_explanation(results)
     blocks: list[str] = []
-    for entry in explained[:_MAX_EXPLAINED]:
-        block = _explained(entry)
+    for cause in explained[:_MAX_EXPLAINED]:
+        block = _explained(cause)
         length += len(block)
         if length > MAX_CHARACTERS - 5_000:
             break
@@ -102,37 +116,44 @@ def _table(lines: Sequence[summary.Line], columns: Sequence[str], figures: Seque
     return "\n".join(rows)
 
 
-def _explained(entry: Entry) -> str:
-    lines = [f"### {escape(entry.what)}", ""]
-    lines += [
-        f"- {escape(text)}"
-        for text in (entry.how_sure, *entry.reasons, entry.why, summary.reading(entry))
-        if text
-    ]
-    if entry.changed is not None:
-        lines.append(f"- what changed: {escape(entry.changed)}")
-    lines += [f"- next: {_next(text)}" for text in entry.next]
+def _explained(cause: Cause) -> str:
+    lines = [f"### {escape(cause.title)}", ""]
+    lines += [f"- {escape(_fact(fact))}" for fact in cause.facts]
+    lines += [f"- next: {_next(*following)}" for following in cause.next]
+    for test in cause.tests[:_MAX_TESTS]:
+        lines.append(f"- {escape('; '.join([test.what, *map(_fact, test.facts)]))}")
+    if len(cause.tests) > _MAX_TESTS:
+        more = len(cause.tests) - _MAX_TESTS
+        lines.append(f"- {more} more are explained in report.html and results.json.")
     return "\n".join(lines)
 
 
-def _next(text: str) -> str:
-    words, command, note = summary.command(text)
+def _fact(fact: Fact) -> str:
+    """Only what changed needs its name; the other texts speak for themselves."""
+    name, text = fact
+    return f"{name}: {text}" if name in _NAMED else text
+
+
+def _next(words: str, command: str, note: str) -> str:
     return f"{escape(words)}: {code(command)} {escape(note)}".rstrip() if command else escape(words)
 
 
 def _history(states: Sequence[HistoryEntry]) -> str:
     newest = states[-_MAX_STATES:]
     rows = [
-        "| cell | vLLM | date | J/token, 95 % interval | W | tokens/s | launches "
-        "| accepted because |",
-        "|---|---|---|" + "---:|" * 4 + "---|",
+        "| cell | vLLM | date | J/token, 95 % interval | change, 95 % interval | verdict "
+        "| W | tokens/s | launches | accepted because |",
+        "|---|---|---|---:|---:|---|" + "---:|" * 3 + "---|",
     ]
-    for state in map(summary.state, newest):
+    found = steps.steps(states)[-_MAX_STATES:]
+    for state, step in zip(map(summary.state, newest), found, strict=True):
         texts = (
             state.cell,
             state.vllm,
             state.date,
             state.energy,
+            step.in_words if step else "-",
+            step.verdict if step else "-",
             state.power,
             state.rate,
             state.launches,

@@ -1,26 +1,18 @@
 """The report as one HTML file, light and dark, without scripts or network access."""
 
-from collections.abc import Sequence
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pytest_energy.report import launches, summary
-from pytest_energy.report.gallery import Section
+from pytest_energy.report import causes, changes, launches, steps, summary
+from pytest_energy.report.gallery import Gallery
 from pytest_energy.report.pictures import DARK, LIGHT, printable
-from pytest_energy.report.results import Entry, Results
+from pytest_energy.report.results import Results
 
 _MAX_STATES = 200
 _MAX_LINES = 1000
 
 
-def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
-    """The whole file.
-
-    Args:
-        results: of the report.
-        sections: pictures by group.
-        not_drawn: how many groups have none.
-    """
+def page(results: Results, gallery: Gallery) -> str:
+    """The whole file."""
     environment = Environment(
         loader=PackageLoader("pytest_energy.report"),
         autoescape=True,
@@ -28,8 +20,8 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    states = summary.history(results)
-    history = states[-_MAX_STATES:]
+    found, states = causes.causes(results), summary.history(results)
+    history = list(zip(map(summary.state, states), steps.steps(states), strict=True))[-_MAX_STATES:]
     return printable(
         environment.get_template("report.html.j2").render(
             head=summary.headline(results),
@@ -41,12 +33,17 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             figures=summary.figures(results),
             names={"run": "run", "gpu": "GPU", "engine": "engine", "metric": "gated by"},
             lines=summary.lines(results)[:_MAX_LINES],
-            explained=[_explained(entry) for entry in summary.needing_explanation(results)],
-            sections=sections,
+            worst=changes.worst(results) or steps.newest(states),
+            change=gallery.change,
+            changed=causes.what_changed(results),
+            causes=found,
+            several_causes=len(found) > 1,
+            sections=gallery.sections,
             launch_columns=launches.COLUMNS,
             launches=launches.lines(results)[:_MAX_LINES],
-            not_drawn=not_drawn,
-            history=[summary.state(state) for state in history],
+            not_drawn=gallery.not_drawn,
+            history=history,
+            accepted=any(state.reason for state, _ in history),
             older=len(states) - len(history),
             noise="; ".join(summary.noise(results)),
             periods=summary.periods(results),
@@ -56,12 +53,3 @@ def page(results: Results, sections: Sequence[Section], not_drawn: int) -> str:
             dark=DARK,
         )
     )
-
-
-def _explained(entry: Entry) -> dict[str, object]:
-    return {
-        "entry": entry,
-        "tone": summary.tone(entry),
-        "reading": summary.reading(entry),
-        "next": [summary.command(text) for text in entry.next],
-    }

@@ -21,15 +21,20 @@ from matplotlib.text import Text
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 WIDTH_PX = 480.0  # readable on a phone, and two of them fit beside each other
+WIDE_PX = 1040.0  # fills a page on a desk
 
 # Figures are drawn in these stand-in colours; a theme or the page's style sheet replaces them.
 INK, MUTED, GRID, PAPER = "#000001", "#000002", "#000003", "#000004"
+GOOD, BAD, OPEN = "#000005", "#000006", "#000007"
 SERIES = tuple(f"#0001{number:02x}" for number in range(5))
 _NAMES = {
     INK: "ink",
     MUTED: "muted",
     GRID: "grid",
     PAPER: "paper",
+    GOOD: "good",
+    BAD: "bad",
+    OPEN: "open",
     **{stand_in: f"series-{i}" for i, stand_in in enumerate(SERIES)},
 }
 
@@ -40,6 +45,9 @@ LIGHT: Mapping[str, str] = {
     "muted": "#59636e",
     "grid": "#d1d9e0",
     "paper": "#ffffff",
+    "good": "#1a7f37",
+    "bad": "#c41c26",
+    "open": "#8a5a00",
     "series-0": "#0072b2",
     "series-1": "#d55e00",
     "series-2": "#008f68",
@@ -51,6 +59,9 @@ DARK: Mapping[str, str] = {
     "muted": "#9198a1",
     "grid": "#3d444d",
     "paper": "#0d1117",
+    "good": "#3fb950",
+    "bad": "#ff7b72",
+    "open": "#d29922",
     "series-0": "#56b4e9",
     "series-1": "#e69f00",
     "series-2": "#2fbf93",

@@ -12,7 +12,6 @@ from pytest_energy.report.drawing import (
     MAX_PANELS,
     MAX_SERIES,
     Mark,
-    change_in_words,
     in_words,
     legend,
     marks_of,
@@ -25,7 +24,7 @@ from pytest_energy.report.drawing import (
 from pytest_energy.report.groups import Group, Move
 from pytest_energy.report.pictures import GRID, INK, MUTED, Picture, style
 from pytest_energy.report.results import ReportedSide
-from pytest_energy.report.words import percent
+from pytest_energy.report.words import change_in_words, listed, percent
 
 
 @style()
@@ -79,9 +78,10 @@ def _caption(group: Group, moves: Sequence[Move], sizes: Sequence[int]) -> str:
         & set(sizes)
     )
     if unclear:
-        at = " and ".join(map(str, unclear))
-        sizes_in_words = f"batch size{'s' if len(unclear) > 1 else ''} {at}"
-        text += f" At {sizes_in_words} the two cannot be separated, whatever the arrow suggests."
+        text += (
+            f" At {listed('batch size', unclear)} the arrow may be either: "
+            "the dotted line is not known well enough."
+        )
     all_sizes = len({move.batch_size for move in group.moves})
     if all_sizes > len(sizes):
         text += f" {len(sizes)} of {all_sizes} batch sizes are drawn, those that moved most."

@@ -55,18 +55,16 @@ def publish(results: "Results", folder: Path, recordings: Sequence[Path] = ()) -
     from pytest_energy.report import gallery, markdown, page, pictures
     from pytest_energy.report.results import to_json
 
-    sections, not_drawn = gallery.sections(results, recordings)
+    shown = gallery.gallery(results, recordings)
     files = {
         "results.json": to_json(results),
         "report.md": markdown.page(results),
-        "report.html": page.page(results, sections, not_drawn),
+        "report.html": page.page(results, shown),
     }
-    for section in sections:
-        for picture in section.pictures:
-            files |= {
-                f"pictures/{picture.name}-{theme}.svg": picture.svg(theme)
-                for theme in pictures.THEMES
-            }
+    for picture in shown.pictures:
+        files |= {
+            f"pictures/{picture.name}-{theme}.svg": picture.svg(theme) for theme in pictures.THEMES
+        }
     for name, text in files.items():
         write_atomically(folder / name, text.encode(errors="replace"))
     return [folder / name for name in files]

@@ -9,7 +9,7 @@ from pytest_energy.report.explanation import NO_READING, READING
 from pytest_energy.report.gpu_shares import gpu_shares
 from pytest_energy.report.noise_table import noise_sources
 from pytest_energy.report.results import Entry, HistoryEntry, ReportedSide, Results
-from pytest_energy.report.words import PRECEDENCE, UNIT, count, percent
+from pytest_energy.report.words import PRECEDENCE, UNIT, change_in_words, count, percent
 
 _BAD = PRECEDENCE[: PRECEDENCE.index("inconclusive") + 1]  # in the order in which they are listed
 
@@ -169,7 +169,7 @@ def line(entry: Entry) -> Line:
     is_energy = entry.metric == Metric.JOULES_PER_TOKEN.value
     change = tolerance = detects = "-"
     if ratio is not None:
-        change = f"{percent(ratio.value)} ({percent(ratio.low)} to {percent(ratio.high)})"
+        change = change_in_words(ratio)
     if entry.tolerance is not None:
         tolerance = f"{(100 if is_energy else -100) * entry.tolerance:+.3g} %"
     if entry.detects is not None and entry.verdict in ("pass", "improved"):

@@ -1,6 +1,12 @@
 """Units, percentages and counts as every report writes them."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from pytest_energy.measure.metric import Metric
+
+if TYPE_CHECKING:
+    from pytest_energy.report.results import Interval
 
 # Of several verdicts the first stands for all.
 PRECEDENCE = (
@@ -24,6 +30,23 @@ def percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %".replace("-0.0 %", "+0.0 %")
 
 
+def change_in_words(change: "Interval") -> str:
+    """A ratio as a relative change with its interval."""
+    low = percent(change.low).removesuffix(" %")
+    return f"{percent(change.value)} ({low} to {percent(change.high)})"
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """A number of things, 1 cell or 2 cells; `many` is an irregular plural."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def listed(one: str, values: Sequence[int]) -> str:
+    """Numbers of one kind, at least one: "batch size 8", "batch sizes 1, 8 and 64"."""
+    return f"{one}{'s' if len(values) > 1 else ''} {in_a_row([f'{v:,}' for v in values])}"
+
+
+def in_a_row(names: Sequence[str]) -> str:
+    """At least one: "a", "a and b", "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -70,7 +70,7 @@ def test_a_replay_writes_its_report_and_nothing_else(project: Project) -> None:
     pictures = {path.name for path in (project.path / "out/report/pictures").iterdir()}
     assert pictures == {
         f"{name}-{theme}.svg"
-        for name in ("against-batch-size", "power-throughput", "launch")
+        for name in ("change", "against-batch-size", "power-throughput", "launch")
         for theme in ("light", "dark")
     }
 

@@ -86,7 +86,12 @@ def check(found: Results, folder: Path) -> tuple[str, str]:
 
 
 def drawn(found: Results) -> list[Picture]:
-    return [picture for section in gallery.sections(found, [])[0] for picture in section.pictures]
+    return gallery.gallery(found).pictures
+
+
+def picture(found: Results, name: str) -> Picture:
+    (one,) = [picture for picture in drawn(found) if picture.name == name]
+    return one
 
 
 def layout_faults(found: Results) -> list[str]:
@@ -276,7 +281,7 @@ def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_distinguished
     found = results.together(runs)
     check(found, tmp_path)
     assert layout_faults(found) == []
-    against, throughput = drawn(found)
+    against, throughput = (picture(found, n) for n in ("against-batch-size", "power-throughput"))
     assert "16 more engines are in results.json but not drawn" in against.caption
     assert "vLLM 1.11 (baseline) to vLLM 2.11" in throughput.words
 
@@ -291,35 +296,73 @@ def test_different_gpus_are_never_in_one_picture() -> None:
 
 def test_the_text_alternative_says_every_figure_with_its_interval() -> None:
     entries = [made.entry(1), made.entry(8)]
-    for picture in drawn(made.of(*entries)):
+    for name in ("against-batch-size", "power-throughput"):
         for entry in entries:
             for side in (entry.reference, entry.candidate):
                 assert side is not None
                 for figure, unit in ((side.power_w, "W"), (side.tokens_per_s, "tokens/s")):
-                    assert drawing.in_words(figure, unit) in picture.words
+                    words = picture(made.of(*entries), name).words
+                    assert drawing.in_words(figure, unit) in words
     assert (
         drawing.in_words(results.interval(1469.24, 1437.1, 1502.0), "tokens/s")
         == "1,469 tokens/s (1,437 to 1,502)"
     )
 
 
-def test_every_point_is_drawn_with_its_interval() -> None:
-    """As many error bars as figures: three panels and the change, two engines, two batch sizes."""
-    picture = drawn(made.of(made.entry(1), made.entry(8)))[0]
-    bars = [
-        len(bar.lines[2][0].get_segments())
-        for axes in picture.figure.axes
-        for bar in axes.containers
+def bars(found: Picture) -> list[int]:
+    """The number of error bars of each series, panel by panel."""
+    return [
+        len(bar.lines[2][0].get_segments()) for axes in found.figure.axes for bar in axes.containers
     ]
-    assert bars == [2] * 7
+
+
+def test_every_point_is_drawn_with_its_interval() -> None:
+    """Two panels (power is equal) of two engines at two batch sizes; each change has a row."""
+    found = made.of(made.entry(1), made.entry(8))
+    assert bars(picture(found, "against-batch-size")) == [2] * 4
+    assert bars(picture(RESULTS["two metrics"], "change")) == [1, 1]
+    many = picture(made.of(*(made.entry(size) for size in SIXTY)), "against-batch-size")
+    title = many.figure.axes[0].get_title(loc="left")
+    assert title.startswith("change of energy per token"), "of which some have no row"
+
+
+def test_axes_against_batch_size_say_their_scale() -> None:
+    figure = picture(made.of(made.entry(1), made.entry(8)), "against-batch-size").figure
+    for axes in figure.axes:
+        assert ("(log scale)" in axes.get_title(loc="left")) == (axes.get_yscale() == "log")
+    assert figure.axes[-1].get_xscale() == "log"
+    assert figure.axes[-1].get_xlabel().endswith("(log scale)")
+
+
+def test_panels_in_which_the_lines_coincide_are_left_out_and_named(tmp_path: Path) -> None:
+    """Throughput is 1.001 times the reference's; energy differs by the ratio, and so does power."""
+
+    def entry(size: int, ratio: float) -> Entry:
+        one = made.entry(size, ratio)
+        assert one.reference is not None
+        reference = one.reference.joules_per_token.value
+        rate = 1.001 * one.reference.tokens_per_s.value
+        return replace(one, candidate=made.side(reference * ratio, rate, "2.0"))
+
+    some = made.of(entry(1, 1.4), entry(8, 1.4))
+    titles = [a.get_title(loc="left") for a in picture(some, "against-batch-size").figure.axes]
+    assert titles == ["energy per token, J (log scale)", "power, W"]
+    _, page = check(some, tmp_path / "some")
+    assert "as the engines' lines coincide: throughput." in Tags(page).text
+    none = made.of(entry(1, 1.002), entry(8, 1.002))
+    assert [p.name for p in drawn(none)] == ["change", "power-throughput"]
+    _, page = check(none, tmp_path / "none")
+    assert "coincide: energy per token, throughput and power." in page
+    (alone,) = drawn(made.of(replace(entry(8, 1.0), reference=None, ratio=None)))
+    assert alone.name == "against-batch-size", "one line coincides with no other"
 
 
 def test_the_line_of_pace_goes_through_the_reference_and_the_static_power() -> None:
     move = groups.groups(made.of(made.entry()))[0].moves[0]
-    picture = drawn(made.of(made.entry()))[1]
+    plane_shown = picture(made.of(made.entry()), "power-throughput")
     (dotted,) = [
         line
-        for line in picture.figure.axes[0].lines
+        for line in plane_shown.figure.axes[0].lines
         if line.get_linestyle() == ":" and len(line.get_xdata())
     ]
     (x0, x1), (y0, y1) = dotted.get_xdata(), dotted.get_ydata()
@@ -334,10 +377,10 @@ def test_the_line_of_pace_goes_through_the_reference_and_the_static_power() -> N
 def test_the_plane_says_when_pace_and_work_cannot_be_separated() -> None:
     split = results.ReportedSplit(0.0, 0.01, 0.05, "dynamic")
     captions = [
-        drawn(made.of(entry))[1].caption
+        picture(made.of(entry), "power-throughput").caption
         for entry in (made.entry(), made.entry(split=split), made.entry(ratio=1.001))
     ]
-    assert ["cannot be separated" in caption for caption in captions] == [True, False, False]
+    assert ["the arrow may be either" in caption for caption in captions] == [True, False, False]
 
 
 def test_the_batch_sizes_that_moved_most_for_sure_are_drawn() -> None:

@@ -1,0 +1,258 @@
+"""Why tests have their verdicts, one card per cause; and what differs between the engines.
+
+Tests share a cause if they compare the same engines, have the same verdict, and the same reasons,
+figures aside. A regression's reason is what made it slower and which versions and settings differ.
+What a cause's tests have in common is said once, the rest test by test, so that nothing is lost.
+"""
+
+import re
+import shlex
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from pytest_energy.measure.metric import Metric
+from pytest_energy.report import summary
+from pytest_energy.report.results import Entry, Results
+from pytest_energy.report.words import UNIT, count, listed, percent
+from pytest_energy.verdict import slowdown
+
+Fact = tuple[str, str]  # name and text
+
+_SLOWER = (slowdown.MORE_STEPS, slowdown.HOST, slowdown.GPU)
+_CONDITIONS = ("temperature_c",)  # differ from cell to cell whatever the cause
+_READABLE = {"vllm": "vLLM", "temperature_c": "GPU temperature, °C"}
+_MAX_MERGED = 8  # tests in one command
+_MAX_NEXT = 4
+_MAX_PAIRS = 4
+
+
+@dataclass(frozen=True)
+class Test:
+    """What is said of one of several tests alone."""
+
+    what: str
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A card.
+
+    Attributes:
+        title: verdict, cells and changes.
+        facts: that hold for all its tests.
+        next: what to type: words, command and note.
+        tests: each of several; empty for a single one.
+    """
+
+    tone: str
+    title: str
+    facts: tuple[Fact, ...]
+    next: tuple[tuple[str, str, str], ...]
+    tests: tuple[Test, ...]
+
+
+def causes(results: Results) -> list[Cause]:
+    """Of all tests to act on, the worst verdicts first."""
+    found: dict[Hashable, list[Entry]] = {}
+    for entry in summary.needing_explanation(results):
+        found.setdefault(_cause(entry), []).append(entry)
+    return [
+        _single(entries[0]) if len(entries) == 1 else _shared(entries) for entries in found.values()
+    ]
+
+
+def _cause(entry: Entry) -> Hashable:
+    by_comparison = entry.how_sure and entry.verdict in ("regressed", None)
+    return (
+        entry.run,
+        entry.verdict,
+        _engines(entry),
+        _of_changes(entry) if by_comparison else tuple(map(_without_figures, entry.reasons)),
+    )
+
+
+def _engines(entry: Entry) -> tuple[str, str]:
+    reference, candidate = entry.reference, entry.candidate
+    return (reference.engine if reference else "", candidate.engine if candidate else "")
+
+
+def _of_changes(entry: Entry) -> Hashable:
+    """What made it slower and the names of what differs; for a gain, which part of the energy."""
+    slower, changes = _changed(entry)
+    names = frozenset(name for name, _ in changes if name not in _CONDITIONS)
+    worse = entry.verdict is not None or (entry.ratio is not None and entry.ratio.value > 1)
+    return worse, slower.partition(" (")[0], names
+
+
+def _without_figures(reason: str) -> str:
+    return re.sub(r"\b(rise|fall)\b", "change", re.sub(r"\d[\d.,]*", "#", reason))
+
+
+def _changed(entry: Entry) -> tuple[str, list[Fact]]:
+    """What made it slower, and what differs, by name; a text without a name has an empty one."""
+    pieces = (entry.changed or "").split("; ")
+    slower = pieces.pop(0) if pieces[0].startswith(_SLOWER) else ""
+    return slower, [_fact(piece) for piece in pieces if piece]
+
+
+def _fact(piece: str) -> Fact:
+    name, colon, text = piece.partition(": ")
+    return (name, text) if colon and " → " in text else ("", piece)
+
+
+def _facts(entry: Entry) -> list[Fact]:
+    """All that is said of an entry, apart from what to type and what changed."""
+    facts = [
+        ("how sure", entry.how_sure),
+        *(("reason", reason) for reason in entry.reasons),
+        ("breakdown", entry.why),
+        ("moved", summary.reading(entry)),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _single(entry: Entry) -> Cause:
+    slower, changes = _changed(entry)
+    facts = _facts(entry) + [("cause", slower)] * bool(slower)
+    facts += _joined(("what changed", _piece(change)) for change in changes)
+    following = tuple(map(summary.command, entry.next))
+    return Cause(summary.tone(entry), entry.what, tuple(facts), following, ())
+
+
+def _shared(entries: Sequence[Entry]) -> Cause:
+    pieces = [_pieces(entry) for entry in entries]
+    common = [piece for piece in pieces[0] if all(piece in others for others in pieces[1:])]
+    own = [
+        Test(e.what, tuple(_joined(p for p in of_test if p not in common)))
+        for e, of_test in zip(entries, pieces, strict=True)
+    ]
+    label, _, figures = _changed(entries[0])[0].partition(" (")
+    if label:
+        common.insert(0, ("cause", f"{label} (in {entries[0].cell.name}: {figures}"))
+    return Cause(
+        summary.tone(entries[0]),
+        _title(entries),
+        tuple(_joined(common)),
+        _merged([entry.next for entry in entries]),
+        tuple(own),
+    )
+
+
+def _piece(change: Fact) -> str:
+    return ": ".join(filter(None, change))
+
+
+def _pieces(entry: Entry) -> list[Fact]:
+    """The facts as far apart as tests may share them."""
+    slower, changes = _changed(entry)
+    facts = _facts(entry) + [("cause", slower)] * bool(slower)
+    facts += [("what changed", _piece(change)) for change in changes]
+    return [(name, piece) for name, text in facts for piece in _apart(name, text)]
+
+
+def _apart(name: str, text: str) -> list[str]:
+    return text.split("; ") if name in ("how sure", "breakdown") else [text]
+
+
+def _joined(pieces: Iterable[Fact]) -> list[Fact]:
+    """Pieces of one name in one line, except reasons."""
+    found: dict[str, list[str]] = {}
+    for name, text in pieces:
+        found.setdefault(name, []).append(text)
+    return [
+        (name, text)
+        for name, texts in found.items()
+        for text in (texts if name == "reason" else ["; ".join(texts)])
+    ]
+
+
+def _title(entries: Sequence[Entry]) -> str:
+    """Verdict, cells, and the range of each metric's changes."""
+    changes = []
+    for metric in Metric:
+        found = [e.ratio.value for e in entries if e.metric == metric.value and e.ratio]
+        if found:
+            ends = dict.fromkeys((percent(min(found)), percent(max(found))))
+            changes.append(f"{UNIT[metric]} {' to '.join(ends)}")
+    text = f"{_where(entries)}: {', '.join(changes)}" if changes else _where(entries)
+    verdict = entries[0].verdict
+    return f"{verdict.upper()}: {text}" if verdict else text
+
+
+def _where(entries: Sequence[Entry]) -> str:
+    names = list(dict.fromkeys(entry.cell.name for entry in entries))
+    if len(names) == 1:
+        return names[0]
+    kinds = {e.cell.name.replace(f" bs={e.cell.batch_size} ", " ") for e in entries}
+    if len(kinds) > 1:
+        return f"{len(names)} cells"
+    sizes = sorted({entry.cell.batch_size for entry in entries})
+    where = (
+        listed("batch size", sizes) if len(sizes) <= _MAX_MERGED else f"{len(sizes)} batch sizes"
+    )
+    return f"{kinds.pop()} at {where}"
+
+
+def _merged(following: Sequence[Sequence[str]]) -> tuple[tuple[str, str, str], ...]:
+    """What to type for all tests: alike lines once, commands that differ in the test as one."""
+    lines = [list(dict.fromkeys(of_place)) for of_place in zip(*following, strict=False)]
+    merged = [
+        command
+        for alike in lines
+        for command in (_one_command(alike) or map(summary.command, alike))
+    ]
+    return tuple(merged[:_MAX_NEXT])
+
+
+def _one_command(lines: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The lines' command for all their tests; empty if they differ in more than the test."""
+    found = [summary.command(line) for line in lines]
+    if len(lines) == 1:
+        return found
+    words, _, note = found[0]
+    try:
+        typed = [shlex.split(command) for _, command, _ in found]
+    except ValueError:  # an odd name
+        return []
+    varying = [i for i, tokens in enumerate(zip(*typed, strict=False)) if len(set(tokens)) > 1]
+    alike = {
+        (words, len(tokens), note) for (words, _, note), tokens in zip(found, typed, strict=True)
+    }
+    if len(alike) > 1 or len(varying) != 1:
+        return []
+    if len(lines) > _MAX_MERGED:
+        return [
+            (words, found[0][1], f"{note}, and likewise for {len(lines) - 1} more".lstrip(", "))
+        ]
+    (place,) = varying
+    tests = [tokens[place] for tokens in typed]
+    return [(words, shlex.join([*typed[0][:place], *tests, *typed[0][place + 1 :]]), note)]
+
+
+def what_changed(results: Results) -> list[tuple[str, list[Fact]]]:
+    """Between each two engines: versions and settings by name, with the values before and after."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for entry in results.entries:
+        if entry.changed is not None:
+            values = found.setdefault(_engines(entry), {})
+            for name, text in _changed(entry)[1]:
+                known = values.setdefault(name, [])
+                known += [text] if text not in known else []
+    pairs = [(f"{old} → {new}", _plainly(values)) for (old, new), values in found.items()]
+    if len(pairs) > _MAX_PAIRS:
+        more = f"and {count(len(pairs) - _MAX_PAIRS, 'more pair')} of engines"
+        return [*pairs[:_MAX_PAIRS], (more, [])]
+    return pairs
+
+
+def _plainly(values: dict[str, list[str]]) -> list[Fact]:
+    """Names as vLLM has them; of an argument and the setting that it gave, only the setting."""
+    found: list[Fact] = []
+    for name, texts in values.items():
+        kind, _, short = name.partition(".")
+        if kind == "engine_args_under_test" and f"engine_settings.{short}" in values:
+            continue
+        shown = short if kind in ("engine_args_under_test", "engine_settings") else name
+        found.append((_READABLE.get(shown, shown), ", ".join(texts)))
+    return found
