@@ -107,7 +107,7 @@ def _facts(entry: Entry) -> list[Fact]:
         ("how sure", entry.how_sure),
         *(("reason", reason) for reason in entry.reasons),
         ("breakdown", entry.why),
-        ("moved", summary.reading(entry)),
+        ("what moved", summary.reading(entry)),
     ]
     return [(name, text) for name, text in facts if text]
 

@@ -7,7 +7,7 @@ from pytest_energy.report import summary
 from pytest_energy.report.results import Entry, Interval, Results
 from pytest_energy.report.words import UNIT, change_in_words
 
-MAX_ROWS = 16  # of a metric in the picture; as many fit on a first screen
+MAX_ROWS = 16  # in the picture; as many fit on a first screen
 
 
 def compared(results: Results) -> list[Entry]:
@@ -19,14 +19,12 @@ def compared(results: Results) -> list[Entry]:
 
 def drawn(results: Results) -> dict[Metric, list[Entry]]:
     """The rows of each metric: all, or of too many the worst."""
-    found: dict[Metric, list[Entry]] = {}
-    for metric in Metric:
-        of_metric = [e for e in compared(results) if e.metric == metric.value]
-        if len(of_metric) > MAX_ROWS:
-            worst = {id(e) for e in sorted(of_metric, key=_loss, reverse=True)[:MAX_ROWS]}
-            of_metric = [e for e in of_metric if id(e) in worst]
-        if of_metric:
-            found[metric] = of_metric
+    by_metric = {m: [e for e in compared(results) if e.metric == m.value] for m in Metric}
+    found = {metric: entries for metric, entries in by_metric.items() if entries}
+    for metric, entries in found.items():
+        worst = sorted(entries, key=_loss, reverse=True)[: MAX_ROWS // len(found)]
+        kept = set(map(id, worst))
+        found[metric] = [entry for entry in entries if id(entry) in kept]
     return found
 
 

@@ -16,7 +16,7 @@ from pytest_energy.verdict.rule import Verdict
 _MAX_CHANGES = 12
 
 READING: Mapping[str, str] = {
-    "static": "mostly pace: the same static power over a different number of tokens",
+    "static": "mostly the engine's speed: the same static power over a different number of tokens",
     "dynamic": "mostly work per token: other kernels or another precision",
     "both": "both the engine's speed and the work per token changed",
     "cannot tell": (

@@ -61,7 +61,9 @@ def _over_time(name: str, group: Group, width_px: float) -> Picture:
         figure.delaxes(axes)
     for axes, (size, states) in zip(all_axes, shown, strict=False):
         _states(axes, size, states, int((width_px / columns - 60) // _LABEL_PX))
-    figure.supxlabel("state of the baseline: vLLM version, date, change", fontsize=12.5)
+    figure.supxlabel(
+        "state of the baseline: vLLM version, date, change from the one before", fontsize=12.5
+    )
     caption = (
         "Bars or bands are 95 % intervals; those of earlier states rest on the runner's noise "
         "and their number of launches. Each step from the state before is judged by its interval "

@@ -120,12 +120,14 @@ def _explained(cause: Cause) -> str:
     lines = [f"### {escape(cause.title)}", ""]
     lines += [f"- {escape(_fact(fact))}" for fact in cause.facts]
     lines += [f"- next: {_next(*following)}" for following in cause.next]
+    if cause.tests:
+        lines += ["", f"<details><summary>Each of the {len(cause.tests)}</summary>", ""]
     for test in cause.tests[:_MAX_TESTS]:
         lines.append(f"- {escape('; '.join([test.what, *map(_fact, test.facts)]))}")
     if len(cause.tests) > _MAX_TESTS:
         more = len(cause.tests) - _MAX_TESTS
         lines.append(f"- {more} more are explained in report.html and results.json.")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "</details>"] if cause.tests else lines)
 
 
 def _fact(fact: Fact) -> str:

@@ -45,7 +45,7 @@ def page(results: Results, gallery: Gallery) -> str:
             history=history,
             accepted=any(state.reason for state, _ in history),
             older=len(states) - len(history),
-            noise="; ".join(summary.noise(results)),
+            noise=summary.noise(results),
             periods=summary.periods(results),
             gpus=summary.gpus(results),
             runs=results.runs,

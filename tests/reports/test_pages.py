@@ -413,7 +413,10 @@ def _contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_colours_can_be_read_on_their_paper(theme: dict[str, str]) -> None:
-    assert all(_contrast(theme[name], theme["paper"]) >= 4.5 for name in ("ink", "muted"))
+    assert all(
+        _contrast(theme[name], theme["paper"]) >= 4.5
+        for name in ("ink", "muted", "good", "bad", "open")
+    )
     assert all(_contrast(theme[f"series-{i}"], theme["paper"]) >= 3 for i in range(len(SERIES)))
 
 
