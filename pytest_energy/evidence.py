@@ -347,7 +347,9 @@ class ReplaySource:
 
     settings: Settings
     found: dict[str, Evidence] = field(default_factory=dict)
-    _read: dict[tuple[Path, ...], dict[str, list[Measurement]]] = field(default_factory=dict)
+    _read: dict[tuple[Path, ...], dict[str, list[Measurement]] | RecordingError] = field(
+        default_factory=dict
+    )
 
     def close(self) -> None:
         """A replay uses no GPU."""
@@ -379,19 +381,30 @@ class ReplaySource:
         return Evidence.of(candidate.measurements, reference.measurements)
 
     def _launches(self, cell: Cell, folders: tuple[Path, ...]) -> Evidence:
-        if folders not in self._read:
-            self._read[folders] = _read(folders, of_one_engine=not self.settings.noise)
-        measured = self._read[folders].get(cell.key.canonical, [])
+        cells = self._cells(folders)
+        measured = cells.get(cell.key.canonical, [])
         if measured:
             return Evidence(tuple(measured))
         message = f"no recording of {cell.name} in {', '.join(map(str, folders))}"
-        for others in self._read[folders].values():
+        for others in cells.values():
             other = others[0].key
             if (other.model, other.batch_size) == (cell.key.model, cell.batch_size):
                 differing = ", ".join(other.differences(cell.key))
                 message += f"\nA recording of the same model and batch size differs in {differing}"
         message += "\nRecord it with --energy-record DIR, or deselect the test with -k."
         return Evidence(failure=message)
+
+    def _cells(self, folders: tuple[Path, ...]) -> dict[str, list[Measurement]]:
+        """What the recordings below these folders give, read once even if one is damaged."""
+        if folders not in self._read:
+            try:
+                self._read[folders] = _read(folders, of_one_engine=not self.settings.noise)
+            except RecordingError as error:
+                self._read[folders] = error
+        found = self._read[folders]
+        if isinstance(found, RecordingError):
+            raise found
+        return found
 
 
 def _read(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Measurement]]:

@@ -115,11 +115,22 @@ class Session:
 
     def _told(self, failure: str, cell: Cell, metric: Metric | None = None) -> str:
         """A failure in full for the first that it leaves open, in short for the others."""
-        first, of = self._failures.setdefault(kind_of(failure), (cell, metric))
-        lines, is_first = failure.splitlines(), first.key == cell.key and metric in (of, None)
-        if is_first or len(lines) <= _SHORT_LINES + 1:
-            return failure
-        return "\n".join([*lines[:_SHORT_LINES], f"... (in full at {first.name})"])
+        return self._once(kind_of(failure), failure, _SHORT_LINES, cell, metric)
+
+    def told(self, error: EnergyError, cell: Cell, metric: Metric) -> str:
+        """An error, as of a damaged file, in full for the first whom it stops, else its first line.
+
+        Raised by `judge`, `update` or `add_noise` for each test that needs the file.
+        """
+        return self._once(str(error), str(error), 1, cell, metric)
+
+    def _once(self, kind: str, text: str, most: int, cell: Cell, metric: Metric | None) -> str:
+        """`text` for the first of its kind; for others `most` of its lines and a reference."""
+        first, of = self._failures.setdefault(kind, (cell, metric))
+        lines, is_first = text.splitlines(), first.key == cell.key and metric in (of, None)
+        if is_first or len(lines) <= most + (most > 1):
+            return text
+        return "\n".join([*lines[:most], f"... (in full at {first.name})"])
 
     @property
     def _out_of_time(self) -> str:

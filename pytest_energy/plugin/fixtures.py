@@ -37,11 +37,11 @@ class Gated:
         """All that was found (pytest_energy.verdict.judgement.Judgement)."""
         if self._judgement is None:
             _refuse_shared_gpus(self._item.config)
+            asked = question(self._item, self._fixture)
             try:
-                asked = question(self._item, self._fixture)
                 self._judgement = session_of(self._item.config).judge(asked)
             except EnergyError as error:
-                raise pytest.fail.Exception(str(error), pytrace=False) from None
+                raise pytest.fail.Exception(self._why(error), pytrace=False) from None
         return self._judgement
 
     @property
@@ -111,7 +111,7 @@ class Gated:
         try:
             return session_of(self._item.config).update(cell), None
         except (EnergyError, OSError) as error:
-            return None, f"the baseline of {cell.name} was not updated: {_why(error)}"
+            return None, f"the baseline of {cell.name} was not updated: {self._why(error)}"
 
     def _add_noise(self) -> None:
         """Add the cell's launches to the runner's noise; nothing is judged."""
@@ -127,8 +127,17 @@ class Gated:
             if found not in config.stash[RUN].noise:  # else the test was run again
                 config.stash[RUN].noise.append(found)
         except (EnergyError, OSError) as error:
-            message = f"the noise of {cell.name} was not stored: {_why(error)}"
+            message = f"the noise of {cell.name} was not stored: {self._why(error)}"
             raise pytest.fail.Exception(message, pytrace=False) from None
+
+    def _why(self, error: EnergyError | OSError) -> str:
+        """What an error says, in full only to the first test that it stops."""
+        if isinstance(error, OSError):
+            error = EnergyError(
+                f"{in_words(error)}.\nMend that, or give another store: --energy-baselines DIR"
+            )
+        asked = question(self._item, self._fixture)
+        return session_of(self._item.config).told(error, asked.cell, asked.metric)
 
 
 def forget(item: pytest.Item) -> None:
@@ -145,12 +154,6 @@ def _set_properties(item: pytest.Item, properties: Mapping[str, str]) -> None:
     """JUnit's properties: each name once, also if a test has both fixtures."""
     others = [pair for pair in item.user_properties if pair[0] not in properties]
     item.user_properties[:] = [*others, *properties.items()]
-
-
-def _why(error: EnergyError | OSError) -> str:
-    if isinstance(error, OSError):
-        return f"{in_words(error)}.\nMend that, or give another store: --energy-baselines DIR"
-    return str(error)
 
 
 def _refuse_shared_gpus(config: pytest.Config) -> None:

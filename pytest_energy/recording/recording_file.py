@@ -12,7 +12,7 @@ from pytest_energy.errors import RecordingError
 from pytest_energy.recording.recording import Recording
 from pytest_energy.recording.schema import from_json, to_json
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.files import visible, write_atomically
+from pytest_energy.safety.files import link_to_nothing, visible, write_atomically
 from pytest_energy.safety.untrusted import Malformed
 
 SUFFIX = ".json.gz"
@@ -46,9 +46,11 @@ def read(path: Path) -> Recording:
         what = (
             f"is damaged or not a recording: {error}"
             if isinstance(error, Malformed)
-            else f"cannot be read: {error.strerror}"
+            else link_to_nothing(path) or f"cannot be read: {error.strerror}"
         )
-        raise RecordingError(f"recording {path} {what}. Fetch it again, or leave it out.") from None
+        raise RecordingError(
+            f"recording {path} {what}.\nFetch it again, or leave it out."
+        ) from None
 
 
 def _unpack(packed: bytes) -> bytes:

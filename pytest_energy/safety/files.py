@@ -66,6 +66,13 @@ def is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith((".", "~", "#")) for part in path.relative_to(folder).parts)
 
 
+def link_to_nothing(path: Path) -> str | None:
+    """What a path is, in words, if it is a link that leads nowhere; else None."""
+    if not path.is_symlink() or path.exists():
+        return None
+    return f"is a link to {path.readlink()}, and nothing is there"
+
+
 def user_cache() -> Path:
     """The user's folder for caches (XDG base directory specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.files import is_hidden, visible
+from pytest_energy.safety.files import is_hidden, link_to_nothing, visible
 from pytest_energy.safety.schema import OtherVersion
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.store.figures import MAX_BYTES
@@ -33,8 +33,9 @@ def paths(folder: Path, pattern: str, error: type[Exception]) -> list[Path]:
     try:
         children = [child for child in folder.glob("*") if not is_hidden(child, folder)]
         for place in (folder, *children, *(child / "noise" for child in children)):
-            if place.is_symlink() and not place.exists():
-                raise error(_dangling(place, "part of the store"))
+            dangling = _dangling(place, "part of the store")
+            if dangling:
+                raise error(dangling)
             if place.is_dir():
                 any(place.iterdir())  # glob passes over a folder that cannot be read
         return visible(folder, pattern)
@@ -57,14 +58,15 @@ def _unreadable(path: Path, what: str, problem: OSError) -> str:
     )
 
 
-def _dangling(path: Path, what: str) -> str:
-    """The message for a link that leads to nothing."""
-    target, word = str(path.readlink()), shlex.quote(str(path))
-    fetch = f"git annex get {word}" if "/annex/objects/" in target else "mount or fetch that"
+def _dangling(path: Path, what: str) -> str | None:
+    """The message for a link that leads to nothing; None if it is none."""
+    words, name = link_to_nothing(path), shlex.quote(str(path))
+    if words is None:
+        return None
+    fetch = f"git annex get {name}" if "/annex/objects/" in words else "mount or fetch that"
     return (
-        f"{what} {path} is a link to {target}, and nothing is there.\n"
-        f"Nothing was compared and nothing written. Make it lead to its file again ({fetch}), or "
-        f"delete the link: rm {word}"
+        f"{what} {path} {words}.\nNothing was compared and nothing written. Make it lead to its "
+        f"file again ({fetch}), or delete the link: rm {name}"
     )
 
 
@@ -87,9 +89,7 @@ def read(
     try:
         content = untrusted.read(path, MAX_BYTES)
     except OSError as problem:
-        if path.is_symlink() and not path.exists():
-            raise error(_dangling(path, what)) from None
-        raise error(_unreadable(path, what, problem)) from None
+        raise error(_dangling(path, what) or _unreadable(path, what, problem)) from None
     except Malformed as problem:
         raise error(_damaged(path, what, problem, b"")) from None
     try:

@@ -233,6 +233,35 @@ def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+@pytest.mark.parametrize("damaged", ["baselines/simulated-gpu/tiny.json", "old", "noise"])
+@pytest.mark.parametrize(
+    "how", ["--energy-update", "--energy-noise", "--energy-exit-status=pytest"]
+)
+def test_a_file_that_stops_every_test_is_told_in_full_once(
+    project: Project, damaged: str, how: str
+) -> None:
+    project.store()
+    path = project.path / damaged
+    if damaged == "old":
+        path = next(path.rglob("*.json.gz"))
+    if damaged == "noise":
+        path = project.path / "baselines/simulated-gpu/noise/tiny.json"
+        path.parent.mkdir()
+    path.unlink(missing_ok=True)
+    path.symlink_to("gone")
+    result = project.run("--energy-replay", "old", how)
+    text = everything(result)
+    if (damaged, how) == ("baselines/simulated-gpu/tiny.json", "--energy-noise"):
+        assert result.ret == 0  # it needs no baseline
+        return
+    result.assert_outcomes(failed=4)
+    remedy = "Fetch it again" if damaged == "old" else "delete the link: rm "
+    failures = text.partition(" short test summary info ")[0]
+    assert failures.count(remedy) == 1
+    assert failures.count("(in full at tiny bs=2 64/250)") == 3
+    assert failures.count(str(path)) >= 4
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -364,4 +364,11 @@ ROWS: tuple[Situation, ...] = (
         test="tests/plugin/test_plugin.py"
         "::test_an_update_with_the_launches_of_the_baseline_changes_nothing",
     ),
+    Situation(
+        kind="files that stop every test",
+        situation="a damaged baseline or noise file, recording, or link to nothing",
+        before="in full in each test; recordings read anew for each",
+        now="in full in the first, a reference in the others; read once",
+        test="tests/plugin/test_bad_input.py::test_a_file_that_stops_every_test_is_told_in_full_once",
+    ),
 )
