@@ -5,6 +5,7 @@ figures aside. A regression's reason is what made it slower and which versions a
 What a cause's tests have in common is said once, the rest test by test, so that nothing is lost.
 """
 
+import itertools
 import re
 import shlex
 from collections.abc import Hashable, Iterable, Sequence
@@ -17,12 +18,13 @@ from pytest_energy.report.words import UNIT, count, listed, percent
 from pytest_energy.verdict import slowdown
 
 Fact = tuple[str, str]  # name and text
+Next = tuple[str, str, str]  # what to type: words, command and note
 
 _SLOWER = (slowdown.MORE_STEPS, slowdown.HOST, slowdown.GPU)
 _CONDITIONS = ("temperature_c",)  # differ from cell to cell whatever the cause
 _READABLE = {"vllm": "vLLM", "temperature_c": "GPU temperature, °C"}
 _MAX_MERGED = 8  # tests in one command
-_MAX_NEXT = 4
+_FEW = 3  # lines that are shown though they differ
 _MAX_PAIRS = 4
 
 
@@ -41,14 +43,14 @@ class Cause:
     Attributes:
         title: verdict, cells and changes.
         facts: that hold for all its tests.
-        next: what to type: words, command and note.
+        next: what to type.
         tests: each of several; empty for a single one.
     """
 
     tone: str
     title: str
     facts: tuple[Fact, ...]
-    next: tuple[tuple[str, str, str], ...]
+    next: tuple[Next, ...]
     tests: tuple[Test, ...]
 
 
@@ -78,7 +80,7 @@ def _engines(entry: Entry) -> tuple[str, str]:
 
 
 def _of_changes(entry: Entry) -> Hashable:
-    """What made it slower and the names of what differs; for a gain, which part of the energy."""
+    """What made it slower and the names of what differs; apart from gains if nothing was judged."""
     slower, changes = _changed(entry)
     names = frozenset(name for name, _ in changes if name not in _CONDITIONS)
     worse = entry.verdict is not None or (entry.ratio is not None and entry.ratio.value > 1)
@@ -123,19 +125,17 @@ def _single(entry: Entry) -> Cause:
 def _shared(entries: Sequence[Entry]) -> Cause:
     pieces = [_pieces(entry) for entry in entries]
     common = [piece for piece in pieces[0] if all(piece in others for others in pieces[1:])]
-    own = [
-        Test(e.what, tuple(_joined(p for p in of_test if p not in common)))
-        for e, of_test in zip(entries, pieces, strict=True)
+    following, own_next = _next([entry.next for entry in entries])
+    tests = [
+        Test(entry.what, (*_joined(p for p in of_test if p not in common), *lines))
+        for entry, of_test, lines in zip(entries, pieces, own_next, strict=True)
     ]
     label, _, figures = _changed(entries[0])[0].partition(" (")
-    if label:
-        common.insert(0, ("cause", f"{label} (in {entries[0].cell.name}: {figures}"))
+    if label and ("cause", label) not in common:
+        example = f" (in {entries[0].cell.name}: {figures}" if figures else ""
+        common.insert(0, ("cause", label + example))
     return Cause(
-        summary.tone(entries[0]),
-        _title(entries),
-        tuple(_joined(common)),
-        _merged([entry.next for entry in entries]),
-        tuple(own),
+        summary.tone(entries[0]), _title(entries), tuple(_joined(common)), following, tuple(tests)
     )
 
 
@@ -194,40 +194,45 @@ def _where(entries: Sequence[Entry]) -> str:
     return f"{kinds.pop()} at {where}"
 
 
-def _merged(following: Sequence[Sequence[str]]) -> tuple[tuple[str, str, str], ...]:
-    """What to type for all tests: alike lines once, commands that differ in the test as one."""
-    lines = [list(dict.fromkeys(of_place)) for of_place in zip(*following, strict=False)]
-    merged = [
-        command
-        for alike in lines
-        for command in (_one_command(alike) or map(summary.command, alike))
-    ]
-    return tuple(merged[:_MAX_NEXT])
+def _next(following: Sequence[Sequence[str]]) -> tuple[tuple[Next, ...], list[list[Fact]]]:
+    """What to type for all tests, and what each has to type that this leaves out."""
+    shared: list[Next] = []
+    own: list[list[Fact]] = [[] for _ in following]
+    for place in itertools.zip_longest(*following):
+        lines = list(dict.fromkeys(line for line in place if line))
+        command = _one_command(lines)
+        if command:
+            shared.append(command)
+        elif len(lines) <= _FEW:
+            shared += map(summary.command, lines)
+        else:
+            words, typed, note = summary.command(lines[0])
+            shared.append((words, typed, f"{note} (the other tests' are with each)".lstrip()))
+            for facts, line in zip(own, place, strict=True):
+                facts += [("next", line)] if line else []
+    return tuple(shared), own
 
 
-def _one_command(lines: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The lines' command for all their tests; empty if they differ in more than the test."""
+def _one_command(lines: Sequence[str]) -> Next | None:
+    """The lines' command for all their tests; None if they differ in more, or are too many."""
     found = [summary.command(line) for line in lines]
-    if len(lines) == 1:
-        return found
     words, _, note = found[0]
+    if len(lines) == 1 or len(lines) > _MAX_MERGED:
+        return found[0] if len(lines) == 1 else None
     try:
         typed = [shlex.split(command) for _, command, _ in found]
     except ValueError:  # an odd name
-        return []
-    varying = [i for i, tokens in enumerate(zip(*typed, strict=False)) if len(set(tokens)) > 1]
-    alike = {
-        (words, len(tokens), note) for (words, _, note), tokens in zip(found, typed, strict=True)
-    }
-    if len(alike) > 1 or len(varying) != 1:
-        return []
-    if len(lines) > _MAX_MERGED:
-        return [
-            (words, found[0][1], f"{note}, and likewise for {len(lines) - 1} more".lstrip(", "))
-        ]
+        return None
+    if {(other[0], other[2], len(tokens)) for other, tokens in zip(found, typed, strict=True)} != {
+        (words, note, len(typed[0]))
+    }:
+        return None
+    varying = [i for i, tokens in enumerate(zip(*typed, strict=True)) if len(set(tokens)) > 1]
+    if len(varying) != 1 or not all("::" in tokens[varying[0]] for tokens in typed):
+        return None
     (place,) = varying
     tests = [tokens[place] for tokens in typed]
-    return [(words, shlex.join([*typed[0][:place], *tests, *typed[0][place + 1 :]]), note)]
+    return words, shlex.join([*typed[0][:place], *tests, *typed[0][place + 1 :]]), note
 
 
 def what_changed(results: Results) -> list[tuple[str, list[Fact]]]:

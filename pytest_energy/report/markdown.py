@@ -12,7 +12,7 @@ _MAX_ROWS = 150
 _MAX_EXPLAINED = 20
 _MAX_STATES = 40
 _MAX_TESTS = 20  # of one cause
-_NAMED = ("what changed", "cause")
+_NAMED = ("what changed", "cause", "next")
 _SIGN = {"bad": "❌", "open": "⚠️", "good": "✅", "none": "ℹ️"}
 
 

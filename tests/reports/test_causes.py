@@ -96,7 +96,12 @@ def test_commands_that_differ_in_more_than_the_test_stand_alone() -> None:
         "pytest other --energy-launches 5",
     ]
     (card,) = causes.causes(made.of(*(regressed(size, "slower host") for size in range(1, 21))))
-    assert [note for *_, note in card.next] == ["and likewise for 19 more"]
+    assert [note for *_, note in card.next] == ["(the other tests' are with each)"]
+    for size, test in enumerate(card.tests, 1):
+        assert f"test_energy[bs{size}]" in dict(test.facts)["next"]
+    more = regressed(16, "slower host", next=("measure again: pytest x", "or: pytest y"))
+    (card,) = causes.causes(made.of(regressed(8, "slower host"), more))
+    assert card.next[-1] == ("or", "pytest y", ""), "though the other test has no second line"
 
 
 def test_the_recorded_examples_have_one_card_each() -> None:

@@ -222,6 +222,44 @@ def test_the_answer_stands_first() -> None:
     assert summary.headline(made.of()).tone == "open"
 
 
+def test_the_first_screen_decides(tmp_path: Path) -> None:
+    """Verdict, worst change, the changes beside their tolerance, what changed, why; the rest."""
+    entries = [made.entry(1), made.entry(8), made.entry(8, 0.9, metric="tokens_per_s")]
+    _, page = check(made.of(*entries), tmp_path)
+    body = page[page.index("<body>") :]
+    places = [
+        body.index(text)
+        for text in (
+            "3 energy tests: 3 regressed</h1>",
+            "Worst: J/token +10.0 %",
+            'id="change-title"',
+            "<h2>What changed</h2>",
+            "<h2>Why, and what next</h2>",
+            "REGRESSED: tiny 512/256 at batch sizes 1 and 8",
+            "<h2>Each test</h2>",
+            'id="against-batch-size-title"',
+        )
+    ]
+    assert places == sorted(places)
+    assert body.count('<section class="why') == 1
+
+
+def test_a_history_has_a_verdict_on_each_step_and_a_picture_of_the_pages_width(
+    tmp_path: Path,
+) -> None:
+    states = [made.state(i, size, 0.5 * 1.1**i) for size in (1, 8) for i in range(3)]
+    markdown_text, page = check(made.of(history=states), tmp_path)
+    assert "Newest steps: 2 regressed" in markdown_text
+    assert markdown_text.count("| regressed |") == 4
+    assert page.count('<td class="verdict bad">regressed</td>') == 4
+    for name, width in (("history", 480), ("history-wide", 1040)):
+        shown = picture(made.of(history=states), name)
+        assert f'width="{width}"' in shown.svg("light")
+        assert shown.words.count("+10.0 %: regressed") == 4
+        axes = [one.get_position() for one in shown.figure.axes]
+        assert len({round(place.x0, 2) for place in axes}) == (1 if width == 480 else 2)
+
+
 @pytest.mark.parametrize(
     ("status", "note"),
     [
