@@ -11,10 +11,11 @@ import pytest
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.plugin.collection import question
-from pytest_energy.plugin.state import CELL, FIXTURES, FOUND, RUN, session_of
+from pytest_energy.plugin.state import CELL, FIXTURES, FOUND, RUN, session_of, test_id
 from pytest_energy.safety.files import in_words
 
 if TYPE_CHECKING:
+    from pytest_energy.report.explanation import Explanation
     from pytest_energy.store.baselines import Update
     from pytest_energy.verdict.judgement import Judgement
 
@@ -91,7 +92,8 @@ class Gated:
         update, refusal = self._update() if settings.update else (None, None)
         row = rows.row(cell, judgement, update, settings.inconclusive_fails)
         said = explanation.explain(cell.name, judgement, rerun(item), bool(settings.replay))
-        failure = "" if judgement.verdict.green else explanation.failure(judgement, said)
+        shown = said if judgement.verdict.green else self._in_short(judgement, said)
+        failure = "" if judgement.verdict.green else explanation.failure(judgement, shown)
         if update is None and row.green and not judgement.verdict.green:
             # Shown in the summary: as a Python warning it would fail where warnings are errors.
             row = replace(row, warning=failure)
@@ -104,6 +106,32 @@ class Gated:
             pytest.fail(refusal, pytrace=False)
         if not row.green:
             pytest.fail(failure, pytrace=False)
+
+    def _in_short(self, judgement: Judgement, said: Explanation) -> Explanation:
+        """What the cell's other metric has told in full is referred to.
+
+        Why J/token regressed is always told, because it says more than that of tokens/s.
+        """
+        verdict = judgement.verdict.value
+        if verdict == "inconclusive" or judgement.by_limits_alone:
+            return said
+        regressed = verdict == "regressed"
+        key, changed = self._item.stash[CELL].key.canonical, said.changed if regressed else ""
+        as_other = self._as_other(f"{verdict} {changed} {key}")
+        if as_other is None or (regressed and self._fixture == "energy"):
+            return said
+        if regressed:
+            return replace(said, split=f"why, and what changed: {as_other}", changed=None)
+        why = f"why, and what to type next: {as_other}"
+        return replace(said, how_sure="", reasons=(why,), split="", changed=None, next=())
+
+    def _as_other(self, cause: str) -> str | None:
+        """Where another fixture has told this cause in full; None if none has."""
+        own = test_id(self._item), self._fixture
+        test, fixture = self._item.config.stash[RUN].told.setdefault(cause, own)
+        if (test, fixture) == own:
+            return None
+        return f"as for {fixture}, above" if test == own[0] else f"as for {fixture} ({test})"
 
     def _update(self) -> tuple[Update | None, str | None]:
         """Store the baseline; what was stored, or why nothing was."""

@@ -53,7 +53,12 @@ class Project:
         pytester.makepyfile(test_tiny=TESTS)
 
     def record(
-        self, label: str, launches: int = 3, marker: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        label: str,
+        launches: int = 3,
+        marker: dict[str, Any] | None = None,
+        tokens_per_s: float = 1000.0,
+        **kwargs: Any,
     ) -> Path:
         marked = Marked.from_arguments((), marker or MARKER)
         for size in marked.batch_sizes:
@@ -62,7 +67,7 @@ class Project:
                     marked.cell(size, self.path),
                     launch_id=f"{label}-{launch}",
                     cycles=12.5,
-                    tokens_per_s=1000.0 + launch,
+                    tokens_per_s=tokens_per_s + launch,
                     **kwargs,
                 )
                 recording_file.write(made, self.path / label / made.launch_id / f"{size}.json.gz")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_energy.plugin.terminal import ProgressLine
-from tests.plugin.project import Project
+from tests.plugin.project import TESTS, Project
 
 ESCAPE = "\x1b["
 
@@ -235,3 +235,54 @@ def test_a_locale_that_lacks_characters_shows_what_happened_legibly(
     result.stdout.fnmatch_lines(["  power * W (*) / throughput *", "  bs=2 *+12.0% +/-*regressed*"])
     assert "\\x" not in result.stdout.str()
     assert "\\u" not in result.stdout.str()
+
+
+BOTH = TESTS.replace("def test_energy(energy):\n        energy.check()", "").replace(
+    "def test_throughput(throughput)", "def test_both(energy, throughput)"
+)
+
+
+@pytest.mark.parametrize("tests", [TESTS, BOTH])
+@pytest.mark.parametrize(
+    ("verdict", "cause", "next_"),
+    [
+        ("INVALID", "throttled: hot", "leave the invalid launches out"),
+        ("NO BASELINE", "no baseline", "if the cell is new, store a baseline"),
+        ("NOT COMPARABLE", "another GPU model", "run on the baseline's hardware"),
+    ],
+)
+def test_a_cause_that_both_fixtures_share_is_told_once(
+    project: Project, tests: str, verdict: str, cause: str, next_: str
+) -> None:
+    project.pytester.makepyfile(test_tiny=tests)
+    if verdict != "NO BASELINE":
+        project.store()
+    asked: dict[str, Any] = {
+        "INVALID": {"faults": ("throttled: hot",)},
+        "NOT COMPARABLE": {"environment": {"gpu_name": "NVIDIA H200"}},
+    }
+    project.record("new", **asked.get(verdict, {}))
+    lines = project.run("--energy-replay", "new", "-k", "bs2").outlines
+    told = [i for i, line in enumerate(lines) if line.startswith(f"{verdict}: tiny bs=2 64/250,")]
+    assert len(told) == 2
+    first, second = told
+    assert any(cause in line for line in lines[first:second])
+    assert any(line.startswith(f"  next: {next_}") for line in lines[first:second])
+    where = ", above" if tests == BOTH else " (test_tiny.py::test_energy[bs2])"
+    assert lines[second + 1] == f"  why, and what to type next: as for energy{where}"
+    assert not lines[second + 2].startswith("  ")
+    alone = project.run("--energy-replay", "new", "-k", "throughput and bs2 or both and bs2")
+    assert cause in alone.stdout.str()
+
+
+def test_why_it_regressed_is_told_once(project: Project) -> None:
+    project.store()
+    project.record("slow", power_w=700.0, tokens_per_s=700.0, environment={"vllm": "0.0.2"})
+    lines = project.run("--energy-replay", "slow", "-k", "bs2").outlines
+    first, second = (i for i, line in enumerate(lines) if line.startswith("REGRESSED: "))
+    assert lines[first + 3].startswith("  what changed: slower steps on the GPU ")
+    assert lines[second + 1].startswith("  how sure: 95 % interval -")
+    assert lines[second + 2] == (
+        "  why, and what changed: as for energy (test_tiny.py::test_energy[bs2])"
+    )
+    assert lines[second + 3].startswith("  next: if the change is intended: ")
