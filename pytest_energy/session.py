@@ -20,6 +20,7 @@ from pytest_energy.verdict.judge import Judge
 from pytest_energy.verdict.judgement import Judgement, Limits
 from pytest_energy.verdict.rule import Terms
 
+_IN_FULL_AT = "... (in full at "
 _SHORT_LINES = 3  # of a failure that was told before
 
 
@@ -122,7 +123,10 @@ class Session:
 
         Raised by `judge`, `update` or `add_noise` for each test that needs the file.
         """
-        return self._once(str(error), str(error), 1, cell, metric)
+        text = str(error)
+        if _IN_FULL_AT in text:  # a launch's failure, which is told by its kind
+            return text
+        return self._once(text, text, 1, cell, metric)
 
     def _once(self, kind: str, text: str, most: int, cell: Cell, metric: Metric | None) -> str:
         """`text` for the first of its kind; for others `most` of its lines and a reference."""
@@ -130,7 +134,7 @@ class Session:
         lines, is_first = text.splitlines(), first.key == cell.key and metric in (of, None)
         if is_first or len(lines) <= most + (most > 1):
             return text
-        return "\n".join([*lines[:most], f"... (in full at {first.name})"])
+        return "\n".join([*lines[:most], f"{_IN_FULL_AT}{first.name})"])
 
     @property
     def _out_of_time(self) -> str:
