@@ -344,7 +344,10 @@ def test_energy_of_a_module_is_not_comparable_with_that_of_a_gpu(
     module = launches(cell, [500] * 3, [1000] * 3, environment={"energy_scope": "module"})
     judged = judge(Metric.JOULES_PER_TOKEN, module, baseline)
     assert judged.verdict is Verdict.NOT_COMPARABLE
-    assert "the energy counter of a GPU, the other by that of a module" in judged.reasons[0]
+    assert judged.reasons == (
+        "one was measured by the energy counter of a GPU, the other by that of a module "
+        "(GPU, CPU and memory): they cannot be compared",
+    )
 
 
 def test_another_power_limit_is_not_comparable(cell: Cell, baseline: Baseline) -> None:
