@@ -11,6 +11,7 @@ import pynvml
 import pytest
 
 from pytest_energy.health import neighbours
+from pytest_energy.health.guard import Guard
 from pytest_energy.health.neighbours import Look, after_engine, before_launch, is_held
 from tests.driver import UUIDS, SimulatedClock, SimulatedDriver, SimulatedGpu
 
@@ -176,3 +177,31 @@ def test_what_was_not_known_before_is_not_compared(gpu: SimulatedGpu) -> None:
     before = Look.when_idle()
     gpu.fails, gpu.pids, gpu.memory_mib = {}, [4711], 40_000
     assert after_engine([UUID], before) == []
+
+
+@pytest.mark.parametrize(
+    ("leaves", "faults"),
+    [
+        ("while the engine loads", []),  # before the first counter update that is measured
+        ("under the load", ["hidden_process"]),
+        ("never", ["hidden_process", "hidden_process"]),
+    ],
+)
+def test_a_neighbour_that_comes_while_the_engine_loads(
+    gpu: SimulatedGpu, clock: SimulatedClock, leaves: str, faults: list[str]
+) -> None:
+    """Measured are the load's cycles alone, so only one who is there under the load can touch them.
+
+    It is seen by memory it gives back, or holds when the engine is gone, and by its use then.
+    """
+    before, engine_mib = Look.when_idle(), 60_000
+    gpu.memory_mib, gpu.utilization_percent = engine_mib + 10_000, 60
+    if leaves == "while the engine loads":
+        gpu.memory_mib, gpu.utilization_percent = engine_mib, 0
+    guard = Guard([UUID])
+    found = guard.faults_before()
+    if leaves == "under the load":
+        gpu.memory_mib, gpu.utilization_percent = engine_mib, 0
+    found += guard.faults()
+    gpu.memory_mib -= engine_mib - 4
+    assert codes(found + after_engine([UUID], before)) == faults

@@ -224,4 +224,11 @@ ROWS: tuple[Situation, ...] = (
         now="pass: a GPU in use is read again for three seconds",
         test=f"{_NEIGHBOURS}::test_an_engine_that_has_just_been_killed_is_no_neighbour",
     ),
+    Situation(
+        kind=_HIDDEN,
+        situation="a job of another pod comes and goes while the engine loads",
+        before="pass",
+        now="pass: it was gone when the measured cycles began; one that leaves later is seen",
+        test=f"{_NEIGHBOURS}::test_a_neighbour_that_comes_while_the_engine_loads",
+    ),
 )
