@@ -17,6 +17,7 @@ from pytest_energy.store.figures import MAX_BYTES
 _Content = TypeVar("_Content")
 _Launches = TypeVar("_Launches", bound=Sequence[Any])
 
+_START = 10_000  # bytes of a file that tell whose it is
 # A line of JSON cannot begin like this.
 _CONFLICT = re.compile(rb"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?\r?$", re.MULTILINE)
 
@@ -38,9 +39,31 @@ def paths(folder: Path, pattern: str, error: type[Exception]) -> list[Path]:
                 raise error(dangling)
             if place.is_dir():
                 any(place.iterdir())  # glob passes over a folder that cannot be read
+        for place in visible(folder, "**/*"):
+            if _is_misplaced(place, folder):
+                raise error(
+                    f"{place} is a file of a store, and is not looked for there.\n"
+                    f"Move it to {folder}/GPU/MODEL.json, or if it holds noise to "
+                    f"{folder}/GPU/noise/MODEL.json"
+                )
         return visible(folder, pattern)
     except OSError as problem:
         raise error(_unreadable(place, "part of the store", problem)) from None
+
+
+def _is_misplaced(path: Path, folder: Path) -> bool:
+    """Whether a file of ours lies where none is looked for, or in a folder or with an ending that
+    differ from what is looked for in capitals.
+    """
+    *folders, name = path.relative_to(folder).parts
+    if not name.lower().endswith(".json") or not path.is_file():
+        return False
+    known = len(folders) == 1 or (len(folders) == 2 and folders[1] == "noise")
+    if known and name.endswith(".json"):
+        return False
+    with path.open("rb") as file:
+        start = file.read(_START)
+    return b'"cells"' in start and b'"joules_per_token"' in start
 
 
 def distinct(found: Iterable[Path]) -> list[Path]:

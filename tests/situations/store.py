@@ -371,4 +371,19 @@ ROWS: tuple[Situation, ...] = (
         now="in full in the first, a reference in the others; read once",
         test="tests/plugin/test_bad_input.py::test_a_file_that_stops_every_test_is_told_in_full_once",
     ),
+    Situation(
+        kind="files of the store",
+        situation="a file is moved a folder up or down, to `Noise/` or to `tiny.JSON`",
+        before="no baseline; no noise, without a word",
+        now="refused: where it belongs",
+        test="tests/unit/test_store_files.py"
+        "::test_a_file_where_none_is_looked_for_is_not_passed_over",
+    ),
+    Situation(
+        kind="files of the store",
+        situation="another tool's JSON in a folder of its own below the store",
+        before="passed over",
+        now="passed over",
+        test="tests/unit/test_store_files.py::test_other_peoples_files_in_a_store_are_theirs",
+    ),
 )

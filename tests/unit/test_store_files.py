@@ -252,6 +252,34 @@ def test_a_store_that_is_a_link_to_nothing_is_not_empty(store: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [BaselineError, NoiseError])
+@pytest.mark.parametrize(
+    ("file", "to"),
+    [
+        (BASELINE, "rack/simulated-gpu/tiny.json"),
+        (NOISE, "rack/simulated-gpu/noise/tiny.json"),
+        (NOISE, "simulated-gpu/Noise/tiny.json"),
+        (BASELINE, "simulated-gpu/tiny.JSON"),
+        (BASELINE, "tiny.json"),
+    ],
+)
+def test_a_file_where_none_is_looked_for_is_not_passed_over(
+    store: Path, cell: Cell, kind: type[EnergyError], file: str, to: str
+) -> None:
+    (store / to).parent.mkdir(parents=True, exist_ok=True)
+    (store / file).rename(store / to)
+    message = refusal(kind, store, cell)
+    assert f"{store / to} is a file of a store, and is not looked for there" in message
+
+
+def test_other_peoples_files_in_a_store_are_theirs(store: Path, cell: Cell) -> None:
+    theirs = store / "other" / "tool" / "package.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text('{"schema_version": 1, "cells": []}')
+    assert stored_j(store, cell) == pytest.approx(0.5, rel=1e-3)
+    assert in_noise(store, cell) == 3
+
+
+@pytest.mark.parametrize("kind", [BaselineError, NoiseError])
 def test_a_folder_that_cannot_be_looked_into_is_not_empty(
     store: Path, cell: Cell, kind: type[EnergyError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
