@@ -21,7 +21,7 @@ from pytest_energy.engines.worker_process import session_members
 from pytest_energy.errors import EngineError
 from pytest_energy.health.neighbours import Look
 from pytest_energy.launch.launch import Launch
-from pytest_energy.measure import checks, measurement, stopping
+from pytest_energy.measure import checks, measurement, steadiness, stopping
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import Recording
@@ -69,10 +69,11 @@ ENGINE_ARGS = {"enforce_eager": True, "max_model_len": 256, "max_num_seqs": 8}
 CONFTEST = f"""
     import sys
     sys.path.insert(0, {str(ROOT)!r})
-    from pytest_energy.measure import checks
+    from pytest_energy.measure import checks, steadiness
     from tests.simulated import SimulatedMeter
 
-    checks._FULL_BATCH = 0.0  # requests wait if the host is busy
+    # On a busy host requests wait and the pace changes.
+    checks._FULL_BATCH = steadiness.LEVEL = 0.0
 
     def pytest_energy_open_meter(gpu_uuids, is_engine_process):
         assert gpu_uuids == ()
@@ -85,6 +86,7 @@ def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(steadiness, "LEVEL", 0.0)  # as in CONFTEST
         yield
 
 
