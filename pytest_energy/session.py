@@ -8,7 +8,6 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import EnergyError, RecordingError
 from pytest_energy.evidence import Evidence, LiveSource, ReplaySource, Source
 from pytest_energy.launch import launch
-from pytest_energy.launch.failures import kind_of
 from pytest_energy.launch.load import Progress
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
@@ -16,12 +15,10 @@ from pytest_energy.settings import DEFAULT_LAUNCHES, Settings
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store, Update
 from pytest_energy.store.noise import Noise, NoiseStore
+from pytest_energy.told import Told
 from pytest_energy.verdict.judge import Judge
 from pytest_energy.verdict.judgement import Judgement, Limits
 from pytest_energy.verdict.rule import Terms
-
-_IN_FULL_AT = "... (in full at "
-_SHORT_LINES = 3  # of a failure that was told before
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class Session:
         open_meter: opens a meter for the GPUs with the given UUIDs.
         progress: called with a few words on what is going on.
         clock: monotonic, in seconds.
+        told: what has stopped tests so far.
     """
 
     settings: Settings
@@ -51,8 +49,8 @@ class Session:
     open_meter: launch.OpenMeter
     progress: Progress
     clock: Callable[[], float] = time.monotonic
+    told: Told = field(default_factory=Told)
     _updates: dict[str, Update | EnergyError | OSError] = field(default_factory=dict)
-    _failures: dict[str, tuple[Cell, Metric | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
@@ -102,7 +100,7 @@ class Session:
         """
         evidence = self.evidence(question.cell)
         if evidence.failure is not None:
-            reason = self._told(evidence.failure, question.cell, question.metric)
+            reason = self.told.failure(evidence.failure, question.cell, question.metric)
             return self._judge.invalid(question.metric, question.limits, [reason])
         if not evidence.measurements:
             return self._judge.unmeasured(question.metric, question.limits, [self._out_of_time])
@@ -113,28 +111,6 @@ class Session:
             return judgement
         reasons = (*judgement.reasons, self._out_of_time)
         return replace(judgement, reasons=reasons, out_of_time=True)
-
-    def _told(self, failure: str, cell: Cell, metric: Metric | None = None) -> str:
-        """A failure in full for the first that it leaves open, in short for the others."""
-        return self._once(kind_of(failure), failure, _SHORT_LINES, cell, metric)
-
-    def told(self, error: EnergyError, cell: Cell, metric: Metric) -> str:
-        """An error, as of a damaged file, in full for the first whom it stops, else its first line.
-
-        Raised by `judge`, `update` or `add_noise` for each test that needs the file.
-        """
-        text = str(error)
-        if _IN_FULL_AT in text:  # a launch's failure, which is told by its kind
-            return text
-        return self._once(text, text, 1, cell, metric)
-
-    def _once(self, kind: str, text: str, most: int, cell: Cell, metric: Metric | None) -> str:
-        """`text` for the first of its kind; for others `most` of its lines and a reference."""
-        first, of = self._failures.setdefault(kind, (cell, metric))
-        lines, is_first = text.splitlines(), first.key == cell.key and metric in (of, None)
-        if is_first or len(lines) <= most + (most > 1):
-            return text
-        return "\n".join([*lines[:most], f"{_IN_FULL_AT}{first.name})"])
 
     @property
     def _out_of_time(self) -> str:
@@ -238,7 +214,7 @@ class Session:
     def _all_launches(self, cell: Cell) -> tuple[Measurement, ...]:
         evidence = self.evidence(cell)
         if evidence.failure is not None:
-            raise RecordingError(self._told(evidence.failure, cell))
+            raise RecordingError(self.told.failure(evidence.failure, cell))
         if not evidence.measurements or (evidence.out_of_time and self.settings.update):
             raise RecordingError(
                 f"{self._out_of_time}: {len(evidence.measurements)} were made, which is too few.\n"

@@ -165,7 +165,7 @@ class Gated:
                 f"{in_words(error)}.\nMend that, or give another store: --energy-baselines DIR"
             )
         asked = question(self._item, self._fixture)
-        return session_of(self._item.config).told(error, asked.cell, asked.metric)
+        return session_of(self._item.config).told.error(error, asked.cell, asked.metric)
 
 
 def forget(item: pytest.Item) -> None:
