@@ -50,6 +50,19 @@ def test_create_then_change(cell: Cell, tmp_path: Path) -> None:
     assert found.history[0].joules_per_token == pytest.approx(0.5, rel=1e-3)
 
 
+def test_a_file_of_the_first_version_is_read(cell: Cell, tmp_path: Path) -> None:
+    """As written before synthetic weights had their name."""
+    seen = {"synthetic_weights": {"norms": [1.0, 1.0]}}
+    update(tmp_path, launches(cell, environment=seen))
+    path, now = only_file(tmp_path), Store(tmp_path).entries()
+    content = json.loads(path.read_text())
+    for entry in content["cells"].values():
+        entry["environment"]["made_up_weights"] = entry["environment"].pop("synthetic_weights")
+    path.write_text(json.dumps({**content, "schema_version": 1}))
+    assert Store(tmp_path).entries() == now
+    assert now[0].environment.synthetic_weights == seen["synthetic_weights"]
+
+
 def test_what_is_read_is_what_was_measured(cell: Cell, tmp_path: Path) -> None:
     measured = launches(cell, noise=0.1)
     update(tmp_path, measured)

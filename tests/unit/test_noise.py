@@ -108,6 +108,26 @@ def test_invalid_measurements_are_refused(cell: Cell, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_the_first_version_is_read(cell: Cell, tmp_path: Path) -> None:
+    """As written when interleaved launches were said to take turns."""
+    path = NoiseStore(tmp_path).path(cell.key, GPU_NAME)
+    NoiseStore(tmp_path).add(launches(cell, [500, 510, 520]))
+    content = json.loads(path.read_text())
+    first, second, _ = content["cells"][0]["launches"]
+    first["engine"] += " interleaved"
+    second["engine"] += " interleaved"
+    path.write_text(json.dumps(content))
+    now = NoiseStore(tmp_path).noise(cell.key, GPU_NAME, ENERGY)
+    del content["gpu_name"]
+    for launch in (first, second):
+        launch["engine"] = launch["engine"].replace(" interleaved", " in turns")
+    path.write_text(json.dumps({**content, "schema_version": 1}))
+    assert NoiseStore(tmp_path).noise(cell.key, GPU_NAME, ENERGY) == now
+    assert NoiseStore(tmp_path).add(launches(cell, [530], "b")) == 1
+    assert " in turns" not in path.read_text()
+    assert path.read_text().count(" interleaved") == 2
+
+
 def test_another_schema_version_is_named(cell: Cell, tmp_path: Path) -> None:
     NoiseStore(tmp_path).add(launches(cell, [500, 510]))
     path = NoiseStore(tmp_path).path(cell.key, GPU_NAME)
