@@ -15,7 +15,7 @@ import pytest
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.plugin.state import fixtures_of
-from pytest_energy.safety import plainly, redact
+from pytest_energy.safety import redact
 from pytest_energy.settings import LaunchSettings, Settings
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ class Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect, in the process that reports; a test's last report has all that it found."""
         if hasattr(report, "energy_found"):
+            from pytest_energy.safety import plainly
+
             plainly.show(sys.__stdout__)  # for what a locale lacks, as its failure is shown, too
             key = report.nodeid, getattr(report, "worker_id", "")
             self._run.found[key] = report.energy_found

@@ -118,6 +118,7 @@ def run(row: Row, template: Path, folder: Path) -> Outcome:
     environment |= {
         "PYTHONPATH": str(ROOT),
         "PYTEST_PLUGINS": ",".join([*plugins, "tests.faults.injected"]),
+        "PYTHONDONTWRITEBYTECODE": "1",  # its files must not be what a fault meets
         "STEP_S": str(setting.STEP_S),
         "CAMPAIGN_SIGNS": str(signs),
         "CAMPAIGN_FAULT": row.put_in,

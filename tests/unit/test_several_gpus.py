@@ -24,6 +24,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.report import collect, explanation, gpu_shares, markdown, page, results, rows
+from pytest_energy.report.gallery import Gallery
 from pytest_energy.report.results import Results
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store
@@ -199,7 +200,7 @@ def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
         "IMBALANCE: GPU-bbbbbbbb uses 22.2% more energy"
     )
     assert line in markdown.page(found)
-    assert line in page.page(found, (), 0)
+    assert line in page.page(found, Gallery(None, (), 0))
     assert "energy by GPU" not in markdown.page(made.of(made.entry()))
 
 
