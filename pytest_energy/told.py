@@ -1,5 +1,6 @@
 """What stops several tests is told in full to the first and in short to the others."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pytest_energy.cell.cell import Cell
@@ -27,6 +28,12 @@ class Told:
         if _IN_FULL_AT in text:  # a launch's failure, which is told by its kind
             return text
         return self._once(text, text, 1, cell, metric)
+
+    def take_back(self, cell: Cell, metrics: Collection[Metric]) -> None:
+        """Tell in full anew what was told to the test of these metrics, which nobody is shown."""
+        for kind, (first, of) in list(self._first.items()):
+            if first.key == cell.key and (of is None or of in metrics):
+                del self._first[kind]
 
     def _once(self, kind: str, text: str, most: int, cell: Cell, metric: Metric | None) -> str:
         first, of = self._first.setdefault(kind, (cell, metric))

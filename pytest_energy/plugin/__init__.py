@@ -11,7 +11,7 @@ import pytest
 
 from pytest_energy.plugin import collection, options
 from pytest_energy.plugin.arguments import ARGUMENTS
-from pytest_energy.plugin.fixtures import PARENTS_GPUS, check_unchecked, forget
+from pytest_energy.plugin.fixtures import PARENTS_GPUS, check_unchecked, forget, take_back
 from pytest_energy.plugin.fixtures import energy as energy
 from pytest_energy.plugin.fixtures import energy_batch_size as energy_batch_size
 from pytest_energy.plugin.fixtures import throughput as throughput
@@ -127,7 +127,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     return result
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: a failure may become an expected one
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -136,7 +136,10 @@ def pytest_runtest_makereport(
     if not fixtures_of(item):
         return report
     crash, excinfo = getattr(report.longrepr, "reprcrash", None), call.excinfo
-    if crash is not None and excinfo is not None and excinfo.errisinstance(pytest.fail.Exception):
+    failed = excinfo is not None and excinfo.errisinstance(pytest.fail.Exception)
+    if report.when == "call" and not (report.failed and failed):
+        take_back(item)
+    if crash is not None and excinfo is not None and failed:
         # Its first line: where CI is set, pytest repeats all of it in the short summary.
         crash.message = str(excinfo.value).partition("\n")[0]
     report.energy_found = list(item.stash.get(FOUND, {}).values())  # type: ignore[attr-defined]

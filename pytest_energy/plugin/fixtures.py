@@ -11,7 +11,7 @@ import pytest
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.plugin.collection import question
-from pytest_energy.plugin.state import CELL, FIXTURES, FOUND, RUN, session_of, test_id
+from pytest_energy.plugin.state import CELL, FIXTURES, FOUND, RUN, fixtures_of, session_of, test_id
 from pytest_energy.safety.files import in_words
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Gated:
 
         Under --energy-update the baseline is stored instead, under --energy-noise the noise.
         """
+        take_back(self._item)
+        self._check_once()
+
+    def _check_once(self) -> None:
         if self._checked:
             return
         if self._item.config.stash[RUN].settings.noise:
@@ -91,6 +95,7 @@ class Gated:
         settings = session.settings
         update, refusal = self._update() if settings.update else (None, None)
         row = rows.row(cell, judgement, update, settings.inconclusive_fails)
+        row = replace(row, test=test_id(item).partition("[")[0])
         said = explanation.explain(cell.name, judgement, rerun(item), bool(settings.replay))
         shown = said if judgement.verdict.green else self._in_short(judgement, said)
         failure = "" if judgement.verdict.green else explanation.failure(judgement, shown)
@@ -116,8 +121,10 @@ class Gated:
         if verdict == "inconclusive" or judgement.by_limits_alone:
             return said
         regressed = verdict == "regressed"
-        key, changed = self._item.stash[CELL].key.canonical, said.changed if regressed else ""
-        as_other = self._as_other(f"{verdict} {changed} {key}")
+        key, cause = self._item.stash[CELL].key.canonical, said.changed
+        if not regressed:  # of a launch's failure only the first lines may be told
+            cause = "\n".join(reason.partition("\n")[0] for reason in judgement.reasons)
+        as_other = self._as_other(f"{verdict} {cause} {key}")
         if as_other is None or (regressed and self._fixture == "energy"):
             return said
         if regressed:
@@ -168,6 +175,17 @@ class Gated:
         return session_of(self._item.config).told.error(error, asked.cell, asked.metric)
 
 
+def take_back(item: pytest.Item) -> None:
+    """What a test has told and nobody is shown, as a failure that it expects, is told anew."""
+    from pytest_energy.measure.metric import Metric
+
+    told, own = item.config.stash[RUN].told, test_id(item)
+    for cause in [cause for cause, (test, _) in told.items() if test == own]:
+        del told[cause]
+    metrics = [Metric(FIXTURES[fixture]) for fixture in fixtures_of(item)]
+    session_of(item.config).told.take_back(item.stash[CELL], metrics)
+
+
 def forget(item: pytest.Item) -> None:
     """Forget what an earlier run of the same test found."""
     from pytest_energy.report.rows import Row
@@ -201,11 +219,13 @@ def _refuse_shared_gpus(config: pytest.Config) -> None:
 def check_unchecked(function: pytest.Function) -> None:
     """Check all metrics that a test's body has not checked; the failures are reported together."""
     failures = []
+    if fixtures_of(function):
+        take_back(function)
     for name in FIXTURES:
         gated = function.funcargs.get(name)
         if isinstance(gated, Gated):
             try:
-                gated.check()
+                gated._check_once()
             except pytest.fail.Exception as failure:
                 failures.append(str(failure))
     if failures:

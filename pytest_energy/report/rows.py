@@ -19,7 +19,9 @@ from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Update
 from pytest_energy.verdict.judgement import Judgement
 
-_NOT_NAMED = {"metric", "key", "engines", "on", "launches", "reference_launches", "measured_s"}
+_NOT_NAMED = {
+    "metric", "key", "test", "engines", "on", "launches", "reference_launches", "measured_s",
+}  # fmt: skip
 _OF_METRIC = {
     "verdict",
     "green",
@@ -39,6 +41,7 @@ class Row:
 
     Attributes:
         key: tells cells of one name apart.
+        test: that asked for it, without its batch size.
         engines: what was compared, in words.
         on: the GPUs, in words.
         launches: valid ones of the candidate.
@@ -69,6 +72,7 @@ class Row:
     gpu_imbalance: float | None = None
     remarks: tuple[str, ...] = ()
     key: str = ""
+    test: str = ""
     engines: str = ""
     on: str = ""
     launches: int = 0

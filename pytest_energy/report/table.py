@@ -18,7 +18,8 @@ Markup = dict[str, bool]
 def table(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
     """Aligned lines, each with its markup in pytest's terminal.
 
-    "llama bs=8 512/256" stands as "  bs=8" below "llama 512/256". A cell's row has the first of its
+    "llama bs=8 512/256" stands as "  bs=8" below "llama 512/256", and with its test if other cells
+    have this name, as with other engine arguments. A cell's row has the first of its
     tests' verdicts in the order of PRECEDENCE; if they differ, a line below tells which metric has
     which. Columns without any figure are left out.
     """
@@ -29,10 +30,12 @@ def table(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
         if max(map(len, [heading, *lines])) <= WIDTH:
             break
     shown: list[tuple[str, Markup]] = [(heading, {"bold": True})]
-    above = ""
+    above, keys = "", {(r.cell, r.key) for r in rows}
+    names = [name for name, _ in keys]
     for of_cell, line in zip(cells, lines, strict=True):
         model, _, workload = of_cell[0].cell.rsplit(" ", 2)
-        if above != (above := f"{model} {workload}"):
+        of_test = f" ({of_cell[0].test})" if names.count(of_cell[0].cell) > 1 else ""
+        if above != (above := f"{model} {workload}{of_test}"):
             shown.append((above, {}))
         shown.append((line, colour(of_cell)))
         if len({r.verdict for r in of_cell}) > 1:
@@ -51,16 +54,26 @@ def wrapped(line: str) -> str:
 
 
 def by_cell(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of each cell together, one per metric, in the order of the metrics."""
+    """The rows of each cell together, one per metric, in the order of the metrics.
+
+    What xdist's workers measured on GPUs of their own stays apart.
+    """
     cells: list[dict[str, Row]] = []
-    of_key: dict[str, list[dict[str, Row]]] = {}
     for r in rows:
-        same = of_key.setdefault(r.key, [])
-        if not same or r.metric in same[-1]:
-            same.append({})
-            cells.append(same[-1])
-        same[-1][r.metric] = r
+        fits = (of for of in cells if all(_of_one_measurement(r, other) for other in of.values()))
+        of_cell = next(fits, None)
+        if of_cell is None:
+            cells.append(of_cell := {})
+        of_cell[r.metric] = r
     return [[of[m.value] for m in Metric if m.value in of] for of in cells]
+
+
+def _of_one_measurement(one: Row, other: Row) -> bool:
+    """Whether two metrics were judged of the same launches, as far as both were measured."""
+    if one.key != other.key or one.metric == other.metric:
+        return False
+    unmeasured = not (one.engines and other.engines)
+    return unmeasured or (one.on, one.joules_per_token) == (other.on, other.joules_per_token)
 
 
 def colour(of_cell: Sequence[Row]) -> Markup:

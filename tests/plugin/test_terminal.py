@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from pytest_energy.plugin.marker import Marked
 from pytest_energy.plugin.terminal import ProgressLine
-from tests.plugin.project import TESTS, Project
+from pytest_energy.recording import recording_file
+from tests import simulated
+from tests.plugin.project import MARKER, TESTS, Project
 
 ESCAPE = "\x1b["
 
@@ -286,3 +289,76 @@ def test_why_it_regressed_is_told_once(project: Project) -> None:
         "  why, and what changed: as for energy (test_tiny.py::test_energy[bs2])"
     )
     assert lines[second + 3].startswith("  next: if the change is intended: ")
+
+
+XFAIL = TESTS.replace("def test_energy", "@pytest.mark.xfail\n    def test_energy")
+CATCH = "\n        with pytest.raises(BaseException): energy.check()"
+
+
+@pytest.mark.parametrize(
+    ("tests", "damaged"),
+    [
+        pytest.param(XFAIL, False, id="expected"),
+        pytest.param(XFAIL, True, id="an error expected"),
+        pytest.param(TESTS.replace("energy.check()", CATCH), False, id="caught"),
+        pytest.param(BOTH.replace("pass", CATCH), False, id="caught in the same test"),
+        pytest.param(
+            BOTH.replace("pass", CATCH + "\n        throughput.check()"),
+            True,
+            id="caught before the other",
+        ),
+    ],
+)
+def test_no_failure_is_referred_to_that_is_not_shown(
+    project: Project, tests: str, damaged: bool
+) -> None:
+    project.pytester.makepyfile(test_tiny=tests)
+    project.record("new", faults=() if damaged else ("throttled: hot",))
+    if damaged:
+        of_gpu = project.path / "baselines" / "simulated-gpu"
+        of_gpu.mkdir(parents=True)
+        (of_gpu / "tiny.json").symlink_to("gone")
+    result = project.run("--energy-replay", "new", "-k", "bs2")
+    assert result.parseoutcomes()["failed"] == 1
+    shown = result.stdout.str()
+    assert ("delete the link: rm " if damaged else "throttled: hot") in shown
+    assert "as for energy" not in shown
+    assert "in full at" not in shown
+
+
+def test_what_one_metric_alone_lacks_is_told_with_it(project: Project) -> None:
+    """Limits of latency are checked with J/token, and `throughput`, which comes first, has none."""
+    marker = {**MARKER, "engine": "server", "batch_sizes": [2], "max_ttft_ms": 5}
+    functions = ["def test_0(throughput): pass", "def test_1(energy): pass"]
+    mark = f"import pytest\npytestmark = pytest.mark.energy(**{marker!r})"
+    project.pytester.makepyfile(test_tiny="\n".join([mark, *functions]))
+    cell = Marked.from_arguments((), marker).cell(2, project.path, engine="server")
+    for label, faults in {"good": (), "hot": ("throttled: hot",)}.items():
+        made = simulated.recording(cell, launch_id=label, cycles=12.5, faults=faults)
+        recording_file.write(made, project.path / "new" / label / "2.json.gz")
+    result = project.run("--energy-replay", "new")
+    result.stdout.fnmatch_lines(["INVALID: *tokens/s", "*throttled: hot", "INVALID: *J/token"])
+    result.stdout.fnmatch_lines(["INVALID: *J/token", "*no latencies were recorded*"])
+
+
+def test_cells_of_one_name_are_told_apart(project: Project) -> None:
+    markers = [{**MARKER, "engine_args": {"enforce_eager": eager}} for eager in (True, False)]
+    functions = [
+        f"@pytest.mark.energy(**{marker!r})\ndef test_{i}(energy, throughput): pass"
+        for i, marker in enumerate(markers)
+    ]
+    project.pytester.makepyfile(test_tiny="\n".join(["import pytest", *functions]))
+    for i, marker in enumerate(markers):
+        project.record(f"new/{i}", marker=marker)
+    result = project.run("--energy-replay", "new")
+    result.stdout.fnmatch_lines(
+        [
+            "tiny 64/250 (test_tiny.py::test_0)",
+            "  bs=2 *",
+            "  bs=8 *",
+            "tiny 64/250 (test_tiny.py::test_1)",
+            "  bs=2 *",
+            "  bs=8 *",
+        ],
+        consecutive=True,
+    )

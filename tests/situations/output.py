@@ -211,4 +211,39 @@ ROWS: tuple[Situation, ...] = (
         test="tests/plugin/test_terminal.py"
         "::test_a_locale_that_lacks_characters_shows_what_happened_legibly",
     ),
+    *(
+        Situation(
+            _TOLD,
+            situation,
+            "“why, and what to type next: as for energy (…)”, which nothing shows",
+            "told in full to the next test that it stops",
+            "tests/plugin/test_terminal.py::test_no_failure_is_referred_to_that_is_not_shown",
+        )
+        for situation in (
+            "the test that fails first is marked `xfail`",
+            "a test catches the failure of `energy.check()`, and another fails of the same",
+            "a test catches the failure of `energy.check()`, and then `throughput` fails",
+        )
+    ),
+    Situation(
+        _TOLD,
+        "`throughput` is invalid for one cause and `energy`, after it, for two",
+        "“as for throughput”: the second cause is not told",
+        "both are told",
+        "tests/plugin/test_terminal.py::test_what_one_metric_alone_lacks_is_told_with_it",
+    ),
+    Situation(
+        _TOLD,
+        "two cells of one model and batch size, with other engine arguments",
+        "rows of the table that look alike",
+        "rows below the names of their tests",
+        "tests/plugin/test_terminal.py::test_cells_of_one_name_are_told_apart",
+    ),
+    Situation(
+        _AGAIN,
+        "xdist's workers, each with a GPU, judge one metric each of a cell",
+        "one row: the figures of one GPU with the change on the other",
+        "a row for each measurement",
+        "tests/unit/test_table.py::test_what_workers_measured_on_gpus_of_their_own_is_not_merged",
+    ),
 )

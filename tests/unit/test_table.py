@@ -169,3 +169,14 @@ def test_noise_of_several_sources_takes_one_line_and_names_cells_only_if_some_is
         "1.25% measured (tiny bs=64 64/250)",
         "an assumed noise takes more launches to raise an alarm: run pytest-energy noise",
     ]
+
+
+def test_what_workers_measured_on_gpus_of_their_own_is_not_merged() -> None:
+    """As under pytest-xdist, where a worker has a GPU and measures the cell for its metric."""
+    other = replace(RATE, on="GPU X (GPU-2)", joules_per_token=0.5, tokens_per_s=900.0)
+    table = [line.split() for line in lines(ENERGY, other) if line.startswith("  bs=8")]
+    assert [row[1:3] for row in table] == [["0.4126", "-0.5%"], ["0.5000", "-"]]
+    assert "900" in table[1]
+    both = lines(ENERGY, other, replace(RATE, verdict="regressed", green=False))
+    assert len([line for line in both if line.startswith("  bs=8")]) == 2
+    assert "    J/token pass, tokens/s regressed" in both
