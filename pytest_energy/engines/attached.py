@@ -20,6 +20,8 @@ from pytest_energy.errors import EngineError
 from pytest_energy.safety import untrusted
 
 _YEAR_9999_S = 2.5e11
+_CONNECT_S = 10.0
+_ANY = ("0.0.0.0", "::")  # the first takes IPv4 alone
 _STARTTIME = 19  # of /proc/PID/stat, counted from the field behind the command, see proc(5)
 
 
@@ -67,6 +69,7 @@ class AttachedEngine(HttpEngine):
 
     def _load(self) -> EngineReady:
         host, port = address_of(self._url)
+        host = reached(host, port)
         ready = self._load_with(
             self._load_timeout_s + WORKER_GRACE_S,
             "attach",
@@ -82,14 +85,14 @@ class AttachedEngine(HttpEngine):
                 f"needs {self._request_tokens}.\n"
                 f"Restart it with --max-model-len {self._request_tokens}, or shorten the requests.",
             )
-        gpu_uuids = self._find_gpus(port)
+        gpu_uuids = self._find_gpus(port, host)
         if self._launch_id is None:
             self._launch_id = self._launch_of_processes()
         return replace(ready, gpu_uuids=gpu_uuids, vocabulary_size=self._vocabulary_size)
 
-    def _find_gpus(self, port: int) -> tuple[str, ...]:
+    def _find_gpus(self, port: int, address: str) -> tuple[str, ...]:
         on_gpus = self._compute_processes()
-        self._processes = processes_of(port)
+        self._processes = processes_of(port, address)
         gpu_uuids = self._named_gpus or gpus_of(self._processes, on_gpus)
         if not gpu_uuids and on_gpus:
             busy = [gpu for gpu, pids in on_gpus.items() if pids] or list(on_gpus)
@@ -141,9 +144,23 @@ def address_of(url: str) -> tuple[str, int]:
         or parts.query
         or parts.fragment
         or "@" in parts.netloc
+        or parts.port == 0
     ):
         raise ValueError("it is not http://host:port")  # without the URL, which may hold a password
     return parts.hostname, parts.port or 80
+
+
+def reached(host: str, port: int) -> str:
+    """The address of a host at which a server answers, so that all requests go to that one.
+
+    A host may have several, with another server at each. The host itself if none answers.
+    """
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((host, port), timeout=_CONNECT_S) as connection,
+    ):
+        return str(connection.getpeername()[0])
+    return host
 
 
 def is_local(host: str) -> bool:
@@ -161,18 +178,27 @@ def is_local(host: str) -> bool:
     return True
 
 
-def processes_of(port: int) -> frozenset[int]:
-    """The processes that listen on a TCP port, and their descendants; empty if they are hidden.
+def processes_of(port: int, address: str) -> frozenset[int]:
+    """The processes that listen at an address, and their descendants; empty if they are hidden.
 
+    Whoever listens on the port at every address answers only where nobody listens at that alone.
     Processes in other network namespaces are not included, even if they listen on such a port.
     """
     found: set[int] = set()
     # Without a readable /proc/net nothing can be seen.
     with contextlib.suppress(OSError, RuntimeError, psutil.Error):
-        for socket_ in psutil.net_connections("tcp"):
-            if socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port and socket_.pid:
-                found |= _family(socket_.pid, port)
+        listening = [c for c in psutil.net_connections("tcp") if _is_at(c, port)]
+        for at in (address, *_ANY[":" in address :]):
+            there = [c.pid for c in listening if c.laddr.ip.removeprefix("::ffff:") == at]
+            for pid in filter(None, there):
+                found |= _family(pid, port)
+            if there:
+                break
     return frozenset(found)
+
+
+def _is_at(socket_: Any, port: int) -> bool:
+    return bool(socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port)
 
 
 def _family(pid: int, port: int) -> set[int]:
@@ -190,10 +216,7 @@ def _family(pid: int, port: int) -> set[int]:
 
 def _listens(process: psutil.Process, port: int) -> bool:
     with contextlib.suppress(OSError, psutil.Error):
-        return any(
-            socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port
-            for socket_ in process.net_connections("tcp")
-        )
+        return any(_is_at(socket_, port) for socket_ in process.net_connections("tcp"))
     return False
 
 

@@ -15,6 +15,7 @@ from pytest_energy.engines.server_process import (
     Failure,
     Server,
     counter,
+    start_in,
 )
 
 UNKNOWN = "unknown"
@@ -25,9 +26,6 @@ _UNREPORTED = (
     "enforce_eager", "cudagraph_mode", "tensor_parallel_size", "pipeline_parallel_size",
     "tokenizer",
 )  # fmt: skip
-_START = re.compile(
-    r"^process_start_time_seconds ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)$", flags=re.M
-)
 
 
 def attach(host: str, port: int, api_key: str | None) -> tuple[Server, dict[str, Any]]:
@@ -59,7 +57,7 @@ def attach(host: str, port: int, api_key: str | None) -> tuple[Server, dict[str,
             f"{server.url}{path} does not answer as vLLM would: {answer}\n"
             "Measure vLLM's own server, not a proxy in front of it."
         )
-    server.model = _only_model(server, served)
+    server.model, server.started = _only_model(server, served), start_in(metrics)
     in_flight = sum(counter(metrics, name) or 0 for name in _IN_FLIGHT)
     if in_flight:
         raise Failure(
@@ -98,7 +96,6 @@ def _only_model(server: Server, served: Mapping[str, Mapping[str, Any]]) -> str:
 def _ready(name: str, vllm: str, model: Mapping[str, Any], metrics: str) -> dict[str, Any]:
     caches = cache_configs(metrics)
     cache = caches[0] if caches else {}
-    started = _START.search(metrics)
     return {
         "event": "ready",
         "versions": {"vllm": vllm},
@@ -118,7 +115,7 @@ def _ready(name: str, vllm: str, model: Mapping[str, Any], metrics: str) -> dict
         ),
         "vocabulary_size": 0,
         "gpu_uuids": [],
-        "started": float(started[1]) if started else None,
+        "started": start_in(metrics),
     }
 
 

@@ -23,6 +23,9 @@ _HOST = "127.0.0.1"
 _END_GRACE_S = 8.0
 _ANSWER_BYTES = 16_000_000  # of a GET; vLLM's /metrics has some 100 kB
 _COUNTED = 2**53  # Prometheus's counters are floats
+_START = re.compile(
+    r"^process_start_time_seconds ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)$", flags=re.M
+)
 _KEY = "The key of an attached server is read from PYTEST_ENERGY_API_KEY."
 _LIMIT = "If it needs longer: --energy-load-timeout SECONDS"
 _UNREPORTED = (
@@ -70,6 +73,7 @@ class Server:
         api_key: str | None = None,
     ) -> None:
         self.host, self.port, self.model, self.process = host, port, model, process
+        self.started: float | None = None  # of one that was found, if it reports that
         self.headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     @property
@@ -180,7 +184,7 @@ class Server:
         """Tokens generated so far and preemptions (None if not counted), by the server's count.
 
         Raises:
-            Failure: it does not count tokens.
+            Failure: it does not count tokens, or is no longer the one that was found.
         """
         try:
             status, text = self.get("/metrics")
@@ -192,6 +196,12 @@ class Server:
             raise Failure(
                 f"the server's /metrics has no {GENERATED} (status {status}), so the tokens that "
                 "clients count cannot be verified.\nLeave disable_log_stats at its default, false."
+            )
+        if self.started is not None and start_in(text) != self.started:
+            raise Failure(
+                f"the server at {self.url} is another one than before: its /metrics reports "
+                "another start. It was restarted, or several servers share the address.\n"
+                "Measure one server, while it keeps running."
             )
         return generated, counter(text, PREEMPTED)
 
@@ -215,6 +225,12 @@ def counter(metrics: str, name: str) -> int | None:
     except (ValueError, OverflowError):
         return None
     return round(total) if values and total < _COUNTED else None
+
+
+def start_in(metrics: str) -> float | None:
+    """When the server's process started, in seconds since 1970; None if that is not reported."""
+    found = _START.search(metrics)
+    return float(found[1]) if found else None
 
 
 def refusal(status: int, reason: str | None, body: str) -> str:

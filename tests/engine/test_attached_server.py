@@ -20,6 +20,13 @@ from tests.engine.conftest import FAKE_PACKAGES
 from tests.engine.test_server_engine import client_of, drive
 
 Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
+LISTEN = """
+import socket, sys, time
+with socket.socket(fileno=int(sys.argv[1])) as mine:
+    mine.listen()
+    print("listening", flush=True)
+    time.sleep(100)
+"""
 GPUS = Mapping[str, frozenset[int]]
 
 
@@ -141,7 +148,7 @@ def test_the_start_of_a_server_in_a_container_is_that_of_its_processes_on_the_gp
 ) -> None:
     """Its sockets are hidden from the host; its processes on the GPU are not."""
     process, port = start("several")
-    monkeypatch.setattr(attached, "processes_of", lambda _: frozenset())
+    monkeypatch.setattr(attached, "processes_of", lambda *_: frozenset())
     on_gpus = {"GPU-a": frozenset({process.pid})}
     launch_ids = set()
     for _ in range(2):
@@ -155,7 +162,7 @@ def test_a_start_that_cannot_be_told_from_another_is_refused(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So as not to count one launch as several; a server that reports its start needs no more."""
-    monkeypatch.setattr(attached, "processes_of", lambda _: frozenset())
+    monkeypatch.setattr(attached, "processes_of", lambda *_: frozenset())
     hidden = {"GPU-a": frozenset({2**22 + 1})}  # more than a process id can be
     _, port = start("several")
     message = r"cannot tell this start (.|\n)*no process_start_time_seconds(.|\n)*Run pytest in"
@@ -279,6 +286,48 @@ def test_its_gpus_are_those_that_its_processes_are_on(start: Start) -> None:
         assert attached_engine.processes() == {process.pid}
 
 
+@pytest.mark.parametrize("neighbour", ["127.0.0.2", "::1", "::"])
+def test_another_server_on_the_same_port_of_another_address_is_not_its_own(
+    start: Start, neighbour: str
+) -> None:
+    """Each address may have its own listener on a port."""
+    process, port = start()
+    family = socket.AF_INET6 if ":" in neighbour else socket.AF_INET
+    with socket.socket(family) as other:
+        if family == socket.AF_INET6:
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            other.bind((neighbour, port))
+        except OSError as error:
+            pytest.skip(f"{neighbour}: {error}")
+        child = subprocess.Popen(
+            [sys.executable, "-c", LISTEN, str(other.fileno())],
+            pass_fds=[other.fileno()],
+            stdout=subprocess.PIPE,
+        )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"listening\n"
+        on_gpus = {"GPU-own": frozenset({process.pid}), "GPU-other": frozenset({child.pid})}
+        with engine(port, on_gpus=on_gpus) as attached_engine:
+            assert attached_engine.ready is not None
+            assert attached_engine.ready.gpu_uuids == ("GPU-own",)
+            assert child.pid not in attached_engine.processes()
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_server_that_is_restarted_between_two_looks_is_refused(start: Start) -> None:
+    """So are several behind one address that takes turns: each reports its own start."""
+    _, port = start("restarted")
+    with (
+        engine(port) as attached_engine,
+        pytest.raises(EngineError, match=r"another one than before(.|\n)*while it keeps running"),
+    ):
+        drive(attached_engine, 4, 1_000)
+
+
 def test_gpus_that_cannot_be_found_must_be_named(start: Start) -> None:
     _, port = start()
     on_gpus = {"GPU-a": frozenset({1}), "GPU-b": frozenset({2}), "GPU-free": frozenset[int]()}
@@ -313,8 +362,8 @@ def test_processes_are_found_with_their_children() -> None:
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     try:
-        assert attached.processes_of(port) == {parent.pid, child}
-        assert attached.processes_of(free_port()) == frozenset()
+        assert attached.processes_of(port, "127.0.0.1") == {parent.pid, child}
+        assert attached.processes_of(free_port(), "127.0.0.1") == frozenset()
     finally:
         os.kill(child, signal.SIGKILL)
         parent.wait()
@@ -335,7 +384,7 @@ def test_a_parent_that_shares_the_socket_is_found_by_its_child(
             lambda kind: [c._replace(pid=child.pid) for c in connections(kind) if c.pid],
         )
         try:
-            assert {os.getpid(), child.pid} <= attached.processes_of(port)
+            assert {os.getpid(), child.pid} <= attached.processes_of(port, "127.0.0.1")
         finally:
             child.kill()
             child.wait()

@@ -187,4 +187,30 @@ ROWS: tuple[Situation, ...] = (
         "pytest ends, and with it its engine",
         _CANCELLED,
     ),
+    *(
+        Situation(
+            "Several servers on one port",
+            situation,
+            "its GPUs, too, are measured: their energy is the engine's",
+            "the GPUs of the server that answers",
+            _ATTACHED + "test_another_server_on_the_same_port_of_another_address_is_not_its_own",
+        )
+        for situation in (
+            "another server listens on the port of another address of this machine",
+            "“localhost” has a server at `127.0.0.1` and another at `::1`",
+        )
+    ),
+    *(
+        Situation(
+            "Several servers on one port",
+            situation,
+            "its tokens count as those of the version and settings found before",
+            "INVALID: “another one than before”",
+            _ATTACHED + "test_a_server_that_is_restarted_between_two_looks_is_refused",
+        )
+        for situation in (
+            "the server is restarted between two cells, as with another version",
+            "a proxy's servers take turns",
+        )
+    ),
 )

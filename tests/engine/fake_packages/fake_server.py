@@ -11,11 +11,12 @@ its KV cache nor preemptions), forgetful (fails on a second prompt that begins l
 After `FAULT_AFTER_TOKENS`: cut (the connection breaks in the middle of a stream), end (a stream
 ends in the middle), die (the process is killed), hang (no more tokens), stop (the process is
 stopped), short (a request ends a token early), silent (no usage in the stream), garbage (not JSON),
-error (an error in the stream), miscount (its own count is off by one), shared (another client's
-tokens count, too), preempt (it says that it preempted a request), hang_at_stop (after 1,000 tokens
-requests do not end). Of prompts that are texts: untemplated (no chat template), picky (accepts no
-prompt that says "no"), truncating (reads a token less than it should); a salt of its own makes two
-prompts differ. `bundled` is not a fault: two tokens come in one chunk. Standard library only.
+error (an error in the stream), restarted (reports a later start), miscount (its own count is off by
+one), shared (another client's tokens count, too), preempt (it says that it preempted a request),
+hang_at_stop (after 1,000 tokens requests do not end). Of prompts that are texts: untemplated (no
+chat template), picky (accepts no prompt that says "no"), truncating (reads a token less than it
+should); a salt of its own makes two prompts differ. `bundled` is not a fault: two tokens come in
+one chunk. Standard library only.
 """
 
 import asyncio
@@ -115,7 +116,8 @@ class FakeServer:
         if self.fault != "unsized":
             lines.append(f"vllm:num_preemptions_total{of_model} {preempted}.0")
         if self.fault not in {"several", "rust"}:
-            lines.append(f"process_start_time_seconds {self.started:.2f}")
+            later_s = 60 if self.fault == "restarted" and self._failing else 0
+            lines.append(f"process_start_time_seconds {self.started + later_s:.2f}")
         if self.fault not in {"rust", "unsized"}:
             lines.append(
                 'vllm:cache_config_info{block_size="16",cache_dtype="auto",'
