@@ -21,6 +21,9 @@ from pytest_energy.errors import UsageError
 from pytest_energy.safety.files import user_cache
 
 _KEPT_S = 30 * 24 * 3600.0
+_VERSION = re.compile(r"^[\w.-]+(?:\[.*\])?==[^\s;]+.*$", re.M)
+_NOT_LOCAL = re.compile(r"[\w+]+://|[\w.-]+(\[.*\])?==|--|#")
+_ARCHIVE = (".whl", ".gz", ".tgz", ".zip")
 _COMPLETE = "pytest-energy-complete"
 
 
@@ -49,10 +52,11 @@ def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:
             f"there is no requirements file {requirements}.\nGive the one that pins vLLM."
         )
     pinned = _uv(
-        requirements, "compile", "--no-header", "--no-annotate", "--python-version",
-        python_version, requirements.name,
+        requirements, "compile", "--no-header", "--no-annotate", "--emit-index-url",
+        "--emit-find-links", "--python-version", python_version, _argument(requirements),
     )  # fmt: skip
-    local = requirements.parent.resolve() if re.search(r"^\.|@ \.", pinned, re.M) else ""
+    relative = any(path and not path.startswith("/") for path in _local(pinned))
+    local = requirements.parent.resolve() if relative else ""
     content = f"{python_version}\n{local}\n{pinned}"
     place = folder() / hashlib.sha256(content.encode()).hexdigest()[:16]
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +90,35 @@ def _bring_up_to_date(place: Path, requirements: Path, python_version: str, pinn
         shutil.rmtree(place, ignore_errors=True)
         _uv(requirements, "venv", "--python", python_version, str(place))
     complete.unlink(missing_ok=True)
-    listed = place / "requirements.txt"
-    listed.write_text(pinned, encoding="utf-8")
-    _uv(requirements, "sync", "--allow-empty-requirements", "--python", str(place), str(listed))
+    versions = place / "versions.txt"
+    versions.write_text("\n".join(_VERSION.findall(pinned)), encoding="utf-8")
+    # From the file itself, whose indexes and hashes are not among the versions.
+    _uv(
+        requirements, "install", "--exact", "--python", str(place), "--constraints", str(versions),
+        *_anew(pinned), "-r", _argument(requirements),
+    )  # fmt: skip
     complete.touch()
+
+
+def _local(pinned: str) -> list[str]:
+    """The paths, without a leading "file:", of what lies on this machine."""
+    targets = [
+        re.sub(r"^(-e |--find-links )?([\w.-]+(\[.*\])? @ )?(file:)?(?=\S)", "", line)
+        for line in pinned.splitlines()
+    ]
+    return [target for target in targets if target and not _NOT_LOCAL.match(target)]
+
+
+def _anew(pinned: str) -> list[str]:
+    """For sources of an engine, which uv takes as built once although they have changed."""
+    built = re.sub(r"^--.*", "", pinned, flags=re.M)
+    paths = [path.partition(" ")[0] for path in _local(built)]
+    return ["--reinstall"] if any(not path.endswith(_ARCHIVE) for path in paths) else []
+
+
+def _argument(requirements: Path) -> str:
+    """The file for uv, which runs in its folder; a name may begin as an option does."""
+    return f"./{requirements.name}"
 
 
 def _uv(requirements: Path, command: str, *arguments: str) -> str:

@@ -1,6 +1,8 @@
 """Environments of pinned engines, made by the real uv from wheels of the test's own."""
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,32 @@ import pytest
 
 from pytest_energy.engines import environment
 from pytest_energy.errors import UsageError
+from tests.conftest import ROOT
 from tests.wheels import wheel
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+PYPROJECT = """
+[project]
+name = "engine"
+version = "1.0"
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = f"""
+import sys
+from pathlib import Path
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    sys.path.append({str(ROOT)!r})
+    from tests.wheels import wheel
+    content = Path("content.txt").read_text()
+    return wheel(Path(folder), "engine", "1.0", {{"engine.py": f"version = {{content!r}}"}}).name
+
+build_editable = build_wheel
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +57,15 @@ def repin(file: Path, version: str) -> Path:
     made = wheel(file.parent, "engine", version, {"engine.py": f"version = {version!r}\n"})
     file.write_text(f"engine @ {made.as_uri()}\n")
     return file
+
+
+def source(folder: Path, content: str) -> None:
+    """A folder of which uv builds version 1.0 of the package."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "pyproject.toml").exists():
+        (folder / "pyproject.toml").write_text(PYPROJECT)
+        (folder / "backend.py").write_text(BACKEND)
+    (folder / "content.txt").write_text(content)
 
 
 def remake(file: Path) -> Path:
@@ -69,15 +103,59 @@ def test_what_another_file_pins_counts(tmp_path: Path) -> None:
         lock.close()
 
 
-def test_relative_files_of_two_folders_are_two_engines(tmp_path: Path) -> None:
-    found = []
+@pytest.mark.parametrize(
+    "line",
+    [
+        "./{wheel}",
+        "engine @ file:./{wheel}",
+        "-e ./source",
+        "./source",
+        "--no-index\n--find-links .\nengine==1.0",
+        "--no-index\n--find-links wheels\nengine==1.0",
+    ],
+)
+def test_relative_files_of_two_folders_are_two_engines(tmp_path: Path, line: str) -> None:
+    found, pythons = [], set()
     for content in ("one", "other"):
         folder = tmp_path / content
         folder.mkdir()
         made = wheel(folder, "engine", "1.0", {"engine.py": f"version = {content!r}\n"})
-        (folder / "vllm.txt").write_text(f"./{made.name}\n")
-        found.append(imported(remake(folder / "vllm.txt")))
+        source(folder / "source", content)
+        (folder / "wheels").mkdir()
+        shutil.copy(made, folder / "wheels")
+        (folder / "vllm.txt").write_text(line.format(wheel=made.name))
+        python = remake(folder / "vllm.txt")
+        found.append(imported(python))
+        pythons.add(python)
     assert found == ["one", "other"]
+    assert len(pythons) == 2
+
+
+@pytest.mark.parametrize("line", ["./source", "-e ./source", "engine @ file:{folder}/source"])
+def test_a_source_that_has_changed_is_built_again(tmp_path: Path, line: str) -> None:
+    """uv rebuilds a folder if its pyproject.toml changes (docs.astral.sh/uv/concepts/cache)."""
+    pin = tmp_path / "vllm.txt"
+    pin.write_text(line.format(folder=tmp_path))
+    found = []
+    for content in ("one", "other"):
+        source(tmp_path / "source", content)
+        found.append(imported(remake(pin)))
+    assert found == ["one", "other"]
+
+
+def test_what_a_file_says_of_its_packages_counts_and_its_name_does_not(tmp_path: Path) -> None:
+    made = wheel(tmp_path, "engine", "1.0", {"engine.py": "version = 'one'\n"})
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    lines = ["--no-index", "--find-links .", f"engine==1.0 --hash=sha256:{digest}", ""]
+    pin = tmp_path / "-odd name.txt"
+    pin.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert imported(remake(pin)) == "one"
+    (tmp_path / "other").mkdir()
+    pin = tmp_path / "other" / "vllm.txt"
+    shutil.copy(made, pin.parent)
+    pin.write_text("\n".join(lines).replace(digest, "0" * 64))
+    with pytest.raises(UsageError, match=r"(?i)hash"):
+        environment.make(pin, VERSION)
 
 
 def test_what_is_not_pinned_is_removed_unless_another_run_uses_it(pin: Path) -> None:

@@ -10,6 +10,7 @@ _AGAIN = "Tests that plugins run again, spread or group"
 _ONE = _ECOSYSTEM + "test_a_test_that_is_run_again_leaves_one_record"
 _LIMIT = "tests/plugin/test_terminal.py::test_a_limit_that_alone_is_broken_is_the_headline"
 _TOLD = "Messages that mislead, or are lost"
+_PINNED = "Requirements files of a gate"
 _INPUT = "tests/plugin/test_bad_input.py::"
 _PAGES = "tests/reports/test_pages.py::"
 
@@ -245,5 +246,40 @@ ROWS: tuple[Situation, ...] = (
         "one row: the figures of one GPU with the change on the other",
         "a row for each measurement",
         "tests/unit/test_table.py::test_what_workers_measured_on_gpus_of_their_own_is_not_merged",
+    ),
+    *(
+        Situation(
+            _PINNED,
+            situation,
+            before,
+            now,
+            "tests/engine/test_environment.py::" + test,
+        )
+        for situation, before, now, test in (
+            (
+                "a source folder that has changed since its environment was made",
+                "the engine as it was before is measured again: a regression passes",
+                "built again",
+                "test_a_source_that_has_changed_is_built_again",
+            ),
+            (
+                "both name `-e ./engine`, in two checkouts",
+                "one environment: an engine is compared with itself",
+                "two engines",
+                "test_relative_files_of_two_folders_are_two_engines",
+            ),
+            (
+                "one version from two indexes or `--find-links`",
+                "one environment, or “not found”: the options are lost",
+                "two engines",
+                "test_relative_files_of_two_folders_are_two_engines",
+            ),
+            (
+                "hashes",
+                "not verified",
+                "verified",
+                "test_what_a_file_says_of_its_packages_counts_and_its_name_does_not",
+            ),
+        )
     ),
 )
