@@ -92,7 +92,7 @@ def wanted(
         model, vllm, label: what is known; None to look for it.
 
     Raises:
-        UsageError: model or vLLM was not found.
+        UsageError: model or vLLM was not found, or several are pinned.
     """
     found = model or _model(folder)
     if found is None:
@@ -154,10 +154,24 @@ def _model(folder: Path) -> str | None:
 
 
 def _vllm(folder: Path) -> str | None:
-    """The version that a requirements file pins, else the one installed here."""
-    for path in sorted(folder.glob("*requirements*/*.txt")) + sorted(folder.glob("*req*.txt")):
-        if match := PINNED.search(text_of(path)):
-            return match[1]
+    """The version that requirements files pin, else the one installed here; None without.
+
+    Raises:
+        UsageError: the files pin several.
+    """
+    files = [*sorted(folder.glob("*requirements*/*.txt")), *sorted(folder.glob("*req*.txt"))]
+    pins = {path: PINNED.findall(text_of(path)) for path in files}
+    versions: set[str] = {version for found in pins.values() for version in found}
+    if len(versions) > 1:
+        listed = ", ".join(
+            f"{' and '.join(found)} in {path}" for path, found in pins.items() if found
+        )
+        raise UsageError(
+            f"several versions of vLLM are pinned: {listed}.\n"
+            "Name the one that production runs: pytest-energy init --vllm VERSION"
+        )
+    if versions:
+        return versions.pop()
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version("vllm")
     return None

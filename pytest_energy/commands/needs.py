@@ -13,7 +13,9 @@ PIN = Path("requirements/vllm.txt")
 OURS = Path("requirements/energy.txt")
 WORKFLOWS = Path(".github/workflows")
 GITLAB = Path(".gitlab-ci.yml")
-PINNED = re.compile(r"^vllm==(\S+)", re.MULTILINE)
+_VLLM = r"^[ \t]*vllm[ \t]*(?:\[[^\]\n]*\])?[ \t]*"
+PINNED = re.compile(_VLLM + r"===?[ \t]*([0-9][\w.!+-]*)(?=[\s;,#\\]|$)", re.M | re.I)
+_PINNED_AT = re.compile(_VLLM + "@", re.M | re.I)
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,12 @@ def _needs(folder: Path) -> Iterator[Need]:
     suites = map(text_of, (folder / "suites").glob("**/test_*.py"))
     workflows = map(text_of, [folder / GITLAB, *(folder / WORKFLOWS).glob("*.y*ml")])
     runs_gate = any(re.search(r"pytest-energy|energy-gate", text) for text in workflows)
-    in_git = (folder / ".git").exists() and not _uncommitted(folder)
-    commit = f"git add {' '.join(_written(folder))} && git commit"
-    yield Need("a pinned vLLM", bool(PINNED.search(text_of(folder / PIN))), init)
+    written = _written(folder)
+    in_git = bool(written) and (folder / ".git").exists() and not _uncommitted(folder)
+    commit = f"git add {' '.join(written)} && git commit" if written else init
+    pin = text_of(folder / PIN)
+    pinned = bool(PINNED.search(pin) or _PINNED_AT.search(pin))
+    yield Need("a pinned vLLM", pinned, f"write vllm==VERSION into {PIN}" if pin else init)
     yield Need("the gate's requirements", "pytest-energy" in text_of(folder / OURS), init)
     yield Need("a suite", any("mark.energy" in text for text in suites), init)
     yield Need("a workflow that runs the gate", runs_gate, init)
@@ -81,6 +86,6 @@ def _uncommitted(folder: Path) -> bool:
 def text_of(path: Path) -> str:
     """The content of a file; empty if there is none that can be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")[:1_000_000]
+        return path.read_text(encoding="utf-8-sig", errors="replace")[:1_000_000]
     except OSError:
         return ""

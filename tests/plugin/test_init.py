@@ -118,3 +118,53 @@ def test_what_cannot_be_found_is_asked_for_and_nothing_is_written(
     assert main(["init", *arguments]) == 2
     assert says in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == [".git"]
+
+
+@pytest.mark.parametrize(
+    "pin",
+    [
+        "\ufeffvllm==0.20.2\r\n",
+        "VLLM == 0.20.2\n",
+        "vllm[flashinfer]==0.20.2\n",
+        "vllm==0.20.2;python_version>'3'\n",
+        "vllm==0.20.2#mine\n",
+        "vllm==0.20.2 \\\n  --hash=sha256:abc\n",
+        "#vllm==0.1\nvllm==0.20.2\nvllm-other==0.3\nvllm==0.20.2\n",
+    ],
+)
+def test_a_pin_is_read_in_every_form(
+    here: Path, pin: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(here / "tiny" / "config.json", CONFIG)
+    save(here / "requirements.txt", pin)
+    assert main(["init"]) == 0
+    written = here / "requirements" / "vllm.txt"
+    assert written.read_text() == "vllm==0.20.2\n"
+    save(written, pin)
+    assert "pinned" not in "".join(check(capsys))
+
+
+def test_what_pins_no_version_or_several_is_not_guessed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(here / "tiny" / "config.json", CONFIG)
+    pins = save(here / "requirements.txt", "vllm==0.20.*\n")
+    assert main(["init"]) == 2
+    assert "pytest-energy init --vllm VERSION" in capsys.readouterr().err
+    pins.write_text("vllm==0.20.2\n")
+    save(here / "requirements-old.txt", "vllm==0.10.0\n")
+    assert main(["init"]) == 2
+    said = capsys.readouterr().err
+    assert "0.10.0 in requirements-old.txt, 0.20.2 in requirements.txt" in said
+    assert not (here / "requirements").exists()
+
+
+def test_what_is_left_as_it_is_is_not_to_be_written_again(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(capsys)[4] == "all of them in git: pytest-energy init"
+    pin = save(here / "requirements" / "vllm.txt", "vllm>=0.20\n")
+    first = check(capsys)[0]
+    assert first == "a pinned vLLM: write vllm==VERSION into requirements/vllm.txt"
+    pin.write_text("vllm @ https://example.org/vllm-0.20.2-py3-none-any.whl\n")
+    assert check(capsys)[0] != first
