@@ -86,6 +86,7 @@ def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # or all engines share a core
         patch.setattr(steadiness, "LEVEL", 0.0)  # as in CONFTEST
         yield
 
