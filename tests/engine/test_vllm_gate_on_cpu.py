@@ -65,10 +65,12 @@ SLOWER = """
 
 
 @pytest.mark.parametrize(
-    ("slower", "status", "verdict"), [(True, 10, "regressed"), (False, 0, "pass")]
+    ("slower", "statuses"),
+    # Launches on a busy CPU may differ by more than the gate can tell from a regression.
+    [(True, {"regressed": 10}), (False, {"pass": 0, "inconclusive": 14})],
 )
-def test_a_slower_release_is_red_and_an_unchanged_one_green(
-    tmp_path: Path, slower: bool, status: int, verdict: str
+def test_a_slower_release_is_red_and_an_unchanged_one_is_not(
+    tmp_path: Path, slower: bool, statuses: dict[str, int]
 ) -> None:
     runner = Runner(tmp_path)
     vllm_cpu.save_config(runner.folder / "tiny")
@@ -114,5 +116,5 @@ def test_a_slower_release_is_red_and_an_unchanged_one_green(
         },
     )  # fmt: skip
     out, err = done.communicate(timeout=1200)
-    assert done.returncode == status, out + err
-    assert f"verdict={verdict}\n" in runner.output.read_text()
+    found = dict(line.split("=", 1) for line in runner.output.read_text().splitlines())
+    assert done.returncode == statuses.get(found.get("verdict", "")), out + err
