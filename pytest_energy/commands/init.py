@@ -82,6 +82,25 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _unknown(folder: Path, model: str | None, version: str | None) -> str:
+    """What was not found, and the command that names it all."""
+    said = []
+    if model is None:
+        said.append(
+            f"there is no model's folder (a config.json with its architectures) in "
+            f"{folder.resolve()}, and no model in the cache of Hugging Face."
+        )
+    if version is None:
+        said.append(
+            "neither a requirements file pins vllm==VERSION, nor is vLLM installed here; it is the "
+            "version that production runs."
+        )
+    return (
+        "\n".join(said)
+        + f"\nType: pytest-energy init --model {model or 'MODEL'} --vllm {version or 'VERSION'}"
+    )
+
+
 def wanted(
     folder: Path, model: str | None = None, vllm: str | None = None, label: str | None = None
 ) -> dict[Path, str]:
@@ -94,18 +113,9 @@ def wanted(
     Raises:
         UsageError: model or vLLM was not found, or several are pinned.
     """
-    found = model or _model(folder)
-    if found is None:
-        raise UsageError(
-            f"there is no folder with a config.json in {folder.resolve()}, and no model in the "
-            "cache of Hugging Face.\nName the model: pytest-energy init --model MODEL"
-        )
-    version = vllm or _vllm(folder)
-    if version is None:
-        raise UsageError(
-            "neither a requirements file pins vllm==VERSION, nor is vLLM installed here.\n"
-            "Name the version that production runs: pytest-energy init --vllm VERSION"
-        )
+    found, version = model or _model(folder), vllm or _vllm(folder)
+    if found is None or version is None:
+        raise UsageError(_unknown(folder, found, version))
     own = (folder / found).is_dir() and not any((folder / found).glob("*.safetensors"))
     name = re.sub(r"[^a-z0-9]", "_", slugify(Path(found).name))
     suite = _SUITE.format(

@@ -149,7 +149,8 @@ class WorkerProcess:
             try:
                 unsent = unsent[os.write(self._commands, unsent) :]
             except OSError:
-                raise self._died(stage) from None
+                while True:  # it may have said why before it ended
+                    self.receive(stage, _EXIT_WAIT_S, "the worker closed its pipe")
 
     def receive(self, stage: str, timeout_s: float, overdue: str) -> dict[str, Any]:
         """The next event; `overdue` is the message if it does not come in time."""

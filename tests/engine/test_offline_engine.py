@@ -17,7 +17,7 @@ from pytest_energy.cell.prompts import Conversation, Prompts
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.engine import Steps
 from pytest_energy.engines.offline import OfflineEngine
-from pytest_energy.engines.worker_process import session_members
+from pytest_energy.engines.worker_process import WorkerProcess, session_members
 from pytest_energy.errors import EngineError
 from tests.engine.conftest import left_of
 
@@ -148,6 +148,21 @@ def test_an_interpreter_without_vllm() -> None:
         OfflineEngine(sys.executable, {}, 120, 120),
     ):
         pass
+
+
+def test_a_worker_that_ends_before_its_command_has_said_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send = WorkerProcess.send
+
+    def late(self: WorkerProcess, stage: str, **command: Any) -> None:
+        if command["command"] == "load":  # after "import"
+            assert self._process is not None
+            self._process.wait(timeout=60)
+        send(self, stage, **command)
+
+    monkeypatch.setattr(WorkerProcess, "send", late)
+    test_an_interpreter_without_vllm()
 
 
 def test_something_that_is_not_an_interpreter() -> None:

@@ -108,8 +108,8 @@ def test_a_gitlab_gets_its_job(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--vllm", "0.25.1"], "Name the model: pytest-energy init --model MODEL"),
-        (["--model", "tiny"], "Name the version that production runs: pytest-energy init --vllm"),
+        (["--vllm", "0.25.1"], "Type: pytest-energy init --model MODEL --vllm 0.25.1"),
+        (["--model", "tiny"], "Type: pytest-energy init --model tiny --vllm VERSION"),
     ],
 )
 def test_what_cannot_be_found_is_asked_for_and_nothing_is_written(
