@@ -52,14 +52,27 @@ def _up(start: Path) -> Sequence[Path]:
 
 
 def refuse(config: pytest.Config, settings: Settings) -> None:
-    """Refuse settings of another project, and to write to another project's store.
+    """Refuse tests taken for recordings, settings of another project, and writing to its store.
 
     Raises:
         pytest.UsageError: the first of them.
     """
+    _refuse_tests_after_replay(config, settings)
     _refuse_settings(config)
     _refuse_several(config)
     _refuse_store(config, settings)
+
+
+def _refuse_tests_after_replay(config: pytest.Config, settings: Settings) -> None:
+    """Refuse to run other tests than those whose folder stands among the folders to replay."""
+    if config.args_source is config.ArgsSource.ARGS:
+        return
+    for path in settings.replay:
+        if any(path.rglob("test_*.py")) and not any(path.rglob("*.json.gz")):
+            raise pytest.UsageError(
+                f"{path} holds tests and no recordings, but stands among the folders of "
+                f"--energy-replay.\nName the tests first: pytest {path.name} --energy-replay DIR"
+            )
 
 
 def _refuse_settings(config: pytest.Config) -> None:

@@ -444,6 +444,22 @@ def test_no_test_of_energy_is_no_silent_success(
     )
 
 
+def test_tests_after_the_folders_to_replay_are_no_recordings(project: Project) -> None:
+    """pytest would run all tests of the project instead."""
+    suites = project.path / "suites"
+    suites.mkdir()
+    (project.path / "test_tiny.py").rename(suites / "test_tiny.py")
+    project.record("old")
+    result = project.run("--energy-replay", "old", "suites")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [
+            f"ERROR: {suites} holds tests and no recordings, *",
+            "Name the tests first: pytest suites --energy-replay DIR",
+        ]
+    )
+
+
 def test_a_run_that_asks_for_nothing_is_not_told_that_nothing_is_judged(project: Project) -> None:
     project.pytester.makepyfile(test_tiny="def test_other(): pass")
     project.run().stdout.no_fnmatch_line("*no selected test*")

@@ -150,7 +150,7 @@ def test_what_pins_no_version_or_several_is_not_guessed(
     save(here / "tiny" / "config.json", CONFIG)
     pins = save(here / "requirements.txt", "vllm==0.20.*\n")
     assert main(["init"]) == 2
-    assert "pytest-energy init --vllm VERSION" in capsys.readouterr().err
+    assert "pytest-energy init --model tiny --vllm VERSION" in capsys.readouterr().err
     pins.write_text("vllm==0.20.2\n")
     save(here / "requirements-old.txt", "vllm==0.10.0\n")
     assert main(["init"]) == 2
