@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (init, gate, noise, report, history, doctor):
         command.add(commands)
+    if not given:
+        parser.print_help(sys.stderr)
+        return 2
     options = parser.parse_args(given)
     try:
         status: int = options.run(options)

@@ -133,7 +133,8 @@ def _damaged(path: Path, what: str, problem: Malformed, content: bytes) -> str:
         )
     restore = (
         f"git checkout HEAD -- {shlex.quote(str(path))}\nIf it was committed like this, take an "
-        f"earlier commit instead of HEAD: git log --oneline -- {shlex.quote(str(path))}"
+        f"earlier commit instead of HEAD: git log --oneline -- {shlex.quote(str(path))}\n"
+        "If it was never committed, delete it and measure again."
     )
     conflict = _CONFLICT.search(content)
     if conflict:

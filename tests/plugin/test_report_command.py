@@ -233,6 +233,12 @@ def test_without_matplotlib_it_says_what_to_install(
     assert "pip install 'pytest-energy[report]'" in capsys.readouterr().err
 
 
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert all(f"    {name} " in said for name in ("init", "gate", "noise", "report", "history"))
+
+
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])

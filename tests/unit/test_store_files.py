@@ -422,6 +422,12 @@ def test_a_stand_in_for_a_file_is_fetched_not_restored(
     assert "git checkout" not in message
 
 
+def test_a_damaged_file_that_was_never_committed_has_a_way_out(store: Path, cell: Cell) -> None:
+    (store / BASELINE).write_text("{")
+    message = refusal(BaselineError, store, cell)
+    assert message.endswith("If it was never committed, delete it and measure again.")
+
+
 def test_a_path_in_a_command_is_one_word(store: Path, cell: Cell) -> None:
     (store / BASELINE).rename(store / "simulated-gpu" / "my tiny.json").write_text("{")
     command = refusal(BaselineError, store, cell).partition("Restore it: ")[2].splitlines()[0]
