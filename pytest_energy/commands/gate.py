@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     """Make the environments and become pytest, so that signals reach it.
 
     Raises:
-        UsageError: an environment could not be made.
+        UsageError: an environment could not be made, or holds no vLLM.
         OSError: a folder cannot be used.
     """
     from pytest_energy.engines import environment
@@ -93,6 +93,8 @@ def run(options: argparse.Namespace) -> int:
     for option, file in files:
         print(f"pytest-energy: making the environment of {file}", flush=True)
         python, lock = environment.make(file, options.python_version)
+        if not environment.has_vllm(python):
+            raise UsageError(f"{file} asks for no vLLM.\nWrite it there: vllm==VERSION")
         arguments.append(f"{option}={python}")
         locks.append(lock)
         pythons.add(python)

@@ -75,6 +75,12 @@ def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:
     return place / "bin" / "python", lock
 
 
+def has_vllm(python: Path) -> bool:
+    """Whether an interpreter finds vLLM, which is not imported."""
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    return subprocess.run([python, "-c", code], check=False).returncode == 0
+
+
 def _alone(lock: BinaryIO) -> bool:
     """Whether no other run uses the environment; if so it is locked for a change."""
     try:

@@ -150,6 +150,18 @@ def test_an_environment_that_cannot_be_made_is_no_verdict(runner: Runner) -> Non
     assert outputs(runner) == {}
 
 
+def test_a_file_without_vllm_is_refused_before_anything_is_launched(runner: Runner) -> None:
+    file = runner.folder / "requirements" / "vllm.txt"
+    file.parent.mkdir()
+    file.write_text("# vllm==0.25.1\n")
+    done = run_workflow(runner)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.endswith(
+        "pytest-energy: requirements/vllm.txt asks for no vLLM.\nWrite it there: vllm==VERSION\n"
+    )
+    assert outputs(runner) == {}
+
+
 def test_the_action_does_the_same(runner: Runner, tmp_path: Path) -> None:
     pin(runner.folder / "requirements" / "vllm.txt", tmp_path, 0.004)
     pin(runner.folder / "base.txt", tmp_path, 0.002)
