@@ -86,7 +86,9 @@ def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # or all engines share a core
+        # One thread for each engine, on any core; or all engines take the same core.
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(steadiness, "LEVEL", 0.0)  # as in CONFTEST
         yield
 

@@ -487,6 +487,7 @@ def on_two_gpus(suite: Suite, tmp_path: Path) -> Callable[[Path], dict[str, str]
     return judge
 
 
+@pytest.mark.nightly
 def test_the_baselines_of_two_gpus(
     on_two_gpus: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_launches_of_different_length_measure_the_same_work(batch_size: int) -> 
     assert max(tokens) / min(tokens) < 1.15
 
 
+@pytest.mark.nightly
 def test_free_draws_would_scatter_far_more() -> None:
     """What docs/statistics.md says of launches of 4 to 9 blocks at batch size 64."""
     cell = make_cell(64, Workload(Lognormal(512, 0.6, 2048), Lognormal(256, 0.6, 1024)))
