@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import EnergyError, RecordingError
-from pytest_energy.evidence import Evidence, LiveSource, ReplaySource, Source
+from pytest_energy.evidence import Evidence, LiveSource, Source
 from pytest_energy.launch import launch
 from pytest_energy.launch.load import Progress
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
+from pytest_energy.replay import ReplaySource
 from pytest_energy.settings import DEFAULT_LAUNCHES, Settings
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store, Update

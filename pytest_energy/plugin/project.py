@@ -68,7 +68,8 @@ def _refuse_tests_after_replay(config: pytest.Config, settings: Settings) -> Non
     if config.args_source is config.ArgsSource.ARGS:
         return
     for path in settings.replay:
-        if any(path.rglob("test_*.py")) and not any(path.rglob("*.json.gz")):
+        # Recordings first: with one there, a large folder is not searched whole.
+        if not any(path.rglob("*.json.gz")) and any(path.rglob("test_*.py")):
             raise pytest.UsageError(
                 f"{path} holds tests and no recordings, but stands among the folders of "
                 f"--energy-replay.\nName the tests first: pytest {path.name} --energy-replay DIR"
