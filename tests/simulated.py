@@ -4,6 +4,8 @@ import itertools
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pytest_energy.cell.cell import Cell
@@ -19,6 +21,7 @@ from pytest_energy.recording.recording import (
     Requests,
     TokenCounter,
 )
+from pytest_energy.settings import LaunchSettings, Settings
 
 GPU_NAME = "simulated GPU"
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
@@ -253,3 +256,19 @@ def _recorded(
         faults=tuple(faults),
         requests=requests,
     )
+
+
+def live_settings(baselines: Path, **changed: Any) -> Settings:
+    """Of a live run that stores nothing and may launch three times."""
+    settings = Settings(
+        baselines=baselines,
+        update=False,
+        update_reason=None,
+        noise=False,
+        replay=(),
+        record=None,
+        launches=3,
+        inconclusive_fails=True,
+        launch=LaunchSettings("python", {}, 1.0, 1.0),
+    )
+    return replace(settings, **changed)

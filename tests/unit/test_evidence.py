@@ -14,10 +14,10 @@ from pytest_energy.launch import gpu_locks
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import Recording
-from pytest_energy.settings import LaunchSettings, Settings
+from pytest_energy.settings import LaunchSettings
 from tests.disturbed import with_step_in_power
 from tests.driver import UUIDS
-from tests.simulated import recording
+from tests.simulated import live_settings, recording
 from tests.unit.figures import measurement
 
 STEADY, DISTURBED, LATE = "steady", "disturbed", "with a fault found late"
@@ -52,15 +52,10 @@ def launched(
 
     monkeypatch.setattr(evidence.launch, "record_launch", record_launch or of_kinds)
     monkeypatch.setattr(evidence.nvml, "visible_uuids", lambda: visible)
-    settings = Settings(
-        baselines=tmp_path,
-        update=False,
-        update_reason=None,
-        noise=False,
-        replay=(),
+    settings = live_settings(
+        tmp_path,
         record=tmp_path / "kept",
         launches=launches,
-        inconclusive_fails=True,
         launch=LaunchSettings("python", {}, 1.0, 1.0, url=url),
     )
     source = LiveSource(

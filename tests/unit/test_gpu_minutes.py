@@ -14,10 +14,9 @@ from pytest_energy.launch.gpu_minutes import GpuMinutes
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording.recording import Recording
 from pytest_energy.session import Question, Session
-from pytest_energy.settings import LaunchSettings, Settings
 from pytest_energy.verdict.judgement import NO_LIMITS
 from pytest_energy.verdict.rule import Verdict
-from tests.simulated import recording
+from tests.simulated import live_settings, recording
 
 LAUNCH_S = 60.0
 
@@ -28,17 +27,7 @@ class Run:
     def __init__(self, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s, self.launched = 0.0, 0
         self.cells = [cell, replace(cell, engine_args=(("max_num_seqs", 4),))]
-        self.settings = Settings(
-            baselines=tmp_path,
-            update=False,
-            update_reason=None,
-            noise=False,
-            replay=(),
-            record=None,
-            launches=3,
-            inconclusive_fails=True,
-            launch=LaunchSettings("python", {}, 1.0, 1.0),
-        )
+        self.settings = live_settings(tmp_path)
         monkeypatch.setattr(evidence.launch, "record_launch", self._record_launch)
         monkeypatch.setattr(evidence.nvml, "visible_uuids", lambda: ())
 

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_energy.launch.time_left import TimeLeft
 from pytest_energy.settings import LaunchSettings, Settings
+from tests.simulated import live_settings
 
 LAUNCH = LaunchSettings("python", {}, 1.0, 1.0)
 
@@ -27,17 +28,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        baselines=tmp_path,
-        update=False,
-        update_reason=None,
-        noise=False,
-        replay=(),
-        record=None,
-        launches=5,
-        inconclusive_fails=True,
-        launch=LAUNCH,
-    )
+    return live_settings(tmp_path, launches=5)
 
 
 def run(left: TimeLeft, clock: Clock, group: str, cells: int, number: int, takes_s: float) -> str:
