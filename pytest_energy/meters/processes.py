@@ -98,6 +98,14 @@ def _is_another(pid: int) -> bool:
     if b"\nTgid:\t%d\n" % pid not in status:
         return False  # here, it is the id of a thread
     try:
-        return any(str(file.readlink()) == _CUDA_DEVICE for file in (process / "fd").iterdir())
+        return any(_target(file) == _CUDA_DEVICE for file in (process / "fd").iterdir())
     except OSError:
         return True  # another user's, or one that ends
+
+
+def _target(file: Path) -> str | None:
+    """What a process has open there; None if it closed that meanwhile."""
+    try:
+        return str(file.readlink())
+    except FileNotFoundError:
+        return None

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -169,6 +170,16 @@ def test_the_number_of_another_process_of_ours(cuda: Path, uses_cuda: bool) -> N
         process = stack.enter_context(subprocess.Popen(["sleep", "60"], stdin=file))
         stack.callback(process.kill)
         assert is_engines(process.pid) is not uses_cuda
+
+
+def test_a_process_that_opens_and_closes_files(cuda: Path) -> None:
+    """One that is starting does, and what it closes cannot be read any more."""
+    code = "while True: open('/dev/null').close()"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        try:
+            assert all(is_engines(process.pid) for _ in range(5000))
+        finally:
+            process.kill()
 
 
 def test_what_was_there_before_is_never_the_engines() -> None:
