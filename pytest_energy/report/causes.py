@@ -20,7 +20,6 @@ from pytest_energy.verdict import slowdown
 Fact = tuple[str, str]  # name and text
 Next = tuple[str, str, str]  # what to type: words, command and note
 
-_SLOWER = (slowdown.MORE_STEPS, slowdown.HOST, slowdown.GPU)
 _CONDITIONS = ("temperature_c",)  # differ from cell to cell whatever the cause
 _READABLE = {"vllm": "vLLM", "temperature_c": "GPU temperature, °C"}
 _MAX_MERGED = 8  # tests in one command
@@ -94,7 +93,7 @@ def _without_figures(reason: str) -> str:
 def _changed(entry: Entry) -> tuple[str, list[Fact]]:
     """What made it slower, and what differs, by name; a text without a name has an empty one."""
     pieces = (entry.changed or "").split("; ")
-    slower = pieces.pop(0) if pieces[0].startswith(_SLOWER) else ""
+    slower = pieces.pop(0) if pieces[0].startswith(slowdown.CAUSES) else ""
     return slower, [_fact(piece) for piece in pieces if piece]
 
 

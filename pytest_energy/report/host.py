@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pytest_energy.measure.limits import is_host_bound
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.verdict.slowdown import MORE_STEPS, Slowdown, Steps
+from pytest_energy.verdict.slowdown import CLOCK, HOST, MORE_STEPS, WAITS, Slowdown, Steps
 
 _SIZES = 64  # captured sizes are multiples of 8, then of 16; a multiple of both
 
@@ -53,17 +53,23 @@ def slower_because(found: Slowdown) -> str:
     figures = [
         _instead("{} ms a step", after.step_ms, before.step_ms),
         _instead("a prompt adds {} ms", after.prompt_ms, before.prompt_ms),
-        _host(after, before),
     ]
     if found.cause == MORE_STEPS:
         figures = [_instead("{} a token", after.per_token, before.per_token), *figures]
+    elif found.cause == HOST:
+        figures.append(_host(after, before))
+    elif found.cause == CLOCK:
+        figures.append(_instead("{} MHz", after.clock_mhz, before.clock_mhz))
+    elif found.cause == WAITS:
+        figures.append("power fell with the pace")
     return f"{found.cause} ({', '.join(filter(None, figures))})"
 
 
 def _instead(pattern: str, after: float | None, before: float | None) -> str:
     if after is None or before is None or not before or abs(after / before - 1) < 0.01:
         return ""
-    return f"{pattern.format(f'{after:.3g}')} instead of {before:.3g}"
+    now, then = (f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in (after, before))
+    return f"{pattern.format(now)} instead of {then}"
 
 
 def _host(after: Steps, before: Steps) -> str:

@@ -1,4 +1,9 @@
-"""Why tokens/s fell: more steps, slower steps on the GPU, or a slower host. Pure."""
+"""Why tokens/s fell: more steps, a slower host, a GPU that waits or is clocked lower. Pure.
+
+The host-bound share (measure/limits.py) counts only steps whose times vary as the host's do. A wait
+of always the same length, as for the next step without asynchronous scheduling, is not in it and
+shows in the power alone: it falls with the pace.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +15,11 @@ from pytest_energy.store.baseline import Baseline, LaunchValues
 from pytest_energy.verdict.attribution import mean_if_all_known
 
 MORE_STEPS, HOST, GPU = "more steps", "slower host", "slower steps on the GPU"
+WAITS, CLOCK = "GPU waits longer", "lower GPU clock"
+CAUSES = (MORE_STEPS, HOST, CLOCK, WAITS, GPU)
 _LOST = 0.02  # of tokens/s, log scale; less needs no cause
 _MOST = 0.5
-# Where the host decides, power follows the pace with an elasticity of 0.3 to 0.8; a GPU that works
+# While the GPU waits, power follows the pace with an elasticity of 0.3 to 0.9; a GPU that works
 # longer for each step draws about as much as before.
 _FOLLOWS = 0.3
 
@@ -26,17 +33,19 @@ class Steps:
         step_ms: the median step without a prompt; None if a launch has none.
         prompt_ms: what a prompt adds; None if a launch does not show it.
         host_bound: share of the time in which the host decides the pace.
+        clock_mhz: of the SMs; None if a launch does not know it.
     """
 
     per_token: float
     step_ms: float | None
     prompt_ms: float | None
     host_bound: float
+    clock_mhz: float | None = None
 
 
 @dataclass(frozen=True)
 class Slowdown:
-    """Why the candidate is slower than the reference: "more steps", "slower host" or "slower …"."""
+    """Why the candidate is slower than the reference: one of `CAUSES`."""
 
     cause: str
     reference: Steps
@@ -61,12 +70,19 @@ def slowdown(candidate: Sequence[Measurement], reference: Baseline) -> Slowdown 
         return None
     if math.log(after.per_token / before.per_token) > _MOST * lost:
         return Slowdown(MORE_STEPS, before, after)
-    power = math.fsum(m.power_w for m in candidate) / len(candidate)
-    fell = math.log(reference.summary.power_w / power)
     mean_s, mean_before_s = 1 / (rate * after.per_token), 1 / (rate_before * before.per_token)
     by_host_s = after.host_bound * mean_s - before.host_bound * mean_before_s
-    host = by_host_s > _MOST * (mean_s - mean_before_s) or fell > _FOLLOWS * lost
-    return Slowdown(HOST if host else GPU, before, after)
+    if by_host_s > _MOST * (mean_s - mean_before_s):
+        return Slowdown(HOST, before, after)
+    power = math.fsum(m.power_w for m in candidate) / len(candidate)
+    if math.log(reference.summary.power_w / power) <= _FOLLOWS * lost:
+        return Slowdown(GPU, before, after)
+    clocked_lower = (
+        before.clock_mhz
+        and after.clock_mhz
+        and math.log(before.clock_mhz / after.clock_mhz) > _MOST * lost
+    )
+    return Slowdown(CLOCK if clocked_lower else WAITS, before, after)
 
 
 def _steps(launches: Sequence[LaunchValues]) -> Steps | None:
@@ -81,4 +97,5 @@ def _steps(launches: Sequence[LaunchValues]) -> Steps | None:
         step_ms=mean_if_all_known([launch.step_ms for launch in launches]),
         prompt_ms=mean_if_all_known([launch.prompt_ms for launch in launches]),
         host_bound=host_bound,
+        clock_mhz=mean_if_all_known([launch.sm_clock_mhz for launch in launches]),
     )

@@ -352,7 +352,7 @@ def test_interleaved_an_engine_without_asynchronous_scheduling_is_regressed(suit
         == {"bs=8": "regressed", "bs=64": "regressed"}
     )
     result.stdout.fnmatch_lines(
-        ["*what changed: slower host (*); engine_args_under_test.async_scheduling: None → False*"]
+        ["*what changed: GPU waits longer (*); *async_scheduling: None → False*"]
     )
 
 

@@ -553,7 +553,7 @@ def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: 
         ("REGRESSED: tiny bs=8 64/250, J/token ", "+24.0 % vs the baseline's "),
         ("how sure: 95 % interval +", "tolerance 3.0 %; 3 launches against 3 of vLLM "),
         ("power 310 W (-", "power fell, but", "static"),
-        ("what changed: slower host (16 ms a step instead of 8); no recorded version or setting",),
+        ("what changed: GPU waits longer (16 ms a step instead of 8, ", "; no recorded version"),
         ("next: measure again: pytest a.py",),
         ("next: if the change is intended: pytest a.py --energy-update", "-reason WHY"),
     )

@@ -1,4 +1,4 @@
-"""Why an engine is slower: more steps, a slower host, or slower steps on the GPU."""
+"""Why an engine is slower: more steps, a slower host, a GPU that waits, or works longer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.recording.recording_file import read_launches
 from pytest_energy.report import host
 from pytest_energy.store.baseline import Baseline
-from pytest_energy.verdict.slowdown import GPU, HOST, MORE_STEPS, Slowdown, slowdown
+from pytest_energy.verdict.slowdown import CLOCK, GPU, HOST, MORE_STEPS, WAITS, Slowdown, slowdown
 from tests.conftest import ROOT
 from tests.unit.figures import measurement
 
@@ -48,14 +48,34 @@ def test_longer_steps_at_the_same_power_are_the_gpus(cell: Cell) -> None:
     assert host.slower_because(slower) == "slower steps on the GPU (8.9 ms a step instead of 8)"
 
 
-def test_longer_steps_whose_power_falls_with_the_pace_are_the_hosts(cell: Cell) -> None:
+def test_longer_steps_whose_power_falls_with_the_pace_are_waits(cell: Cell) -> None:
     slower = found(cell, launches(cell, 0.53, 900.0, step_ms=8.9, prompt_ms=12.0))
     assert slower is not None
-    assert slower.cause == HOST
+    assert slower.cause == WAITS
     assert (
         host.slower_because(slower)
-        == "slower host (8.9 ms a step instead of 8, a prompt adds 12 ms instead of 10)"
+        == "GPU waits longer (8.9 ms a step instead of 8, a prompt adds 12 ms instead of 10, "
+        "power fell with the pace)"
     )
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "cause"), [(1980.0, WAITS), (1890.0, WAITS), (1870.0, CLOCK), (None, WAITS)]
+)
+def test_power_that_falls_with_the_clock_is_not_a_wait(
+    cell: Cell, clock_mhz: float | None, cause: str
+) -> None:
+    """The pace falls by 10 %: half of that or more is the clock's."""
+
+    def at(mhz: float | None, energy: float, rate: float) -> list[Measurement]:
+        made = launches(cell, energy, rate)
+        return [replace(m, conditions=replace(m.conditions, sm_clock_mhz=mhz)) for m in made]
+
+    slower = slowdown(at(clock_mhz, 0.53, 900.0), Baseline.of(at(1980.0, 0.5, 1000.0)))
+    assert slower is not None
+    assert slower.cause == cause
+    clocked = host.slower_because(slower) == "lower GPU clock (1,870 MHz instead of 1,980)"
+    assert clocked == (cause == CLOCK)
 
 
 def test_time_that_becomes_host_bound_is_the_hosts(cell: Cell) -> None:
@@ -63,6 +83,12 @@ def test_time_that_becomes_host_bound_is_the_hosts(cell: Cell) -> None:
     assert slower is not None
     assert slower.cause == HOST
     assert "40 % of the time host-bound instead of 0 %" in host.slower_because(slower)
+
+
+def test_a_share_that_is_no_cause_is_not_told_as_one(cell: Cell) -> None:
+    slower = found(cell, launches(cell, 0.53, 900.0, step_ms=8.9, host_bound=0.02))
+    assert slower is not None
+    assert "host" not in host.slower_because(slower)
 
 
 @pytest.mark.parametrize(
@@ -109,21 +135,33 @@ def test_no_cause_if_a_stored_launch_knows_half_of_its_steps(
     assert slowdown(launches(cell, 0.55, 900.0), half) is None
 
 
-@pytest.mark.parametrize("altered", ["eager", "no-async", "piecewise"])
-def test_what_slows_recorded_engines_is_the_host(altered: str) -> None:
-    gpu = ROOT / "recordings" / "h100-sxm-80gb" / "gpu-e4e905c4"
+@pytest.mark.parametrize(
+    ("reference", "candidate", "cause"),
+    [
+        ("gpu-e4e905c4/vllm-0.25.1-256-in", "gpu-e4e905c4/vllm-0.25.1-256-in-eager", HOST),
+        ("gpu-e4e905c4/vllm-0.25.1-256-in", "gpu-e4e905c4/vllm-0.25.1-256-in-piecewise", HOST),
+        ("gpu-e4e905c4/vllm-0.25.1-256-in", "gpu-e4e905c4/vllm-0.25.1-256-in-no-async", WAITS),
+        (
+            "vllm-0.25.1-no-async-interleaved/reference",
+            "vllm-0.25.1-no-async-interleaved/candidate",
+            WAITS,
+        ),
+    ],
+)
+def test_what_slows_recorded_engines(reference: str, candidate: str, cause: str) -> None:
+    """Without asynchronous scheduling the host-bound time stays, or falls, and the GPU waits."""
+    recorded = ROOT / "recordings" / "h100-sxm-80gb"
 
     def measured(folder: str) -> list[Measurement]:
         return [
             measure(*periods)
-            for periods in read_launches([gpu / folder])
+            for periods in read_launches([recorded / folder])
             if periods[0].key.batch_size == 64
         ]
 
-    stored = Baseline.of(measured("vllm-0.25.1-256-in"))
-    slower = slowdown(measured(f"vllm-0.25.1-256-in-{altered}"), stored)
+    slower = slowdown(measured(candidate), Baseline.of(measured(reference)))
     assert slower is not None
-    assert slower.cause == HOST
+    assert slower.cause == cause
 
 
 @pytest.mark.parametrize(
