@@ -149,7 +149,9 @@ class LiveSource:
                     failure, out_of_time = None, True
                     break
                 failure = "measuring was interrupted"
-                timed = self._time_left.launch(_launch_key(cells[0]), len(open_cells), number)
+                allowed_s = self._gpu_minutes.left_s / launches.gpus()
+                group = _launch_key(cells[0])
+                timed = self._time_left.launch(group, len(open_cells), number, allowed_s)
                 with self._gpu_minutes.counted(launches.gpus), timed:
                     failure = launches.add(open_cells, number)
                 if failure is not None:

@@ -1,6 +1,7 @@
 """How many GPU minutes a run may still use."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -37,4 +38,9 @@ class GpuMinutes:
     @property
     def allow_another(self) -> bool:
         """Whether a launch as long as the longest so far would end in time."""
-        return self.limit is None or self._used_s + self._longest_s <= 60 * self.limit
+        return self._longest_s <= self.left_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that one GPU may still be used; several use them up faster."""
+        return math.inf if self.limit is None else 60 * self.limit - self._used_s

@@ -36,8 +36,15 @@ class TimeLeft:
         self._to_begin = collections.Counter(self.groups)
 
     @contextlib.contextmanager
-    def launch(self, group: Hashable, cells: int, number: int) -> Iterator[None]:
-        """What runs inside is a launch, or a pair, of so many cells; the group's number-th."""
+    def launch(
+        self, group: Hashable, cells: int, number: int, allowed_s: float = math.inf
+    ) -> Iterator[None]:
+        """What runs inside is a launch, or a pair, of so many cells; the group's number-th.
+
+        Args:
+            group, cells, number: as said.
+            allowed_s: what launches may take from its begin on; one that has begun is ended.
+        """
         begun_s = self.clock()
         predicted_s = self._prediction_s(cells)
         self._to_begin.pop(group, None)
@@ -48,7 +55,8 @@ class TimeLeft:
             max(0, launches - number) * predicted_s + launches * others_s
             for launches in (fewest, most)
         )
-        self._further_s = low_s * self._scale, high_s * self._scale
+        most_s = max(0.0, allowed_s - predicted_s * self._scale)
+        self._further_s = min(low_s * self._scale, most_s), min(high_s * self._scale, most_s)
         yield
         self._took_s += self.clock() - begun_s
         self._predicted_s += predicted_s

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_energy.launch.gpu_minutes import GpuMinutes
 from pytest_energy.launch.time_left import TimeLeft
 from pytest_energy.settings import LaunchSettings, Settings
 from tests.simulated import live_settings
@@ -73,6 +74,21 @@ def test_launches_that_a_run_cannot_do_without(
 ) -> None:
     changed = replace(settings, launches_given=False, **change)  # type: ignore[arg-type]
     assert run(TimeLeft(changed, "a", clock), clock, "a", 1, 1, takes_s=0.0) == said
+
+
+def test_no_more_than_the_gpu_minutes_allow(clock: Clock, settings: Settings) -> None:
+    """Of two GPUs, each launch uses up twice its time; one that has begun is ended."""
+    limited = replace(settings, launches_given=False)
+    minutes = GpuMinutes(10, clock)
+    left = TimeLeft(limited, "aaaa", clock)
+    assert minutes.left_s == 600
+    with minutes.counted(lambda: 2), left.launch("a", 4, 1, minutes.left_s / 2):
+        assert left.in_words() == "3 to 5 min left"
+        clock.now_s += 160.0
+    assert minutes.left_s == 280
+    with left.launch("a", 4, 2, minutes.left_s / 2):
+        assert left.in_words() == "3 min left"
+    assert GpuMinutes(None, clock).left_s == float("inf")
 
 
 def test_it_is_told_before_what_goes_on(clock: Clock, settings: Settings) -> None:
