@@ -78,6 +78,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._listing = files.Listing(folder, "*/*.json", BaselineError)
         self._files: dict[Path, dict[str, Entry]] = {}
 
     def find(self, key: CellKey, gpu_name: str, on: Sequence[str]) -> Baseline | None:
@@ -96,7 +97,7 @@ class Store:
             BaselineError: two would be found.
         """
         places: dict[_Wanted, _Place] = {}
-        for path in files.distinct(files.paths(self.folder, "*/*.json", BaselineError)):
+        for path in self._listing.paths():
             for name, entry in self._read(path).items():
                 place, stored = _Place(path, name, entry), entry.baseline
                 wanted = stored.key, stored.gpu_name, stored.gpus
@@ -150,6 +151,7 @@ class Store:
             raise BaselineError(refusal)
         with exclusively(self.folder):
             self._files.clear()  # other processes may have changed them
+            self._listing.forget()
             return self._replace([m for _, m in sorted(launches.items())], tolerance, reason)
 
     def _replace(
@@ -204,6 +206,7 @@ class Store:
         return self._files[path]
 
     def _write(self, path: Path, baseline: Baseline) -> None:
+        self._listing.check_replaceable(path)
         stored = self._read(path) if path.exists() else {}
         place = baseline.key, baseline.gpus
         kept = {
@@ -221,6 +224,7 @@ class Store:
             ) from None
         write_atomically(path, content)
         self._files[path] = written
+        self._listing.forget()
 
 
 def _not_one_baseline(launches: Sequence[Measurement]) -> str | None:

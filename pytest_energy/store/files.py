@@ -1,10 +1,11 @@
 """How files of the store are read, and what to type if one is damaged."""
 
+import contextlib
 import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +19,62 @@ _Content = TypeVar("_Content")
 _Launches = TypeVar("_Launches", bound=Sequence[Any])
 
 _START = 10_000  # bytes of a file that tell whose it is
+_CELLS = re.compile(rb'"cells"\s*:\s*([\[{])')  # a list in a noise file
 # A line of JSON cannot begin like this.
 _CONFLICT = re.compile(rb"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?\r?$", re.MULTILINE)
 
 
-def paths(folder: Path, pattern: str, error: type[Exception]) -> list[Path]:
-    """The files below a store's folder, sorted.
+class Listing:
+    """The files of one kind below a store's folder, looked for once until they may have changed.
 
     Args:
         folder: of the store.
         pattern: of the files' paths below it.
         error: what is raised if a folder cannot be looked into: what it holds is unknown.
     """
+
+    def __init__(self, folder: Path, pattern: str, error: type[Exception]) -> None:
+        self._folder, self._pattern, self._error = folder, pattern, error
+        self._paths: list[Path] | None = None
+
+    def forget(self) -> None:
+        """Look again when next asked."""
+        self._paths = None
+
+    def paths(self, wanted: Callable[[Path], bool] = lambda _: True) -> list[Path]:
+        """The files, sorted; each once, however many links, also hard ones, lead to it.
+
+        Args:
+            wanted: by which of its paths a file counts.
+        """
+        if self._paths is None:
+            self._paths = _found(self._folder, self._pattern, self._error)
+        by_file: dict[object, Path] = {}
+        for path in filter(wanted, self._paths):
+            by_file.setdefault(_identity(path), path)
+        return list(by_file.values())
+
+    def check_replaceable(self, path: Path) -> None:
+        """Refuse to replace a file that has another name, which would keep the old content."""
+        for other in self._paths or ():
+            if other.resolve() != path.resolve() and _identity(other) == _identity(path):
+                raise self._error(
+                    f"{path} and {other} are one file under two names (a hard link), and "
+                    "writing would part them.\n"
+                    f"Nothing was written. Delete one: rm {shlex.quote(str(other))}"
+                )
+
+
+def _identity(path: Path) -> object:
+    """What all names of one file have in common."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if status.st_nlink > 1:
+            return status.st_dev, status.st_ino
+    return os.path.realpath(path)
+
+
+def _found(folder: Path, pattern: str, error: type[Exception]) -> list[Path]:
     place = folder
     try:
         children = [child for child in folder.glob("*") if not is_hidden(child, folder)]
@@ -40,38 +85,31 @@ def paths(folder: Path, pattern: str, error: type[Exception]) -> list[Path]:
             if place.is_dir():
                 any(place.iterdir())  # glob passes over a folder that cannot be read
         for place in visible(folder, "**/*"):
-            if _is_misplaced(place, folder):
-                raise error(
-                    f"{place} is a file of a store, and is not looked for there.\n"
-                    f"Move it to {folder}/GPU/MODEL.json, or if it holds noise to "
-                    f"{folder}/GPU/noise/MODEL.json"
-                )
+            misplaced = _misplaced(place, folder)
+            if misplaced:
+                raise error(misplaced)
         return visible(folder, pattern)
     except OSError as problem:
         raise error(_unreadable(place, "part of the store", problem)) from None
 
 
-def _is_misplaced(path: Path, folder: Path) -> bool:
-    """Whether a file of ours lies where none is looked for, or in a folder or with an ending that
-    differ from what is looked for in capitals.
+def _misplaced(path: Path, folder: Path) -> str | None:
+    """The message for a file of ours where none of its kind is looked for, or in a folder or with
+    an ending that differ from what is looked for in capitals; else None.
     """
     *folders, name = path.relative_to(folder).parts
     if not name.lower().endswith(".json") or not path.is_file():
-        return False
-    known = len(folders) == 1 or (len(folders) == 2 and folders[1] == "noise")
-    if known and name.endswith(".json"):
-        return False
+        return None
     with path.open("rb") as file:
         start = file.read(_START)
-    return b'"cells"' in start and b'"joules_per_token"' in start
-
-
-def distinct(found: Iterable[Path]) -> list[Path]:
-    """Each file once, however many links lead to it."""
-    by_file: dict[str, Path] = {}
-    for path in found:
-        by_file.setdefault(os.path.realpath(path), path)
-    return list(by_file.values())
+    cells = _CELLS.search(start)
+    if cells is None or b'"joules_per_token"' not in start:
+        return None
+    kind, below = ("noise", ["noise"]) if cells[1] == b"[" else ("baseline", [])
+    if len(folders) == 1 + len(below) and folders[1:] == below and name.endswith(".json"):
+        return None
+    place = folder.joinpath(*(folders[:1] or ["GPU"]), *below, f"{path.stem}.json")
+    return f"{path} is a {kind} file, and is not looked for there.\nMove it to {place}"
 
 
 def _unreadable(path: Path, what: str, problem: OSError) -> str:

@@ -56,15 +56,14 @@ class NoiseStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._listing = files.Listing(folder, "*/noise/*.json", NoiseError)
         self._cache: dict[Path, NoiseFile] = {}
 
     def check(self) -> None:
         """Read every file, so that a damaged one is reported before a measurement."""
-        for gpu_name in {self._read(path).gpu_name or _folder_of(path) for path in self._paths()}:
+        paths = self._listing.paths()
+        for gpu_name in {self._read(path).gpu_name or _folder_of(path) for path in paths}:
             self._files(gpu_name)
-
-    def _paths(self) -> list[Path]:
-        return files.paths(self._folder, "*/noise/*.json", NoiseError)
 
     def _files(self, gpu_name: str) -> dict[CellKey, Path]:
         """The files of all cells that were measured on a GPU model.
@@ -73,7 +72,7 @@ class NoiseStore:
             NoiseError: two hold the same cell.
         """
         found: dict[CellKey, Path] = {}
-        for path in files.distinct(path for path in self._paths() if self._is_of(gpu_name, path)):
+        for path in self._listing.paths(lambda path: self._is_of(gpu_name, path)):
             for key in self._read(path).cells:
                 if found.setdefault(key, path) != path:
                     what = f"the noise of {key.name}"
@@ -115,6 +114,7 @@ class NoiseStore:
         key = measurements[0].key
         with exclusively(self._folder):
             self._cache.clear()  # another process may have changed files since
+            self._listing.forget()
             gpu_name = measurements[0].environment.gpu_name
             path = self.path(key, gpu_name)
             cells = dict(self._read(path).cells)
@@ -126,8 +126,10 @@ class NoiseStore:
             }
             if new:
                 cells[key] = tuple(launch for _, launch in sorted({**known, **new}.items()))
+                self._listing.check_replaceable(path)
                 noise_file.write(gpu_name, cells, path)
                 self._cache[path] = NoiseFile(gpu_name, cells)
+                self._listing.forget()
         return len(new)
 
     def noise(self, key: CellKey, gpu_name: str, metric: Metric) -> Noise:

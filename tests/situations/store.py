@@ -386,4 +386,28 @@ ROWS: tuple[Situation, ...] = (
         now="passed over",
         test="tests/unit/test_store_files.py::test_other_peoples_files_in_a_store_are_theirs",
     ),
+    Situation(
+        kind="several files for one thing",
+        situation="a second name of a file (hard link), as of tools that save space",
+        before="refused: it stands twice",
+        now="one file; an update, which would part the two, is refused: delete one name",
+        test="tests/unit/test_store_files.py"
+        "::test_a_hard_link_is_no_copy_until_the_file_is_replaced",
+    ),
+    Situation(
+        kind="files of the store",
+        situation="a noise file in the folder of a GPU model, or a baseline in its `noise`",
+        before="“damaged: cells is a list”, and a command that restores it as it is",
+        now="refused: where it belongs",
+        test="tests/unit/test_store_files.py"
+        "::test_a_file_where_none_is_looked_for_is_not_passed_over",
+    ),
+    Situation(
+        kind="files of the store",
+        situation="a store on a slow file system, such as NFS",
+        before="looked through at each lookup: 21 times in a replay of four cells",
+        now="once, and once more for each update",
+        test="tests/unit/test_store_files.py"
+        "::test_a_store_is_looked_through_once_however_many_cells_are_looked_up",
+    ),
 )

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shlex
 import shutil
@@ -30,6 +31,10 @@ def launches(cell: Cell, names: str = "abc", power_w: float = 500.0) -> list[Mea
 
 def update(folder: Path, measured: Sequence[Measurement]) -> Update:
     return Store(folder).update(measured, {"joules_per_token": 0.03})
+
+
+def write_noise(folder: Path, measured: Sequence[Measurement]) -> int:
+    return NoiseStore(folder).add(measured)
 
 
 def stored_j(folder: Path, cell: Cell) -> float:
@@ -175,6 +180,9 @@ def test_noise_of_an_earlier_version_is_its_folders_until_it_is_added_to(
     (store / NOISE).write_text(json.dumps({**content, "schema_version": 2}))
     (store / "simulated-gpu").rename(store / "h100")
     assert in_noise(store, cell) == 0
+    (store / "simulated-gpu").symlink_to("h100")
+    assert in_noise(store, cell) == 3
+    (store / "simulated-gpu").unlink()
     (store / "h100").rename(store / "simulated-gpu")
     assert in_noise(store, cell) == 3
     assert NoiseStore(store).add(launches(cell, "d")) == 1
@@ -215,6 +223,81 @@ def test_a_link_within_the_store_is_no_copy(store: Path, cell: Cell, link: str, 
     update(store, launches(cell, power_w=450.0))
     assert stored_j(store, cell) == pytest.approx(0.45, rel=1e-3)
     assert (store / link).is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "name"),
+    [
+        (BaselineError, BASELINE, "simulated-gpu/copy.json"),
+        (BaselineError, BASELINE, "simulated-gpu.old/tiny.json"),
+        (NoiseError, NOISE, "simulated-gpu/noise/copy.json"),
+        (NoiseError, NOISE, "simulated-gpu.old/noise/tiny.json"),
+    ],
+)
+def test_a_hard_link_is_no_copy_until_the_file_is_replaced(
+    store: Path, cell: Cell, kind: type[EnergyError], file: str, name: str
+) -> None:
+    """As tools that save space make them of copies; Git and other machines have two files."""
+    (store / name).parent.mkdir(parents=True, exist_ok=True)
+    (store / name).hardlink_to(store / file)
+    assert stored_j(store, cell) == pytest.approx(0.5, rel=1e-3)
+    assert in_noise(store, cell) == 3
+    NoiseStore(store).check()
+    before = contents(store)
+    write = update if kind is BaselineError else write_noise
+    with pytest.raises(kind, match="are one file under two names") as caught:
+        write(store, launches(cell, "def"))
+    assert contents(store) == before
+    (command,) = re.findall(r"rm \S+$", str(caught.value))
+    subprocess.run(shlex.split(command), check=True)
+    update(store, launches(cell, power_w=450.0))
+    assert stored_j(store, cell) == pytest.approx(0.45, rel=1e-3)
+    write_noise(store, launches(cell, "d"))
+    assert in_noise(store, cell) == 4
+
+
+def test_a_hard_link_outside_of_the_store_keeps_what_it_was(store: Path, cell: Cell) -> None:
+    """As in a backup."""
+    backup = store.with_name("backup.json")
+    backup.hardlink_to(store / BASELINE)
+    before = backup.read_bytes()
+    update(store, launches(cell, power_w=450.0))
+    assert backup.read_bytes() == before
+
+
+def test_a_store_is_looked_through_once_however_many_cells_are_looked_up(
+    store: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again for an update, since others may have changed it."""
+    scans: list[str] = []
+    scandir = os.scandir
+
+    def counted(path: str | Path = ".") -> object:
+        scans.append(str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+
+    def lookups(store_: Store, noise: NoiseStore, cells: int) -> int:
+        scans.clear()
+        for batch_size in range(1, cells + 1):
+            key = replace(cell, batch_size=batch_size).key
+            store_.find(key, GPU_NAME, [UUID])
+            store_.near_misses(key, GPU_NAME)
+            noise.floor(key, GPU_NAME, Metric.JOULES_PER_TOKEN)
+        return len(scans)
+
+    one = lookups(Store(store), NoiseStore(store), cells=1)
+    baselines, noise = Store(store), NoiseStore(store)
+    assert lookups(baselines, noise, cells=4) == one > 0
+    assert lookups(baselines, noise, cells=4) == 0
+    other = replace(cell, batch_size=8)
+    update(store, launches(other))  # of another process
+    NoiseStore(store).add(launches(cell, "d"))
+    baselines.update(launches(cell, "def", power_w=450.0), {"joules_per_token": 0.03})
+    assert noise.add(launches(cell, "de")) == 1
+    assert {entry.key.batch_size for entry in baselines.entries()} == {cell.batch_size, 8}
+    assert noise.noise(cell.key, GPU_NAME, Metric.JOULES_PER_TOKEN).launches == 5
 
 
 @pytest.mark.parametrize(
@@ -260,6 +343,11 @@ def test_a_store_that_is_a_link_to_nothing_is_not_empty(store: Path) -> None:
         (NOISE, "simulated-gpu/Noise/tiny.json"),
         (BASELINE, "simulated-gpu/tiny.JSON"),
         (BASELINE, "tiny.json"),
+        (NOISE, "simulated-gpu/tiny.json"),
+        (NOISE, "simulated-gpu/other.json"),
+        (NOISE, "tiny.json"),
+        (BASELINE, "simulated-gpu/noise/tiny.json"),
+        (BASELINE, "simulated-gpu/noise/other.json"),
     ],
 )
 def test_a_file_where_none_is_looked_for_is_not_passed_over(
@@ -268,7 +356,8 @@ def test_a_file_where_none_is_looked_for_is_not_passed_over(
     (store / to).parent.mkdir(parents=True, exist_ok=True)
     (store / file).rename(store / to)
     message = refusal(kind, store, cell)
-    assert f"{store / to} is a file of a store, and is not looked for there" in message
+    what = "baseline" if file == BASELINE else "noise"
+    assert f"{store / to} is a {what} file, and is not looked for there" in message
 
 
 def test_other_peoples_files_in_a_store_are_theirs(store: Path, cell: Cell) -> None:
