@@ -89,10 +89,14 @@ def run(options: argparse.Namespace) -> int:
         files.append(("--energy-reference-python", options.reference))
     else:
         arguments.append(f"--energy-baselines={options.baselines}")
+    # All are resolved before any is made, which takes minutes in which a branch may move.
+    resolved = [environment.resolve(file, options.python_version) for _, file in files]
     locks, pythons = [], set()  # locks stay open in pytest
-    for option, file in files:
-        print(f"pytest-energy: making the environment of {file}", flush=True)
-        python, lock = environment.make(file, options.python_version)
+    for (option, file), pins in zip(files, resolved, strict=True):
+        commits = environment.commits(pins).items()
+        built = "".join(f", {name} at commit {commit[:12]}" for name, commit in commits)
+        print(f"pytest-energy: making the environment of {file}{built}", flush=True)
+        python, lock = environment.make(file, options.python_version, pins)
         if not environment.has_vllm(python):
             raise UsageError(f"{file} asks for no vLLM.\nWrite it there: vllm==VERSION")
         arguments.append(f"{option}={python}")

@@ -1,6 +1,7 @@
 """Environments that hold a pinned vLLM, made with uv in a cache folder.
 
-Requirements are resolved anew each time, so that two engines of one comparison are of the same day.
+Requirements are resolved anew each time, so that two engines of one comparison are of the same day;
+and once, so that what is installed is what was resolved, though a branch has moved on meanwhile.
 An environment's place follows from what they resolve to: one place never holds two engines, and as
 vLLM's cache of compiled kernels depends on the paths of its files, an engine that was launched
 before starts warm.
@@ -21,7 +22,11 @@ from pytest_energy.errors import UsageError
 from pytest_energy.safety.files import user_cache
 
 _KEPT_S = 30 * 24 * 3600.0
-_VERSION = re.compile(r"^[\w.-]+(?:\[.*\])?==[^\s;]+.*$", re.M)
+_VERSION = re.compile(r"^[\w.-]+==[^\s;]+.*$", re.M)
+_EXTRAS = re.compile(r"^(\w[\w.-]*)\[.*?\]", re.M)
+_COMMIT = re.compile(r"^(\w[\w.-]*)\S* @ git\+\S+?@([0-9a-f]{40}).*$", re.M)
+# What is at an address may change unless the address holds a hash.
+_ADDRESS = re.compile(r"^(\w[\w.-]*) @ https?://(?!.*#sha256=)", re.M)
 _NOT_LOCAL = re.compile(r"[\w+]+://|[\w.-]+(\[.*\])?==|--|#")
 _ARCHIVE = (".whl", ".gz", ".tgz", ".zip")
 _COMPLETE = "pytest-energy-complete"
@@ -32,16 +37,11 @@ def folder() -> Path:
     return user_cache() / "pytest-energy" / "environments"
 
 
-def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:
-    """An environment with what a requirements file asks for.
-
-    Returns:
-        Its interpreter, and a lock on it: as long as the file is open, also in another program
-        that this process becomes, no other run changes the environment.
+def resolve(requirements: Path, python_version: str) -> str:
+    """The lines that pin all that a requirements file asks for, and branches by their commits.
 
     Raises:
         UsageError: there is no uv or no such file, or uv could not do it.
-        OSError: the cache folder cannot be used.
     """
     if shutil.which("uv") is None:
         raise UsageError(
@@ -51,10 +51,34 @@ def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:
         raise UsageError(
             f"there is no requirements file {requirements}.\nGive the one that pins vLLM."
         )
-    pinned = _uv(
-        requirements, "compile", "--no-header", "--no-annotate", "--emit-index-url",
-        "--emit-find-links", "--python-version", python_version, _argument(requirements),
+    return _uv(
+        requirements, "compile", "--no-header", "--no-annotate", "--no-strip-extras",
+        "--emit-index-url", "--emit-find-links", "--python-version", python_version,
+        _argument(requirements),
     )  # fmt: skip
+
+
+def commits(resolved: str) -> dict[str, str]:
+    """Packages that are built from a Git repository, and the commit that each was resolved to."""
+    return {match[1]: match[2] for match in _COMMIT.finditer(resolved)}
+
+
+def make(requirements: Path, python_version: str, resolved: str) -> tuple[Path, BinaryIO]:
+    """An environment with what a requirements file asks for.
+
+    Args:
+        requirements, python_version: as resolved.
+        resolved: what `resolve` gave.
+
+    Returns:
+        Its interpreter, and a lock on it: as long as the file is open, also in another program
+        that this process becomes, no other run changes the environment.
+
+    Raises:
+        UsageError: uv could not do it.
+        OSError: the cache folder cannot be used.
+    """
+    pinned = _EXTRAS.sub(r"\1", resolved)
     relative = any(path and not path.startswith("/") for path in _local(pinned))
     local = requirements.parent.resolve() if relative else ""
     content = f"{python_version}\n{local}\n{pinned}"
@@ -64,7 +88,7 @@ def make(requirements: Path, python_version: str) -> tuple[Path, BinaryIO]:
         lock = stack.enter_context(place.with_suffix(".lock").open("wb"))
         while True:
             if _alone(lock):
-                _bring_up_to_date(place, requirements, python_version, pinned)
+                _bring_up_to_date(place, requirements, python_version, resolved, pinned)
             fcntl.flock(lock, fcntl.LOCK_SH)  # waits while another run makes it
             if (place / _COMPLETE).exists():
                 break
@@ -90,18 +114,21 @@ def _alone(lock: BinaryIO) -> bool:
     return True
 
 
-def _bring_up_to_date(place: Path, requirements: Path, python_version: str, pinned: str) -> None:
+def _bring_up_to_date(
+    place: Path, requirements: Path, python_version: str, resolved: str, pinned: str
+) -> None:
     complete = place / _COMPLETE
     if not complete.exists():
         shutil.rmtree(place, ignore_errors=True)
         _uv(requirements, "venv", "--python", python_version, str(place))
     complete.unlink(missing_ok=True)
-    versions = place / "versions.txt"
+    versions, of_branches = place / "versions.txt", place / "commits.txt"
     versions.write_text("\n".join(_VERSION.findall(pinned)), encoding="utf-8")
+    of_branches.write_text("\n".join(m[0] for m in _COMMIT.finditer(resolved)), encoding="utf-8")
     # From the file itself, whose indexes and hashes are not among the versions.
     _uv(
         requirements, "install", "--exact", "--python", str(place), "--constraints", str(versions),
-        *_anew(pinned), "-r", _argument(requirements),
+        "--overrides", str(of_branches), *_anew(pinned), "-r", _argument(requirements),
     )  # fmt: skip
     complete.touch()
 
@@ -116,10 +143,12 @@ def _local(pinned: str) -> list[str]:
 
 
 def _anew(pinned: str) -> list[str]:
-    """For sources of an engine, which uv takes as built once although they have changed."""
+    """For what uv takes as installed although it has changed: folders, and files at an address."""
     built = re.sub(r"^--.*", "", pinned, flags=re.M)
     paths = [path.partition(" ")[0] for path in _local(built)]
-    return ["--reinstall"] if any(not path.endswith(_ARCHIVE) for path in paths) else []
+    if any(not path.endswith(_ARCHIVE) for path in paths):
+        return ["--reinstall"]
+    return [f"--reinstall-package={name}" for name in _ADDRESS.findall(pinned)]
 
 
 def _argument(requirements: Path) -> str:

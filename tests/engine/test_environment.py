@@ -1,11 +1,15 @@
 """Environments of pinned engines, made by the real uv from wheels of the test's own."""
 
+import functools
 import hashlib
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -70,9 +74,13 @@ def source(folder: Path, content: str) -> None:
 
 def remake(file: Path) -> Path:
     """Its interpreter, used by no run."""
-    python, lock = environment.make(file, VERSION)
+    python, lock = made_of(file)
     lock.close()
     return python
+
+
+def made_of(file: Path) -> tuple[Path, BinaryIO]:
+    return environment.make(file, VERSION, environment.resolve(file, VERSION))
 
 
 def imported(python: Path) -> str:
@@ -96,7 +104,7 @@ def test_what_another_file_pins_counts(tmp_path: Path) -> None:
         folder.mkdir()
         repin(folder / "pins.txt", version)
         (folder / "vllm.txt").write_text("-r pins.txt\n")
-        python, lock = environment.make(folder / "vllm.txt", VERSION)
+        python, lock = made_of(folder / "vllm.txt")
         found.append((imported(python), lock))
     assert [version for version, _ in found] == ["1.0", "2.0"]
     for _, lock in found:
@@ -143,6 +151,70 @@ def test_a_source_that_has_changed_is_built_again(tmp_path: Path, line: str) -> 
     assert found == ["one", "other"]
 
 
+def git(folder: Path, *words: str) -> None:
+    me = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "-C", folder, *me, *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("package", ["engine", "engine[more]"])
+def test_a_branch_that_moves_is_the_commit_that_was_resolved(tmp_path: Path, package: str) -> None:
+    """Also if it moves between the resolution and the installation, which build for minutes."""
+    folder = tmp_path / "repository"
+    source(folder, "one")
+    project = folder / "pyproject.toml"
+    extras = '[project.optional-dependencies]\nmore = ["other"]\n[build-system]'
+    project.write_text(PYPROJECT.replace("[build-system]", extras))
+    wheel(tmp_path, "other", "1.0", {"other.py": ""})
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "one")
+    pin = tmp_path / "vllm.txt"
+    address = f"{package} @ git+{folder.as_uri()}@main"
+    pin.write_text(f"--no-index\n--find-links .\n{address}; python_version > '3'\n")
+    resolved = environment.resolve(pin, VERSION)
+    source(folder, "other")
+    git(folder, "commit", "-qam", "other")
+    again = environment.resolve(pin, VERSION)
+    assert environment.commits(resolved) != environment.commits(again)
+    found = []
+    for pins in (resolved, again, resolved):
+        python, lock = environment.make(pin, VERSION, pins)
+        lock.close()
+        found.append(imported(python))
+        has_more = bool([*python.parents[1].glob("lib/*/site-packages/other.py")])
+        assert has_more == ("more" in package)
+    assert found == ["one", "other", "one"]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing is printed."""
+
+
+def test_what_has_changed_at_an_address_is_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a nightly build whose wheel keeps its name."""
+    monkeypatch.delenv("UV_OFFLINE")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    handler = functools.partial(Quiet, directory=tmp_path)
+    found = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            for number, content in enumerate(("one", "other"), start=1):
+                made = wheel(tmp_path, "engine", "1.0", {"engine.py": f"version = {content!r}"})
+                os.utime(made, (number * 1000, number * 1000))
+                pin = tmp_path / "vllm.txt"
+                pin.write_text(f"engine @ http://127.0.0.1:{server.server_port}/{made.name}\n")
+                found.append(imported(remake(pin)))
+        finally:
+            server.shutdown()
+            serving.join()
+    assert found == ["one", "other"]
+
+
 def test_what_a_file_says_of_its_packages_counts_and_its_name_does_not(tmp_path: Path) -> None:
     made = wheel(tmp_path, "engine", "1.0", {"engine.py": "version = 'one'\n"})
     digest = hashlib.sha256(made.read_bytes()).hexdigest()
@@ -155,11 +227,11 @@ def test_what_a_file_says_of_its_packages_counts_and_its_name_does_not(tmp_path:
     shutil.copy(made, pin.parent)
     pin.write_text("\n".join(lines).replace(digest, "0" * 64))
     with pytest.raises(UsageError, match=r"(?i)hash"):
-        environment.make(pin, VERSION)
+        made_of(pin)
 
 
 def test_what_is_not_pinned_is_removed_unless_another_run_uses_it(pin: Path) -> None:
-    python, lock = environment.make(pin, VERSION)
+    python, lock = made_of(pin)
     other = wheel(pin.parent, "other", "1.0", {"other.py": ""})
     command = ["uv", "pip", "install", "-q", "--python", str(python), str(other)]
     subprocess.run(command, check=True)
@@ -175,7 +247,7 @@ def test_one_that_could_not_be_made_is_told_and_made_the_next_time(pin: Path, ca
     good = pin.read_text()
     pin.write_text("engine @ file:///nowhere/engine-1.0-py3-none-any.whl\n")
     with pytest.raises(UsageError, match=r"the environment of .*vllm\.txt could not be made\.\n.*"):
-        environment.make(pin, VERSION)
+        made_of(pin)
     pin.write_text(good)
     python = remake(pin)
     # As if uv had been killed: there, but not complete.
@@ -186,7 +258,7 @@ def test_one_that_could_not_be_made_is_told_and_made_the_next_time(pin: Path, ca
 
 
 def test_one_that_no_run_has_asked_for_in_a_month_is_removed(pin: Path) -> None:
-    old, lock = environment.make(pin, VERSION)
+    old, lock = made_of(pin)
     os.utime(old.parents[1] / environment._COMPLETE, (0, 0))
     remake(repin(pin, "2.0"))
     assert old.exists()  # a run uses it
@@ -208,4 +280,4 @@ def test_what_is_missing_is_named(
     if path is not None:
         monkeypatch.setenv("PATH", path)
     with pytest.raises(UsageError, match=says):
-        environment.make(pin.with_name(file), VERSION)
+        environment.resolve(pin.with_name(file), VERSION)

@@ -280,6 +280,18 @@ ROWS: tuple[Situation, ...] = (
                 "verified",
                 "test_what_a_file_says_of_its_packages_counts_and_its_name_does_not",
             ),
+            (
+                "`git+…@branch`, and the branch moves while environments are made",
+                "what it is by then, at the place of the commit that was resolved",
+                "the commit that was resolved, for both sides at the start; it is printed",
+                "test_a_branch_that_moves_is_the_commit_that_was_resolved",
+            ),
+            (
+                "the address of a nightly wheel that keeps its name",
+                "the engine as it was the first time is measured again",
+                "installed again",
+                "test_what_has_changed_at_an_address_is_installed_again",
+            ),
         )
     ),
     *(
