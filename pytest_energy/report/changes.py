@@ -34,15 +34,17 @@ def draws_all(results: Results) -> bool:
 
 
 def worst(results: Results) -> str:
-    """Of each metric, the change of the worst verdict that is furthest up to its tolerance."""
+    """Of each metric, the change that is furthest up to its tolerance, whatever its verdict."""
     found = []
     for metric in Metric:
         judged = [e for e in compared(results) if e.metric == metric.value and e.tolerance]
         if judged:
-            tone = summary.tone(judged[0])
-            entry = max((e for e in judged if summary.tone(e) == tone), key=_loss)
-            change = change_in_words(ratio_of(entry))
-            found.append(f"{UNIT[metric]} {change}, tolerance {tolerance_of(entry)}")
+            entry = max(judged, key=_loss)
+            change, verdict = change_in_words(ratio_of(entry)), entry.verdict
+            found.append(
+                f"{UNIT[metric]} {change} in {entry.cell.name} "
+                f"({verdict}, tolerance {tolerance_of(entry)})"
+            )
     return f"Worst: {'; '.join(found)}" if found else ""
 
 

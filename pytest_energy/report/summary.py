@@ -8,10 +8,13 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.report.explanation import NO_READING, READING
 from pytest_energy.report.gpu_shares import gpu_shares
 from pytest_energy.report.noise_table import noise_sources
-from pytest_energy.report.results import Entry, HistoryEntry, ReportedSide, Results
+from pytest_energy.report.results import Entry, HistoryEntry, ReportedSide, Results, Run
 from pytest_energy.report.words import PRECEDENCE, UNIT, change_in_words, count, percent
 
 _BAD = PRECEDENCE[: PRECEDENCE.index("inconclusive") + 1]  # in the order in which they are listed
+_UPDATED = ("created", "changed", "unchanged")
+_GOOD = ("pass", "improved", *_UPDATED, *_BAD)
+_PASSED = {"pass": "passed"}
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,31 @@ class Headline:
 
 
 def headline(results: Results) -> Headline:
-    """The answer in one line."""
+    """Whether to merge, in one line."""
     judged = [entry for entry in results.entries if entry.verdict is not None]
     if not judged:
         return _headline_unjudged(results)
+    said = _counts(judged)
+    bad = [entry.verdict for entry in judged if entry.verdict in _BAD]
+    if any(entry.green is False for entry in judged):
+        return Headline(f"Do not merge{'' if _BAD[0] in bad else ' yet'}: {said}", "bad")
+    if any(map(_ended_badly, results.runs)):
+        return Headline(f"Do not merge yet, the run failed: {said}", "open")
+    if any(entry.verdict in _UPDATED for entry in judged):
+        return Headline(f"Baselines updated: {said}", "good")
+    if any(map(_is_with_itself, judged)):
+        return Headline(f"No answer, launches were compared with themselves: {said}", "open")
+    return Headline(f"OK to merge: {said}", "open" if bad else "good")
+
+
+def _counts(judged: Sequence[Entry]) -> str:
+    """Of the verdicts: those that fail first, and then no others."""
     counts = collections.Counter(str(entry.verdict) for entry in judged)
-    failed = sum(entry.green is False for entry in judged)
-    bad = [f"{counts[verdict]} {verdict}" for verdict in _BAD if counts[verdict]]
-    tests = count(len(judged), "energy test")
-    if not failed and not bad:
-        notable = ("improved", "created", "changed", "unchanged")
-        good = [f"{counts[v]} {v}" for v in notable if counts[v]]
-        return Headline(f"{tests}: all pass" + (f" ({', '.join(good)})" if good else ""), "good")
-    return Headline(f"{tests}: {', '.join(bad) or f'{failed} failed'}", "bad" if failed else "open")
+    counts["failed"] = sum(entry.green is False for entry in judged)
+    bad = [verdict for verdict in _BAD if counts[verdict]] or ["failed"]
+    first, *others = bad if counts["failed"] else [v for v in _GOOD if counts[v]]
+    said = [f"{counts[first]} of {count(len(judged), 'energy test')} {_PASSED.get(first, first)}"]
+    return ", ".join(said + [f"{counts[verdict]} {verdict}" for verdict in others])
 
 
 def _headline_unjudged(results: Results) -> Headline:
@@ -54,11 +69,11 @@ def notes(results: Results) -> list[str]:
     for number, run in enumerate(results.runs):
         which = f"Run {number + 1}" if len(results.runs) > 1 else "The run"
         failed = any(e.run == number and e.green is False for e in results.entries)
-        if run.exit_status not in (0, 1, None):
+        if _ended_badly(run) and run.exit_status != 1:
             found.append(
                 f"{which} ended with exit status {run.exit_status}: not all tests were judged."
             )
-        elif run.exit_status == 1 and not failed:
+        elif _ended_badly(run) and not failed:
             found.append(f"{which} failed for reasons other than these verdicts: read its log.")
     cells = {entry.cell.name for entry in results.entries if _is_with_itself(entry)}
     if cells:
@@ -67,6 +82,10 @@ def notes(results: Results) -> list[str]:
             f"So this says nothing about another engine ({', '.join(sorted(cells))})."
         )
     return found
+
+
+def _ended_badly(run: Run) -> bool:
+    return run.exit_status not in (0, None)
 
 
 def _is_with_itself(entry: Entry) -> bool:
@@ -101,11 +120,10 @@ class Line:
     gpu: str
     engine: str
     metric: str
-    energy: str
-    power: str
-    rate: str
+    candidate: str
     reference: str
     change: str
+    power: str
     tolerance: str
     detects: str
     run: str
@@ -114,11 +132,10 @@ class Line:
     def figures(self) -> tuple[str, ...]:
         """In the order of the function `figures`, including its last two columns."""
         return (
-            self.energy,
-            self.power,
-            self.rate,
+            self.candidate,
             self.reference,
             self.change,
+            self.power,
             self.tolerance,
             self.detects,
         )
@@ -127,11 +144,10 @@ class Line:
 def figures(results: Results) -> tuple[str, ...]:
     """The table's columns of figures; the last two only if anything was judged."""
     return (
-        "J/token",
-        "W",
-        "tokens/s",
+        "candidate",
         "reference",
         "change, 95 % interval",
+        "W",
         *(("tolerance", "detects") if has_verdicts(results) else ()),
     )
 
@@ -167,6 +183,7 @@ def line(entry: Entry) -> Line:
     """The entry's line in the table."""
     side, gpu, ratio = entry.candidate, entry.gpu, entry.ratio
     is_energy = entry.metric == Metric.JOULES_PER_TOKEN.value
+    figure = _energy if is_energy else _rate
     change = tolerance = detects = "-"
     if ratio is not None:
         change = change_in_words(ratio)
@@ -181,11 +198,10 @@ def line(entry: Entry) -> Line:
         gpu=" ".join((gpu.name, *(uuid[:12] for uuid in gpu.uuids))) if gpu else "-",
         engine=side.engine if side else "-",
         metric=UNIT[Metric(entry.metric)],
-        energy=_energy(side),
-        power=f"{side.power_w.value:,.0f}" if side else "-",
-        rate=_rate(side),
-        reference=_energy(entry.reference) if is_energy else _rate(entry.reference),
+        candidate=figure(side),
+        reference=figure(entry.reference),
         change=change,
+        power=f"{side.power_w.value:,.0f}" if side else "-",
         tolerance=tolerance,
         detects=detects,
         run=str(entry.run + 1),

@@ -209,17 +209,80 @@ def test_whatever_a_file_may_hold_renders(
     check(made.of(*entries), tmp_path_factory.mktemp("report"))
 
 
+def passed(batch_size: int = 1, verdict: str = "pass", **changes: object) -> Entry:
+    entry = made.entry(batch_size, 1.0, **{"green": True, **changes})  # type: ignore[arg-type]
+    return replace(entry, verdict=verdict)
+
+
 def test_the_answer_stands_first() -> None:
-    passing, failing = made.entry(1, 1.0, verdict="pass", green=True), made.entry(8)
-    text = markdown.page(made.of(passing, failing))
-    assert text.splitlines()[0] == "## ❌ 2 energy tests: 1 regressed"
+    text = markdown.page(made.of(passed(), made.entry(8)))
+    assert text.splitlines()[0] == "## ❌ Do not merge: 1 of 2 energy tests regressed"
     assert (
         text.index("regressed | tiny bs=8 512/256")
         < text.index("pass | tiny bs=1 512/256")
         < text.index("### REGRESSED: tiny bs=8 512/256")
     )
-    assert summary.headline(made.of(passing)) == summary.Headline("1 energy test: all pass", "good")
-    assert summary.headline(made.of()).tone == "open"
+
+
+STORED = made.side(0.5, 900, "2.0")
+INVALID = made.entry(verdict="invalid")
+
+
+@pytest.mark.parametrize(
+    ("entries", "status", "text", "tone"),
+    [
+        ([passed()], 0, "OK to merge: 1 of 1 energy test passed", "good"),
+        (
+            [passed(), passed(verdict="improved")],
+            0,
+            "OK to merge: 1 of 2 energy tests passed, 1 improved",
+            "good",
+        ),
+        (
+            [passed(), passed(verdict="inconclusive")],
+            0,
+            "OK to merge: 1 of 2 energy tests passed, 1 inconclusive",
+            "open",
+        ),
+        (
+            [passed(), INVALID],
+            1,
+            "Do not merge yet: 1 of 2 energy tests invalid",
+            "bad",
+        ),
+        (
+            [INVALID, made.entry(8)],
+            1,
+            "Do not merge: 1 of 2 energy tests regressed, 1 invalid",
+            "bad",
+        ),
+        ([passed(green=False)], 1, "Do not merge yet: 1 of 1 energy test failed", "bad"),
+        ([passed()], 2, "Do not merge yet, the run failed: 1 of 1 energy test passed", "open"),
+        ([passed()], 1, "Do not merge yet, the run failed: 1 of 1 energy test passed", "open"),
+        ([passed(verdict="created")], 0, "Baselines updated: 1 of 1 energy test created", "good"),
+        (
+            [passed(candidate=STORED, reference=STORED)],
+            0,
+            "No answer, launches were compared with themselves: 1 of 1 energy test passed",
+            "open",
+        ),
+        ([], 0, "No energy test was judged", "open"),
+    ],
+)
+def test_the_heading_says_whether_to_merge(
+    entries: Sequence[Entry], status: int, text: str, tone: str
+) -> None:
+    found = replace(made.of(*entries), runs=(replace(made.RUN, exit_status=status),))
+    assert summary.headline(found) == summary.Headline(text, tone)
+
+
+def test_a_row_shows_the_figures_of_its_own_metric() -> None:
+    entry = made.entry(8, reference=made.side(0.5, 1000.0), candidate=made.side(0.55, 900.0))
+    found = made.of(entry, replace(entry, metric="tokens_per_s"))
+    energy, rate = summary.lines(found)
+    assert summary.figures(found)[:2] == ("candidate", "reference")
+    assert (energy.metric, *energy.figures[:2]) == ("J/token", "0.5500", "0.5000")
+    assert (rate.metric, *rate.figures[:2]) == ("tokens/s", "900", "1,000")
 
 
 def test_the_first_screen_decides(tmp_path: Path) -> None:
@@ -230,7 +293,7 @@ def test_the_first_screen_decides(tmp_path: Path) -> None:
     places = [
         body.index(text)
         for text in (
-            "3 energy tests: 3 regressed</h1>",
+            "Do not merge: 3 of 3 energy tests regressed</h1>",
             "Worst: J/token +10.0 %",
             'id="change-title"',
             "<h2>What changed</h2>",
@@ -276,13 +339,6 @@ def test_a_green_table_of_a_run_that_failed_says_so(
     markdown_text, page = check(found, tmp_path)
     for text in (markdown_text, page):
         assert (note is not None and note in text) or (note is None and "The run" not in text)
-
-
-def test_a_warned_inconclusive_is_open_and_no_pass() -> None:
-    warned = inconclusive(made.entry(ratio=1.01, green=True))
-    assert summary.headline(made.of(warned)) == summary.Headline(
-        "1 energy test: 1 inconclusive", "open"
-    )
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:

@@ -55,14 +55,14 @@ def judged(ratio: float, verdict: str, **changed: object) -> Entry:
     return replace(entry, verdict=verdict)
 
 
-def test_the_worst_change_is_of_the_worst_verdict_in_tolerances() -> None:
+def test_the_worst_change_is_the_largest_in_tolerances_and_names_its_cell() -> None:
     passing, undecided = judged(1.029, "pass"), judged(1.01, "inconclusive")
     assert changes.worst(made.of(passing, undecided)) == (
-        "Worst: J/token +1.0 % (+0.0 to +2.0 %), tolerance +3 %"
+        "Worst: J/token +2.9 % (+1.9 to +3.9 %) in tiny bs=8 512/256 (pass, tolerance +3 %)"
     )
     slow = judged(0.9, "pass", metric="tokens_per_s", tolerance=0.2)
     slower = judged(0.95, "pass", metric="tokens_per_s", tolerance=0.05)
     assert changes.worst(made.of(passing, slow, slower)).endswith(
-        "; tokens/s -5.0 % (-5.9 to -4.0 %), tolerance -5 %"
+        "; tokens/s -5.0 % (-5.9 to -4.0 %) in tiny bs=8 512/256 (pass, tolerance -5 %)"
     )
     assert changes.worst(made.of(replace(passing, verdict=None, tolerance=None))) == ""
