@@ -45,6 +45,10 @@ class RecordingError(EnergyError):
     """A recording cannot be read or written, or none fits."""
 
 
+class LaunchError(RecordingError):
+    """The launches of a cell failed, so that it has no recordings."""
+
+
 class BaselineError(EnergyError):
     """A baseline file cannot be read, or an update was refused."""
 

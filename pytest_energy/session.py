@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.errors import EnergyError, RecordingError
+from pytest_energy.errors import EnergyError, LaunchError, RecordingError
 from pytest_energy.evidence import Evidence, LiveSource, Source
 from pytest_energy.launch import launch
 from pytest_energy.launch.load import Progress
@@ -16,19 +16,10 @@ from pytest_energy.settings import DEFAULT_LAUNCHES, Settings
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store, Update
 from pytest_energy.store.noise import Noise, NoiseStore
-from pytest_energy.told import Told
+from pytest_energy.told import Question, Told
 from pytest_energy.verdict.judge import Judge
-from pytest_energy.verdict.judgement import Judgement, Limits
+from pytest_energy.verdict.judgement import Judgement
 from pytest_energy.verdict.rule import Terms
-
-
-@dataclass(frozen=True)
-class Question:
-    """What one test asks: a metric of a cell, and what it allows."""
-
-    cell: Cell
-    metric: Metric
-    limits: Limits
 
 
 @dataclass
@@ -101,7 +92,7 @@ class Session:
         """
         evidence = self.evidence(question.cell)
         if evidence.failure is not None:
-            reason = self.told.failure(evidence.failure, question.cell, question.metric)
+            reason = self.told.failure(evidence.failure, question)
             return self._judge.invalid(question.metric, question.limits, [reason])
         if not evidence.measurements:
             return self._judge.unmeasured(question.metric, question.limits, [self._out_of_time])
@@ -215,7 +206,7 @@ class Session:
     def _all_launches(self, cell: Cell) -> tuple[Measurement, ...]:
         evidence = self.evidence(cell)
         if evidence.failure is not None:
-            raise RecordingError(self.told.failure(evidence.failure, cell))
+            raise LaunchError(evidence.failure)
         if not evidence.measurements or (evidence.out_of_time and self.settings.update):
             raise RecordingError(
                 f"{self._out_of_time}: {len(evidence.measurements)} were made, which is too few.\n"

@@ -12,11 +12,11 @@ import pytest
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin import attached, conflicts
 from pytest_energy.plugin.arguments import ARGUMENTS
-from pytest_energy.plugin.state import CELL, FIXTURES, RUN, fixtures_of
+from pytest_energy.plugin.state import CELL, FIXTURES, RUN, fixtures_of, test_id
 
 if TYPE_CHECKING:
     from pytest_energy.plugin.marker import Marked
-    from pytest_energy.session import Question
+    from pytest_energy.told import Question
 
 REFUSED = "energy_refused"  # why an xdist worker has refused the run, in what it sends at its end
 _MEASURES: pytest.StashKey[bool] = pytest.StashKey()  # of what is marked: a test below measures
@@ -201,7 +201,7 @@ def open_session(
 def question(item: pytest.Item, fixture: str) -> Question:
     """What one fixture of a test asks."""
     from pytest_energy.measure.metric import Metric
-    from pytest_energy.session import Question
+    from pytest_energy.told import Question
     from pytest_energy.verdict.judgement import Limits
 
     marked, metric = _marked(item), Metric(FIXTURES[fixture])
@@ -212,4 +212,4 @@ def question(item: pytest.Item, fixture: str) -> Question:
         marked.max_ttft_ms,
         marked.max_itl_ms,
     )
-    return Question(item.stash[CELL], metric, limits)
+    return Question(test_id(item), item.stash[CELL], metric, limits)

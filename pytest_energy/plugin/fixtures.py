@@ -134,11 +134,13 @@ class Gated:
 
     def _as_other(self, cause: str) -> str | None:
         """Where another fixture has told this cause in full; None if none has."""
-        own = test_id(self._item), self._fixture
-        test, fixture = self._item.config.stash[RUN].told.setdefault(cause, own)
-        if (test, fixture) == own:
+        asked = question(self._item, self._fixture)
+        other = session_of(self._item.config).told.before(cause, asked)
+        if other is None:
             return None
-        return f"as for {fixture}, above" if test == own[0] else f"as for {fixture} ({test})"
+        (fixture,) = (name for name, metric in FIXTURES.items() if metric == other.metric.value)
+        where = ", above" if other.test == asked.test else f" ({other.test})"
+        return f"as for {fixture}{where}"
 
     def _update(self) -> tuple[Update | None, str | None]:
         """Store the baseline; what was stored, or why nothing was."""
@@ -172,18 +174,12 @@ class Gated:
                 f"{in_words(error)}.\nMend that, or give another store: --energy-baselines DIR"
             )
         asked = question(self._item, self._fixture)
-        return session_of(self._item.config).told.error(error, asked.cell, asked.metric)
+        return session_of(self._item.config).told.error(error, asked)
 
 
 def take_back(item: pytest.Item) -> None:
     """What a test has told and nobody is shown, as a failure that it expects, is told anew."""
-    from pytest_energy.measure.metric import Metric
-
-    told, own = item.config.stash[RUN].told, test_id(item)
-    for cause in [cause for cause, (test, _) in told.items() if test == own]:
-        del told[cause]
-    metrics = [Metric(FIXTURES[fixture]) for fixture in fixtures_of(item)]
-    session_of(item.config).told.take_back(item.stash[CELL], metrics)
+    session_of(item.config).told.take_back(test_id(item))
 
 
 def forget(item: pytest.Item) -> None:

@@ -30,7 +30,6 @@ class Run:
         selected_in_full: whether all collected tests of whole folders were selected.
         found: what each test found, by its metrics; of a test that was run again the last.
         warnings: of outputs that nothing depends on and that could not be written.
-        told: the test and fixture that told in full why tests failed, by the cause.
     """
 
     settings: Settings
@@ -40,7 +39,6 @@ class Run:
     selected_in_full: bool = False
     found: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    told: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def of_metrics(self) -> list[dict[str, Any]]:

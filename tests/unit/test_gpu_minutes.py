@@ -13,7 +13,8 @@ from pytest_energy.errors import RecordingError
 from pytest_energy.launch.gpu_minutes import GpuMinutes
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording.recording import Recording
-from pytest_energy.session import Question, Session
+from pytest_energy.session import Session
+from pytest_energy.told import Question
 from pytest_energy.verdict.judgement import NO_LIMITS
 from pytest_energy.verdict.rule import Verdict
 from tests.simulated import live_settings, recording
@@ -40,7 +41,7 @@ class Run:
     def session(self, minutes: float | None, **changes: Any) -> Session:
         return Session(
             replace(self.settings, gpu_minutes=minutes, **changes),
-            [Question(cell, Metric.JOULES_PER_TOKEN, NO_LIMITS) for cell in self.cells],
+            [Question(cell.name, cell, Metric.JOULES_PER_TOKEN, NO_LIMITS) for cell in self.cells],
             lambda *_: None,  # type: ignore[arg-type,return-value]
             lambda text: None,
             clock=lambda: self.now_s,
