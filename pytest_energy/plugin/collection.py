@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 REFUSED = "energy_refused"  # why an xdist worker has refused the run, in what it sends at its end
 _MEASURES: pytest.StashKey[bool] = pytest.StashKey()  # of what is marked: a test below measures
-_BAD_MARKER: pytest.StashKey[str] = pytest.StashKey()  # in a worker: the first one's message
+# What is wrong with markers, and the first test that it is wrong with.
+_BAD_MARKERS: pytest.StashKey[dict[str, str]] = pytest.StashKey()
 
 _TWO = "Delete one, or give them different workloads or engine_args."
 _REPEATED = (
@@ -47,11 +48,10 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     try:
         sizes = _marked(metafunc.definition).batch_sizes
     except UsageError as error:
-        message = f"{metafunc.definition.nodeid}: {error}"
-        if hasattr(metafunc.config, "workerinput"):  # else each worker reports it, and tests run
-            metafunc.config.stash.setdefault(_BAD_MARKER, message)
-            return
-        raise pytest.fail.Exception(message, pytrace=False) from None  # else it is shown twice
+        # Raised here it would be an error of the file's collection, which ends no worker of xdist.
+        bad = metafunc.config.stash.setdefault(_BAD_MARKERS, {})
+        bad.setdefault(str(error), metafunc.definition.nodeid)
+        return
     ids = [f"bs{size}" for size in sizes]
     metafunc.parametrize("energy_batch_size", sizes, ids=ids, indirect=True)
 
@@ -79,10 +79,11 @@ def give_cells(items: Sequence[pytest.Item]) -> list[pytest.Item]:
         pytest.UsageError: a marker asks for something impossible or is on a test without our
             fixtures, or two tests gate one cell.
     """
+    bad = items[0].config.stash.get(_BAD_MARKERS, {}) if items else {}
+    if bad:
+        raise pytest.UsageError("\n".join(f"{test}: {error}" for error, test in bad.items()))
     gated = [item for item in items if fixtures_of(item)]
     for item in items:
-        if _BAD_MARKER in item.config.stash:
-            raise pytest.UsageError(item.config.stash[_BAD_MARKER])
         if not fixtures_of(item):
             _refuse_marker(item)
     taken: dict[tuple[str, str], pytest.Item] = {}
@@ -184,7 +185,7 @@ def open_session(
     from pytest_energy.session import Session
 
     project.refuse(config, run.settings)
-    conflicts.refuse_folders(run.settings)
+    conflicts.refuse_paths(config, run.settings)
     benchmark.undo_skips(mine)
     open_meter = config.hook.pytest_energy_open_meter
     run.session = Session(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_energy.errors import RecordingError
 from pytest_energy.plugin import attached
 from pytest_energy.plugin.attached import Conflicts, Value
 from pytest_energy.safety import redact
@@ -36,15 +39,30 @@ def refuse(config: pytest.Config, launches: int) -> None:
             raise pytest.UsageError(message)
 
 
-def refuse_folders(settings: Settings) -> None:
-    """Refuse what cannot be read or written, before anything is measured.
+def refuse_paths(config: pytest.Config, settings: Settings) -> None:
+    """Refuse what cannot be read, written or run, before anything is measured.
 
     Raises:
-        pytest.UsageError: the first such folder.
+        pytest.UsageError: the first such path.
     """
-    store = settings.baselines
+    _refuse_folders(settings, bool(config.getoption("energy_baselines")))
+    for option, paths in (
+        ("--energy-replay", settings.replay),
+        ("--energy-reference-replay", settings.reference_replay),
+    ):
+        _refuse_without_recordings(option, paths)
+    launched = settings.launch.url is None and not settings.replay
+    if not launched or config.option.collectonly:
+        return
+    _refuse_interpreter("--energy-python", settings.launch.python)
+    if settings.reference is not None:
+        _refuse_interpreter("--energy-reference-python", settings.reference.python)
+
+
+def _refuse_folders(settings: Settings, store_named: bool) -> None:
+    store, writes = settings.baselines, settings.update or settings.noise
     for what, folder, written in (
-        ("--energy-baselines", store, settings.update or settings.noise),
+        ("--energy-baselines", store, writes),
         ("--energy-record", settings.record, True),
     ):
         if folder is None:
@@ -56,11 +74,46 @@ def refuse_folders(settings: Settings) -> None:
             raise pytest.UsageError(
                 f"{what} {folder}: {why}.\nGive another folder, or make that one writable."
             )
+    # One that the ini file names, as the default one, is yet to be made by the first update.
+    if store_named and not writes and not store.exists():
+        raise pytest.UsageError(
+            f"--energy-baselines {store}: there is no such folder.\n"
+            "Give the store of baselines, or make it: --energy-update"
+        )
     if (store / "noise").is_dir():
         raise pytest.UsageError(
             f"--energy-baselines {store}: it holds the files of one GPU model.\n"
             f"Give the store, which is the folder above: --energy-baselines {store.parent}"
         )
+
+
+def _refuse_without_recordings(option: str, paths: Sequence[Path]) -> None:
+    from pytest_energy.recording import recording_file
+
+    for path in paths:
+        try:
+            next(recording_file.find(path))
+        except RecordingError as error:
+            raise pytest.UsageError(f"{option}: {error}") from None
+
+
+def _refuse_interpreter(option: str, python: str) -> None:
+    """Refuse what cannot be run; whether it has vLLM is known when it runs."""
+    if shutil.which(python) is not None:
+        return
+    path, instead = Path(python), "/venv/bin/python"
+    if path.is_dir():
+        why = "it is a folder"
+        if (path / "bin" / "python").exists():
+            instead = str(path / "bin" / "python")
+    elif path.exists():
+        why = "it is not executable"
+    else:
+        why = "there is no such file" if "/" in python else "there is no such program in PATH"
+    raise pytest.UsageError(
+        f"{option} {redact.home(python)}: {why}.\n"
+        f"Give the interpreter of an environment with vLLM: {option} {redact.home(instead)}"
+    )
 
 
 def _under_xdist(config: pytest.Config) -> bool:

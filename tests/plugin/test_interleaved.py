@@ -14,7 +14,7 @@ from pytest_energy.recording.recording import CoResident
 from tests import simulated
 from tests.plugin.project import Project, summary
 
-OLD, NEW = "/old/python", "/new/python"
+OLD, NEW = "/bin/false", "/bin/true"  # the engines are the stand-ins below
 TOGETHER = ("--energy-python", NEW, "--energy-reference-python", OLD)
 BY_LAUNCHES = (*TOGETHER, "--energy-interleave", "launches")
 

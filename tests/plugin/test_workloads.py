@@ -206,7 +206,7 @@ def test_a_distribution_that_is_none(project: Project) -> None:
         project,
         [],
         "output_tokens is {'lognormal': {'median': 60}}: it must be",
-        ret=pytest.ExitCode.INTERRUPTED,
+        ret=pytest.ExitCode.USAGE_ERROR,
     )
 
 

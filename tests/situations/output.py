@@ -142,10 +142,10 @@ ROWS: tuple[Situation, ...] = (
     ),
     Situation(
         _TOLD,
-        "a wrong `--energy-reference-python`",
+        "`--energy-reference-python` of an environment without vLLM",
         "advice: `--energy-python PATH`",
         "advice: `--energy-reference-python PATH`",
-        _INPUT + "test_a_wrong_interpreter_of_the_reference",
+        _INPUT + "test_an_interpreter_of_the_reference_without_vllm",
     ),
     Situation(
         _TOLD,

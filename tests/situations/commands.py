@@ -1,0 +1,61 @@
+"""Situations of command lines: what was typed wrong, and when that is told."""
+
+from tests.situations import Situation
+
+_PATHS = "Paths on the command line that are wrong"
+_WRONG = "tests/plugin/test_wrong_paths.py::"
+_LATE = "INVALID of each cell, after the launch of the other engine if two are compared"
+_PYTHON = "test_an_interpreter_that_cannot_be_run"
+_PER_TEST = "each test fails and names it, exit status 1"
+_ONCE = "one message, exit status 4, before anything is launched"
+_BAD = "Messages that mislead, or are lost"
+
+ROWS: tuple[Situation, ...] = (
+    *(
+        Situation(_PATHS, situation, before, f"{_ONCE}{more}", _WRONG + test)
+        for situation, before, more, test in (
+            ("`--energy-python` names nothing, or what is not executable", _LATE, "", _PYTHON),
+            (
+                "`--energy-python` names the folder of an environment",
+                "“Permission denied” in each cell",
+                "; it names the interpreter there",
+                _PYTHON,
+            ),
+            (
+                "`--energy-baselines` names no folder, and nothing is stored",
+                "a launch, then NO BASELINE of each cell",
+                "",
+                "test_a_store_that_is_not_there_is_read_by_no_run",
+            ),
+            (
+                "`--energy-replay` or `--energy-reference-replay` names nothing, an empty folder, "
+                "or one of other files",
+                _PER_TEST,
+                "",
+                "test_a_path_without_recordings",
+            ),
+        )
+    ),
+    Situation(
+        _PATHS,
+        "`energy_python` of the runner in the ini file, where recordings are judged or tests "
+        "listed",
+        "as if it were right",
+        "the same",
+        _WRONG + "test_an_interpreter_of_the_ini_file_is_needed_to_launch_alone",
+    ),
+    Situation(
+        _BAD,
+        "a bad value in a marker",
+        "exit status 2, and 4 under pytest-xdist",
+        "exit status 4",
+        "tests/plugin/test_bad_input.py::test_markers",
+    ),
+    Situation(
+        _BAD,
+        "two bad values in the markers of a suite, under pytest-xdist",
+        "the first",
+        "both",
+        _WRONG + "test_all_that_is_wrong_with_markers_is_told_at_once",
+    ),
+)
