@@ -223,8 +223,9 @@ class Summary:
         for line in noise_table.noise_table(self._run.noise, self._run.session.comparisons):
             reporter.write_line(line)
         for cell in {cell.name: cell for cell, _, _ in self._run.noise}.values():
-            for line in host.host_bound(self._run.session.evidence(cell).measurements):
-                reporter.write_line(f"{cell.name}: {line}")
+            reasons, ways = host.host_bound(self._run.session.evidence(cell).measurements)
+            if reasons:
+                reporter.write_line(f"{cell.name}: {'; '.join(reasons + ways)}")
 
     def _show_unused(self, reporter: Any) -> None:
         if self._run.session is None:

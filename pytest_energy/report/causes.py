@@ -16,12 +16,13 @@ from pytest_energy.report import summary
 from pytest_energy.report.results import Entry, Results
 from pytest_energy.report.words import UNIT, count, listed, percent
 from pytest_energy.verdict import slowdown
+from pytest_energy.verdict.attribution import TEMPERATURE
 
 Fact = tuple[str, str]  # name and text
 Next = tuple[str, str, str]  # what to type: words, command and note
 
-_CONDITIONS = ("temperature_c",)  # differ from cell to cell whatever the cause
-_READABLE = {"vllm": "vLLM", "temperature_c": "GPU temperature, °C"}
+_CONDITIONS = (TEMPERATURE,)  # differ from cell to cell whatever the cause
+_READABLE = {"vllm": "vLLM", TEMPERATURE: "GPU temperature, °C"}
 _MAX_MERGED = 8  # tests in one command
 _FEW = 3  # lines that are shown though they differ
 _MAX_PAIRS = 4

@@ -9,7 +9,7 @@ from pytest_energy.report import host, launches
 from pytest_energy.report.words import UNIT, count, percent
 from pytest_energy.safety import redact
 from pytest_energy.settings import DEFAULT_LAUNCHES, MIN_LAUNCHES
-from pytest_energy.verdict.attribution import Split
+from pytest_energy.verdict.attribution import TEMPERATURE, Split
 from pytest_energy.verdict.judgement import Compared, Judgement
 from pytest_energy.verdict.rule import Verdict
 
@@ -71,7 +71,7 @@ def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Expl
     reasons = [line for reason in said for line in redact.home(reason).splitlines()]
     reasons += launches.left_out_lines(judgement.left_out)
     if judgement.verdict is Verdict.INCONCLUSIVE and judgement.candidate is not None:
-        reasons += host.host_bound(judgement.candidate.launches)
+        reasons += host.host_bound(judgement.candidate.launches)[0]
     regressed = judgement.verdict is Verdict.REGRESSED and not judgement.by_limits_alone
     return Explanation(
         what=f"{judgement.verdict.value.upper()}: {name}, {figures}",
@@ -104,7 +104,8 @@ def explain_compared(name: str, found: Compared, left_out: Sequence[str]) -> Exp
 def failure(judgement: Judgement, said: Explanation) -> str:
     """The explanation as the test's message.
 
-    A regression takes five lines: what, how sure, split, what changed, next.
+    A regression takes six lines: what, how sure, split, what changed, what to type if it is
+    intended, and if not.
     """
     how_sure, reasons = said.how_sure, said.reasons
     if judgement.verdict is Verdict.REGRESSED and how_sure:
@@ -243,7 +244,7 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
         update += f" --energy-replay A B C   (recordings of at least {MIN_LAUNCHES} launches)"
     if verdict is Verdict.REGRESSED:
         again = [] if replayed else [f"measure again: {rerun}"]
-        return [*again, f"if the change is intended: {update}"]
+        return [*again, f"if the change is intended: {update}", _not_intended(judgement)]
     if verdict is Verdict.INCONCLUSIVE:
         return _more_evidence(judgement, rerun, replayed)
     if verdict is Verdict.NO_BASELINE:
@@ -260,38 +261,71 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
 
 def _accept_against_a_reference(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
     """No baseline takes part, so that updating one would accept nothing."""
-    energy = judgement.metric is Metric.JOULES_PER_TOKEN
-    tolerance = "tolerance" if energy else "throughput_tolerance"
     return [
         *([] if replayed else [f"measure again: {rerun}"]),
         "if the change is intended: make this engine the reference, or raise the test's "
-        f"{tolerance}; updating a baseline does not change it",
+        "tolerance; updating a baseline does not change it",
+        _not_intended(judgement),
     ]
 
 
+def _not_intended(judgement: Judgement) -> str:
+    """Where to look for the cause of a regression."""
+    if any(not difference.startswith(TEMPERATURE) for difference in judgement.changed):
+        where = "take back what changed, one at a time, until it passes"
+    elif judgement.paired:
+        where = "compare both environments, as nothing recorded differs: pip freeze, variables"
+    else:
+        where = "check the machine, as nothing recorded differs: pytest-energy doctor"
+    return f"if it is not: {where}"
+
+
 def _more_evidence(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
-    """What to type if the launches do not decide."""
+    """What to type if the launches do not decide: first what will, if anything does."""
     plan, ways = judgement.plan, []
+    hopeless = plan is not None and plan.candidate is None and not plan.baseline_is_short
     if judgement.out_of_time:
         ways.append(f"give it more GPU minutes, or none to measure without limit: {rerun}")
+    elif judgement.blind:
+        ways.append("find what makes its launches differ so much: pytest-energy doctor")
+    elif plan is None or plan.candidate:
+        ways.append(_more_launches(judgement, rerun, replayed))
+    if plan and plan.baseline_is_short:
+        given = f"--energy-update --energy-launches {plan.baseline}"
+        ways.append(f"measure a larger baseline, with its engine: {rerun} {given}")
+    if hopeless:
+        ways += _quieter(judgement)
     if judgement.noise is not None and not judgement.noise.measured:
         arguments = rerun.removeprefix("pytest ")
         ways.append(f"measure this runner's noise once: pytest-energy noise {arguments}")
-    if replayed:
-        more = "pairs" if judgement.paired else "launches"
-        ways.append(f"record more {more} and replay all of them together")
-    elif (plan is None or plan.candidate) and not judgement.out_of_time:
-        launches = plan.candidate if plan else 2 * DEFAULT_LAUNCHES
-        ways.append(f"measure with more launches: {rerun} --energy-launches {launches}")
-    if plan and plan.baseline_is_short:
-        given = f"--energy-update --energy-launches {plan.baseline}"
-        ways.append(f"or measure a larger baseline, with its engine: {rerun} {given}")
-    if not judgement.paired:
+    if hopeless:
         ways.append(
-            "or interleave both engines on this GPU: "
-            "--energy-reference-python PYTHON (docs/usage.md)"
+            "give the test a tolerance that its launches can show; "
+            f"more of them will not decide at {100 * judgement.tolerance:.3g} %"
         )
-    return ways
+    elif not judgement.paired:
+        ways.append(
+            "interleave both engines on this GPU: --energy-reference-python PYTHON (docs/usage.md)"
+        )
+    return [ways[0], *(f"or {way}" for way in ways[1:])] if ways else []
+
+
+def _more_launches(judgement: Judgement, rerun: str, replayed: bool) -> str:
+    plan = judgement.plan
+    if not replayed:
+        launches = plan.candidate if plan else 2 * DEFAULT_LAUNCHES
+        return f"measure with more launches: {rerun} --energy-launches {launches}"
+    noun = ("pair", "pairs") if judgement.paired else ("launch", "launches")
+    more = plan.candidate - plan.made if plan and plan.candidate else 0
+    number = f"{more} more {noun[more != 1]}" if more else f"more {noun[1]}"
+    return f"record {number} and replay all of them together"
+
+
+def _quieter(judgement: Judgement) -> list[str]:
+    """How to make the cell's launches alike, if its recordings tell."""
+    launches = judgement.candidate.launches if judgement.candidate else ()
+    own = "" if judgement.paired else "; it then needs a baseline of its own"
+    return [f"make its launches alike: {way}{own}" for way in host.host_bound(launches)[1]]
 
 
 def _launches(number: int) -> str:

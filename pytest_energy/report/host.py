@@ -10,8 +10,8 @@ from pytest_energy.verdict.slowdown import CLOCK, HOST, MORE_STEPS, WAITS, Slowd
 _SIZES = 64  # captured sizes are multiples of 8, then of 16; a multiple of both
 
 
-def host_bound(launches: Sequence[Measurement]) -> list[str]:
-    """That a cell's pace is the host's, and what to set, in a line; empty if it is not.
+def host_bound(launches: Sequence[Measurement]) -> tuple[list[str], list[str]]:
+    """That a cell's pace is the host's, and what to set; both empty if it is not.
 
     Args:
         launches: valid measurements of one cell.
@@ -19,32 +19,27 @@ def host_bound(launches: Sequence[Measurement]) -> list[str]:
     times = [m.step_times for m in launches if m.step_times is not None]
     share = math.fsum(t.host_bound for t in times) / len(times) if times else 0.0
     if len(times) < len(launches) or not is_host_bound(share):
-        return []
+        return [], []
     key = launches[0].key
     lengths = key.workload.fixed_lengths
     assert lengths is not None
     captured, prompt_step = times[0].captured_tokens, lengths[0] + key.batch_size - 1
+    outside = math.fsum(t.time_outside for t in times) / len(times)
+    why, ways = f"inside its CUDA graphs of {captured} tokens too", []
+    if not captured:
+        why = "it runs without CUDA graphs"
+    elif prompt_step > captured:
+        why = f"a step with a prompt has {prompt_step} tokens, CUDA graphs hold {captured}"
+        ways = [f"set max_cudagraph_capture_size={_SIZES * math.ceil(prompt_step / _SIZES)}"]
+        shorter = captured - key.batch_size + 1
+        ways += [f"or prompts of at most {shorter} tokens"] * (shorter > 0)
+    elif outside > share / 2:
+        why = f"steps with several prompts outgrow CUDA graphs of {captured} tokens"
+        ways = [f"set max_cudagraph_capture_size={2 * captured}"]
     line = (
         f"{100 * share:.0f} % of its time is host-bound, so that launches differ as the host does"
     )
-    if not captured:
-        return [f"{line}: it runs without CUDA graphs"]
-    if prompt_step > captured:
-        shorter = captured - key.batch_size + 1
-        ways = f"set max_cudagraph_capture_size={_SIZES * math.ceil(prompt_step / _SIZES)}"
-        if shorter > 0:
-            ways += f", or prompts of at most {shorter} tokens"
-        return [
-            f"{line}: a step with a prompt has {prompt_step} tokens, CUDA graphs hold {captured}; "
-            f"{ways}"
-        ]
-    outside = math.fsum(t.time_outside for t in times) / len(times)
-    if outside > share / 2:
-        return [
-            f"{line}: steps with several prompts outgrow CUDA graphs of {captured} tokens; "
-            f"set max_cudagraph_capture_size={2 * captured}"
-        ]
-    return [f"{line}, inside its CUDA graphs of {captured} tokens too"]
+    return [f"{line}: {why}"], [", ".join(ways)] if ways else []
 
 
 def slower_because(found: Slowdown) -> str:

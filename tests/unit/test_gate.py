@@ -176,32 +176,113 @@ def test_an_assumed_noise_asks_for_more_before_an_alarm(cell: Cell, baseline: Ba
     assert "pytest-energy noise a.py" in explain(cell, judged, "pytest a.py", replayed=False)
 
 
+INTERLEAVE = "interleave both engines on this GPU: --energy-reference-python PYTHON (docs/usage.md)"
+LARGER_BASELINE = (
+    "measure a larger baseline, with its engine: pytest a.py --energy-update --energy-launches 7"
+)
+NONE_WILL = (
+    "give the test a tolerance that its launches can show; more of them will not decide at 3 %"
+)
+
+
 @pytest.mark.parametrize(
-    ("plan", "replayed", "ways"),
+    ("plan", "replayed", "changes", "ways"),
     [
         (
             Plan(1, 6, 3, 7),
             False,
+            {},
             [
                 "measure with more launches: pytest a.py --energy-launches 6",
-                "or measure a larger baseline, with its engine: pytest a.py --energy-update "
-                "--energy-launches 7",
+                f"or {LARGER_BASELINE}",
+                f"or {INTERLEAVE}",
             ],
         ),
-        (Plan(1, 6, 3, 3), True, ["record more launches and replay all of them together"]),
-        (Plan(1, None, 3, 3), False, []),
+        (
+            Plan(1, 6, 3, 3),
+            True,
+            {},
+            ["record 5 more launches and replay all of them together", f"or {INTERLEAVE}"],
+        ),
+        (
+            Plan(3, 4),
+            True,
+            {"paired": True},
+            ["record 1 more pair and replay all of them together"],
+        ),
+        (
+            None,
+            True,
+            {"paired": True},
+            ["record more pairs and replay all of them together"],
+        ),
+        (
+            None,
+            False,
+            {"blind": True},
+            [
+                "find what makes its launches differ so much: pytest-energy doctor",
+                f"or {INTERLEAVE}",
+            ],
+        ),
+        (Plan(5, None, 3, 7), False, {}, [LARGER_BASELINE, f"or {INTERLEAVE}"]),
+        (Plan(5, None, 3, 7), True, {}, [LARGER_BASELINE, f"or {INTERLEAVE}"]),
+        (Plan(1, None, 3, 3), False, {}, [NONE_WILL]),
+        (Plan(1, None, 3, 3), True, {}, [NONE_WILL]),
+        (Plan(3, None), True, {"paired": True}, [NONE_WILL]),
+        (
+            Plan(3, None, 3),
+            False,
+            {"noise": ASSUMED_NOISE[Metric.JOULES_PER_TOKEN]},
+            ["measure this runner's noise once: pytest-energy noise a.py", f"or {NONE_WILL}"],
+        ),
     ],
 )
-def test_an_inconclusive_cell_says_what_to_type(
-    cell: Cell, baseline: Baseline, plan: Plan, replayed: bool, ways: list[str]
+def test_an_inconclusive_cell_says_what_decides_or_that_nothing_will(
+    cell: Cell,
+    baseline: Baseline,
+    plan: Plan | None,
+    replayed: bool,
+    changes: dict[str, Any],
+    ways: list[str],
 ) -> None:
     dearer = launches(cell, [507.0], [1000.0])
     judged = judge(Metric.JOULES_PER_TOKEN, dearer, baseline, noise=NOISE)
     assert judged.verdict is Verdict.INCONCLUSIVE
-    said = explain(cell, replace(judged, plan=plan), "pytest a.py", replayed)
-    lines = [line.strip().removeprefix("next: ") for line in said.splitlines()]
-    assert [line for line in lines if line in ways] == ways
-    assert ("--energy-launches" in said) is (not replayed and plan.candidate is not None)
+    said = explanation.explain(
+        cell.name, replace(judged, plan=plan, **changes), "pytest a.py", replayed
+    )
+    assert list(said.next) == ways
+
+
+@pytest.mark.parametrize(
+    ("changed", "paired", "advice"),
+    [
+        (["vllm: 1 → 2"], False, "take back what changed, one at a time, until it passes"),
+        (["vllm: 1 → 2"], True, "take back what changed, one at a time, until it passes"),
+        (
+            ["temperature_c: 50 → 60"],
+            False,
+            "check the machine, as nothing recorded differs: pytest-energy doctor",
+        ),
+        (
+            [],
+            True,
+            "compare both environments, as nothing recorded differs: pip freeze, variables",
+        ),
+    ],
+)
+def test_a_regression_that_nobody_meant_has_a_next_step(
+    cell: Cell, baseline: Baseline, changed: list[str], paired: bool, advice: str
+) -> None:
+    judged = replace(
+        judge(Metric.JOULES_PER_TOKEN, at_pace(cell, 500), baseline, noise=NOISE),
+        changed=tuple(changed),
+        paired=paired,
+    )
+    said = explanation.explain(cell.name, judged, "pytest a.py", replayed=False).next
+    assert said[-2].startswith("if the change is intended: ")
+    assert said[-1] == f"if it is not: {advice}"
 
 
 def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> None:
@@ -556,6 +637,7 @@ def test_the_message_says_what_how_sure_why_and_what_next(cell: Cell, baseline: 
         ("what changed: GPU waits longer (16 ms a step instead of 8, ", "; no recorded version"),
         ("next: measure again: pytest a.py",),
         ("next: if the change is intended: pytest a.py --energy-update", "-reason WHY"),
+        ("next: if it is not: check the machine",),
     )
     for line, parts in zip(message.splitlines(), lines, strict=True):
         assert [part for part in parts if part not in line] == []

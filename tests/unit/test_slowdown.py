@@ -165,30 +165,30 @@ def test_what_slows_recorded_engines(reference: str, candidate: str, cause: str)
 
 
 @pytest.mark.parametrize(
-    ("captured", "outside", "says"),
+    ("captured", "outside", "says", "sets"),
     [
-        (0, 1.0, "it runs without CUDA graphs"),
+        (0, 1.0, "it runs without CUDA graphs", []),
         (
             64,
             0.5,
-            "a step with a prompt has 71 tokens, CUDA graphs hold 64; "
-            "set max_cudagraph_capture_size=128, or prompts of at most 57 tokens",
+            "a step with a prompt has 71 tokens, CUDA graphs hold 64",
+            ["set max_cudagraph_capture_size=128, or prompts of at most 57 tokens"],
         ),
         (
             512,
             0.3,
-            "steps with several prompts outgrow CUDA graphs of 512 tokens; "
-            "set max_cudagraph_capture_size=1024",
+            "steps with several prompts outgrow CUDA graphs of 512 tokens",
+            ["set max_cudagraph_capture_size=1024"],
         ),
-        (512, 0.0, "inside its CUDA graphs of 512 tokens too"),
+        (512, 0.0, "inside its CUDA graphs of 512 tokens too", []),
     ],
 )
 def test_a_host_bound_cell_says_so_and_what_to_set(
-    cell: Cell, captured: int, outside: float, says: str
+    cell: Cell, captured: int, outside: float, says: str, sets: list[str]
 ) -> None:
     bound = launches(cell, captured_tokens=captured, time_outside=outside, host_bound=0.4)
-    (line,) = host.host_bound(bound)
-    assert line.startswith("40 % of its time is host-bound, so that launches differ as the host")
-    assert line.endswith(says)
-    assert host.host_bound(launches(cell)) == []
-    assert host.host_bound([*bound, measurement(cell, "server")]) == []
+    start = "40 % of its time is host-bound, so that launches differ as the host does: "
+    assert host.host_bound(bound) == ([start + says], sets)
+    assert host.host_bound(launches(cell)) == ([], [])
+    assert host.host_bound([*bound, measurement(cell, "server")]) == ([], [])
+    assert host.host_bound([]) == ([], [])
