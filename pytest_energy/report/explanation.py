@@ -300,8 +300,8 @@ def _more_evidence(judgement: Judgement, rerun: str, replayed: bool) -> list[str
         ways.append(f"measure this runner's noise once: pytest-energy noise {arguments}")
     if hopeless:
         ways.append(
-            "give the test a tolerance that its launches can show; "
-            f"more of them will not decide at {100 * judgement.tolerance:.3g} %"
+            "set another tolerance in the test; "
+            f"at {100 * judgement.tolerance:.3g} % more launches will not decide"
         )
     elif not judgement.paired:
         ways.append(

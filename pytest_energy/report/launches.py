@@ -28,6 +28,7 @@ _UNSIZED_CACHE = (
 )
 
 
+_HARMLESS = "(harmless: nothing to do)"
 _MOST_NAMED = 3
 _OF_MODULE = "energy and power are of the whole module: GPU, CPU and memory"
 
@@ -36,8 +37,8 @@ def remarks(kept: Sequence[Measurement], left_out: Sequence[Measurement]) -> lis
     """What is to be known of launches: why one was left out, dropped cycles, drifts, no sizes."""
     lines = left_out_lines(left_out)
     for m in kept:
-        found = ["its first cycle after the warm-up is left out"] * m.dropped_cycles
-        found += m.steadiness.reported if m.steadiness else ()
+        found = [f"its first cycle after the warm-up is left out {_HARMLESS}"] * m.dropped_cycles
+        found += [f"{line} {_HARMLESS}" for line in (m.steadiness.reported if m.steadiness else ())]
         found += [_OF_MODULE] * (m.environment.energy_scope == "module")
         found += [_UNSIZED_CACHE] * (m.environment.engine_settings.get("block_size") == "unknown")
         lines += [f"launch {m.launch_id}: {line}" for line in found]

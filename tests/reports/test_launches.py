@@ -42,8 +42,9 @@ def test_a_dropped_cycle_is_shown() -> None:
     results = made.of(made.entry(candidate=side_of_launches([m], ASSUMED_NOISE), reference=None))
     (line,) = launches.lines(results)
     assert "7 (1 dropped)" in line.figures
-    assert "launch launch-1: its first cycle after the warm-up is left out" in launches.remarks(
-        [m], []
+    assert (
+        "launch launch-1: its first cycle after the warm-up is left out (harmless: nothing to do)"
+        in launches.remarks([m], [])
     )
 
 
@@ -54,6 +55,7 @@ def test_only_what_is_to_be_known_is_remarked() -> None:
     assert launches.remarks([quiet], []) == []
     (drift,) = launches.remarks([ramp], [])
     assert drift.startswith("launch launch-1: power at equal pace drifted by +2.0 % ± ")
+    assert drift.endswith(" s (harmless: nothing to do)")
     settings = {"engine_settings": {"block_size": "unknown"}}
     unsized = replace(quiet, environment=replace(quiet.environment, **settings))
     (remark,) = launches.remarks([unsized], [])

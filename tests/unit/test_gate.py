@@ -180,9 +180,7 @@ INTERLEAVE = "interleave both engines on this GPU: --energy-reference-python PYT
 LARGER_BASELINE = (
     "measure a larger baseline, with its engine: pytest a.py --energy-update --energy-launches 7"
 )
-NONE_WILL = (
-    "give the test a tolerance that its launches can show; more of them will not decide at 3 %"
-)
+NONE_WILL = "set another tolerance in the test; at 3 % more launches will not decide"
 
 
 @pytest.mark.parametrize(
