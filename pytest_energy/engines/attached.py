@@ -7,22 +7,20 @@ import os
 import socket
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import psutil
-
-from pytest_energy.engines.engine import EngineReady
+from pytest_energy.cell.workload import Workload
+from pytest_energy.engines.engine import EngineReady, Steps
 from pytest_energy.engines.server import WORKER_GRACE_S, HttpEngine
+from pytest_energy.engines.server_process import ANOTHER
+from pytest_energy.engines.server_processes import engines_of, gpus_of, processes_of, start_of
 from pytest_energy.errors import EngineError
 from pytest_energy.safety import untrusted
 
 _YEAR_9999_S = 2.5e11
 _CONNECT_S = 10.0
-_ANY = ("0.0.0.0", "::")  # the first takes IPv4 alone
-_STARTTIME = 19  # of /proc/PID/stat, counted from the field behind the command, see proc(5)
 
 
 class AttachedEngine(HttpEngine):
@@ -56,6 +54,9 @@ class AttachedEngine(HttpEngine):
         self._vocabulary_size, self._request_tokens = vocabulary_size, request_tokens
         self._compute_processes = compute_processes
         self._processes: frozenset[int] = frozenset()
+        self._engines: frozenset[int] = frozenset()  # those whose end is the server's
+        self._start: str | None = None  # theirs
+        self._reported: float | None = None  # the start, in seconds since 1970
         self._launch_id: str | None = None
 
     @property
@@ -86,14 +87,12 @@ class AttachedEngine(HttpEngine):
                 f"Restart it with --max-model-len {self._request_tokens}, or shorten the requests.",
             )
         gpu_uuids = self._find_gpus(port, host)
-        if self._launch_id is None:
-            self._launch_id = self._launch_of_processes()
+        self._launch_id = self._launch_of(gpu_uuids)
         return replace(ready, gpu_uuids=gpu_uuids, vocabulary_size=self._vocabulary_size)
 
     def _find_gpus(self, port: int, address: str) -> tuple[str, ...]:
-        on_gpus = self._compute_processes()
-        self._processes = processes_of(port, address)
-        gpu_uuids = self._named_gpus or gpus_of(self._processes, on_gpus)
+        on_gpus, listening = self._compute_processes(), processes_of(port, address)
+        gpu_uuids = self._named_gpus or gpus_of(listening, on_gpus)
         if not gpu_uuids and on_gpus:
             busy = [gpu for gpu, pids in on_gpus.items() if pids] or list(on_gpus)
             raise EngineError(
@@ -102,32 +101,52 @@ class AttachedEngine(HttpEngine):
                 "a GPU belongs to it. It may run in a container.\n"
                 f"Name its GPUs: --energy-gpu UUID, one of {', '.join(busy)} (nvidia-smi -L)",
             )
-        for gpu in self._named_gpus:
-            self._processes |= on_gpus.get(gpu) or frozenset()
+        there = frozenset(pid for gpu in gpu_uuids for pid in on_gpus.get(gpu) or ())
+        self._processes = listening | there if self._named_gpus else listening
+        self._engines = engines_of(listening, there)
         return gpu_uuids
 
-    def _launch_of_processes(self) -> str:
-        """For a server that does not report its start: by its first process."""
-        start = start_of(self._processes)
-        if start is None:
+    def _launch_of(self, gpu_uuids: Sequence[str]) -> str:
+        """The id of this start, the same whatever address leads to the server."""
+        on = " ".join(sorted(gpu_uuids))
+        if self._reported is not None:
+            start = datetime.datetime.fromtimestamp(self._reported, datetime.UTC)
+            digest = hashlib.sha256(f"{on} {self._reported}".encode()).hexdigest()
+            return f"{start:%Y%m%dT%H%M%SZ}-{digest[:6]}"
+        self._start = start_of(self._engines)
+        if self._start is None:
             raise EngineError(
                 "load",
                 f"cannot tell this start of the server at {self._url} from another, so one launch "
-                "could count as several: its /metrics has no process_start_time_seconds, and its "
-                "processes cannot be seen from here.\n"
-                "Run pytest in the server's container, as its user.",
+                "could count as several: its /metrics has no process_start_time_seconds, and "
+                "which processes are its own cannot be seen from here.\n"
+                "Run pytest in the server's container, as its user, and end other programs on its "
+                "GPUs.",
             )
-        return f"server-{hashlib.sha256(start.encode()).hexdigest()[:12]}"
+        return f"server-{hashlib.sha256(f'{on} {self._start}'.encode()).hexdigest()[:12]}"
 
     def _ready(self, event: Mapping[str, Any]) -> EngineReady:
         started = event.get("started")
         if started is not None:
-            start = datetime.datetime.fromtimestamp(
-                untrusted.number(started, "started", 0, _YEAR_9999_S), datetime.UTC
-            )
-            digest = hashlib.sha256(f"{self._url} {started}".encode()).hexdigest()
-            self._launch_id = f"{start:%Y%m%dT%H%M%SZ}-{digest[:6]}"
+            self._reported = untrusted.number(started, "started", 0, _YEAR_9999_S)
         return super()._ready(event)
+
+    def start_load(self, workload: Workload, batch_size: int) -> None:
+        """See `Engine`; refused if the server has been restarted since it was attached."""
+        self._check_start("run")
+        super().start_load(workload, batch_size)
+
+    def stop_load(self) -> tuple[Steps, int]:
+        """See `Engine`; refused if the server has been restarted since it was attached."""
+        stopped = super().stop_load()
+        self._check_start("stop")
+        return stopped
+
+    def _check_start(self, stage: str) -> None:
+        """A start that is reported is checked by the clients."""
+        if start_of(self._engines) != self._start and self._reported is None:
+            why = "the process that ran it has ended"
+            raise EngineError(stage, ANOTHER.format(url=self._url, why=why))
 
 
 def address_of(url: str) -> tuple[str, int]:
@@ -176,69 +195,3 @@ def is_local(host: str) -> bool:
             except OSError:
                 return False
     return True
-
-
-def processes_of(port: int, address: str) -> frozenset[int]:
-    """The processes that listen at an address, and their descendants; empty if they are hidden.
-
-    Whoever listens on the port at every address answers only where nobody listens at that alone.
-    Processes in other network namespaces are not included, even if they listen on such a port.
-    """
-    found: set[int] = set()
-    # Without a readable /proc/net nothing can be seen.
-    with contextlib.suppress(OSError, RuntimeError, psutil.Error):
-        listening = [c for c in psutil.net_connections("tcp") if _is_at(c, port)]
-        for at in (address, *_ANY[":" in address :]):
-            there = [c.pid for c in listening if c.laddr.ip.removeprefix("::ffff:") == at]
-            for pid in filter(None, there):
-                found |= _family(pid, port)
-            if there:
-                break
-    return frozenset(found)
-
-
-def _is_at(socket_: Any, port: int) -> bool:
-    return bool(socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port)
-
-
-def _family(pid: int, port: int) -> set[int]:
-    """A process that listens on the port, the parents that share its socket, and all descendants.
-
-    psutil names only one of the processes that share a socket, which may be a child of another.
-    """
-    with contextlib.suppress(psutil.Error):
-        eldest = psutil.Process(pid)
-        while (parent := eldest.parent()) is not None and _listens(parent, port):
-            eldest = parent
-        return {eldest.pid, *(child.pid for child in eldest.children(recursive=True))}
-    return {pid}
-
-
-def _listens(process: psutil.Process, port: int) -> bool:
-    with contextlib.suppress(OSError, psutil.Error):
-        return any(_is_at(socket_, port) for socket_ in process.net_connections("tcp"))
-    return False
-
-
-def start_of(processes: Iterable[int]) -> str | None:
-    """Which process came first and when, as no other start of a process has it; None if hidden.
-
-    In clock ticks since the boot with this id, because a stepped clock would move the time of day.
-    """
-    starts = []
-    for pid in processes:
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            starts.append((int(fields[_STARTTIME]), pid))
-    try:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    return f"{boot_id} {min(starts)}" if starts else None
-
-
-def gpus_of(
-    processes: frozenset[int], on_gpus: Mapping[str, frozenset[int] | None]
-) -> tuple[str, ...]:
-    """The GPUs (UUIDs) that any of the processes is on."""
-    return tuple(gpu for gpu, pids in on_gpus.items() if pids and pids & processes)

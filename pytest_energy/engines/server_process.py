@@ -33,6 +33,10 @@ _UNREPORTED = (
     "engine where that cannot be seen, as with several API servers or another front end.\n"
     "Have it start a single API server in Python, or start it yourself and measure it: --energy-url"
 )
+ANOTHER = (
+    "the server at {url} is another one than before: {why}. It was restarted, or several servers "
+    "share the address.\nMeasure one server, while it keeps running."
+)
 _REMEDIES = {
     401: f"It requires an API key; none was sent, or it was wrong. {_KEY}",
     403: f"The API key does not permit this. {_KEY}",
@@ -74,6 +78,7 @@ class Server:
     ) -> None:
         self.host, self.port, self.model, self.process = host, port, model, process
         self.started: float | None = None  # of one that was found, if it reports that
+        self._generated = 0  # tokens, when last asked
         self.headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     @property
@@ -198,11 +203,12 @@ class Server:
                 "clients count cannot be verified.\nLeave disable_log_stats at its default, false."
             )
         if self.started is not None and start_in(text) != self.started:
-            raise Failure(
-                f"the server at {self.url} is another one than before: its /metrics reports "
-                "another start. It was restarted, or several servers share the address.\n"
-                "Measure one server, while it keeps running."
-            )
+            why = "its /metrics reports another start"
+            raise Failure(ANOTHER.format(url=self.url, why=why))
+        if generated < self._generated:
+            why = f"it counted {self._generated} tokens, and now {generated}"
+            raise Failure(ANOTHER.format(url=self.url, why=why))
+        self._generated = generated
         return generated, counter(text, PREEMPTED)
 
     def end(self) -> None:

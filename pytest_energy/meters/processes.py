@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_energy.engines.cuda_device import uses_cuda
 from pytest_energy.meters.nvml import list_gpus
 
 _TRIES, _PAUSE_S = 3, 0.05
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO in Linux' include/linux/proc_ns.h
-_CUDA_DEVICE = "/dev/nvidia-uvm"  # which a process opens to use CUDA, but not to ask the driver
 
 OnGpus = Mapping[str, frozenset[int] | None]
 
@@ -90,22 +90,10 @@ def membership(
 
 def _is_another(pid: int) -> bool:
     """Whether the driver's id is known to be of a process that is not the engine's."""
-    process = Path(f"/proc/{pid}")
     try:
-        status = (process / "status").read_bytes()  # its name may be any bytes
+        status = Path(f"/proc/{pid}/status").read_bytes()  # its name may be any bytes
     except OSError:
         return False  # not one of ours
     if b"\nTgid:\t%d\n" % pid not in status:
         return False  # here, it is the id of a thread
-    try:
-        return any(_target(file) == _CUDA_DEVICE for file in (process / "fd").iterdir())
-    except OSError:
-        return True  # another user's, or one that ends
-
-
-def _target(file: Path) -> str | None:
-    """What a process has open there; None if it closed that meanwhile."""
-    try:
-        return str(file.readlink())
-    except FileNotFoundError:
-        return None
+    return uses_cuda(pid) is not False

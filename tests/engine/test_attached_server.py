@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pytest_energy.cell.workload import Workload
-from pytest_energy.engines import attached, running_server
+from pytest_energy.engines import attached, running_server, server_processes
 from pytest_energy.engines.attached import AttachedEngine
 from pytest_energy.engines.server import free_port
 from pytest_energy.errors import EngineError
@@ -133,7 +133,8 @@ def test_a_start_that_is_not_reported_is_that_of_its_process(start: Start, fault
     for _ in range(2):
         process, port = start(fault, port)
         for _ in range(2):
-            with engine(port) as attached_engine:
+            on_gpus = {"GPU-a": frozenset({process.pid})}
+            with engine(port, on_gpus=on_gpus) as attached_engine:
                 assert attached_engine.ready is not None
                 assert attached_engine.ready.kv_cache_tokens == (0 if fault == "rust" else 16_000)
                 launch_ids.append(attached_engine.launch_id)
@@ -143,34 +144,105 @@ def test_a_start_that_is_not_reported_is_that_of_its_process(start: Start, fault
     assert None not in launch_ids
 
 
-def test_the_start_of_a_server_in_a_container_is_that_of_its_processes_on_the_gpu(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its sockets are hidden from the host; its processes on the GPU are not."""
-    process, port = start("several")
-    monkeypatch.setattr(attached, "processes_of", lambda *_: frozenset())
+@pytest.mark.parametrize("fault", ["", "several"])
+def test_one_start_has_one_name_whatever_address_leads_to_it(start: Start, fault: str) -> None:
+    process, port = start(fault)
     on_gpus = {"GPU-a": frozenset({process.pid})}
     launch_ids = set()
-    for _ in range(2):
-        with engine(port, ("GPU-a",), on_gpus) as attached_engine:
-            launch_ids.add(attached_engine.launch_id)
+    for host in ("127.0.0.1", "localhost"):
+        for named in ((), ("GPU-a",)):
+            url = f"http://{host}:{port}"
+            with AttachedEngine(url, named, 100, 54, lambda: on_gpus, 60) as attached_engine:
+                launch_ids.add(attached_engine.launch_id)
     assert len(launch_ids) == 1
+
+
+@pytest.mark.parametrize("listening", [(), (os.getpid(),)])
+def test_the_start_of_a_server_in_a_container_is_that_of_its_processes_on_the_gpu(
+    start: Start, monkeypatch: pytest.MonkeyPatch, listening: tuple[int, ...]
+) -> None:
+    """Its sockets are hidden from the host, or docker-proxy, ssh or nginx listens, which lives on.
+
+    Another user's processes do not show what they have open, see proc(5), /proc/pid/fd.
+    """
+    monkeypatch.setattr(attached, "processes_of", lambda *_: frozenset(listening))
+    launch_ids = []
+    for _ in range(2):
+        process, port = start("several")
+        on_gpus = {"GPU-a": frozenset({process.pid})}
+        monkeypatch.setattr(
+            server_processes,
+            "uses_cuda",
+            lambda pid, server=process.pid: pid == server if listening else None,
+        )
+        for _ in range(2):
+            with engine(port, ("GPU-a",), on_gpus) as attached_engine:
+                launch_ids.append(attached_engine.launch_id)
+    assert launch_ids[0] == launch_ids[1] != launch_ids[2] == launch_ids[3]
     assert None not in launch_ids
 
 
+@pytest.mark.parametrize("there", ["hidden", "nothing", "another, too", "another"])
+@pytest.mark.parametrize("listening", [(), (os.getpid(),)])
 def test_a_start_that_cannot_be_told_from_another_is_refused(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, there: str, listening: tuple[int, ...]
 ) -> None:
-    """So as not to count one launch as several; a server that reports its start needs no more."""
-    monkeypatch.setattr(attached, "processes_of", lambda *_: frozenset())
-    hidden = {"GPU-a": frozenset({2**22 + 1})}  # more than a process id can be
-    _, port = start("several")
-    message = r"cannot tell this start (.|\n)*no process_start_time_seconds(.|\n)*Run pytest in"
-    with pytest.raises(EngineError, match=message), engine(port, ("GPU-a",), hidden):
-        pass
-    _, port = start()
-    with engine(port, ("GPU-a",), hidden) as attached_engine:
-        assert attached_engine.launch_id is not None
+    """So as not to count one launch as several, or several as one.
+
+    A server that reports its start needs no more.
+    """
+    monkeypatch.setattr(attached, "processes_of", lambda *_: frozenset(listening))
+    process, port = start("several")
+    with subprocess.Popen(["sleep", "100"], start_new_session=True) as older:
+        monkeypatch.setattr(
+            server_processes,
+            "uses_cuda",
+            lambda pid: False if pid in {os.getpid(), older.pid} and there == "another" else None,
+        )
+        on_gpu = {
+            "hidden": {2**22 + 1},  # more than a process id can be
+            "nothing": set(),
+            "another, too": {process.pid, older.pid},
+            "another": {older.pid},  # by its number on the host
+        }[there]
+        on_gpus = {"GPU-a": frozenset(on_gpu)}
+        message = r"cannot tell this start (.|\n)*no process_start_time_seconds(.|\n)*Run pytest in"
+        with pytest.raises(EngineError, match=message), engine(port, ("GPU-a",), on_gpus):
+            pass
+        _, port = start()
+        with engine(port, ("GPU-a",), on_gpus) as attached_engine:
+            assert attached_engine.launch_id is not None
+        older.kill()
+
+
+@pytest.mark.parametrize(
+    ("seen", "why"),
+    [
+        (True, "the process that ran it has ended"),
+        (False, r"it counted \d+ tokens, and now 0"),
+    ],
+)
+def test_a_server_that_is_restarted_between_two_cells_is_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch, seen: bool, why: str
+) -> None:
+    """Though it does not report its start; if its processes are hidden, its counter falls.
+
+    vLLM's /v1/models has no proof: its `created` is the time of the request (ModelCard in
+    vllm/entrypoints/openai/protocol.py).
+    """
+    process, port = start("several")
+    on_gpus = {"GPU-a": frozenset({process.pid if seen else os.getpid()})}
+    if not seen:
+        monkeypatch.setattr(attached, "processes_of", lambda *_: frozenset())
+        monkeypatch.setattr(server_processes, "uses_cuda", lambda _: None)
+    with engine(port, ("GPU-a",), on_gpus) as attached_engine:
+        drive(attached_engine, 4, 300)
+        drive(attached_engine, 4, 300)
+        process.kill()
+        process.wait()
+        start("several", port)
+        with pytest.raises(EngineError, match=f"another one than before: {why}"):
+            drive(attached_engine, 4, 300)
 
 
 def test_the_kv_caches_of_replicas_add_up() -> None:
@@ -362,8 +434,8 @@ def test_processes_are_found_with_their_children() -> None:
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     try:
-        assert attached.processes_of(port, "127.0.0.1") == {parent.pid, child}
-        assert attached.processes_of(free_port(), "127.0.0.1") == frozenset()
+        assert server_processes.processes_of(port, "127.0.0.1") == {parent.pid, child}
+        assert server_processes.processes_of(free_port(), "127.0.0.1") == frozenset()
     finally:
         os.kill(child, signal.SIGKILL)
         parent.wait()
@@ -384,7 +456,7 @@ def test_a_parent_that_shares_the_socket_is_found_by_its_child(
             lambda kind: [c._replace(pid=child.pid) for c in connections(kind) if c.pid],
         )
         try:
-            assert {os.getpid(), child.pid} <= attached.processes_of(port, "127.0.0.1")
+            assert {os.getpid(), child.pid} <= server_processes.processes_of(port, "127.0.0.1")
         finally:
             child.kill()
             child.wait()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from pytest_energy.engines import cuda_device
 from pytest_energy.errors import MeterError
 from pytest_energy.meters import processes
 from pytest_energy.meters.nvml import listed_uuids, visible_uuids
@@ -157,7 +158,7 @@ def test_the_hosts_number_may_be_that_of_a_thread_of_ours() -> None:
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Stands in for /dev/nvidia-uvm."""
-    monkeypatch.setattr(processes, "_CUDA_DEVICE", str(tmp_path / "nvidia-uvm"))
+    monkeypatch.setattr(cuda_device, "_CUDA_DEVICE", str(tmp_path / "nvidia-uvm"))
     (tmp_path / "nvidia-uvm").touch()
     return tmp_path / "nvidia-uvm"
 

@@ -137,6 +137,36 @@ ROWS: tuple[Situation, ...] = (
         "INVALID: run pytest in the server's container",
         _ATTACHED + "test_a_start_that_cannot_be_told_from_another_is_refused",
     ),
+    *(
+        Situation(_METRICS, situation, before, now, _ATTACHED + test)
+        for situation, before, now, test in (
+            (
+                "no start, and docker-proxy, ssh or nginx listens, which lives on",
+                "each start of the server behind it is the same launch",
+                "a launch each, by the processes on the GPU",
+                "test_the_start_of_a_server_in_a_container_is_that_of_its_processes_on_the_gpu",
+            ),
+            (
+                "no start, and other programs are on its GPUs, or only such",
+                "one launch for all starts, by the program that came first",
+                "INVALID: run pytest in the server's container, and end other programs",
+                "test_a_start_that_cannot_be_told_from_another_is_refused",
+            ),
+            (
+                "no start, and the server is restarted between two cells",
+                "one launch",
+                "INVALID: “another one than before”, by its process or its counter",
+                "test_a_server_that_is_restarted_between_two_cells_is_refused",
+            ),
+        )
+    ),
+    Situation(
+        "Several addresses of one server",
+        "`localhost`, then `127.0.0.1`; with `--energy-gpu`, then without",
+        "one start is two launches",
+        "one launch",
+        _ATTACHED + "test_one_start_has_one_name_whatever_address_leads_to_it",
+    ),
     Situation(
         _METRICS,
         "neither cache_config_info nor num_preemptions_total",
