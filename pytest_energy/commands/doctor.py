@@ -5,9 +5,9 @@ import sys
 from typing import Any
 
 _DESCRIPTION = """\
-Check whether this machine can measure: driver, GPUs, host, and the vLLM that is to be measured.
-Each line is ok, a warning or a fault, with what to do about it. Nothing is changed or written. The
-GPUs should be idle meanwhile.
+Check whether this machine can measure: driver, GPUs, host, and the vLLM that
+is to be measured. Each finding is ok, a warning or a fault, with what to do
+about it. Nothing is changed or written. The GPUs should be idle meanwhile.
 
 Exit status: 0 without a fault, 1 with one, 2 for a wrong command line.
 

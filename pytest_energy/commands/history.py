@@ -9,8 +9,8 @@ from pytest_energy.commands import report
 from pytest_energy.errors import ResultsError
 
 _DESCRIPTION = """\
-Write the same files as `report` from the history of stored baselines: how J/token of a model moved
-from release to release at each batch size.
+Write the same files as `report` from the history of stored baselines: how
+J/token of a model moved from release to release at each batch size.
 
     pytest-energy history baselines/ -o history
 """

@@ -16,12 +16,12 @@ from pytest_energy.commands.needs import GITLAB, OURS, PIN, PINNED, WORKFLOWS, t
 from pytest_energy.errors import UsageError
 
 _DESCRIPTION = """\
-Write a suite, the requirements files of vLLM and of the gate, and the workflow that compares each
-pull request with its base branch. What exists is left as it is. GPU, vLLM, model and CI are looked
-for; an option names what was not found.
+Write a suite, the requirements files of vLLM and of the gate, and the workflow
+that compares each pull request with its base branch. What exists is left as it
+is. GPU, vLLM, model and CI are looked for; an option names what was not found.
 
-    pytest-energy init                          write the files
-    pytest-energy init --check                  say what a green gate still needs
+    pytest-energy init             write the files
+    pytest-energy init --check     say what a green gate still needs
 """
 _SKIPPED = (".", "node_modules", "venv", "site-packages")
 _DEPTH = 3  # of folders in which a model is looked for

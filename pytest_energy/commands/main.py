@@ -10,7 +10,7 @@ from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.safety import plainly
 from pytest_energy.safety.files import in_words
 
-_DESCRIPTION = "Set up a gate, judge a pinned vLLM, check a runner, and report on what was found."
+_DESCRIPTION = "Set up a gate, judge a pinned vLLM, check a runner, report on what was found."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given:
         parser.print_help(sys.stderr)
         return 2
-    options = parser.parse_args(given)
+    options, unknown = parser.parse_known_args(given)
+    if unknown:  # refused with the usage of the command, where parse_args shows that of all
+        instead = gate.misplaced(given, unknown, options) if options.run is gate.run else ""
+        refusing = commands.choices.get(given[0], parser)
+        refusing.error(f"unrecognized arguments: {' '.join(unknown)}{instead}")
     try:
         status: int = options.run(options)
         return status

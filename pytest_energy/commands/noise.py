@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 _DESCRIPTION = """\
-Measure how much launches of an unchanged engine differ on this runner, and add the result to
-BASELINES/GPU/noise/.
+Measure how much launches of an unchanged engine differ on this runner, and add
+the result to BASELINES/GPU/noise/.
 
-All other arguments are pytest's: -k "bs8 or bs64" selects cells, --energy-launches N sets the
-number of launches of this call, --energy-python PATH names the interpreter whose vLLM is launched,
-and --energy-replay DIR adds recordings instead. Calls add up: after six launches of one engine
-on one GPU (better eleven) the gate judges a cell by its own noise.
+All other arguments are pytest's: -k "bs8 or bs64" selects cells,
+--energy-launches N sets the number of launches of this call, --energy-python
+PATH names the interpreter whose vLLM is launched, and --energy-replay DIR adds
+recordings instead. Calls add up: after six launches of one engine on one GPU
+(better eleven) the gate judges a cell by its own noise.
 
     pytest-energy noise suites -k "bs8 or bs64" --energy-launches 6
 """

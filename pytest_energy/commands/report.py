@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from pytest_energy.report.results import Results
 
 _DESCRIPTION = """\
-Write report.html, report.md, results.json and pictures without running anything.
+Write report.html, report.md, results.json and pictures without running
+anything.
 
-Given folders of recordings, it compares engines: in each cell all launches with those of the
-engine that comes first. Nothing is judged; verdicts come from pytest --energy-replay. Given
-results.json files of pytest --energy-report, it makes one report of these runs.
+Given folders of recordings, it compares engines: in each cell all launches
+with those of the engine that comes first. Nothing is judged; verdicts come
+from pytest --energy-replay. Given results.json files of pytest
+--energy-report, it makes one report of these runs.
 
-    pytest-energy report recordings/GPU/vllm-0.20.2 recordings/GPU/vllm-0.25.1 -o report
+    pytest-energy report recordings/vllm-0.20.2 recordings/vllm-0.25.1 -o report
     pytest-energy report monday/results.json tuesday/results.json -o report
 """
 

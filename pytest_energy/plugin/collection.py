@@ -171,13 +171,18 @@ def open_session(
         selected: the tests that will run.
 
     Raises:
-        pytest.UsageError: a folder cannot be used, settings or store are another project's, or a
-            running server is asked for several models.
+        pytest.UsageError: a path cannot be used, settings or store are another project's, a running
+            server is asked for several models, or the status shall tell a verdict of other tests.
     """
     run, remaining = config.stash[RUN], set(selected)
     mine = [item for item in gated if item in remaining]
     whole_folders = not any("::" in given or given.endswith(".py") for given in config.args)
     run.selected_in_full = whole_folders and len(mine) == len(gated)
+    if selected and not mine and config.getoption("energy_exit_status") == "verdict":
+        raise pytest.UsageError(
+            "no selected test uses the energy or throughput fixture, so there would be no verdict."
+            "\nName the folder of your suite, or select some of its tests: -k bs8"
+        )
     if not gated:
         return
     from pytest_energy.plugin import benchmark, project

@@ -58,7 +58,7 @@ class Outcome:
         if sets_status and failed and verdict is not None and not self._others_failed:
             session.exitstatus = STATUSES[verdict]
         if self._outputs is not None:
-            passed = session.exitstatus == pytest.ExitCode.OK
+            passed = session.exitstatus == pytest.ExitCode.OK and self._run.of_metrics
             self._write(verdict or ("pass" if passed else "none"), int(session.exitstatus))
         return result
 

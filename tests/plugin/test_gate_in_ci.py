@@ -81,7 +81,8 @@ ENVIRONMENT = {
 
 
 def run_workflow(runner: Runner, **changed: str) -> subprocess.CompletedProcess[str]:
-    shutil.rmtree(runner.temp / "results")  # as a new job finds it
+    shutil.rmtree(runner.temp / "results")
+    (runner.temp / "results").mkdir()  # as a new job finds it
     runner.output.write_text("")
     return runner.run(GATE, "measure", "Measure and judge", **{**MEASURE, **ENVIRONMENT, **changed})
 
@@ -124,8 +125,12 @@ def test_the_first_pull_request_is_compared_with_itself(runner: Runner, tmp_path
 def test_baselines_are_stored_and_compared_with(runner: Runner, tmp_path: Path) -> None:
     pin(runner.folder / "requirements" / "vllm.txt", tmp_path, 0.002)
     stored = {"BASELINES": "baselines"}
-    missing = run_workflow(runner, **stored, PYTEST_ADDOPTS="--energy-launches 1")
-    assert (missing.returncode, outputs(runner)["verdict"]) == (13, "no baseline")
+    missing = run_workflow(runner, **stored)
+    assert (missing.returncode, outputs(runner)["verdict"]) == (4, "none")
+    assert "there is no such folder" in missing.stdout + missing.stderr
+    (runner.folder / "baselines").mkdir()
+    none_of_cell = run_workflow(runner, **stored, PYTEST_ADDOPTS="--energy-launches 1")
+    assert (none_of_cell.returncode, outputs(runner)["verdict"]) == (13, "no baseline")
     update = run_workflow(runner, **stored, UPDATE="true", BECAUSE="the first")
     assert update.returncode == 0, update.stdout
     pin(runner.folder / "requirements" / "vllm.txt", tmp_path, 0.004)

@@ -10,6 +10,10 @@ _PER_TEST = "each test fails and names it, exit status 1"
 _ONCE = "one message, exit status 4, before anything is launched"
 _BAD = "Messages that mislead, or are lost"
 
+_GATE = "What `gate` refuses before it makes environments"
+_COMMAND = "tests/plugin/test_gate_command.py::"
+_MADE = "environments of some GB, then "
+
 ROWS: tuple[Situation, ...] = (
     *(
         Situation(_PATHS, situation, before, f"{_ONCE}{more}", _WRONG + test)
@@ -57,5 +61,47 @@ ROWS: tuple[Situation, ...] = (
         "the first",
         "both",
         _WRONG + "test_all_that_is_wrong_with_markers_is_told_at_once",
+    ),
+    *(
+        Situation(_GATE, situation, before, now, _COMMAND + test)
+        for situation, before, now, test in (
+            (
+                "`gate … -k bs8` without `--`",
+                "the usage of another command",
+                "the command as it should be",
+                "test_arguments_of_pytest_without_dashes_before_them",
+            ),
+            (
+                "an option that `report`, `history`, `doctor` or `init` does not have",
+                "the usage of all commands",
+                "its own",
+                "test_what_a_command_does_not_know_is_refused_with_its_own_usage",
+            ),
+            (
+                "`--suites nosuch`",
+                _MADE + "pytest's message",
+                "one message, exit status 2",
+                "test_a_suite_that_is_not_there",
+            ),
+            (
+                "`-k nothing`, also in `PYTEST_ADDOPTS`",
+                _MADE + "exit status 5",
+                "what selects no test, and the command that lists them",
+                "test_nothing_that_is_selected",
+            ),
+            (
+                "an unknown option, a bad marker, a model's folder that is missing, a file that "
+                "cannot be imported",
+                _MADE + "pytest's message",
+                "pytest's message",
+                "test_what_pytest_will_refuse",
+            ),
+            (
+                "`-k` or `--suites` selects tests of other things",
+                "exit status 0, verdict *pass*",
+                "exit status 4",
+                "test_what_pytest_will_refuse",
+            ),
+        )
     ),
 )
