@@ -98,8 +98,9 @@ class AttachedEngine(HttpEngine):
             raise EngineError(
                 "load",
                 f"cannot tell which GPUs the server at {self._url} uses: none of the processes on "
-                "a GPU belongs to it. It may run in a container.\n"
-                f"Name its GPUs: --energy-gpu UUID, one of {', '.join(busy)} (nvidia-smi -L)",
+                "a GPU belongs to it. It may run in a container, or on another machine behind a "
+                "tunnel or proxy: then run pytest there.\n"
+                f"Else name its GPUs: --energy-gpu UUID, one of {', '.join(busy)} (nvidia-smi -L)",
             )
         there = frozenset(pid for gpu in gpu_uuids for pid in on_gpus.get(gpu) or ())
         self._processes = listening | there if self._named_gpus else listening

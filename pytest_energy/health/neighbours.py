@@ -112,6 +112,18 @@ def before_launch(gpu_uuids: Collection[str], before: Look) -> list[str]:
     return found
 
 
+def without_model(gpu_uuids: Collection[str]) -> dict[str, int]:
+    """GPUs that no engine can be on, and their memory in use, MiB: little, by no process."""
+    look = Look.now(gpu_uuids)
+    return {
+        gpu: held_mib
+        for gpu in gpu_uuids
+        if look.processes.get(gpu) == frozenset()
+        and (held_mib := look.held_mib(gpu)) is not None
+        and held_mib <= HELD_MIB
+    }
+
+
 def after_engine(gpu_uuids: Collection[str], before: Look) -> list[str]:
     """Faults of what came while an engine was there and is still there without it.
 

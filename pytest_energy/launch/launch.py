@@ -64,6 +64,7 @@ def record_launch(
     try:
         with new_engine(cells[0], settings) as engine:
             if settings.url is not None:  # a running server was on its GPUs before
+                _check_model_is_there(settings.url, engine)
                 before = _without(engine, before)
             launch = Launch.of(engine, settings, [engine], open_meter, before)
             for cell in cells:
@@ -77,6 +78,18 @@ def record_launch(
             yield cell, replace(recorded, faults=(*recorded.faults, *late))
     if failed is not None:
         raise failed
+
+
+def _check_model_is_there(url: str, engine: Engine) -> None:
+    """A GPU that is named may be another than the server's, which may be on another machine."""
+    assert engine.ready is not None
+    for gpu, held_mib in neighbours.without_model(engine.ready.gpu_uuids).items():
+        raise EngineError(
+            "load",
+            f"{gpu} holds no model ({held_mib:,} MiB of its memory are in use), so the server at "
+            f"{url} runs on other GPUs, or on another machine behind a tunnel or proxy.\n"
+            "Run pytest on the machine that has its GPUs, and name them: --energy-gpu UUID",
+        )
 
 
 def _without(engine: Engine, before: Look) -> Look:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_energy.cell.plan import block_size, tokens_in_flight
+from pytest_energy.measure.conditions import power_after_load_w
 from pytest_energy.measure.cycles import FIGURES, Cycles, boundaries, request_lengths
 from pytest_energy.measure.latency import summary_ms
 from pytest_energy.measure.window import Window, samples_in
@@ -22,6 +23,7 @@ _FULL_BATCH = 0.90  # of the tokens that a step yields when every slot generates
 _CLIENT_CORES = 0.9  # the clients share one thread: at 1 they would hold the server back
 _WITH_CLIENTS = ("server", "attached")  # engines whose steps are not seen
 _BUSY_PERCENT = 5  # median under load; an eager engine at batch size 8 keeps an H200 busy 45 %
+_MORE_THAN_IDLE = 1.1  # power under load over that after it; 1.7 or more in all of recordings/
 _MIN_POWER_SAMPLES = 5
 AVERAGED_NS = 1_000_000_000  # the average power reaches back so far, so a window's first samples do
 
@@ -198,13 +200,9 @@ def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
                 f"{read_w:.0f} W (more than {agreement:.0%} apart)"
             )
             lines.append(fault("counter_disagrees", detail))
-    busy = samples_in(windows, index, "utilization_percent")
-    if len(busy) and np.median(busy) < _BUSY_PERCENT:
-        detail = (
-            f"{uuid} was busy {np.median(busy):.0f} % of the time under load: "
-            "is it the engine's GPU?"
-        )
-        lines.append(fault("gpu_idle", detail))
+    idle = _idle(windows, index, counter_w)
+    if idle is not None:
+        lines.append(fault("gpu_idle", f"{uuid} {idle}"))
     reasons = samples_in(windows, index, "throttle_reasons")
     acted = int(np.bitwise_or.reduce(reasons, initial=0))
     return lines + [
@@ -212,6 +210,27 @@ def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
         for bit, name in THERMAL_OR_HARDWARE.items()
         if acted & bit
     ]
+
+
+def _idle(windows: Sequence[Window], index: int, counter_w: float) -> str | None:
+    """What tells that a GPU did not generate the tokens, and what to do; None if nothing does."""
+    recording = windows[-1].recording
+    busy = samples_in(windows, index, "utilization_percent")
+    if len(busy):
+        shows = f"was busy {np.median(busy):.0f} % of the time under load"
+        is_idle = float(np.median(busy)) < _BUSY_PERCENT
+    else:
+        after_w = power_after_load_w(recording, recording.gpus[index]) or 0.0
+        shows = f"drew {counter_w:.0f} W under load and {after_w:.0f} W after it"
+        is_idle = counter_w < _MORE_THAN_IDLE * after_w
+    if not is_idle:
+        return None
+    if recording.key.engine != "attached":
+        return f"{shows}: is it the engine's GPU?"
+    return (
+        f"{shows}: the server runs on other GPUs. Name those (--energy-gpu UUID), or if they are "
+        "in another machine, behind a tunnel or proxy, run pytest there"
+    )
 
 
 def _agreement(power: str, readings_w: np.ndarray) -> float:

@@ -64,27 +64,39 @@ def static_power_w(periods: Sequence[Recording], under_load: Conditions) -> floa
 
 
 def _hot_idle_power_w(recording: Recording, clock_mhz: float) -> float | None:
-    """Counter power of all GPUs shortly after the load, until the clock sank or the trace ended."""
-    start_ns = recording.load_stopped_ns + int(_STATIC_SETTLE_S * 1e9)
+    """Of all GPUs, until the clock sank."""
     total_w = 0.0
     for gpu in recording.gpus:
-        if not gpu.samples.sm_clock_mhz:
+        power_w = power_after_load_w(recording, gpu, _STATIC_CLOCK * clock_mhz)
+        if power_w is None or not gpu.samples.sm_clock_mhz:
             return None
-        end_ns = _clock_sank_ns(gpu, start_ns, _STATIC_CLOCK * clock_mhz)
-        # Between updates only: one that spans the load's end would bring energy of the load along.
-        updates = update_times_ns(gpu)
-        inside = updates[(np.asarray(gpu.counter.unchanged_ns) >= start_ns) & (updates <= end_ns)]
-        if len(inside) < 2 or inside[-1] - inside[0] < _STATIC_MIN_S * 1e9:
-            return None
-        spent_j = float(np.diff(energy_j(gpu, inside[[0, -1]]))[0])
-        total_w += spent_j / ((inside[-1] - inside[0]) / 1e9)
+        total_w += power_w
     return total_w
+
+
+def power_after_load_w(recording: Recording, gpu: GpuTrace, clock_mhz: float = 0.0) -> float | None:
+    """Counter power of a GPU shortly after the load; None if the trace ends too soon.
+
+    Args:
+        recording: that the trace is of.
+        gpu: the trace.
+        clock_mhz: only until the clock sank below this.
+    """
+    start_ns = recording.load_stopped_ns + int(_STATIC_SETTLE_S * 1e9)
+    end_ns = _clock_sank_ns(gpu, start_ns, clock_mhz)
+    # Between updates only: one that spans the load's end would bring energy of the load along.
+    updates = update_times_ns(gpu)
+    inside = updates[(np.asarray(gpu.counter.unchanged_ns) >= start_ns) & (updates <= end_ns)]
+    if len(inside) < 2 or inside[-1] - inside[0] < _STATIC_MIN_S * 1e9:
+        return None
+    spent_j = float(np.diff(energy_j(gpu, inside[[0, -1]]))[0])
+    return spent_j / (float(inside[-1] - inside[0]) / 1e9)
 
 
 def _clock_sank_ns(gpu: GpuTrace, start_ns: int, below_mhz: float) -> int:
     """When the clock was first so low after `start_ns`; the counter's end if it never was."""
     end_ns = span_ns(gpu)[1]
-    for time_ns, clock in zip(gpu.samples.time_ns, gpu.samples.sm_clock_mhz, strict=True):
+    for time_ns, clock in zip(gpu.samples.time_ns, gpu.samples.sm_clock_mhz, strict=False):
         if time_ns > start_ns and clock < below_mhz:
             return min(end_ns, time_ns)
     return end_ns

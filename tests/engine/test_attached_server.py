@@ -7,17 +7,24 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import psutil
 import pytest
 
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import attached, running_server, server_processes
 from pytest_energy.engines.attached import AttachedEngine
 from pytest_energy.engines.server import free_port
 from pytest_energy.errors import EngineError
+from pytest_energy.launch import launch
+from pytest_energy.settings import LaunchSettings
+from tests.driver import UUIDS, SimulatedDriver
 from tests.engine.conftest import FAKE_PACKAGES
 from tests.engine.test_server_engine import client_of, drive
+from tests.simulated import SimulatedMeter
 
 Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
 LISTEN = """
@@ -416,6 +423,51 @@ def test_gpus_that_cannot_be_found_must_be_named(start: Start) -> None:
         assert attached_engine.ready.gpu_uuids == ("GPU-b",)
         assert 2 in attached_engine.processes()
         assert 1 not in attached_engine.processes()
+
+
+@pytest.mark.parametrize(
+    ("use", "refused"),
+    [
+        ({}, True),
+        ({"memory_mib": 1000}, True),  # reserved, as an older driver counts it
+        ({"memory_mib": 60_000}, False),  # of a container whose processes are not listed
+        ({"pids": [4711]}, False),
+        ({"fails": {"nvmlDeviceGetComputeRunningProcesses": 3}}, False),
+        ({"fails": {"nvmlDeviceGetMemoryInfo": 3}}, False),
+    ],
+)
+def test_a_gpu_without_a_model_is_not_that_of_the_server(
+    cell: Cell,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    use: dict[str, object],
+    refused: bool,
+) -> None:
+    """As of one on another machine behind an ssh tunnel, kubectl port-forward or a proxy."""
+    gpu = SimulatedDriver(monkeypatch).gpus[UUIDS[0]]
+    for name, value in use.items():
+        setattr(gpu, name, value)
+    _, port = start()
+    url = f"http://127.0.0.1:{port}"
+    settings = LaunchSettings("python", {}, 20, 20, url=url, gpu_uuids=UUIDS[:1])
+    workload = Workload(input_tokens=4, output_tokens=50)
+    short = replace(cell, model=Model("org/tiny", "tiny"), workload=workload)
+    shown: list[str] = []
+
+    def progress(text: str) -> None:
+        shown.append(text)
+        if "measuring" in text:
+            raise KeyboardInterrupt
+
+    launched = launch.record_launch(
+        [short], settings, lambda *_: SimulatedMeter(), progress, lambda *_: False
+    )
+    message = rf"{UUIDS[0]} holds no model \(\d+ MiB (.|\n)*another machine(.|\n)*--energy-gpu"
+    with pytest.raises(
+        EngineError if refused else KeyboardInterrupt, match=message if refused else ""
+    ):
+        next(launched)
+    assert any("measuring" in text for text in shown) is not refused
 
 
 def test_processes_are_found_with_their_children() -> None:

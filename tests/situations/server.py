@@ -160,6 +160,31 @@ ROWS: tuple[Situation, ...] = (
             ),
         )
     ),
+    *(
+        Situation("A GPU that is not the server's", situation, before, now, test)
+        for situation, before, now, test in (
+            (
+                "an ssh tunnel, kubectl port-forward or proxy to another machine, and "
+                "`--energy-gpu` names an idle GPU of this one",
+                "measured for minutes, then INVALID: “is it the engine's GPU?”",
+                "INVALID at once: the GPU holds no model; run pytest on the machine of its GPUs",
+                _ATTACHED + "test_a_gpu_without_a_model_is_not_that_of_the_server",
+            ),
+            (
+                "… and that GPU holds another server's model",
+                "INVALID: “is it the engine's GPU?”",
+                "INVALID: `gpu_idle`, with what to type",
+                "tests/unit/test_measurement.py"
+                "::test_an_idle_gpu_is_not_that_of_a_server_on_another_machine",
+            ),
+            (
+                "… and does not report its utilization",
+                "measured: the J/token of an idle GPU",
+                "INVALID: `gpu_idle`, by its power under load and after it",
+                "tests/unit/test_measurement.py::test_faults_make_a_measurement_invalid",
+            ),
+        )
+    ),
     Situation(
         "Several addresses of one server",
         "`localhost`, then `127.0.0.1`; with `--energy-gpu`, then without",
