@@ -462,7 +462,7 @@ def test_a_gpu_without_a_model_is_not_that_of_the_server(
     launched = launch.record_launch(
         [short], settings, lambda *_: SimulatedMeter(), progress, lambda *_: False
     )
-    message = rf"{UUIDS[0]} holds no model \(\d+ MiB (.|\n)*another machine(.|\n)*--energy-gpu"
+    message = rf"{UUIDS[0]} holds no model \([\d,]+ MiB (.|\n)*another machine(.|\n)*--energy-gpu"
     with pytest.raises(
         EngineError if refused else KeyboardInterrupt, match=message if refused else ""
     ):
