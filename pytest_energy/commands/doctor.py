@@ -1,6 +1,7 @@
 """`pytest-energy doctor`: whether this machine can measure."""
 
 import argparse
+import shutil
 import sys
 from typing import Any
 
@@ -62,5 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
     interpreter = None if options.no_vllm else options.python
     examination = doctor.examine(interpreter, options.gpu, progress, lock_of)
-    sys.stdout.write(doctor.to_json(examination) if options.json else doctor.to_text(examination))
+    width = min(doctor.WIDTH, shutil.get_terminal_size((doctor.WIDTH, 0)).columns)
+    shown = doctor.to_json(examination) if options.json else doctor.to_text(examination, width)
+    sys.stdout.write(shown)
     return examination.exit_status

@@ -163,12 +163,12 @@ def to_json(examination: Examination) -> str:
             }
             for finding in examination.findings
         ],
-        "next": conclusion(examination),
+        "next": conclusion(examination, "remedies", "remedies"),
     }
     return json.dumps(content, indent=1) + "\n"
 
 
-def to_text(examination: Examination) -> str:
+def to_text(examination: Examination, width: int = WIDTH) -> str:
     """The examination as text: a heading per subject, its checks, and at the end what to do."""
     headings: Mapping[str, str] = {
         "driver": "NVIDIA driver",
@@ -185,40 +185,48 @@ def to_text(examination: Examination) -> str:
     for finding in examination.findings:
         if finding.subject != subject:
             subject = finding.subject
-            lines += ([""] if lines else []) + _wrapped(headings.get(subject, subject), "", "  ")
-        lines += _lines_of(finding)
-    return "\n".join([*lines, "", conclusion(examination)]) + "\n"
+            lines += ([""] if lines else []) + _wrapped(
+                headings.get(subject, subject), "", "  ", width
+            )
+        lines += _lines_of(finding, width)
+    last = conclusion(examination, "lines marked →", "→ lines")
+    return "\n".join([*lines, "", *_wrapped(last, "", "", width)]) + "\n"
 
 
-def _lines_of(finding: Finding) -> list[str]:
+def _lines_of(finding: Finding, width: int) -> list[str]:
     level = "ok" if finding.level is Level.OK else finding.level.value.upper()
     start = f"  {level:<{_LEVEL_WIDTH}} {finding.check:<{_CHECK_WIDTH}} "
-    lines = _wrapped(finding.what, start, " " * len(start))
+    lines = _wrapped(finding.what, start, " " * len(start), width)
     if finding.remedy:
-        lines += _wrapped(finding.remedy, " " * len(start) + "→ ", " " * len(start) + "  ")
+        lines += _wrapped(finding.remedy, " " * len(start) + "→ ", " " * len(start) + "  ", width)
     return lines
 
 
-def _wrapped(text: str, first: str, others: str) -> list[str]:
+def _wrapped(text: str, first: str, others: str, width: int) -> list[str]:
     plain = "".join(character if character.isprintable() else "?" for character in text)
     return textwrap.wrap(
-        plain, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
+        plain, width, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
     ) or [first.rstrip()]
 
 
-def conclusion(examination: Examination) -> str:
-    """The result and what to do next, in one line."""
+def conclusion(examination: Examination, of_faults: str, of_warnings: str) -> str:
+    """The result and what to do next, in one line.
+
+    Args:
+        examination: what was found.
+        of_faults, of_warnings: how the reader is shown what to do about each.
+    """
     count = Counter(finding.level for finding in examination.findings)
     warnings = _number(count[Level.WARNING], "warning")
     if count[Level.FAULT]:
         first = next(finding for finding in examination.findings if finding.level is Level.FAULT)
         return (
-            f"{_number(count[Level.FAULT], 'fault')}, {warnings}: follow the lines marked →, "
+            f"{_number(count[Level.FAULT], 'fault')}, {warnings}: follow the {of_faults}, "
             f'"{first.check}" first, then check again.'
         )
     result = f"no faults, {warnings}: this machine can measure"
     if count[Level.WARNING]:
-        return f"{result}; follow the → lines unless the setting is intended."
+        return f"{result}; follow the {of_warnings} unless the setting is intended."
     return f"{result}."
 
 

@@ -225,7 +225,8 @@ class Summary:
         for cell in {cell.name: cell for cell, _, _ in self._run.noise}.values():
             reasons, ways = host.host_bound(self._run.session.evidence(cell).measurements)
             if reasons:
-                reporter.write_line(f"{cell.name}: {'; '.join(reasons + ways)}")
+                todo = [] if self._run.settings.replay else ways  # another load is not recorded
+                reporter.write_line(f"{cell.name}: {'; '.join(reasons + todo)}")
 
     def _show_unused(self, reporter: Any) -> None:
         if self._run.session is None:

@@ -104,4 +104,27 @@ ROWS: tuple[Situation, ...] = (
             ),
         )
     ),
+    *(
+        Situation(_BAD, situation, before, now, "tests/plugin/test_help.py::" + test)
+        for situation, before, now, test in (
+            (
+                "`pytest-energy … --help` and `doctor` in a terminal of 80 columns",
+                "lines of up to 100",
+                "80",
+                "test_a_help_text_fits_80_columns",
+            ),
+            (
+                "`next` of `doctor --json`",
+                "“follow the lines marked →”, of which JSON has none",
+                "“follow the remedies”, as the field is called",
+                "test_what_doctor_finds_fits_the_terminal_and_json_names_its_fields",
+            ),
+            (
+                "`noise` of recordings that are host-bound",
+                "what to set for the next launch",
+                "why they are",
+                "test_noise_of_recordings_advises_no_other_load",
+            ),
+        )
+    ),
 )

@@ -1,0 +1,62 @@
+"""What the commands say fits a terminal of 80 columns, and what was asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_energy.commands.main import main
+from tests.conftest import ROOT
+
+COMMANDS = ["init", "gate", "noise", "report", "history", "doctor"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_a_help_text_fits_80_columns(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert len(lines) > 8
+
+
+def test_all_commands_are_among_these(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out.partition("COMMAND\n")[2].splitlines()
+    assert [line.split()[0] for line in listed if line.startswith("    ") and line[4] != " "] == (
+        COMMANDS
+    )
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_what_doctor_finds_fits_the_terminal_and_json_names_its_fields(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On whatever this machine is; the interpreter is a fault."""
+    monkeypatch.setenv("COLUMNS", columns)
+    words = ["doctor", "--python", "/no/python"]
+    assert main(words) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > int(columns)] == []
+    assert "follow the lines marked →" in " ".join(lines)
+    assert main([*words, "--json"]) == 1
+    following = json.loads(capsys.readouterr().out)["next"]
+    assert "follow the remedies" in following
+    assert "→" not in following
+
+
+def test_noise_of_recordings_advises_no_other_load(
+    pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    """What would be set for the next launch of a cell whose pace is the host's."""
+    result = pytester.runpytest(
+        ROOT / "suites" / "host_bound", "--rootdir", ROOT, "-p", "no:cacheprovider",
+        "--energy-noise", "--energy-baselines", tmp_path, "-k", "bs64 and energy",
+        "--energy-replay", ROOT / "recordings" / "h200-sxm-141gb" / "vllm-0.25.1",
+    )  # fmt: skip
+    result.stdout.fnmatch_lines(["*is host-bound, * 575 tokens, CUDA graphs hold 512"])
