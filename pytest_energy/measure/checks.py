@@ -167,7 +167,7 @@ def _waiting(recording: Recording) -> list[str]:
     waiting = first_token["mean"] / end_to_end["mean"]
     if 1 - waiting >= _FULL_BATCH * _slot_share(recording):
         return []
-    detail = f"requests waited {waiting:.0%} of their time for their first token"
+    detail = f"requests waited {100 * waiting:.0f} % of their time for their first token"
     return [fault("batch_not_full", detail)]
 
 
@@ -197,7 +197,7 @@ def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
         if not abs(counter_w - read_w) <= agreement * read_w:
             detail = (
                 f"{uuid} counted {counter_w:.0f} W on average, the power readings say "
-                f"{read_w:.0f} W (more than {agreement:.0%} apart)"
+                f"{read_w:.0f} W (more than {100 * agreement:.0f} % apart)"
             )
             lines.append(fault("counter_disagrees", detail))
     idle = _idle(windows, index, counter_w)

@@ -244,20 +244,14 @@ def what_changed(results: Results) -> list[tuple[str, list[Fact]]]:
             for name, text in _changed(entry)[1]:
                 known = values.setdefault(name, [])
                 known += [text] if text not in known else []
-    pairs = [(f"{old} → {new}", _plainly(values)) for (old, new), values in found.items()]
+    pairs = [
+        (
+            f"{old} → {new}",
+            [(_READABLE.get(name, name), ", ".join(texts)) for name, texts in values.items()],
+        )
+        for (old, new), values in found.items()
+    ]
     if len(pairs) > _MAX_PAIRS:
         more = f"and {count(len(pairs) - _MAX_PAIRS, 'more pair')} of engines"
         return [*pairs[:_MAX_PAIRS], (more, [])]
     return pairs
-
-
-def _plainly(values: dict[str, list[str]]) -> list[Fact]:
-    """Names as vLLM has them; of an argument and the setting that it gave, only the setting."""
-    found: list[Fact] = []
-    for name, texts in values.items():
-        kind, _, short = name.partition(".")
-        if kind == "engine_args_under_test" and f"engine_settings.{short}" in values:
-            continue
-        shown = short if kind in ("engine_args_under_test", "engine_settings") else name
-        found.append((_READABLE.get(shown, shown), ", ".join(texts)))
-    return found

@@ -299,10 +299,7 @@ def _more_evidence(judgement: Judgement, rerun: str, replayed: bool) -> list[str
         arguments = rerun.removeprefix("pytest ")
         ways.append(f"measure this runner's noise once: pytest-energy noise {arguments}")
     if hopeless:
-        ways.append(
-            "set another tolerance in the test; "
-            f"at {100 * judgement.tolerance:.3g} % more launches will not decide"
-        )
+        ways.append("set another tolerance in the test, as more launches will not decide")
     elif not judgement.paired:
         ways.append(
             "interleave both engines on this GPU: --energy-reference-python PYTHON (docs/usage.md)"

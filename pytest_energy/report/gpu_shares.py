@@ -28,11 +28,13 @@ def gpu_shares(gpu_power_w: Mapping[str, float]) -> str:
         return ""
     total_w = sum(gpu_power_w.values())
     shares = ", ".join(
-        f"{uuid[:12]} {power_w / total_w:.1%} ({power_w:.0f} W)"
+        f"{uuid[:12]} {100 * power_w / total_w:.1f} % ({power_w:.0f} W)"
         for uuid, power_w in gpu_power_w.items()
     )
     if unequal <= MAX_IMBALANCE:
         return shares
     most = max(gpu_power_w, key=gpu_power_w.__getitem__)
     least = min(gpu_power_w, key=gpu_power_w.__getitem__)
-    return f"{shares}; IMBALANCE: {most[:12]} uses {unequal:.1%} more energy than {least[:12]}"
+    return (
+        f"{shares}; IMBALANCE: {most[:12]} uses {100 * unequal:.1f} % more energy than {least[:12]}"
+    )

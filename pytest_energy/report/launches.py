@@ -101,7 +101,7 @@ def _of_steps(steps: ReportedSteps | None) -> tuple[str, ...]:
     if steps is None:
         return ("-",) * 4
     durations = ("-" if ms is None else f"{ms:.3g}" for ms in (steps.step_ms, steps.prompt_ms))
-    return (f"{steps.time_outside:.0%}", f"{steps.host_bound:.0%}", *durations)
+    return (f"{100 * steps.time_outside:.0f} %", f"{100 * steps.host_bound:.0f} %", *durations)
 
 
 def drift(found: ReportedDrift | None) -> str:

@@ -11,6 +11,7 @@ MAX_CHARACTERS = 60_000
 _MAX_ROWS = 150
 _MAX_EXPLAINED = 20
 _MAX_STATES = 40
+_MAX_NOISES = 16
 _MAX_TESTS = 20  # of one cause
 _NAMED = ("what changed", "cause", "next")
 _SIGN = {"bad": "❌", "open": "⚠️", "good": "✅", "none": "ℹ️"}
@@ -89,8 +90,15 @@ def _footer(results: Results) -> list[str]:
         blocks.append("\n".join(f"- {escape(line)}" for line in gpus[:_MAX_ROWS]))
     noise = summary.noise(results)
     if noise:
-        sources = escape("; ".join(noise[:6]))
-        blocks.append(f"The 95 % intervals rest on this noise between launches: {sources}.")
+        lines = [f"- {escape(line)}" for line in noise[:_MAX_NOISES]]
+        if len(noise) > len(lines):
+            lines.append(f"- {len(noise) - len(lines)} more are in report.html and results.json.")
+        summary_of_noise = "The noise between launches that the 95 % intervals rest on"
+        blocks.append(
+            "\n".join(
+                [f"<details><summary>{summary_of_noise}</summary>", "", *lines, "", "</details>"]
+            )
+        )
     runs = "; ".join(
         f"{run.settings} (pytest-energy {run.pytest_energy}, {run.date})"
         for run in results.runs[:10]

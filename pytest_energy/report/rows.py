@@ -14,13 +14,14 @@ from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report import launches
 from pytest_energy.report.gpu_shares import MAX_IMBALANCE, gpu_shares, imbalance
 from pytest_energy.report.results import engine_name
-from pytest_energy.report.words import UNIT
+from pytest_energy.report.words import UNIT, cells_in_short
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Update
 from pytest_energy.verdict.judgement import Judgement
 
 _NOT_NAMED = {
     "metric", "key", "test", "engines", "on", "launches", "reference_launches", "measured_s",
+    "noise_deviation", "noise_kind",
 }  # fmt: skip
 _OF_METRIC = {
     "verdict",
@@ -47,6 +48,7 @@ class Row:
         launches: valid ones of the candidate.
         reference_launches: of the reference; 0 if there is none.
         measured_s: how long the candidate was under load in them, s.
+        noise, noise_deviation, noise_kind: between launches, in words; relative; how it is known.
     """
 
     cell: str
@@ -64,6 +66,8 @@ class Row:
     change_half_width: float | None = None
     detects: float | None = None
     noise: str = ""
+    noise_deviation: float = 0.0
+    noise_kind: str = ""
     warning: str = ""
     paired: bool = False
     periods: str = ""
@@ -123,6 +127,7 @@ def row(
     energy = candidate.joules_per_token if candidate else None
     quoted = per_request(energy.value, cell.key.workload) if energy else None
     gpu_power_w = _gpu_power_w(judgement)
+    noise = judgement.noise if ratio and update is None else None
     return Row(
         cell=cell.name,
         metric=judgement.metric.value,
@@ -138,7 +143,9 @@ def row(
         change=ratio.value - 1 if ratio else None,
         change_half_width=ratio.relative_half_width if ratio else None,
         detects=judgement.smallest_detected if update is None and judgement.verdict.green else None,
-        noise=judgement.noise.source if judgement.noise and ratio and update is None else "",
+        noise=noise.source if noise else "",
+        noise_deviation=noise.deviation if noise else 0.0,
+        noise_kind=noise.kind if noise else "",
         paired=judgement.paired,
         periods=_periods(judgement),
         latencies=_latencies(judgement),
@@ -235,7 +242,7 @@ def _periods(judgement: Judgement) -> str:
     text = (
         f"candidate ÷ reference varies by {_degrees(variation.periods)} between periods "
         f"and by {_degrees(variation.pairs)} between pairs "
-        f"({variation.by_periods:.2%} expected from the periods alone)"
+        f"({100 * variation.by_periods:.2f} % expected from the periods alone)"
     )
     if judgement.metric is not Metric.JOULES_PER_TOKEN:
         return text
@@ -243,7 +250,7 @@ def _periods(judgement: Judgement) -> str:
     cpu_share = sum(b.cpu_s for b in paused) / sum(b.seconds for b in paused)
     text += (
         f"; the paused engine generated {sum(b.tokens for b in paused)} tokens "
-        f"and used {cpu_share:.1%} of a CPU core"
+        f"and used {100 * cpu_share:.1f} % of a CPU core"
     )
     added_w = [
         b.idle_power_w - b.idle_power_alone_w
@@ -257,7 +264,7 @@ def _periods(judgement: Judgement) -> str:
 
 
 def _degrees(spread: Spread) -> str:
-    return f"{spread.deviation:.2%} ({spread.degrees_of_freedom:.0f} df)"
+    return f"{100 * spread.deviation:.2f} % ({spread.degrees_of_freedom:.0f} df)"
 
 
 def ran_lines(rows: Sequence[Row]) -> list[str]:
@@ -272,7 +279,7 @@ def ran_lines(rows: Sequence[Row]) -> list[str]:
     lines = []
     for (engines, on), cells in ran.items():
         of = list(cells.values())
-        named = f" ({', '.join(r.cell for r in of)})" if len(ran) > 1 else ""
+        named = f" ({cells_in_short([r.cell for r in of])})" if len(ran) > 1 else ""
         lines.append(f"{engines}: {_launches(of)} on {on}{named}")
     return lines
 
@@ -309,7 +316,7 @@ def remark_lines(rows: Sequence[Row]) -> list[str]:
     for r in rows:
         for line in r.remarks:
             cells.setdefault(line, {})[r.cell] = None
-    return [f"{', '.join(names)}: {line}" for line, names in cells.items()]
+    return [f"{cells_in_short(list(names))}: {line}" for line, names in cells.items()]
 
 
 def gpu_lines(rows: Sequence[Row]) -> list[tuple[str, bool]]:

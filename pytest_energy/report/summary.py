@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from pytest_energy.measure.metric import Metric
 from pytest_energy.report.explanation import NO_READING, READING
 from pytest_energy.report.gpu_shares import gpu_shares
-from pytest_energy.report.noise_table import noise_sources
 from pytest_energy.report.results import Entry, HistoryEntry, ReportedSide, Results, Run
-from pytest_energy.report.words import PRECEDENCE, UNIT, change_in_words, count, percent
+from pytest_energy.report.words import (
+    PRECEDENCE,
+    UNIT,
+    cells_in_short,
+    change_in_words,
+    count,
+    percent,
+)
 
+_FEW = 8  # cells
 _BAD = PRECEDENCE[: PRECEDENCE.index("inconclusive") + 1]  # in the order in which they are listed
 _UPDATED = ("created", "changed", "unchanged")
 _GOOD = ("pass", "improved", *_UPDATED, *_BAD)
@@ -37,7 +44,7 @@ def headline(results: Results) -> Headline:
     if any(map(_ended_badly, results.runs)):
         return Headline(f"Do not merge yet, the run failed: {said}", "open")
     if any(entry.verdict in _UPDATED for entry in judged):
-        return Headline(f"Baselines updated: {said}", "good")
+        return Headline(f"Baselines: {said}", "good")
     if any(map(_is_with_itself, judged)):
         return Headline(f"No answer, launches were compared with themselves: {said}", "open")
     return Headline(f"OK to merge: {said}", "open" if bad else "good")
@@ -304,25 +311,30 @@ def state(entry: HistoryEntry) -> State:
 
 
 def noise(results: Results) -> list[str]:
-    """The noise that the intervals rest on, each source once.
+    """The noise that the intervals rest on, a line for each source of each metric.
 
     If a metric has several sources, each comes with its cells.
     """
-    sources = [
-        (UNIT[Metric(entry.metric)], entry.noise, entry.cell.name)
-        for entry in results.entries
-        if entry.noise
-    ]
-    sources += [("J/token", state.noise, state.cell.name) for state in results.history]
+    cells: dict[str, dict[str, list[str]]] = {}
+    for entry in results.entries:
+        if entry.noise:
+            of_metric = cells.setdefault(UNIT[Metric(entry.metric)], {})
+            of_metric.setdefault(entry.noise, []).append(entry.cell.name)
+    for state in results.history:
+        of_metric = cells.setdefault("J/token, in the history", {})
+        of_metric.setdefault(state.noise, []).append(state.cell.name)
     return [
-        f"{unit}: {source}" + (f" ({_few(names)})" if names else "")
-        for unit, source, names in noise_sources(dict.fromkeys(sources))
+        f"{metric}: {source}" + (f" ({_few(names)})" if len(sources) > 1 else "")
+        for metric, sources in cells.items()
+        for source, names in sources.items()
     ]
 
 
 def _few(names: Sequence[str]) -> str:
     """The first of them, and how many there are besides."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    different = list(dict.fromkeys(names))
+    more = f" and {len(different) - _FEW} more" if len(different) > _FEW else ""
+    return cells_in_short(different[:_FEW]) + more
 
 
 def periods(results: Results) -> list[str]:

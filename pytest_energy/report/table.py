@@ -8,7 +8,9 @@ from pytest_energy.report.rows import Row
 from pytest_energy.report.words import PRECEDENCE, UNIT
 
 WIDTH = 80  # columns that are enough for all but the widest figures
-_COLUMNS = ("cell", "J/token", "change", "tokens/s", "change", "W", "verdict", "detects")
+_COLUMNS = (
+    *("cell", "J/token", "change, %", "tokens/s", "change, %", "W", "verdict", "detects, %"),
+)
 _LEFT = {"cell", "metric", "verdict"}
 _ALWAYS = ("cell", "verdict")
 
@@ -24,11 +26,7 @@ def table(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
     which. Columns without any figure are left out.
     """
     cells = by_cell(rows)
-    texts = _without_empty([_COLUMNS, *map(_texts, cells)])
-    for gap in ("  ", " "):
-        heading, *lines = aligned(texts, gap)
-        if max(map(len, [heading, *lines])) <= WIDTH:
-            break
+    heading, *lines = fitted(_without_empty([_COLUMNS, *map(_texts, cells)]))
     shown: list[tuple[str, Markup]] = [(heading, {"bold": True})]
     above, keys = "", {(r.cell, r.key) for r in rows}
     names = [name for name, _ in keys]
@@ -85,8 +83,14 @@ def colour(of_cell: Sequence[Row]) -> Markup:
     return {"green": green, "red": not green, "bold": verdict in ("improved", "regressed")}
 
 
-def aligned(lines: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
-    """Columns of texts, the first line their headings; figures are set flush right."""
+def fitted(texts: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of texts, the first line their headings, in WIDTH columns if that can be."""
+    wide = _aligned(texts, "  ")
+    return wide if max(map(len, wide)) <= WIDTH else _aligned(texts, " ")
+
+
+def _aligned(lines: Sequence[Sequence[str]], gap: str) -> list[str]:
+    """Figures are set flush right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     left = [name in _LEFT for name in lines[0]]
     return [
@@ -117,7 +121,7 @@ def _texts(of_cell: Sequence[Row]) -> tuple[str, ...]:
     one = of_cell[0]  # the figures themselves are the same in both
     energy = _figure(one.joules_per_token, "#.4g")
     if one.joules_per_token_half_width is not None and all(r.change is None for r in of_cell):
-        energy += f" ±{one.joules_per_token_half_width:.1%}"
+        energy += f" ±{100 * one.joules_per_token_half_width:.1f} %"
     changes = {m: _change(metrics.get(m.value)) for m in Metric}
     detects = [_detects(r) for r in of_cell if r.detects is not None]
     return (
@@ -133,20 +137,23 @@ def _texts(of_cell: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _change(r: Row | None) -> str:
-    """With the half width of its interval, in points."""
-    text = _figure(r.change if r else None, "+.1%")
-    return (
-        text
-        if r is None or r.change_half_width is None
-        else (f"{text} ±{100 * r.change_half_width:.1f}")
-    )
+    """In percent, with the half width of its interval in points."""
+    if r is None or r.change is None:
+        return "-"
+    text = _percent(r.change)
+    return text if r.change_half_width is None else f"{text} ±{100 * r.change_half_width:.1f}"
 
 
 def _detects(r: Row) -> str:
     assert r.detects is not None
     is_energy = r.metric == Metric.JOULES_PER_TOKEN.value
-    return f"{r.detects if is_energy else -r.detects / (1 + r.detects):+.1%}"
+    return _percent(r.detects if is_energy else -r.detects / (1 + r.detects))
 
 
 def _figure(value: float | None, pattern: str) -> str:
-    return "-" if value is None else format(value, pattern).replace("-0.0%", "+0.0%")
+    return "-" if value is None else format(value, pattern)
+
+
+def _percent(change: float) -> str:
+    text = f"{100 * change:+.1f}"
+    return "+0.0" if text == "-0.0" else text

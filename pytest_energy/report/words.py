@@ -41,6 +41,16 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def cells_in_short(names: Sequence[str]) -> str:
+    """Cells that differ in batch size alone together: "llama bs=1,8 512/256, tiny bs=2 64/250"."""
+    sizes: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        model, _, rest = name.partition(" bs=")
+        size, _, workload = rest.partition(" ")
+        sizes.setdefault((model, workload), []).append(size)
+    return ", ".join(f"{of[0]} bs={','.join(found)} {of[1]}" for of, found in sizes.items())
+
+
 def listed(one: str, values: Sequence[int]) -> str:
     """Numbers of one kind, at least one: "batch size 8", "batch sizes 1, 8 and 64"."""
     return f"{one}{'s' if len(values) > 1 else ''} {in_a_row([f'{v:,}' for v in values])}"

@@ -279,7 +279,7 @@ def baseline_drift(
             change = getattr(new, metric) / before - 1
             if worse * change >= tolerance[metric]:
                 losses.append(
-                    f"{unit} {change:+.1%} against the {name} entry "
+                    f"{unit} {100 * change:+.1f} % against the {name} entry "
                     f"({before:g}, vLLM {old.vllm}, {old.date})"
                 )
                 break

@@ -24,6 +24,7 @@ from pytest_energy.store import files, noise_file
 from pytest_energy.store.noise_file import NoiseFile, NoiseLaunch
 from pytest_energy.store.noise_pooling import moderated, typical
 
+ASSUMED = "assumed"
 MIN_OWN_DEGREES = 5  # with fewer, a deviation is known to a factor of 2.5 at best
 MIN_DEGREES = 10  # of a model's cells together, for one that was not measured
 
@@ -190,11 +191,8 @@ def _measured(own: Spread, others: Sequence[Spread]) -> NoiseFloor:
     found = moderated(own, others)
     more = found.degrees_of_freedom - own.degrees_of_freedom
     of_others = f", and {more:.0f} on others like it" if more >= 1 else ""
-    source = (
-        f"{found.deviation:.2%} measured on this cell, {own.degrees_of_freedom:.0f} degrees of "
-        f"freedom{of_others}"
-    )
-    return NoiseFloor(found.deviation, found.degrees_of_freedom, measured=True, source=source)
+    detail = f" on this cell, {own.degrees_of_freedom:.0f} degrees of freedom{of_others}"
+    return NoiseFloor(found.deviation, found.degrees_of_freedom, True, "measured", detail)
 
 
 def _assumed(metric: Metric, cells: Sequence[Spread]) -> NoiseFloor:
@@ -203,10 +201,10 @@ def _assumed(metric: Metric, cells: Sequence[Spread]) -> NoiseFloor:
     degrees = math.fsum(cell.degrees_of_freedom for cell in cells)
     if degrees >= MIN_DEGREES:
         deviation = typical(cells).deviation
-        of_others = f"as on the model's measured cells, {degrees:.0f} degrees of freedom"
-        return replace(default, deviation=deviation, source=f"{deviation:.2%} assumed, {of_others}")
+        of_others = f", as on the model's measured cells, {degrees:.0f} degrees of freedom"
+        return replace(default, deviation=deviation, kind=ASSUMED, detail=of_others)
     so_far = f", {degrees:.0f} of {MIN_DEGREES} degrees of freedom measured" if degrees else ""
-    return replace(default, source=f"{default.deviation:.1%} assumed{so_far}")
+    return replace(default, kind=ASSUMED, detail=so_far)
 
 
 def _between(launches: Sequence[NoiseLaunch], metric: Metric) -> Spread | None:

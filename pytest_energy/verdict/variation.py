@@ -63,12 +63,12 @@ def raised(floor: NoiseFloor, own: Spread | None) -> NoiseFloor:
     if own is None or own.deviation <= floor.deviation:
         return floor
     degrees = own.degrees_of_freedom
-    source = f"{own.deviation:.2%} by these launches' periods, {degrees:.0f} degrees of freedom"
+    kind, detail = "by these launches' periods", f", {degrees:.0f} degrees of freedom"
     if not floor.measured:
-        return dataclasses.replace(floor, deviation=own.deviation, source=source)
+        return dataclasses.replace(floor, deviation=own.deviation, kind=kind, detail=detail)
     if not exceeds(own, floor):
         return floor
-    return NoiseFloor(own.deviation, degrees, measured=True, source=source)
+    return NoiseFloor(own.deviation, degrees, True, kind, detail)
 
 
 def _neighbours(metric: Metric, candidate: Measurement, reference: Measurement) -> list[float]:

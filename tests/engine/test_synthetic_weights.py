@@ -66,10 +66,10 @@ def test_an_engine_that_computes_nothing_is_refused(
         ("deaf_to_context", "attention carries nothing"),
         ("tiny_weights", "deviations lie between 0.0006 and 0.0006 instead of about 0.02"),
         ("no_norms", "the norms' weights lie between 0 and 1 instead of at 1"),
-        ("zero_weights", "98% of the quantized weights are zero"),
+        ("zero_weights", "98 % of the quantized weights are zero"),
         (
             "vanishing",
-            "100% of an MLP's activations round to zero in FP8, and 100% of its results are zero",
+            "100 % of an MLP's activations round to zero in FP8, and 100 % of its results are zero",
         ),
         ("infinite", "an MLP's activations are not finite"),
     ],

@@ -391,7 +391,7 @@ def test_a_counter_that_disagrees_with_power_is_no_measurement(project: Project)
         ["--energy-replay", "odd"],
         "INVALID: tiny bs=2 64/250",
         "counter_disagrees",
-        "more than 3% apart",
+        "more than 3 % apart",
         "next: leave the invalid launches out, or record new ones: pytest 'test_tiny.py::",
     )
 

@@ -140,7 +140,7 @@ def test_a_dearer_engine_is_regressed_and_what_differs_is_listed(
         [
             "REGRESSED: tiny bs=2 64/250, J/token 0.5600, +12.0 % vs the reference's 0.5000",
             "  how sure: 95 % interval *; 3 pairs with vLLM 1.0",
-            "  what changed: engine_args_under_test.enforce_eager: None → True; vllm: 1.0 → 2.0",
+            "  what changed: enforce_eager: None → True; vllm: 1.0 → 2.0",
             f"  next: measure again: pytest *--energy-python {NEW} --energy-engine-arg "
             f"enforce_eager=true --energy-reference-python {OLD}*",
         ]
@@ -154,7 +154,7 @@ def test_what_drifts_from_pair_to_pair_cancels(project: Project, engines: Engine
         (500.0 if python == OLD else 525.0) * (1 + 0.05 * launch)
     )
     result = project.run(*BY_LAUNCHES, "-k", "test_energy and bs2")
-    result.stdout.fnmatch_lines(["  bs=2 * +5.0% ±* regressed"])
+    result.stdout.fnmatch_lines(["  bs=2 * +5.0 ±* regressed"])
     assert len(engines.launched) == 6
 
 
@@ -370,12 +370,12 @@ def test_engines_that_fit_together_alternate_by_periods(project: Project, engine
             "  bs=2 * pass *",
             # The first two periods of a pair draw the same, the last 1 % less: ratios of 1 and
             # 1 ± 1 %, and pairs of 1 ± 0.5 %.
-            "tiny bs=2 64/250, J/token: candidate ÷ reference varies by 0.71% (3 df) between "
-            "periods and by 0.58% (2 df) between pairs (0.50% expected from the periods alone); "
-            "the paused engine generated 0 tokens and used 2.5% of a CPU core; "
+            "tiny bs=2 64/250, J/token: candidate ÷ reference varies by 0.71 % (3 df) between "
+            "periods and by 0.58 % (2 df) between pairs (0.50 % expected from the periods alone); "
+            "the paused engine generated 0 tokens and used 2.5 % of a CPU core; "
             "loading the second engine changed the idle GPU's power by +0.5 W",
-            "tiny bs=2 64/250, tokens/s: candidate ÷ reference varies by 0.00% (3 df) between "
-            "periods and by 0.00% (2 df) between pairs (0.00% expected from the periods alone)",
+            "tiny bs=2 64/250, tokens/s: candidate ÷ reference varies by 0.00 % (3 df) between "
+            "periods and by 0.00 % (2 df) between pairs (0.00 % expected from the periods alone)",
         ]
     )
 

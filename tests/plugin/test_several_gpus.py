@@ -12,8 +12,9 @@ from tests.plugin.project import MARKER, TESTS, Project, summary
 SPREAD = {**MARKER, "engine_args": {"tensor_parallel_size": 2}}
 UNEVEN = {"GPU-aaaaaaaa-1": 0.45, "GPU-bbbbbbbb-2": 0.55}
 SHARES = (
-    "tiny tp=2 bs=8 64/250, energy by GPU: GPU-aaaaaaaa 45.0% (225 W), GPU-bbbbbbbb 55.0% (275 W); "
-    "IMBALANCE: GPU-bbbbbbbb uses 22.2% more *"
+    "tiny tp=2 bs=8 64/250, energy by GPU: GPU-aaaaaaaa 45.0 % (225 W), "
+    "GPU-bbbbbbbb 55.0 % (275 W); "
+    "IMBALANCE: GPU-bbbbbbbb uses 22.2 % more *"
 )
 
 
@@ -31,8 +32,8 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
         [
             "tiny tp=2 64/250",
             "  bs=8 * pass *",
-            "tiny tp=2 bs=8 64/250, energy by GPU: GPU-aaaaaaaa 50.0% (250 W), "
-            "GPU-bbbbbbbb 50.0% (250 W)",
+            "tiny tp=2 bs=8 64/250, energy by GPU: GPU-aaaaaaaa 50.0 % (250 W), "
+            "GPU-bbbbbbbb 50.0 % (250 W)",
         ]
     )
     assert "IMBALANCE" not in even.stdout.str()
@@ -47,11 +48,11 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
         {"GPU-aaaaaaaa-1": 225, "GPU-bbbbbbbb-2": 275}, rel=1e-3
     )
     assert (
-        "IMBALANCE: GPU-bbbbbbbb uses 22.2% more"
+        "IMBALANCE: GPU-bbbbbbbb uses 22.2 % more"
         in (spread.path / "report" / "report.md").read_text()
     )
     assert (
-        "IMBALANCE: GPU-bbbbbbbb uses 22.2% more"
+        "IMBALANCE: GPU-bbbbbbbb uses 22.2 % more"
         in (spread.path / "report" / "report.html").read_text()
     )
 

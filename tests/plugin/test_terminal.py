@@ -236,7 +236,7 @@ def test_a_locale_that_lacks_characters_shows_what_happened_legibly(
         "-p", "no:cacheprovider", "--energy-replay", "dear"
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["  power * W (*) / throughput *", "  bs=2 *+12.0% +/-*regressed*"])
+    result.stdout.fnmatch_lines(["  power * W (*) / throughput *", "  bs=2 *+12.0 +/-*regressed*"])
     assert "\\x" not in result.stdout.str()
     assert "\\u" not in result.stdout.str()
 

@@ -79,7 +79,7 @@ def entry(
         candidate=candidate,
         reference=reference,
         ratio=interval(ratio, ratio * 0.99, ratio * 1.01),
-        noise="1.0% assumed",
+        noise="1.00 % assumed",
         how_sure="95 % interval +9 % to +11 %",
         why="power 500 W ÷ throughput 1,000 tokens/s",
         changed="vllm: 1.0 → 2.0",
@@ -91,7 +91,7 @@ def entry(
 def state(number: int, batch_size: int = 8, jpt: float = 0.5) -> HistoryEntry:
     figures = [interval(x, 0.98 * x, 1.02 * x) for x in (jpt, 1000.0, 500.0)]
     date = f"2026-{1 + number // 28 % 12:02d}-{1 + number % 28:02d}T00:00:00+00:00"
-    return HistoryEntry(cell(batch_size), GPU, date, f"0.{number}.0", 3, *figures, "1.0% assumed")
+    return HistoryEntry(cell(batch_size), GPU, date, f"0.{number}.0", 3, *figures, "1.00 % assumed")
 
 
 def of(*entries: Entry, history: Sequence[HistoryEntry] = ()) -> Results:

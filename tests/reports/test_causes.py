@@ -127,8 +127,8 @@ def test_what_changed_is_said_once_in_vllms_names() -> None:
     ((engines, changed),) = causes.what_changed(EAGER)
     assert engines == "vLLM 0.25.1 → vLLM 0.25.1 enforce_eager=True"
     assert changed == [
-        ("cudagraph_mode", "FULL_AND_PIECEWISE → NONE"),
         ("enforce_eager", "False → True"),
+        ("cudagraph_mode", "FULL_AND_PIECEWISE → NONE"),
         ("max_cudagraph_capture_size", "512 → 0"),
         ("GPU temperature, °C", "58 → 44, 61 → 45, 71 → 51, 75 → 65"),
     ]

@@ -32,7 +32,7 @@ def test_each_launch_has_its_drift_with_an_error_and_its_steps() -> None:
     assert shown["drift of power"].startswith("+2.0 ± ")
     assert shown["drift of tokens/s"].startswith("+0.0 ± ")
     assert shown["ms a step"] == "8"
-    assert shown["outside graphs"] == "0%"
+    assert shown["outside graphs"] == "0 %"
     assert stored.figures[4:] == ("-",) * 6
 
 

@@ -259,7 +259,7 @@ INVALID = made.entry(verdict="invalid")
         ([passed(green=False)], 1, "Do not merge yet: 1 of 1 energy test failed", "bad"),
         ([passed()], 2, "Do not merge yet, the run failed: 1 of 1 energy test passed", "open"),
         ([passed()], 1, "Do not merge yet, the run failed: 1 of 1 energy test passed", "open"),
-        ([passed(verdict="created")], 0, "Baselines updated: 1 of 1 energy test created", "good"),
+        ([passed(verdict="created")], 0, "Baselines: 1 of 1 energy test created", "good"),
         (
             [passed(candidate=STORED, reference=STORED)],
             0,
@@ -580,10 +580,21 @@ def test_an_annotation_has_the_length_that_github_keeps() -> None:
 
 def test_each_of_several_noises_comes_with_its_cells() -> None:
     sizes = (1, 8, 16, 64, 256)
-    alike = [made.entry(size, noise="1.0% assumed") for size in sizes]
-    assert summary.noise(made.of(*alike)) == ["J/token: 1.0% assumed"]
-    assert summary.noise(made.of(made.entry(2, noise="0.5% measured"), *alike)) == [
-        "J/token: 0.5% measured (tiny bs=2 512/256)",
-        "J/token: 1.0% assumed (tiny bs=1 512/256, tiny bs=8 512/256, "
-        "tiny bs=16 512/256 and 2 more)",
+    alike = [made.entry(size, noise="1.00 % assumed") for size in sizes]
+    assert summary.noise(made.of(*alike)) == ["J/token: 1.00 % assumed"]
+    others = [made.entry(2, model=f"model-{i}", noise="0.50 % measured") for i in range(10)]
+    assert summary.noise(made.of(*others, *alike)) == [
+        "J/token: 0.50 % measured ("
+        + ", ".join(f"model-{i} bs=2 512/256" for i in range(8))
+        + " and 2 more)",
+        "J/token: 1.00 % assumed (tiny bs=1,8,16,64,256 512/256)",
     ]
+    stored = made.of(alike[0], history=[made.state(1)])
+    assert summary.noise(stored)[1] == "J/token, in the history: 1.00 % assumed"
+
+
+def test_no_noise_is_left_out_without_a_word() -> None:
+    found = made.of(*(made.entry(i, noise=f"0.{i} % measured") for i in range(1, 21)))
+    text = markdown.page(found)
+    assert text.count("\n- J/token: 0.") == 16
+    assert "- 4 more are in report.html and results.json." in text

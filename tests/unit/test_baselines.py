@@ -184,7 +184,8 @@ def test_small_steps_that_add_up_need_a_reason(cell: Cell, tmp_path: Path) -> No
     step(1, 500.0)
     step(2, 510.0)
     with pytest.raises(
-        BaselineError, match=r"J/token \+4\.0% against the best entry \(0\.5, vLLM 0\.0\.1, day 1\)"
+        BaselineError,
+        match=r"J/token \+4\.0 % against the best entry \(0\.5, vLLM 0\.0\.1, day 1\)",
     ):
         step(3, 520.0)
     found = Store(tmp_path).find(cell.key, GPU_NAME, [UUID])
@@ -202,7 +203,7 @@ def test_small_steps_that_add_up_need_a_reason(cell: Cell, tmp_path: Path) -> No
 
 def test_a_loss_of_throughput_needs_a_reason_too(cell: Cell, tmp_path: Path) -> None:
     update(tmp_path, launches(cell))
-    with pytest.raises(BaselineError, match=r"tokens/s -15\.0% against the best entry"):
+    with pytest.raises(BaselineError, match=r"tokens/s -15\.0 % against the best entry"):
         update(tmp_path, launches(cell, ("d", "e", "f"), power_w=425.0, tokens_per_s=850.0))
 
 

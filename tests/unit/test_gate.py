@@ -14,7 +14,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
-from pytest_energy.recording.fingerprint import Host
+from pytest_energy.recording.fingerprint import Fingerprint, Host
 from pytest_energy.recording.recording import Client, Distribution
 from pytest_energy.report import explanation, rows, table
 from pytest_energy.store.baseline import Baseline
@@ -180,7 +180,7 @@ INTERLEAVE = "interleave both engines on this GPU: --energy-reference-python PYT
 LARGER_BASELINE = (
     "measure a larger baseline, with its engine: pytest a.py --energy-update --energy-launches 7"
 )
-NONE_WILL = "set another tolerance in the test; at 3 % more launches will not decide"
+NONE_WILL = "set another tolerance in the test, as more launches will not decide"
 
 
 @pytest.mark.parametrize(
@@ -313,9 +313,8 @@ def test_a_pass_says_what_would_have_been_detected(cell: Cell, baseline: Baselin
     assert judged.smallest_detected is not None
     assert 0.03 < judged.smallest_detected < 0.07
     assert verdict(cell, baseline, energy=1 + judged.smallest_detected).verdict is Verdict.REGRESSED
-    assert table.table([rows.row(cell, judged)])[-1][0].endswith(
-        f"  pass       {judged.smallest_detected:+.1%}"
-    )
+    shown = table.table([rows.row(cell, judged)])[-1][0].split()
+    assert shown[-2:] == ["pass", f"{100 * judged.smallest_detected:+.1f}"]
 
 
 def test_a_gate_that_cannot_fire_does_not_pass(cell: Cell, baseline: Baseline) -> None:
@@ -622,6 +621,22 @@ def test_what_changed_tells_what_matters_first() -> None:
         "vllm: 1 → 2",
         "driver: 1 → 2",
         "host.cpu_model: 1 → 2",
+    ]
+
+
+def test_an_argument_is_told_once_as_the_setting_that_it_gave() -> None:
+    def started(arguments: dict[str, Any], settings: dict[str, Any]) -> Fingerprint:
+        return simulated.fingerprint(engine_args_under_test=arguments, engine_settings=settings)
+
+    reference = started({"seed": 1}, {"async_scheduling": True, "block_size": 16})
+    candidate = started(
+        {"seed": 2, "async_scheduling": False, "block_size": 16},
+        {"async_scheduling": False, "block_size": 16},
+    )
+    assert what_changed(reference, candidate) == [
+        "async_scheduling: True → False",
+        "block_size: None → 16",
+        "seed: 1 → 2",
     ]
 
 

@@ -314,26 +314,26 @@ def test_limits_of_latencies_need_latencies(cell: Cell, reference: list[Measurem
             [0.512],
             ENERGY,
             False,
-            "with 1 launch a rise as large as the tolerance of 3.0% cannot be excluded",
+            "with 1 launch a rise as large as the tolerance of 3.0 % cannot be excluded",
         ),
         (
             [0.512] * 2,
             ENERGY,
             False,
-            "with 2 launches a rise as large as the tolerance of 3.0% cannot be excluded",
+            "with 2 launches a rise as large as the tolerance of 3.0 % cannot be excluded",
         ),
         (
             [0.51, 0.515, 0.512],
             ENERGY,
             True,
-            "with 3 pairs a rise as large as the tolerance of 3.0% cannot be excluded",
+            "with 3 pairs a rise as large as the tolerance of 3.0 % cannot be excluded",
         ),
         (
             [0.52] * 2,
             ENERGY,
             False,
-            "the change reaches the tolerance of 3.0%, but with 2 launches "
-            "a change of up to 4.2% may be chance",
+            "the change reaches the tolerance of 3.0 %, but with 2 launches "
+            "a change of up to 4.2 % may be chance",
         ),
     ],
 )
@@ -356,7 +356,7 @@ def test_what_is_open_is_said_in_words(
 def test_a_fall_of_throughput_is_called_so(cell: Cell, reference: list[Measurement]) -> None:
     candidate = launches(cell, [0.5], tokens_per_s=915.0)
     reason, _ = judged(candidate, reference, RATE).reasons
-    assert reason == "with 1 launch a fall as large as the tolerance of 10.0% cannot be excluded"
+    assert reason == "with 1 launch a fall as large as the tolerance of 10.0 % cannot be excluded"
 
 
 def test_noise_that_does_not_fit_is_a_reason(cell: Cell, reference: list[Measurement]) -> None:
@@ -376,17 +376,17 @@ def test_what_chance_can_double_says_nothing_yet(cell: Cell, reference: list[Mea
     loud = {**NOISE, ENERGY: NoiseFloor(0.5, 4, measured=True)}
     (reason,) = of_energies(cell, [0.6], reference, noise=loud).reasons
     assert reason == (
-        "the change reaches the tolerance of 3.0%, but with 1 launch it cannot be told from chance"
+        "the change reaches the tolerance of 3.0 %, but with 1 launch it cannot be told from chance"
     )
 
 
 @pytest.mark.parametrize(
     ("loss", "deviation", "words"),
     [
-        (math.log(1.5), 0.1, "the change reaches the tolerance of 50.0%"),
+        (math.log(1.5), 0.1, "the change reaches the tolerance of 50.0 %"),
         (0.999 * math.log(1.5), 0.1, "with 3 launches a rise"),
-        (0.41, 0.1, "the change reaches the tolerance of 50.0%"),
-        (0.41, 0.13, "a change of up to 98.9% may be chance"),
+        (0.41, 0.1, "the change reaches the tolerance of 50.0 %"),
+        (0.41, 0.13, "a change of up to 98.9 % may be chance"),
         (0.41, 0.14, "it cannot be told from chance"),
         (0.41, 0.2, "it cannot be told from chance"),
     ],

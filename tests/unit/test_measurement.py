@@ -420,7 +420,7 @@ def test_requests_of_which_none_took_time_do_not_say_how_long_they_waited(
         (client(19_000, preemptions=3), "batch_not_full: the server preempted requests 3 times"),
         (
             client(19_000, first_token=Distribution((300_000,), (1,))),
-            "batch_not_full: requests waited 15% of their time for their first token",
+            "batch_not_full: requests waited 15 % of their time for their first token",
         ),
         (client(19_000, cpu_cores=0.95), "client_busy: the clients used 0.95 of one CPU core"),
     ],

@@ -79,7 +79,7 @@ def test_the_floor_is_assumed_until_enough_is_measured(cell: Cell, tmp_path: Pat
     NoiseStore(tmp_path).add(launches(cell, [500, 510, 500, 510]))
     few = NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY)
     assert not few.measured
-    assert few.source == "1.0% assumed, 3 of 10 degrees of freedom measured"
+    assert few.source == "1.00 % assumed, 3 of 10 degrees of freedom measured"
     NoiseStore(tmp_path).add(launches(cell, [500, 510, 500, 510, 500, 510]))
     enough = NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY)
     assert enough.measured
@@ -222,11 +222,11 @@ def test_a_cell_that_was_not_measured_is_assumed_to_be_as_the_others(
     assert not found.measured
     assert found.deviation == pytest.approx(0.0033, abs=2e-4)
     assert found.source == (
-        "0.33% assumed, as on the model's measured cells, 11 degrees of freedom"
+        "0.33 % assumed, as on the model's measured cells, 11 degrees of freedom"
     )
     store.add(launches(cell, [500, 504] * 3))
     own = NoiseStore(tmp_path).floor(cell.key, GPU_NAME, ENERGY)
     assert own.measured
     assert own.source == (
-        "0.44% measured on this cell, 5 degrees of freedom, and 5 on others like it"
+        "0.44 % measured on this cell, 5 degrees of freedom, and 5 on others like it"
     )

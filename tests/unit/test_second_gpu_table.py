@@ -81,7 +81,7 @@ def test_a_second_gpu_costs(
     assert figures[5].startswith("+20.0 % (+")
     assert figures[6:10] == ["502", "904", "1,000", "1,500"]
     assert figures[10].startswith("+50.0 % (")
-    assert figures[11] == "GPU-aaaaaaaa 50.0% (452 W), GPU-bbbbbbbb 50.0% (452 W)"
+    assert figures[11] == "GPU-aaaaaaaa 50.0 % (452 W), GPU-bbbbbbbb 50.0 % (452 W)"
 
 
 def test_the_two_gpus_count_alike_however_many_launches_each_has(

@@ -85,10 +85,10 @@ def test_shares_and_their_imbalance_are_told(cell: Cell) -> None:
     even, uneven = (
         gpu_shares.gpu_shares(mean_gpu_power_w(launches(cell, shares))) for shares in (EVEN, UNEVEN)
     )
-    assert even == "GPU-aaaaaaaa 50.0% (500 W), GPU-bbbbbbbb 50.0% (500 W)"
+    assert even == "GPU-aaaaaaaa 50.0 % (500 W), GPU-bbbbbbbb 50.0 % (500 W)"
     assert uneven == (
-        "GPU-aaaaaaaa 45.0% (450 W), GPU-bbbbbbbb 55.0% (550 W); "
-        "IMBALANCE: GPU-bbbbbbbb uses 22.2% more energy than GPU-aaaaaaaa"
+        "GPU-aaaaaaaa 45.0 % (450 W), GPU-bbbbbbbb 55.0 % (550 W); "
+        "IMBALANCE: GPU-bbbbbbbb uses 22.2 % more energy than GPU-aaaaaaaa"
     )
     assert gpu_shares.gpu_shares(mean_gpu_power_w(launches(cell, {simulated.UUID: 1.0}))) == ""
     assert (
@@ -196,8 +196,8 @@ def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
     found = Results(results.SCHEMA_VERSION, (made.RUN,), (entry,))
     assert results.from_plain(results.to_plain(entry)) == entry
     line = (
-        "energy by GPU: GPU-aaaaaaaa 45.0% (450 W), GPU-bbbbbbbb 55.0% (550 W); "
-        "IMBALANCE: GPU-bbbbbbbb uses 22.2% more energy"
+        "energy by GPU: GPU-aaaaaaaa 45.0 % (450 W), GPU-bbbbbbbb 55.0 % (550 W); "
+        "IMBALANCE: GPU-bbbbbbbb uses 22.2 % more energy"
     )
     assert line in markdown.page(found)
     assert line in page.page(found, Gallery(None, (), 0))

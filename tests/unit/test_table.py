@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_energy.cell.cell import Cell
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import NoiseFloor, Spread
 from pytest_energy.plugin import outcome
 from pytest_energy.report import noise_table, rows, words
 from pytest_energy.report.rows import Row
 from pytest_energy.report.table import table
+from pytest_energy.store.noise import ASSUMED, Noise
 
 ENERGY = Row(
     cell="tiny bs=8 64/250",
@@ -43,22 +47,22 @@ def of_cell(name: str, *found: Row) -> list[Row]:
 
 def test_a_cell_has_one_row_with_both_metrics() -> None:
     assert lines(ENERGY, RATE) == [
-        "cell    J/token      change  tokens/s       change    W  verdict       detects",
+        "cell    J/token  change, %  tokens/s   change, %    W  verdict  detects, %",
         "tiny 64/250",
-        "  bs=8   0.4126  -0.5% ±0.9     1,142  -12.5% ±1.5  471  pass     +4.1% -10.3%",
+        "  bs=8   0.4126  -0.5 ±0.9     1,142  -12.5 ±1.5  471  pass     +4.1 -10.3",
     ]
     assert lines(RATE, ENERGY) == lines(ENERGY, RATE)
     assert lines(RATE)[-1].split() == [
-        *("bs=8", "0.4126", "1,142", "-12.5%", "±1.5", "471", "pass", "-10.3%")
+        *("bs=8", "0.4126", "1,142", "-12.5", "±1.5", "471", "pass", "-10.3")
     ]
 
 
 def test_columns_without_a_figure_are_left_out() -> None:
     created = {"verdict": "created", "change": None, "change_half_width": None, "detects": None}
     assert lines(replace(ENERGY, **created), replace(RATE, **created)) == [
-        "cell         J/token  tokens/s    W  verdict",
+        "cell          J/token  tokens/s    W  verdict",
         "tiny 64/250",
-        "  bs=8  0.4126 ±0.8%     1,142  471  created",
+        "  bs=8  0.4126 ±0.8 %     1,142  471  created",
     ]
     invalid = Row("tiny bs=8 64/250", "joules_per_token", "invalid", green=False)
     assert lines(invalid) == ["cell    verdict", "tiny 64/250", "  bs=8  invalid"]
@@ -149,25 +153,41 @@ def test_what_ran_is_said_once_and_by_cell_only_if_cells_differ() -> None:
     assert rows.ran_lines([Row("tiny bs=8 64/250", "joules_per_token", "invalid", False)]) == []
 
 
+def rests_on(row: Row, deviation: float, kind: str, detail: str = "") -> Row:
+    noise = NoiseFloor(deviation, 10, kind=kind, detail=detail)
+    return replace(row, noise=noise.source, noise_deviation=noise.deviation, noise_kind=noise.kind)
+
+
 def test_noise_of_several_sources_takes_one_line_and_names_cells_only_if_some_is_assumed() -> None:
-    sources = ("0.40% measured on this cell, 6 degrees of freedom", "1.25% measured on this cell")
-    measured = [
-        replace(row, noise=noise)
-        for row, noise in zip(
-            (ENERGY, of_cell("tiny bs=64 64/250", ENERGY)[0]), sources, strict=True
-        )
+    big, huge = (of_cell(f"tiny bs={size} 64/250", ENERGY)[0] for size in (64, 256))
+    one = rests_on(ENERGY, 0.004, "measured", " on this cell, 6 degrees of freedom")
+    assert noise_table.noise_lines([one]) == [
+        "noise of J/token between launches: 0.40 % measured on this cell, 6 degrees of freedom"
     ]
-    assert noise_table.noise_lines(measured[:1]) == [
-        f"noise of J/token between launches: {sources[0]}"
+    other = rests_on(big, 0.0125, "measured", " on this cell")
+    assert noise_table.noise_lines([one, other]) == [
+        "noise of J/token between launches: 0.40 to 1.25 % measured"
     ]
-    assert noise_table.noise_lines(measured) == [
-        "noise of J/token between launches: 0.40 to 1.25% measured"
-    ]
-    assumed = replace(ENERGY, noise="1.0% assumed, 9 of 10 degrees of freedom measured")
-    assert noise_table.noise_lines([assumed, measured[1]]) == [
-        "noise of J/token between launches: 1.0% assumed (tiny bs=8 64/250); "
-        "1.25% measured (tiny bs=64 64/250)",
+    assumed = [rests_on(row, 0.01, ASSUMED, f", {row.cell}") for row in (ENERGY, huge)]
+    of_rate = rests_on(RATE, 0.02, "by these launches' periods")
+    assert noise_table.noise_lines([*assumed, other, of_rate]) == [
+        "noise of J/token between launches: 1.00 % assumed (tiny bs=8,256 64/250); "
+        "1.25 % measured (tiny bs=64 64/250)",
+        "noise of tokens/s between launches: 2.00 % by these launches' periods",
         "an assumed noise takes more launches to raise an alarm: run pytest-energy noise",
+    ]
+
+
+def test_a_runners_noise_takes_80_columns(cell: Cell) -> None:
+    cells = [replace(cell, batch_size=size) for size in (1, 8, 256)]
+    known = Noise(13, Spread(0.0086, 11), Spread(0.0278, 39), (0.98, 1.02))
+    lines = noise_table.noise_table(
+        [(cell, metric, known) for cell in cells for metric in Metric], 8
+    )
+    assert max(map(len, "\n".join(lines).splitlines())) <= 80
+    assert [line.split()[:3] for line in lines if line.startswith("  bs=256")] == [
+        ["bs=256", "J/token", "13"],
+        ["bs=256", "tokens/s", "13"],
     ]
 
 
@@ -175,7 +195,7 @@ def test_what_workers_measured_on_gpus_of_their_own_is_not_merged() -> None:
     """As under pytest-xdist, where a worker has a GPU and measures the cell for its metric."""
     other = replace(RATE, on="GPU X (GPU-2)", joules_per_token=0.5, tokens_per_s=900.0)
     table = [line.split() for line in lines(ENERGY, other) if line.startswith("  bs=8")]
-    assert [row[1:3] for row in table] == [["0.4126", "-0.5%"], ["0.5000", "-"]]
+    assert [row[1:3] for row in table] == [["0.4126", "-0.5"], ["0.5000", "-"]]
     assert "900" in table[1]
     both = lines(ENERGY, other, replace(RATE, verdict="regressed", green=False))
     assert len([line for line in both if line.startswith("  bs=8")]) == 2

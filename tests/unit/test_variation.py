@@ -132,10 +132,10 @@ def test_one_pair_shows_nothing_of_pairs(cell: Cell) -> None:
 
 
 def test_a_raised_floor_says_where_it_comes_from() -> None:
-    assumed = NoiseFloor(0.01, 3, source="1.0% assumed")
+    assumed = NoiseFloor(0.01, 3, kind="assumed")
     found = raised(assumed, Spread(0.02, 4))
     assert found == NoiseFloor(0.02, 3)
-    assert found.source == "2.00% by these launches' periods, 4 degrees of freedom"
+    assert found.source == "2.00 % by these launches' periods, 4 degrees of freedom"
     assert raised(assumed, Spread(0.01, 4)) is assumed
     measured = replace(assumed, measured=True)
     allowed = float(stats.f.ppf(0.999, 4, 3)) ** 0.5 * 0.01
@@ -252,8 +252,8 @@ def test_what_explains_nothing_is_not_reported() -> None:
         for n in ("1", "2")
     )
     assert what_changed(reference, candidate) == [
-        "engine_args_under_test.enforce_eager: 1 → 2",
-        "engine_settings.block_size: 1 → 2",
+        "enforce_eager: 1 → 2",
+        "block_size: 1 → 2",
         "vllm: 1 → 2",
         "driver: 1 → 2",
         "host.cpu_model: 1 → 2",

@@ -360,14 +360,14 @@ def check_inside(workers):
         span = f"{min(norms):.2g} and {max(norms):.2g}"
         raise degenerate(f"the norms' weights lie between {span} instead of at 1")
     if max(zeros, default=0.0) > MAX_ZERO_WEIGHTS:
-        raise degenerate(f"{max(zeros):.0%} of the quantized weights are zero")
+        raise degenerate(f"{100 * max(zeros):.0f} % of the quantized weights are zero")
     for mlp in mlps:
         if not mlp["finite"]:
             raise degenerate("an MLP's activations are not finite")
         if max(mlp["rounded_to_zero"], mlp["zeros"]) > MAX_ZEROS:
             raise degenerate(
-                f"{mlp['rounded_to_zero']:.0%} of an MLP's activations round to zero in FP8, and "
-                f"{mlp['zeros']:.0%} of its results are zero"
+                f"{100 * mlp['rounded_to_zero']:.0f} % of an MLP's activations round to zero in "
+                f"FP8, and {100 * mlp['zeros']:.0f} % of its results are zero"
             )
     return {
         "weight_deviation": extremes(deviations, 4),
