@@ -1,13 +1,14 @@
-"""Whether a series keeps its level: a shift at an unknown time, and drift. Pure.
+"""Whether a series keeps its level: a shift at an unknown time, an episode, and drift. Pure.
 
 A launch is cut into *parts*: each cycle into equally many, of equal tokens. Parts at the same place
 of different cycles do the same work, so each place has a level of its own, and what may change is a
 common term:
 
-    y[i] = level[place[i]] + shift · (i ≥ at) + slope · x[i] + error
+    y[i] = level[place[i]] + shift · (at ≤ i < until) + slope · x[i] + error
 
-`x` is a covariate. The slope has a prior, as a pseudo observation. The largest shift over all times
-is a maximal t (Worsley 1979, JASA 74:365). Three departures from the textbook:
+`x` is a covariate. The slope has a prior, as a pseudo observation. A shift lasts to the end, an
+episode (the epidemic alternative: Levin, Kline 1985, Stat. Med. 4:469) does not. The largest over
+all times is a maximal t (Worsley 1979, JASA 74:365). Three departures from the textbook:
 
 - A few parts know little of their own variance, so it is moderated by that of other launches
   (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3): s² = (d₀s₀² + RSS) / (d₀ + d), with d₀ + d
@@ -27,6 +28,8 @@ import numpy as np
 from scipy.special import stdtr
 
 _SHARES = 1 / 3, 2 / 3  # of a part that a shift begins within
+_SHORTEST = 2  # parts of an episode: one alone may be a pause, and moves no mean
+_MOST_TIMES = 60  # that an episode may begin or end at: pairs of them are many
 _MOST_ALIKE = 0.8  # ρ; beyond it the variance of a mean of some twenty parts is anybody's guess
 _USUAL_COUNTS = 10  # parts that the usual autocorrelation counts for
 
@@ -58,17 +61,19 @@ class Slope:
 
 @dataclass(frozen=True)
 class Shift:
-    """The most significant shift of a series.
+    """The most significant shift, or episode, of a series.
 
     Attributes:
         at: the part that it begins with, 1 to parts − 1.
-        size: after it less before it (log scale).
+        until: the part after it; the number of parts if it lasts.
+        size: within it less outside (log scale).
         error: standard error of the size.
         p: at most the probability that one as large, beyond what matters, comes by chance at any
             time of a launch whose level shifts by no more than matters.
     """
 
     at: int
+    until: int
     size: float
     error: float
     p: float
@@ -101,8 +106,45 @@ def largest_shift(
         matters: the smallest size that matters.
         slope: of a covariate; None for none.
     """
-    at, after = _steps(len(y))
-    fitted = _regress(y, place, after, usual, slope)
+    at, columns = _steps(len(y))
+    until = np.full(len(at), len(y))
+    return _largest(y, place, usual, (at, until, columns), np.full(len(at), matters), slope)
+
+
+def largest_episode(
+    seconds: np.ndarray,
+    y: np.ndarray,
+    place: np.ndarray,
+    usual: Usual,
+    matters: float = 0.0,
+    slope: Slope | None = None,
+) -> Shift | None:
+    """The most significant episode between the first part and the last; None for too few parts.
+
+    Args:
+        seconds: that each part took, shape (parts,).
+        y, place, usual, slope: as for `largest_shift`.
+        matters: the smallest change of the series' mean that matters.
+    """
+    at, until, columns = _episodes(len(y))
+    if not len(at):
+        return None
+    share = columns @ seconds / seconds.sum()
+    least = matters / np.minimum(share, 1 - share)
+    return _largest(y, place, usual, (at, until, columns), least, slope)
+
+
+def _largest(
+    y: np.ndarray,
+    place: np.ndarray,
+    usual: Usual,
+    times: tuple[np.ndarray, np.ndarray, np.ndarray],
+    matters: np.ndarray,
+    slope: Slope | None,
+) -> Shift | None:
+    """The most significant of changes, each with its first part, the part after it and column."""
+    at, until, columns = times
+    fitted = _regress(y, place, columns, usual, slope)
     if fitted is None:
         return None
     size, error, degrees, possible = fitted
@@ -111,6 +153,7 @@ def largest_shift(
     best = int(np.argmin(np.where(possible, p - 1e-9 * t, math.inf)))
     return Shift(
         at=int(at[best]),
+        until=int(until[best]),
         size=float(size[best]),
         error=float(error[best]),
         p=min(1.0, float(p[best]) * int(possible.sum())),
@@ -126,6 +169,16 @@ def _steps(count: int) -> tuple[np.ndarray, np.ndarray]:
     at = np.arange(1, count)
     within = [whole[1:] + share * np.eye(count)[1:-1] for share in _SHARES]
     return np.r_[at, np.tile(at[:-1], len(_SHARES))], np.concatenate([whole, *within])
+
+
+def _episodes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First parts, the parts after, and columns; shapes (episodes,) twice, (episodes, parts)."""
+    at_all = np.arange(1, count, 1 + count // _MOST_TIMES)
+    at, until = np.meshgrid(at_all, at_all, indexing="ij")
+    chosen = until - at >= _SHORTEST
+    at, until = at[chosen], until[chosen]
+    number = np.arange(count)
+    return at, until, ((number >= at[:, None]) & (number < until[:, None])).astype(float)
 
 
 def drift(

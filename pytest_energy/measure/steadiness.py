@@ -7,6 +7,7 @@ Two series are tested apart (change.py), both as logarithms:
   an elasticity of 0.3 to 0.8. Of a host-bound cell whose pace wanders by 20 % power wanders by 12 %
   and power at equal pace by 1 %: what wanders with the host does not hide what does not.
 
+Each may shift to the end of the launch, or for a while: a host that is slow for five seconds.
 A launch is tested once, at its end: tests after each cycle would add up their false alarms.
 """
 
@@ -15,13 +16,21 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from pytest_energy.measure.change import Drift, Shift, Slope, Usual, drift, largest_shift
+from pytest_energy.measure.change import (
+    Drift,
+    Shift,
+    Slope,
+    Usual,
+    drift,
+    largest_episode,
+    largest_shift,
+)
 from pytest_energy.measure.spread import expm1
 from pytest_energy.measure.window import MIN_CYCLES, Window
 from pytest_energy.recording.counters import energy_j
 
 MATTERS = 0.02  # of J/token; less than most tests tolerate
-LEVEL = 0.002  # of each series of a launch whose level shifts by no more than that
+LEVEL = 0.002  # of each test of a launch whose level shifts by no more than that
 _REPORTED_DRIFT = 0.01
 _REPORTED_LEVELS = 0.05, 0.01  # of power, and of pace, which wanders for seconds
 MAX_TRANSIENT_CYCLES = 1  # beyond the warm-up: hardly any load needed that
@@ -73,7 +82,7 @@ class Steadiness:
 
     Attributes:
         dropped: leading cycles that are a transient; 0 or 1.
-        power, pace: the most significant shift of each in the rest; of power at equal pace.
+        changes: of each series in the rest, if significant, its shift or else its episode.
         power_drift, pace_drift: over the rest.
         unsteady: what changed, when and by how much, one line a change; empty if the launch was
             steady.
@@ -81,8 +90,7 @@ class Steadiness:
     """
 
     dropped: int
-    power: Shift
-    pace: Shift
+    changes: tuple[Shift, ...]
     power_drift: Drift
     pace_drift: Drift
     unsteady: tuple[str, ...]
@@ -137,7 +145,8 @@ def steadiness(launch: Parts, may_begin_with_transient: bool) -> Steadiness | No
     whole = _tested(launch, 0)
     if whole is None or not whole.unsteady or not may_begin_with_transient:
         return whole
-    last = max(shift.at for shift in (whole.power, whole.pace) if shift.p < LEVEL)
+    lasts = len(launch.pace)
+    last = max(c.at if c.until == lasts else c.until for c in whole.changes)
     if (
         launch.cycle[-1] < MIN_CYCLES
         or last > MAX_TRANSIENT_CYCLES * launch.places
@@ -156,23 +165,29 @@ def _tested(launch: Parts, dropped: int) -> Steadiness | None:
     of_pace = Usual(_PACE_NOISE / root_s, _PACE_DEGREES, _PACE_AUTOCORRELATION)
     slope = Slope(launch.pace, _ELASTICITY, _ELASTICITY_SD)
     of_j = 1 - _elasticity(launch, of_power.deviation)  # of J/token, in magnitude, on pace
-    power = largest_shift(launch.power, launch.place, of_power, MATTERS, slope)
-    pace = largest_shift(launch.pace, launch.place, of_pace, MATTERS / of_j)
+    power = launch.power, launch.place, of_power, MATTERS, slope
+    pace = launch.pace, launch.place, of_pace, MATTERS / of_j
+    power_shift, pace_shift = largest_shift(*power), largest_shift(*pace)
     power_drift = drift(launch.power, launch.place, middle, of_power, slope)
     pace_drift = drift(launch.pace, launch.place, middle, of_pace)
-    if power is None or pace is None or power_drift is None or pace_drift is None:
+    if power_shift is None or pace_shift is None or power_drift is None or pace_drift is None:
         return None
+    changes = tuple(
+        change
+        for shift, series in ((power_shift, power), (pace_shift, pace))
+        if (change := shift if shift.p < LEVEL else largest_episode(launch.seconds, *series))
+        and change.p < LEVEL
+    )
     series = (
-        ("power at equal pace", power, power_drift, _REPORTED_LEVELS[0]),
-        ("tokens/s", pace, pace_drift, _REPORTED_LEVELS[1]),
+        ("power at equal pace", power_shift, power_drift, _REPORTED_LEVELS[0]),
+        ("tokens/s", pace_shift, pace_drift, _REPORTED_LEVELS[1]),
     )
     return Steadiness(
         dropped=dropped,
-        power=power,
-        pace=pace,
+        changes=changes,
         power_drift=power_drift,
         pace_drift=pace_drift,
-        unsteady=_changes(launch, [shift for _, shift, _, _ in series if shift.p < LEVEL]),
+        unsteady=_changes(launch, changes),
         reported=tuple(
             f"{name} drifted by {_percent(line.size)} ± {200 * line.error:.1f} % "
             f"over {seconds:.0f} s"
@@ -182,22 +197,26 @@ def _tested(launch: Parts, dropped: int) -> Steadiness | None:
     )
 
 
-def _changes(launch: Parts, shifts: Sequence[Shift]) -> tuple[str, ...]:
-    """What is said of shifts; of two within a cycle of each other once."""
+def _changes(launch: Parts, changes: Sequence[Shift]) -> tuple[str, ...]:
+    """What is said of changes; of two that begin within a cycle of each other once."""
     ends_s = np.cumsum(launch.seconds)
     lines: list[str] = []
     said: list[int] = []
-    for shift in sorted(shifts, key=lambda shift: shift.p):
-        if any(abs(shift.at - at) <= launch.places for at in said):
+    for change in sorted(changes, key=lambda change: change.p):
+        if any(abs(change.at - at) <= launch.places for at in said):
             continue
-        said.append(shift.at)
+        said.append(change.at)
+        within = np.zeros(len(launch.pace), dtype=bool)
+        within[change.at : change.until] = True
         pace, power = (
-            _percent(float(values[shift.at :].mean() - values[: shift.at].mean()))
+            _percent(float(values[within].mean() - values[~within].mean()))
             for values in (launch.pace, launch.power)
         )
+        lasted_s = float(launch.seconds[within].sum())
+        lasting = "" if change.until == len(within) else f"for {lasted_s:.1f} s "
         lines.append(
-            f"tokens/s changed by {pace} and power by {power} "
-            f"{ends_s[shift.at - 1]:.1f} s into the {ends_s[-1]:.1f} s measured"
+            f"tokens/s changed by {pace} and power by {power} {lasting}"
+            f"{ends_s[change.at - 1]:.1f} s into the {ends_s[-1]:.1f} s measured"
         )
     return tuple(lines)
 

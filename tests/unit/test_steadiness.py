@@ -20,10 +20,15 @@ from tests.disturbed import slowed, with_ramp_in_power, with_step_in_power
 from tests.simulated import recording
 
 Launches = Mapping[tuple[str, str, int], tuple[Measurement, tuple[Recording, ...]]]
-# Both of H200s with prompts outside the CUDA graphs, at batch size 64: the host decided.
+# On H200s. Of the first two the prompts lie outside the CUDA graphs, and the host decided.
 UNSTEADY = {
     ("gpu-2bf3339b/vllm-0.25.1", "20261123T221155Z-6ed563", 64),
     ("gpu-2bf3339b/vllm-0.25.1-eager", "20261123T221309Z-203fd2", 64),
+}
+# Prompts inside the graphs; for seven seconds the host was slower by a quarter and a third.
+DISTURBED = {
+    ("gpu-739044fb/unchanged", "20261129T025802Z-3994ca", 256),
+    ("gpu-739044fb/unchanged", "20261129T030030Z-b66954", 64),
 }
 
 
@@ -70,8 +75,9 @@ def committed() -> Launches:
 def test_fewer_than_one_in_a_hundred_committed_launches_is_unsteady(
     committed: Launches,
 ) -> None:
-    assert {key for key, (m, _) in committed.items() if not m.valid} == UNSTEADY
-    assert all(unsteady(committed[key][0]) for key in UNSTEADY)
+    invalid = UNSTEADY | DISTURBED
+    assert {key for key, (m, _) in committed.items() if not m.valid} == invalid
+    assert all(unsteady(committed[key][0]) for key in invalid)
     assert len(UNSTEADY) <= len(committed) / 100
 
 
@@ -90,7 +96,7 @@ def test_disturbances_of_the_default_suite_are_caught(
     suite = [
         periods[0]
         for m, periods in committed.values()
-        if m.key.workload.fixed_lengths == (256, 256) and m.key.engine == "offline"
+        if m.key.workload.fixed_lengths == (256, 256) and m.key.engine == "offline" and m.valid
     ]
     assert {recorded.key.batch_size for recorded in suite} == {1, 8, 64, 256}
     for recorded in suite:
