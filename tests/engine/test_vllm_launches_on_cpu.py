@@ -329,7 +329,7 @@ def test_from_a_test_file_to_a_recording_and_back_by_a_server(pytester: pytest.P
     )
     live.stdout.fnmatch_lines(
         [
-            "tiny server bs=8 64/128: time to first token * ms (p99 *); inter-token latency*",
+            "tiny server bs=8 64/128: time to first token * ms (p99 *); inter-token*",
             "  * ms (p99 *); end-to-end *",
         ]
     )
