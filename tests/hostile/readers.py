@@ -371,7 +371,10 @@ def tells(error: Exception, what: object, *remedies: str) -> None:
         raise AssertionError(f"an error in pydantic's words, or Python's: {error}")
 
 
-_STORE = ("git checkout HEAD -- ", "Use the pytest-energy that wrote it", "Fetch it: git")
+_STORE = (
+    "git checkout HEAD -- ", "Use the pytest-energy that wrote it", "Fetch it: git", "Move it to ",
+    "Delete one", "Delete the copy",
+)  # fmt: skip
 
 
 class EndedWorker(WorkerProcess):

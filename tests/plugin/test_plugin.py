@@ -545,6 +545,9 @@ def test_ini_settings_and_the_command_line_over_them(
         "[pytest]\nenergy_baselines = store\nenergy_launches = 4\nenergy_python = venv/bin/python\n"
         "energy_engine_args =\n  enforce_eager=true\n  block_size=16"
     )
+    python = project.path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
     result = project.run("--energy-update", "--energy-engine-arg", "block_size=32")
     result.stdout.fnmatch_lines(
         [
