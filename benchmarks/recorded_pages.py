@@ -48,6 +48,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"pytest suites --energy-replay {H100}/gpu-6ac11e84/{engine}"
         for engine in ("unchanged", "no-async", "piecewise", "eager", "max-num-batched-tokens-512")
     ),
+    "H200, quiet cells, against five launches on the same GPU": tuple(
+        f"pytest suites --energy-replay {H200}/gpu-739044fb/{engine}"
+        for engine in ("unchanged", "triton-attn")
+    ),
     "H200, against the stored baseline of 0.20.2": (
         f"pytest {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1",
         f"pytest {_8_AND_64} --energy-replay {H200}/vllm-0.25.1-eager",
@@ -72,6 +76,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Noise between launches": (
         f"pytest-energy noise suites --energy-replay {H100}/gpu-e4e905c4/vllm-0.25.1-256-in "
         f"{H100}/gpu-6ac11e84/baseline {H100}/gpu-6ac11e84/unchanged",
+        f"pytest-energy noise suites --energy-replay {H200}/gpu-739044fb/baseline "
+        f"{H200}/gpu-739044fb/unchanged",
         f"pytest-energy noise {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1",
         f"pytest-energy noise {_8_AND_64} --energy-replay {H100}/vllm-0.25.1",
         f"pytest-energy noise benchmarks/cpu_bound "
