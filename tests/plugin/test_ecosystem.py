@@ -189,7 +189,7 @@ def test_a_test_that_is_run_again_leaves_one_record(project: Project, workers: l
     assert set(benchmarks(project)) == wanted
     entries = results.read(project.path / "report" / "results.json").entries
     assert sorted(str(entry.test) for entry in entries) == sorted(wanted)
-    assert "2 regressed" in (project.path / "report" / "report.md").read_text()
+    assert "2 of 3 energy tests regressed" in (project.path / "report" / "report.md").read_text()
     found = properties(project.path / "junit.xml")
     assert {name.partition("@")[0] for name in found} == {test[14:] for test in wanted}
     assert "@gpu" not in next(line for line in result.outlines if line.startswith("  next: "))
