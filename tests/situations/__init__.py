@@ -22,3 +22,11 @@ class Situation:
     before: str
     now: str
     test: str
+
+
+def situations(kind: str, place: str, *found: tuple[str, str, str, str]) -> tuple[Situation, ...]:
+    """Several of one kind: situation, before, now, and the test's node id below `place`."""
+    return tuple(
+        Situation(kind, situation, before, now, place + test)
+        for situation, before, now, test in found
+    )

@@ -1,6 +1,6 @@
 """Situations of command lines: what was typed wrong, and when that is told."""
 
-from tests.situations import Situation
+from tests.situations import Situation, situations
 
 _PATHS = "Paths on the command line that are wrong"
 _WRONG = "tests/plugin/test_wrong_paths.py::"
@@ -62,69 +62,67 @@ ROWS: tuple[Situation, ...] = (
         "both",
         _WRONG + "test_all_that_is_wrong_with_markers_is_told_at_once",
     ),
-    *(
-        Situation(_GATE, situation, before, now, _COMMAND + test)
-        for situation, before, now, test in (
-            (
-                "`gate … -k bs8` without `--`",
-                "the usage of another command",
-                "the command as it should be",
-                "test_arguments_of_pytest_without_dashes_before_them",
-            ),
-            (
-                "an option that `report`, `history`, `doctor` or `init` does not have",
-                "the usage of all commands",
-                "its own",
-                "test_what_a_command_does_not_know_is_refused_with_its_own_usage",
-            ),
-            (
-                "`--suites nosuch`",
-                _MADE + "pytest's message",
-                "one message, exit status 2",
-                "test_a_suite_that_is_not_there",
-            ),
-            (
-                "`-k nothing`, also in `PYTEST_ADDOPTS`",
-                _MADE + "exit status 5",
-                "what selects no test, and the command that lists them",
-                "test_nothing_that_is_selected",
-            ),
-            (
-                "an unknown option, a bad marker, a model's folder that is missing, a file that "
-                "cannot be imported",
-                _MADE + "pytest's message",
-                "pytest's message",
-                "test_what_pytest_will_refuse",
-            ),
-            (
-                "`-k` or `--suites` selects tests of other things",
-                "exit status 0, verdict *pass*",
-                "exit status 4",
-                "test_what_pytest_will_refuse",
-            ),
-        )
+    *situations(
+        _GATE,
+        _COMMAND,
+        (
+            "`gate … -k bs8` without `--`",
+            "the usage of another command",
+            "the command as it should be",
+            "test_arguments_of_pytest_without_dashes_before_them",
+        ),
+        (
+            "an option that `report`, `history`, `doctor` or `init` does not have",
+            "the usage of all commands",
+            "its own",
+            "test_what_a_command_does_not_know_is_refused_with_its_own_usage",
+        ),
+        (
+            "`--suites nosuch`",
+            _MADE + "pytest's message",
+            "one message, exit status 2",
+            "test_a_suite_that_is_not_there",
+        ),
+        (
+            "`-k nothing`, also in `PYTEST_ADDOPTS`",
+            _MADE + "exit status 5",
+            "what selects no test, and the command that lists them",
+            "test_nothing_that_is_selected",
+        ),
+        (
+            "an unknown option, a bad marker, a model's folder that is missing, a file that "
+            "cannot be imported",
+            _MADE + "pytest's message",
+            "pytest's message",
+            "test_what_pytest_will_refuse",
+        ),
+        (
+            "`-k` or `--suites` selects tests of other things",
+            "exit status 0, verdict *pass*",
+            "exit status 4",
+            "test_what_pytest_will_refuse",
+        ),
     ),
-    *(
-        Situation(_BAD, situation, before, now, "tests/plugin/test_help.py::" + test)
-        for situation, before, now, test in (
-            (
-                "`pytest-energy … --help` and `doctor` in a terminal of 80 columns",
-                "lines of up to 100",
-                "80",
-                "test_a_help_text_fits_80_columns",
-            ),
-            (
-                "`next` of `doctor --json`",
-                "“follow the lines marked →”, of which JSON has none",
-                "“follow the remedies”, as the field is called",
-                "test_what_doctor_finds_fits_the_terminal_and_json_names_its_fields",
-            ),
-            (
-                "`noise` of recordings that are host-bound",
-                "what to set for the next launch",
-                "why they are",
-                "test_noise_of_recordings_advises_no_other_load",
-            ),
-        )
+    *situations(
+        _BAD,
+        "tests/plugin/test_help.py::",
+        (
+            "`pytest-energy … --help` and `doctor` in a terminal of 80 columns",
+            "lines of up to 100",
+            "80",
+            "test_a_help_text_fits_80_columns",
+        ),
+        (
+            "`next` of `doctor --json`",
+            "“follow the lines marked →”, of which JSON has none",
+            "“follow the remedies”, as the field is called",
+            "test_what_doctor_finds_fits_the_terminal_and_json_names_its_fields",
+        ),
+        (
+            "`noise` of recordings that are host-bound",
+            "what to set for the next launch",
+            "why they are",
+            "test_noise_of_recordings_advises_no_other_load",
+        ),
     ),
 )

@@ -1,6 +1,6 @@
 """Situations of outputs, plugins and CI."""
 
-from tests.situations import Situation
+from tests.situations import Situation, situations
 
 _REPORT, _ECOSYSTEM = "tests/plugin/test_report_option.py::", "tests/plugin/test_ecosystem.py::"
 _OPTIONAL = "Optional outputs that decide"
@@ -294,27 +294,26 @@ ROWS: tuple[Situation, ...] = (
             ),
         )
     ),
-    *(
-        Situation(_PINNED, situation, before, now, "tests/plugin/test_init.py::" + test)
-        for situation, before, now, test in (
-            (
-                "other case, spaces, extras, a marker or a byte order mark at the pin",
-                "`init`: not found, or `vllm==0.20.2;python_version…` written",
-                "found",
-                "test_a_pin_is_read_in_every_form",
-            ),
-            (
-                "`vllm==0.20.*`, or files that pin two versions",
-                "`init` writes the range, or the version of the file that sorts first",
-                "refused: name the version",
-                "test_what_pins_no_version_or_several_is_not_guessed",
-            ),
-            (
-                "`requirements/vllm.txt` exists and pins no version",
-                "`init --check` advises `init`, which leaves it as it is",
-                "says what to write into it; an address of a wheel is a pin",
-                "test_what_is_left_as_it_is_is_not_to_be_written_again",
-            ),
-        )
+    *situations(
+        _PINNED,
+        "tests/plugin/test_init.py::",
+        (
+            "other case, spaces, extras, a marker or a byte order mark at the pin",
+            "`init`: not found, or `vllm==0.20.2;python_version…` written",
+            "found",
+            "test_a_pin_is_read_in_every_form",
+        ),
+        (
+            "`vllm==0.20.*`, or files that pin two versions",
+            "`init` writes the range, or the version of the file that sorts first",
+            "refused: name the version",
+            "test_what_pins_no_version_or_several_is_not_guessed",
+        ),
+        (
+            "`requirements/vllm.txt` exists and pins no version",
+            "`init --check` advises `init`, which leaves it as it is",
+            "says what to write into it; an address of a wheel is a pin",
+            "test_what_is_left_as_it_is_is_not_to_be_written_again",
+        ),
     ),
 )

@@ -1,6 +1,6 @@
 """Situations of servers and their models."""
 
-from tests.situations import Situation
+from tests.situations import Situation, situations
 
 _CUT = "INVALID: “a stream was cut off after 0 of its … tokens”"
 _STREAMS = "Event streams that are not byte for byte vLLM's"
@@ -137,53 +137,51 @@ ROWS: tuple[Situation, ...] = (
         "INVALID: run pytest in the server's container",
         _ATTACHED + "test_a_start_that_cannot_be_told_from_another_is_refused",
     ),
-    *(
-        Situation(_METRICS, situation, before, now, _ATTACHED + test)
-        for situation, before, now, test in (
-            (
-                "no start, and docker-proxy, ssh or nginx listens, which lives on",
-                "each start of the server behind it is the same launch",
-                "a launch each, by the processes on the GPU",
-                "test_the_start_of_a_server_in_a_container_is_that_of_its_processes_on_the_gpu",
-            ),
-            (
-                "no start, and other programs are on its GPUs, or only such",
-                "one launch for all starts, by the program that came first",
-                "INVALID: run pytest in the server's container, and end other programs",
-                "test_a_start_that_cannot_be_told_from_another_is_refused",
-            ),
-            (
-                "no start, and the server is restarted between two cells",
-                "one launch",
-                "INVALID: “another one than before”, by its process or its counter",
-                "test_a_server_that_is_restarted_between_two_cells_is_refused",
-            ),
-        )
+    *situations(
+        _METRICS,
+        _ATTACHED,
+        (
+            "no start, and docker-proxy, ssh or nginx listens, which lives on",
+            "each start of the server behind it is the same launch",
+            "a launch each, by the processes on the GPU",
+            "test_the_start_of_a_server_in_a_container_is_that_of_its_processes_on_the_gpu",
+        ),
+        (
+            "no start, and other programs are on its GPUs, or only such",
+            "one launch for all starts, by the program that came first",
+            "INVALID: run pytest in the server's container, and end other programs",
+            "test_a_start_that_cannot_be_told_from_another_is_refused",
+        ),
+        (
+            "no start, and the server is restarted between two cells",
+            "one launch",
+            "INVALID: “another one than before”, by its process or its counter",
+            "test_a_server_that_is_restarted_between_two_cells_is_refused",
+        ),
     ),
-    *(
-        Situation("A GPU that is not the server's", situation, before, now, test)
-        for situation, before, now, test in (
-            (
-                "an ssh tunnel, kubectl port-forward or proxy to another machine, and "
-                "`--energy-gpu` names an idle GPU of this one",
-                "measured for minutes, then INVALID: “is it the engine's GPU?”",
-                "INVALID at once: the GPU holds no model; run pytest on the machine of its GPUs",
-                _ATTACHED + "test_a_gpu_without_a_model_is_not_that_of_the_server",
-            ),
-            (
-                "… and that GPU holds another server's model",
-                "INVALID: “is it the engine's GPU?”",
-                "INVALID: `gpu_idle`, with what to type",
-                "tests/unit/test_measurement.py"
-                "::test_an_idle_gpu_is_not_that_of_a_server_on_another_machine",
-            ),
-            (
-                "… and does not report its utilization",
-                "measured: the J/token of an idle GPU",
-                "INVALID: `gpu_idle`, by its power under load and after it",
-                "tests/unit/test_measurement.py::test_faults_make_a_measurement_invalid",
-            ),
-        )
+    *situations(
+        "A GPU that is not the server's",
+        "",
+        (
+            "an ssh tunnel, kubectl port-forward or proxy to another machine, and "
+            "`--energy-gpu` names an idle GPU of this one",
+            "measured for minutes, then INVALID: “is it the engine's GPU?”",
+            "INVALID at once: the GPU holds no model; run pytest on the machine of its GPUs",
+            _ATTACHED + "test_a_gpu_without_a_model_is_not_that_of_the_server",
+        ),
+        (
+            "… and that GPU holds another server's model",
+            "INVALID: “is it the engine's GPU?”",
+            "INVALID: `gpu_idle`, with what to type",
+            "tests/unit/test_measurement.py"
+            "::test_an_idle_gpu_is_not_that_of_a_server_on_another_machine",
+        ),
+        (
+            "… and does not report its utilization",
+            "measured: the J/token of an idle GPU",
+            "INVALID: `gpu_idle`, by its power under load and after it",
+            "tests/unit/test_measurement.py::test_faults_make_a_measurement_invalid",
+        ),
     ),
     Situation(
         "Several addresses of one server",
