@@ -6,7 +6,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import Spread, deviation_interval
 from pytest_energy.report.rows import Row
-from pytest_energy.report.table import fitted, wrapped
+from pytest_energy.report.table import fitted, split_name, wrapped
 from pytest_energy.report.words import UNIT, cells_in_short, count
 from pytest_energy.store.noise import ASSUMED, MIN_OWN_DEGREES, Noise
 from pytest_energy.verdict.detectable import DETECTABLE_WITH, detectable
@@ -60,8 +60,7 @@ def noise_table(measured: Sequence[tuple[Cell, Metric, Noise]], comparisons: int
     heading, *rows = fitted(texts)
     lines, above = [heading], ""
     for (cell, _, _), row in zip(measured, rows, strict=True):
-        model, _, workload = cell.name.rsplit(" ", 2)
-        if above != (above := f"{model} {workload}"):
+        if above != (above := split_name(cell.name)[0]):
             lines.append(above)
         lines.append(row)
     legend = (
@@ -76,7 +75,7 @@ def noise_table(measured: Sequence[tuple[Cell, Metric, Noise]], comparisons: int
 def _texts(cell: Cell, metric: Metric, noise: Noise, comparisons: int) -> tuple[str, ...]:
     changes = [detectable(noise, n, Terms(comparisons).levels(n).alarm) for n in DETECTABLE_WITH]
     return (
-        f"  {cell.name.rsplit(' ', 2)[1]}",
+        split_name(cell.name)[1],
         UNIT[metric],
         str(noise.launches),
         _with_interval(noise.between),

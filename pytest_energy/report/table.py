@@ -31,15 +31,21 @@ def table(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
     above, keys = "", {(r.cell, r.key) for r in rows}
     names = [name for name, _ in keys]
     for of_cell, line in zip(cells, lines, strict=True):
-        model, _, workload = of_cell[0].cell.rsplit(" ", 2)
+        heading, _ = split_name(of_cell[0].cell)
         of_test = f" ({of_cell[0].test})" if names.count(of_cell[0].cell) > 1 else ""
-        if above != (above := f"{model} {workload}{of_test}"):
+        if above != (above := f"{heading}{of_test}"):
             shown.append((above, {}))
         shown.append((line, colour(of_cell)))
         if len({r.verdict for r in of_cell}) > 1:
             each = ", ".join(f"{UNIT[Metric(r.metric)]} {r.verdict}" for r in of_cell)
             shown.append((f"    {each}", colour(of_cell)))
     return shown
+
+
+def split_name(cell: str) -> tuple[str, str]:
+    """A cell's name as the line above its rows, which it shares with other sizes, and its row."""
+    model, size, workload = cell.rsplit(" ", 2)
+    return f"{model} {workload}", f"  {size}"
 
 
 def wrapped(line: str) -> str:
@@ -125,7 +131,7 @@ def _texts(of_cell: Sequence[Row]) -> tuple[str, ...]:
     changes = {m: _change(metrics.get(m.value)) for m in Metric}
     detects = [_detects(r) for r in of_cell if r.detects is not None]
     return (
-        f"  {one.cell.split(' ')[-2]}",
+        split_name(one.cell)[1],
         energy,
         changes[Metric.JOULES_PER_TOKEN],
         _figure(one.tokens_per_s, ",.0f"),
