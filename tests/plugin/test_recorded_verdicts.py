@@ -213,19 +213,6 @@ def test_the_baselines_own_launches_pass(suite: Suite) -> None:
     )
 
 
-def test_the_shipped_baseline_is_what_the_shipped_recordings_give(
-    suite: Suite, tmp_path: Path
-) -> None:
-    for tests, folder in (
-        ("suites/host_bound", "vllm-0.20.2"),
-        ("suites", "gpu-739044fb/baseline"),
-    ):
-        recorded = ("--energy-replay", RECORDINGS / folder)
-        assert suite(*recorded, "--energy-update", baselines=tmp_path, tests=tests).ret == 0
-    name = "nvidia-h200/llama-3.1-8b.json"
-    assert (tmp_path / name).read_bytes() == (ROOT / "baselines" / name).read_bytes()
-
-
 def test_the_other_way_round_the_changes_are_mirrored(suite: Suite, tmp_path: Path) -> None:
     suite("--energy-replay", RECORDINGS / "vllm-0.25.1", "--energy-update", baselines=tmp_path)
     result = suite("--energy-replay", RECORDINGS / "vllm-0.20.2", baselines=tmp_path)
@@ -254,22 +241,6 @@ def test_several_folders_count_together_and_a_launch_given_twice_once(
         ).ret
         == 0
     )
-
-
-def test_the_shipped_noise_is_what_the_shipped_recordings_give(
-    suite: Suite, tmp_path: Path
-) -> None:
-    unchanged = [
-        p
-        for p in RECORDINGS.rglob("vllm-*")
-        if p.is_dir() and p.name in ("vllm-0.20.2", "vllm-0.25.1", "vllm-0.25.1-gate")
-    ]
-    quiet = [RECORDINGS / "gpu-739044fb" / name for name in ("baseline", "unchanged")]
-    for tests, folders in (("suites/host_bound", unchanged), ("suites", quiet)):
-        options = ("--energy-noise", "--energy-replay", *folders)
-        assert suite(*options, baselines=tmp_path, tests=tests).ret == 0
-    name = "nvidia-h200/noise/llama-3.1-8b.json"
-    assert (tmp_path / name).read_bytes() == (ROOT / "baselines" / name).read_bytes()
 
 
 def test_a_launch_of_the_candidate_whose_host_was_slow_for_a_while_is_left_out(
@@ -404,7 +375,27 @@ def test_a_cpu_bound_engine_is_left_undecided(suite: Suite, tmp_path: Path, fact
     result.stdout.no_fnmatch_line("    J/token *, tokens/s *")
 
 
-UNCHANGED = (
+Unchanged = tuple[tuple[str, str, tuple[str, ...]], ...]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of the files in it, and in no folder below."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+UNCHANGED_H200 = (
+    (
+        "suites/host_bound",
+        "offline",
+        tuple(
+            path.relative_to(RECORDINGS).as_posix()
+            for path in RECORDINGS.rglob("vllm-*")
+            if path.is_dir() and path.name in ("vllm-0.20.2", "vllm-0.25.1", "vllm-0.25.1-gate")
+        ),
+    ),
+    ("suites", "offline", ("gpu-739044fb/baseline", "gpu-739044fb/unchanged")),
+)
+UNCHANGED_H100 = (
     (
         "suites",
         "offline",
@@ -441,20 +432,24 @@ UNCHANGED = (
 )
 
 
-def test_the_shipped_noise_of_the_h100_is_what_its_recordings_give(
-    suite: Suite, tmp_path: Path
+@pytest.mark.parametrize(
+    ("recordings", "gpu", "unchanged"),
+    [
+        (RECORDINGS, "nvidia-h200", UNCHANGED_H200),
+        (H100, "nvidia-h100-80gb-hbm3", UNCHANGED_H100),
+    ],
+    ids=["H200", "H100"],
+)
+def test_the_shipped_noise_is_what_the_recordings_give(
+    suite: Suite, tmp_path: Path, recordings: Path, gpu: str, unchanged: Unchanged
 ) -> None:
     store = tmp_path / "store"
-    for tests, engine, labels in UNCHANGED:
-        folders = [H100 / label for label in labels]
+    for tests, engine, labels in unchanged:
+        folders = [recordings / label for label in labels]
         selected = ("-k", "bs8 or bs64") if labels[0] == "vllm-0.25.1-against-itself" else ()
         options = ("--energy-noise", "--energy-engine", engine, "--energy-replay", *folders)
         assert suite(*selected, *options, baselines=store, tests=tests).ret == 0
-    folder = ROOT / "baselines" / "nvidia-h100-80gb-hbm3" / "noise"
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        path.name: path.read_bytes()
-        for path in (store / "nvidia-h100-80gb-hbm3" / "noise").iterdir()
-    }
+    assert contents(store / gpu / "noise") == contents(ROOT / "baselines" / gpu / "noise")
 
 
 def test_the_servers_baseline_of_the_h100(suite: Suite, tmp_path: Path) -> None:
@@ -522,20 +517,40 @@ def test_the_baselines_of_two_gpus(
     assert on_two_gpus(H100 / "gpus-9b28889d-04192763") == dict.fromkeys(cells, "not comparable")
 
 
-def test_the_shipped_baselines_of_the_h100_are_what_its_recordings_give(
-    suite: Suite, tmp_path: Path
+@pytest.mark.parametrize(
+    ("recordings", "gpu", "references"),
+    [
+        (
+            RECORDINGS,
+            "nvidia-h200",
+            (
+                ("suites/host_bound", "offline", "vllm-0.20.2"),
+                ("suites", "offline", "gpu-739044fb/baseline"),
+            ),
+        ),
+        (
+            H100,
+            "nvidia-h100-80gb-hbm3",
+            (
+                ("suites/host_bound", "server", "gpu-3bbffe5c/vllm-0.25.1-server"),
+                ("suites", "offline", "gpu-6ac11e84/baseline"),
+                ("suites/two_gpus", "offline", "gpus-90c8c798-23100d1e"),
+            ),
+        ),
+    ],
+    ids=["H200", "H100"],
+)
+def test_the_shipped_baselines_are_what_the_recordings_give(
+    suite: Suite,
+    tmp_path: Path,
+    recordings: Path,
+    gpu: str,
+    references: tuple[tuple[str, str, str], ...],
 ) -> None:
-    for tests, engine, recorded in (
-        ("suites/host_bound", "server", "gpu-3bbffe5c/vllm-0.25.1-server"),
-        ("suites", "offline", "gpu-6ac11e84/baseline"),
-        ("suites/two_gpus", "offline", "gpus-90c8c798-23100d1e"),
-    ):
-        options = ("--energy-update", "--energy-engine", engine, "--energy-replay", H100 / recorded)
-        assert suite(*options, baselines=tmp_path, tests=tests).ret == 0
-    folder = "nvidia-h100-80gb-hbm3"
-    assert {path.name: path.read_bytes() for path in (tmp_path / folder).glob("*.json")} == {
-        path.name: path.read_bytes() for path in (ROOT / "baselines" / folder).glob("*.json")
-    }
+    for tests, engine, recorded in references:
+        replay = ("--energy-engine", engine, "--energy-replay", recordings / recorded)
+        assert suite("--energy-update", *replay, baselines=tmp_path, tests=tests).ret == 0
+    assert contents(tmp_path / gpu) == contents(ROOT / "baselines" / gpu)
 
 
 @pytest.mark.parametrize("folder", [RECORDINGS, H100])
