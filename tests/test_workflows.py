@@ -532,7 +532,7 @@ def runner(tmp_path: Path) -> Runner:
 @pytest.mark.parametrize(
     ("result", "status", "passes", "says"),
     [
-        ("success", "0", True, "Every test passed"),
+        ("success", "0", True, "Every test that ran passed"),
         ("failure", "1", False, "A test failed"),
         ("failure", "10", False, "Regressed"),
         ("failure", "11", False, "Invalid"),
@@ -542,7 +542,7 @@ def runner(tmp_path: Path) -> Runner:
         ("failure", "2", False, "interrupted"),
         ("failure", "3", False, "exit status 3"),
         ("failure", "4", False, "Wrong arguments"),
-        ("failure", "5", False, "No test was selected"),
+        ("failure", "5", False, "Nothing was judged"),
         ("failure", "", False, "Nothing was measured"),
         ("failure", "0", False, "exit status 0"),  # measured and green, then not kept
         ("skipped", "", False, "fork"),

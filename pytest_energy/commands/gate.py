@@ -20,7 +20,7 @@ Make the environments that requirements files pin, with uv, and run the suite
 in them: the candidate's engine interleaved with the reference's, which needs
 no baseline, or with --baselines against what is stored. The exit status tells
 the verdict: 10 regressed, 11 invalid, 12 not comparable, 13 no baseline,
-14 inconclusive; 1 if anything else failed; 2, 4 or 5 if nothing was run.
+14 inconclusive; 1 if anything else failed; 2, 4 or 5 if nothing was judged.
 
     pytest-energy gate --candidate requirements/vllm.txt \\
         --reference base/vllm.txt -o results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,10 +21,13 @@ STATUSES: Mapping[str, int] = {
     "no baseline": 13,
     "inconclusive": 14,
 }
+_NOTHING_JUDGED = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 class Outcome:
     """A plugin: the verdict of a run is the first of STATUSES that failed one of its tests.
+
+    If a status for verdicts was asked for, a run whose tests were skipped does not pass.
 
     Args:
         run: whose outcome it is.
@@ -36,9 +39,14 @@ class Outcome:
         self._run, self._outputs = run, outputs
         self._verdicts: set[str] = set()
         self._others_failed = False
+        self._unjudged: dict[str, str] = {}  # tests, and why
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note why a test failed."""
+        """Note why a test failed, or was not judged."""
+        if hasattr(report, "energy_found") and not report.energy_found and not report.failed:
+            self._unjudged.setdefault(report.nodeid, "")
+            if report.skipped:
+                self._unjudged[report.nodeid] = _why_skipped(report)
         if report.failed and self._run.settings.update:
             self._others_failed = True  # what fails an update is no verdict
         elif report.failed:
@@ -52,6 +60,8 @@ class Outcome:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         """Replace the status, unless the run was interrupted, and write the outputs."""
         result = yield
+        if session.exitstatus == pytest.ExitCode.OK and self._says_nothing():
+            session.exitstatus = _NOTHING_JUDGED
         verdict = next((name for name in STATUSES if name in self._verdicts), None)
         failed = session.exitstatus == pytest.ExitCode.TESTS_FAILED
         sets_status = self._run.settings.verdict_status
@@ -61,6 +71,31 @@ class Outcome:
             passed = session.exitstatus == pytest.ExitCode.OK and self._run.of_metrics
             self._write(verdict or ("pass" if passed else "none"), int(session.exitstatus))
         return result
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
+        """Say why a run in which nothing failed does not pass."""
+        if exitstatus == pytest.ExitCode.OK and self._says_nothing():
+            from pytest_energy.report.table import wrapped
+            from pytest_energy.report.words import count
+
+            why = "; ".join(dict.fromkeys(filter(None, self._unjudged.values())))
+            terminalreporter.ensure_newline()
+            terminalreporter.write_line(
+                wrapped(
+                    f"no verdict: {count(len(self._unjudged), 'energy test')} selected, none "
+                    f"judged{f' (skipped: {why})' if why else ''}. A gate that judges nothing "
+                    f"does not pass: exit status {int(_NOTHING_JUDGED)}."
+                ),
+                red=True,
+            )
+            terminalreporter.write_line("Let them run, or select others by their names: -k NAME")
+
+    def _says_nothing(self) -> bool:
+        """Whether a verdict was asked for, energy tests had their turn, and none was judged."""
+        settings = self._run.settings
+        asked = settings.verdict_status and not settings.noise
+        return asked and bool(self._unjudged) and not self._run.of_metrics
 
     def _write(self, verdict: str, status: int) -> None:
         rows = [of_metric["row"] for of_metric in self._run.of_metrics]
@@ -83,3 +118,10 @@ class Outcome:
             self._run.warnings.append(
                 f"the step's outputs were not written (GITHUB_OUTPUT): {in_words(error)}"
             )
+
+
+def _why_skipped(report: pytest.TestReport) -> str:
+    """The reason that a mark, pytest.skip or an expected failure gives."""
+    longrepr = report.longrepr
+    text = str(longrepr[2]) if isinstance(longrepr, tuple) else str(getattr(report, "wasxfail", ""))
+    return text.removeprefix("Skipped: ").partition("\n")[0]

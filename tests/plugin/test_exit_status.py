@@ -92,3 +92,59 @@ def test_a_failing_teardown_is_another_failure(project: Project) -> None:
     )
     assert project.run(*REPLAY, *OPTION, "-k", "test_energy").ret == 1
     assert project.run(*REPLAY, *OPTION, "-k", "test_energy and bs2").ret == 10
+
+
+SKIPPING = """
+    import pytest
+    pytestmark = pytest.mark.energy(model="tiny", weights="dummy", batch_sizes=[2, 8],
+                                    input_tokens=64, output_tokens=250)
+
+    @pytest.mark.skip(reason="the GPU is being repaired")
+    def test_by_mark(energy):
+        pass
+
+    def test_by_call(throughput):
+        pytest.skip("too slow")
+
+    def test_other():
+        pass
+"""
+NOTHING_JUDGED = """\
+no verdict: 4 energy tests selected, none judged (skipped: the GPU is being
+  repaired; too slow). A gate that judges nothing does not pass: exit status 5.
+Let them run, or select others by their names: -k NAME
+"""
+
+
+@pytest.mark.parametrize(
+    "workers", [(), pytest.param(("-p", "xdist", "-n", "2"), marks=pytest.mark.nightly)]
+)
+def test_a_gate_whose_tests_are_skipped_does_not_pass(
+    project: Project, workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = project.path / "outputs"
+    monkeypatch.setenv("GITHUB_OUTPUT", str(outputs))
+    project.pytester.makepyfile(test_tiny=SKIPPING)
+    result = project.run(*OPTION, "--energy-report", "report", *workers)
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert NOTHING_JUDGED in result.stdout.str()
+    assert "verdict=none\n" in outputs.read_text()
+    assert "status=5\n" in outputs.read_text()
+    as_pytest = project.run(*workers)
+    assert as_pytest.ret == 0
+    as_pytest.stdout.no_fnmatch_line("*no verdict*")
+
+
+def test_a_gate_with_one_verdict_beside_skipped_tests_passes(project: Project) -> None:
+    project.store()
+    project.record("new")
+    project.pytester.makepyfile(test_skipping=SKIPPING.replace("[2, 8]", "[16]"))
+    result = project.run(*REPLAY, *OPTION)
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("*no verdict*")
+
+
+def test_what_runs_no_test_needs_no_verdict(project: Project) -> None:
+    project.pytester.makepyfile(test_tiny=SKIPPING)
+    for listing in ("--collect-only", "--fixtures"):
+        assert project.run(*OPTION, listing).ret == 0
