@@ -4,15 +4,26 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.resources
+import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_energy import __version__
 from pytest_energy.cell.key import slugify
-from pytest_energy.commands import needs
-from pytest_energy.commands.needs import GITLAB, OURS, PIN, PINNED, WORKFLOWS, text_of
+from pytest_energy.cell.model import Model
+from pytest_energy.commands import checkout, needs
+from pytest_energy.commands.checkout import (
+    GITLAB,
+    OURS,
+    PIN,
+    PINNED,
+    SUITES,
+    VERSION,
+    WORKFLOWS,
+    text_of,
+)
 from pytest_energy.errors import UsageError
 
 _DESCRIPTION = """\
@@ -32,8 +43,8 @@ import pytest
 
 
 @pytest.mark.energy(
-    model={model!r},
-    weights={weights!r},
+    model={model},
+    weights="{weights}",
     batch_sizes=[1, 8, 64],
     input_tokens=256,  # a step stays inside the CUDA graphs
     output_tokens=256,
@@ -65,21 +76,67 @@ def run(options: argparse.Namespace) -> int:
     """Write the files, or check what is missing.
 
     Raises:
-        UsageError: something was not found, and no option names it.
+        UsageError: something was not found, and no option names it; or an option names what is
+            not there.
         OSError: a file could not be written.
     """
     if options.check:
         return needs.check(Path())
-    files = wanted(Path(), options.model, options.vllm, options.label)
-    for path, text in files.items():
+    checkout.is_a_repository(Path())
+    found = _found(Path(), options.model, options.vllm, options.label)
+    for path, text in wanted(Path(), found).items():
         if path.exists():
             print(f"{path} exists and is left as it is")
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(f"{path} written")
-    print("Read them, commit them, and see what is still missing: pytest-energy init --check")
+    print("Read them, and see what is still missing: pytest-energy init --check")
     return 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the files are made from.
+
+    Attributes:
+        model: as the suite names it.
+        weights: the marker's.
+        vllm: version.
+        label: of the runner with the GPU.
+    """
+
+    model: str
+    weights: str
+    vllm: str
+    label: str
+
+
+def _found(folder: Path, model: str | None, vllm: str | None, label: str | None) -> Found:
+    """Look for what is None, and say what was taken for what.
+
+    Raises:
+        UsageError: model or vLLM was not found, several are pinned, or a name cannot be used.
+    """
+    name, (version, pinned) = model or _model(folder), (vllm, "") if vllm else _vllm(folder)
+    if name is None or version is None:
+        raise UsageError(_unknown(folder, name, version))
+    if not re.fullmatch(VERSION, version):
+        raise UsageError(
+            f"--vllm {version}: that is not a version of vLLM.\n"
+            "Give the one that production runs, as in: pytest-energy init --vllm 0.20.2"
+        )
+    taken = Model.resolve(name, folder)
+    is_folder = taken.config_sha256 is not None
+    synthetic = is_folder and not any(Path(taken.location).glob("*.safetensors"))
+    of = needs.model_in_words(name, taken) + (", synthetic weights" if synthetic else "")
+    runner, why = (label, "") if label else _label(_uses_gitlab(folder))
+    if re.search(r"[,\s\"'\\]", runner):
+        raise UsageError(f"--label {runner!r}: that is not one label.\nGive one: --label h100")
+    print(needs.said("model", of))
+    print(needs.said("vLLM", f"{version}{pinned}"))
+    print(needs.said("label", f"{runner}{why}"))
+    return Found(name, "dummy" if synthetic else "auto", version, runner)
 
 
 def _unknown(folder: Path, model: str | None, version: str | None) -> str:
@@ -87,13 +144,13 @@ def _unknown(folder: Path, model: str | None, version: str | None) -> str:
     said = []
     if model is None:
         said.append(
-            f"there is no model's folder (a config.json with its architectures) in "
-            f"{folder.resolve()}, and no model in the cache of Hugging Face."
+            f"there is no model (a folder whose config.json names architectures) in "
+            f"{folder.resolve()},\nand none in the cache of Hugging Face."
         )
     if version is None:
         said.append(
-            "neither a requirements file pins vllm==VERSION, nor is vLLM installed here; it is the "
-            "version that production runs."
+            "no requirements file pins vllm==VERSION, the version that production runs,\n"
+            "and vLLM is not installed here."
         )
     return (
         "\n".join(said)
@@ -101,40 +158,28 @@ def _unknown(folder: Path, model: str | None, version: str | None) -> str:
     )
 
 
-def wanted(
-    folder: Path, model: str | None = None, vllm: str | None = None, label: str | None = None
-) -> dict[Path, str]:
-    """The files of a gate, with their content.
-
-    Args:
-        folder: top of the repository.
-        model, vllm, label: what is known; None to look for it.
-
-    Raises:
-        UsageError: model or vLLM was not found, or several are pinned.
-    """
-    found, version = model or _model(folder), vllm or _vllm(folder)
-    if found is None or version is None:
-        raise UsageError(_unknown(folder, found, version))
-    own = (folder / found).is_dir() and not any((folder / found).glob("*.safetensors"))
-    name = re.sub(r"[^a-z0-9]", "_", slugify(Path(found).name))
+def wanted(folder: Path, found: Found) -> dict[Path, str]:
+    """The files of a gate, with their content; `folder` is the top of the repository."""
+    name = re.sub(r"[^a-z0-9]", "_", slugify(Path(found.model).name))
     suite = _SUITE.format(
-        model=found,
-        weights="dummy" if own else "auto",
+        # As Python reads it; and with double quotes, as formatters write it.
+        model=json.dumps(found.model, ensure_ascii=False),
+        weights=found.weights,
         name=name,
     )
     files = {
-        folder / "suites" / f"test_{name}.py": suite,
-        folder / PIN: f"vllm=={version}\n",
-        folder / OURS: f"pytest-energy[report]=={__version__}\n",
+        folder / SUITES / f"test_{name}.py": suite,
+        folder / PIN: f"vllm=={found.vllm}\n",
+        folder / OURS: f"{needs.package()}\n",
     }
-    runner = label or _label()
+    gpu = slugify(found.label)
     if _uses_gitlab(folder):
-        files[folder / GITLAB] = _template("examples/gitlab-ci.yml").replace("h100", runner)
+        text = _template("examples/gitlab-ci.yml").replace("[h100]", f'["{found.label}"]')
+        files[folder / GITLAB] = text.replace("h100", gpu)
         return files
     for path in ("workflows/energy-gate.yml", "examples/energy.yml"):
-        text = _template(path).replace('"h100"]', f'"{runner}"]')
-        files[folder / WORKFLOWS / Path(path).name] = text
+        text = _template(path).replace('"h100"]', f'"{found.label}"]')
+        files[folder / WORKFLOWS / Path(path).name] = text.replace("h100\n", f"{gpu}\n")
     return files
 
 
@@ -163,14 +208,15 @@ def _model(folder: Path) -> str | None:
     return names[0] if names else None
 
 
-def _vllm(folder: Path) -> str | None:
-    """The version that requirements files pin, else the one installed here; None without.
+def _vllm(folder: Path) -> tuple[str | None, str]:
+    """The version that requirements files pin, else the one installed here, and where; or None.
 
     Raises:
         UsageError: the files pin several.
     """
     files = [*sorted(folder.glob("*requirements*/*.txt")), *sorted(folder.glob("*req*.txt"))]
-    pins = {path: PINNED.findall(text_of(path)) for path in files}
+    included = (path for file in files for path in checkout.requirements_files(file))
+    pins = {path: PINNED.findall(text_of(path)) for path in included}
     versions: set[str] = {version for found in pins.values() for version in found}
     if len(versions) > 1:
         listed = ", ".join(
@@ -181,24 +227,27 @@ def _vllm(folder: Path) -> str | None:
             "Name the one that production runs: pytest-energy init --vllm VERSION"
         )
     if versions:
-        return versions.pop()
+        return versions.pop(), f", pinned in {next(path for path in pins if pins[path])}"
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("vllm")
-    return None
+        return importlib.metadata.version("vllm"), ", installed here"
+    return None, ""
 
 
-def _label() -> str:
-    """A runner's label after the GPU: "h100" for "NVIDIA H100 80GB HBM3"."""
+def _label(gitlab: bool) -> tuple[str, str]:
+    """A runner's label after the GPU, "h100" for "NVIDIA H100 80GB HBM3", and where it is from."""
     from pytest_energy.meters.nvml import list_gpus
 
+    listed, file = ("CI/CD", GITLAB) if gitlab else ("Actions", WORKFLOWS / "energy.yml")
+    own = f"if your runner has another (Settings, {listed}, Runners), write that into {file}"
     with contextlib.suppress(Exception):
         words = [word for word in list_gpus()[0].name.lower().split() if word != "nvidia"]
-        return slugify(words[0])
-    return "gpu"
+        return slugify(words[0]), f", after the GPU of this machine; {own}"
+    return "gpu", f", as there is no GPU here to name it after; {own}"
 
 
 def _uses_gitlab(folder: Path) -> bool:
     """Whether the repository lies at a GitLab, as far as its files tell."""
     if (folder / ".github").is_dir():
         return False
-    return (folder / GITLAB).exists() or "gitlab" in text_of(folder / ".git" / "config")
+    remotes = checkout.git(folder, "remote", "--verbose") or ""
+    return (folder / GITLAB).exists() or "gitlab" in remotes

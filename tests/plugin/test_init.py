@@ -1,6 +1,9 @@
 """`pytest-energy init`: a repository with a model and a pin becomes one with a gate."""
 
+import ast
 import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -38,14 +41,19 @@ def save(path: Path, text: str) -> Path:
     return path
 
 
-def check(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What is missing."""
+def check(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What is missing, and its command."""
     capsys.readouterr()
     status = main(["init", "--check"])
-    lines = capsys.readouterr().out.splitlines()
-    missing = [line.removeprefix("missing  ") for line in lines if line.startswith("missing")]
+    shown = re.sub(r"\n {9}(?=.*\n {9})", " ", capsys.readouterr().out)
+    missing = dict(re.findall(r"^missing  (.*)\n {9}(.*)$", shown, re.M))
     assert status == (1 if missing else 0)
     return missing
+
+
+def commit(folder: Path, *names: str) -> None:
+    git(folder, "add", "--force", *names)
+    git(folder, "commit", "--quiet", "--message", "gate")
 
 
 def test_what_is_found_becomes_a_gate(
@@ -58,20 +66,20 @@ def test_what_is_found_becomes_a_gate(
     monkeypatch.setattr(nvml, "list_gpus", lambda: (Listed(0, "GPU-1", "NVIDIA H200 NVL"),))
     save(here / "bin" / "uv", "").chmod(0o755)
     monkeypatch.setenv("PATH", f"{here / 'bin'}:{Path('/usr/bin')}:{Path('/bin')}")
-    assert check(capsys)[0] == "a pinned vLLM: pytest-energy init"
+    assert next(iter(check(capsys).items())) == ("a pinned vLLM", "pytest-energy init")
     assert main(["init"]) == 0
     assert (here / "requirements" / "vllm.txt").read_text() == "vllm==0.20.2\n"
     assert (here / "requirements" / "energy.txt").read_text() == "pytest-energy[report]==0.1.0\n"
     gate = (ROOT / ".github" / "workflows" / "energy-gate.yml").read_text()
     written = here / ".github" / "workflows"
-    assert (written / "energy-gate.yml").read_text() == gate.replace('"h100"]', '"h200"]')
+    assert (written / "energy-gate.yml").read_text() == gate.replace("h100", "h200")
     assert '"h200"]' in (written / "energy.yml").read_text()
-    assert check(capsys) == [
-        "all of them in git: git add requirements suites .github/workflows && git commit"
-    ]
-    git(here, "add", "requirements", "suites", ".github")
-    git(here, "commit", "--quiet", "--message", "gate")
-    assert check(capsys) == []
+    assert check(capsys) == {
+        "all of them in git": "git add requirements/vllm.txt requirements/energy.txt suites "
+        '.github/workflows models/Tiny-1B/config.json && git commit -m "Energy gate"'
+    }
+    commit(here, "requirements", "suites", ".github", "models")
+    assert check(capsys) == {}
     collected = pytester.runpytest_inprocess("--rootdir", here, here / "suites", "--collect-only")
     collected.stdout.fnmatch_lines(["*test_tiny_1b?bs64?*"])
 
@@ -92,8 +100,8 @@ def test_a_downloaded_model_and_options_serve(here: Path, tmp_path: Path) -> Non
     save(tmp_path / "huggingface" / "hub" / snapshot, CONFIG)
     assert main(["init", "--vllm", "0.25.1", "--label", "big"]) == 0
     suite = (here / "suites" / "test_llama_3.1_8b.py".replace(".1", "_1")).read_text()
-    assert "model='meta-llama/Llama-3.1-8B'" in suite
-    assert "weights='auto'" in suite
+    assert 'model="meta-llama/Llama-3.1-8B"' in suite
+    assert 'weights="auto"' in suite
     assert '"big"]' in (here / ".github" / "workflows" / "energy.yml").read_text()
 
 
@@ -101,7 +109,7 @@ def test_a_gitlab_gets_its_job(here: Path) -> None:
     git(here, "remote", "add", "origin", "git@gitlab.example:team/serving.git")
     save(here / "tiny" / "config.json", CONFIG)
     assert main(["init", "--vllm", "0.25.1", "--label", "a100"]) == 0
-    assert "tags: [a100]" in (here / ".gitlab-ci.yml").read_text()
+    assert 'tags: ["a100"]' in (here / ".gitlab-ci.yml").read_text()
     assert not (here / ".github").exists()
 
 
@@ -141,7 +149,7 @@ def test_a_pin_is_read_in_every_form(
     written = here / "requirements" / "vllm.txt"
     assert written.read_text() == "vllm==0.20.2\n"
     save(written, pin)
-    assert "pinned" not in "".join(check(capsys))
+    assert "a pinned vLLM" not in check(capsys)
 
 
 def test_what_pins_no_version_or_several_is_not_guessed(
@@ -162,9 +170,184 @@ def test_what_pins_no_version_or_several_is_not_guessed(
 def test_what_is_left_as_it_is_is_not_to_be_written_again(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(capsys)[4] == "all of them in git: pytest-energy init"
-    pin = save(here / "requirements" / "vllm.txt", "vllm>=0.20\n")
-    first = check(capsys)[0]
-    assert first == "a pinned vLLM: write vllm==VERSION into requirements/vllm.txt"
+    assert check(capsys)["all of them in git"] == "pytest-energy init"
+    pin = save(here / "requirements" / "vllm.txt", "# vllm==0.1\n")
+    say = "write vllm== and the version that production runs into requirements/vllm.txt"
+    assert check(capsys)["a pinned vLLM"] == say
+    for line in ("vllm>=0.20", "vllm==VERSION", "vllm"):
+        pin.write_text(f"{line}\n")
+        say = f'put the version that production runs in place of "{line}" in requirements/vllm.txt'
+        assert check(capsys)["a pinned vLLM"] == say
     pin.write_text("vllm @ https://example.org/vllm-0.20.2-py3-none-any.whl\n")
-    assert check(capsys)[0] != first
+    assert "a pinned vLLM" not in check(capsys)
+    save(here / "requirements" / "energy.txt", "# pytest-energy\n")
+    say = "write pytest-energy[report]==0.1.0 into requirements/energy.txt"
+    assert check(capsys)["the gate's requirements"] == say
+
+
+@pytest.fixture
+def gated(here: Path) -> Path:
+    """A repository with all that `init` writes, committed."""
+    save(here / "tiny" / "config.json", CONFIG)
+    assert main(["init", "--vllm", "0.20.2"]) == 0
+    commit(here, ".")
+    return here
+
+
+def test_what_a_checkout_would_lack(gated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(capsys) == {}
+    save(gated / "suites" / "conftest.py", "")
+    save(gated / "requirements" / "vllm.txt", "-r ../serving/pins.txt\n")
+    assert check(capsys)["serving/pins.txt, which a requirements file includes"] == (
+        "write serving/pins.txt"
+    )
+    save(gated / "serving" / "pins.txt", "vllm==0.20.2\n")
+    assert check(capsys) == {
+        "all of them in git": "git add requirements/vllm.txt serving/pins.txt suites "
+        '&& git commit -m "Energy gate"'
+    }
+    commit(gated, ".")
+    assert check(capsys) == {}
+
+
+def test_a_model_that_git_ignores(gated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git(gated, "rm", "--quiet", "--cached", "tiny/config.json")
+    save(gated / ".gitignore", "tiny/\n")
+    commit(gated, ".gitignore")
+    assert check(capsys) == {
+        "all of them in git, which ignores some": "git add --force tiny/config.json "
+        '&& git commit -m "Energy gate"'
+    }
+    commit(gated, "tiny/config.json")
+    save(gated / "tiny" / "model.safetensors", "large")
+    assert check(capsys) == {}, "synthetic weights need no more"
+    suite = gated / "suites" / "test_tiny.py"
+    suite.write_text(suite.read_text().replace('weights="dummy"', 'weights="auto"'))
+    commit(gated, "suites")
+    assert check(capsys) == {
+        "the weights of tiny in git, or on the runner": "in suites/test_tiny.py, name its Hugging "
+        "Face id or the runner's own folder (a whole path)"
+    }
+
+
+def test_a_model_that_is_not_there(gated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = gated / "suites" / "test_tiny.py"
+    suite.write_text(suite.read_text().replace('model="tiny"', 'model="./none"'))
+    ((what, command), *_) = check(capsys).items()
+    assert what.startswith("a model that suites/test_tiny.py can use: model './none': no such")
+    assert command.startswith("Name a folder that holds a config.json")
+
+
+def test_workflows_that_cannot_run(gated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workflows = gated / ".github" / "workflows"
+    (workflows / "energy-gate.yml").unlink()
+    commit(gated, ".")
+    lost = ".github/workflows/energy-gate.yml, which the workflow calls"
+    assert check(capsys) == {lost: "pytest-energy init"}
+    caller = workflows / "energy.yml"
+    called = caller.read_text().replace("uses: ./", "uses: OWNER/pytest-energy/")
+    caller.write_text(called)
+    commit(gated, ".")
+    address = "the address of pytest-energy in the workflow, which says OWNER"
+    assert check(capsys) == {address: "write there the account where pytest-energy lies"}
+    caller.unlink()
+    git(gated, "revert", "--no-edit", "HEAD~1")  # what is called is there, and nobody calls it
+    commit(gated, ".")
+    assert check(capsys) == {"a workflow that runs the gate": "pytest-energy init"}
+
+
+def test_the_paths_are_those_that_the_workflow_names(
+    gated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (gated / "serving").mkdir()
+    for folder in ("requirements", "suites", "tiny"):
+        (gated / folder).rename(gated / "serving" / folder)
+    suite = gated / "serving" / "suites" / "test_tiny.py"
+    suite.write_text(suite.read_text().replace('"tiny"', '"../tiny"'))
+    commit(gated, ".")
+    assert "a suite in suites" in check(capsys)
+    caller = gated / ".github" / "workflows" / "energy.yml"
+    lines = ["suites: serving/suites", "candidate: serving/requirements/vllm.txt"]
+    lines.append("requirements: 'serving/requirements/energy.txt'")
+    caller.write_text(caller.read_text() + "".join(f"      {line}\n" for line in lines))
+    commit(gated, ".")
+    assert check(capsys) == {}
+
+
+def test_a_folder_inside_a_repository(gated: Path, capsys: pytest.CaptureFixture[str],
+                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(gated / "tiny")
+    for arguments in ([], ["--check"]):
+        capsys.readouterr()
+        assert main(["init", *arguments]) == 2
+        assert capsys.readouterr().err == (
+            f"pytest-energy: this folder lies in the repository {gated}, "
+            "and CI reads workflows at its top.\nGo there first: cd ..\n"
+        )
+
+
+def test_a_folder_without_a_repository(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(here / ".git")
+    assert next(iter(check(capsys).items())) == ("a git repository", "git init")
+
+
+def test_the_runner_is_not_taken_for_seen(
+    gated: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without uv
+    assert check(capsys) == {}
+    main(["init", "--check"])
+    assert capsys.readouterr().out.endswith(
+        "unseen   a runner, labelled self-hosted, linux, x64, gpu, with uv and a GPU. It\n"
+        "         is not this machine, which has no GPU\n"
+        "         on the runner: uv --version && nvidia-smi -L\n"
+        "Nothing is missing here. Push, and a pull request that raises the pin is measured.\n"
+    )
+    monkeypatch.setattr(nvml, "list_gpus", lambda: (Listed(0, "GPU-1", "NVIDIA H200 NVL"),))
+    what = "uv and a GPU, if this machine is the runner, labelled self-hosted, linux, x64, gpu"
+    assert check(capsys) == {what: "pip install uv"}
+
+
+@pytest.mark.parametrize("model", ["no/such/folder", "./none", "models/none", "~/none"])
+def test_a_path_to_nothing_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    assert main(["init", "--vllm", "0.20.2", "--model", model]) == 2
+    assert f"model '{model}': no such folder" in capsys.readouterr().err
+    assert [path.name for path in here.iterdir()] == [".git"]
+
+
+def test_what_was_taken_for_what_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(here / 'my "tiny"' / "config.json", CONFIG)
+    assert main(["init", "--model", 'my "tiny"', "--vllm", "0.20.2"]) == 0
+    assert capsys.readouterr().out.startswith(
+        'model    my "tiny", a folder, synthetic weights\n'
+        "vLLM     0.20.2\n"
+        "label    gpu, as there is no GPU here to name it after; if your runner has\n"
+        "         another (Settings, Actions, Runners), write that into\n"
+        "         .github/workflows/energy.yml\n"
+    )
+    (suite,) = (here / "suites").iterdir()
+    assert 'my "tiny"' in ast.literal_eval(re.search("model=(.*),", suite.read_text())[1])  # type: ignore[index]
+    assert "the model" not in "".join(check(capsys))
+    shutil.rmtree(here / "suites")
+    save(here / "requirements.txt", "-r serving.in\n")
+    save(here / "serving.in", "vllm==0.25.1\n")
+    (here / "requirements" / "vllm.txt").unlink()
+    assert main(["init", "--model", "meta-llama/Llama-3.1-8B", "--label", "big one"]) == 2
+    assert "that is not one label" in capsys.readouterr().err
+    assert main(["init", "--model", "meta-llama/Llama-3.1-8B", "--label", "big"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "model    meta-llama/Llama-3.1-8B, a Hugging Face id\n"
+        "vLLM     0.25.1, pinned in serving.in\n"
+        "label    big\n"
+    )
+
+
+def test_a_placeholder_is_no_version(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(here / "tiny" / "config.json", CONFIG)
+    assert main(["init", "--vllm", "VERSION"]) == 2
+    assert capsys.readouterr().err == (
+        "pytest-energy: --vllm VERSION: that is not a version of vLLM.\n"
+        "Give the one that production runs, as in: pytest-energy init --vllm 0.20.2\n"
+    )
