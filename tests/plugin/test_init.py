@@ -118,6 +118,7 @@ def test_a_gitlab_gets_its_job(here: Path) -> None:
     [
         (["--vllm", "0.25.1"], "Type: pytest-energy init --model MODEL --vllm 0.25.1"),
         (["--model", "tiny"], "Type: pytest-energy init --model tiny --vllm VERSION"),
+        ([], "Type: pytest-energy init --model MODEL --vllm VERSION"),
     ],
 )
 def test_what_cannot_be_found_is_asked_for_and_nothing_is_written(

@@ -49,6 +49,13 @@ ROWS: tuple[Situation, ...] = (
         _WRONG + "test_an_interpreter_of_the_ini_file_is_needed_to_launch_alone",
     ),
     Situation(
+        _PATHS,
+        "`--energy-replay old suites`, where `suites` holds the tests",
+        "all tests of the project are judged, and `suites` is read as recordings",
+        "refused: name the tests first",
+        "tests/plugin/test_bad_input.py::test_tests_after_the_folders_to_replay_are_no_recordings",
+    ),
+    Situation(
         _BAD,
         "a bad value in a marker",
         "exit status 2, and 4 under pytest-xdist",

@@ -8,10 +8,7 @@ _SUMMARY = _REPORT + "test_a_job_summary_that_cannot_be_written_decides_nothing"
 _ENDS = _REPORT + "test_another_plugin_that_fails_at_the_end_takes_no_verdict_along"
 _AGAIN = "Tests that plugins run again, spread or group"
 _ONE = _ECOSYSTEM + "test_a_test_that_is_run_again_leaves_one_record"
-_LIMIT = "tests/plugin/test_terminal.py::test_a_limit_that_alone_is_broken_is_the_headline"
-_TOLD = "Messages that mislead, or are lost"
 _PINNED = "Requirements files of a gate"
-_INPUT = "tests/plugin/test_bad_input.py::"
 _PAGES = "tests/reports/test_pages.py::"
 
 ROWS: tuple[Situation, ...] = (
@@ -120,125 +117,11 @@ ROWS: tuple[Situation, ...] = (
         _ECOSYSTEM + "test_a_test_of_both_metrics_has_one_name_for_each",
     ),
     Situation(
-        _TOLD,
-        "power over `max_power_w`, J/token within its tolerance",
-        "“REGRESSED: … J/token 0.5035, +0.8 % vs the baseline's”",
-        "“REGRESSED: … power 504.0 W is over the budget of 502 W (max_power_w)”",
-        _LIMIT,
-    ),
-    Situation(
-        _TOLD,
-        "a latency over `max_itl_ms`, J/token unchanged",
-        "“REGRESSED: … J/token 0.5000, +0.0 %”",
-        "“REGRESSED: … the inter-token latency of 8.00 ms … is over the limit of 0.1 ms”",
-        "tests/plugin/test_server.py::test_a_latency_limit_fails_the_test_of_energy_alone",
-    ),
-    Situation(
-        _TOLD,
-        "a mean power of 500.0 W and `max_power_w=499.9`",
-        "“power 500 W is over the budget of 500 W”",
-        "“power 500.0 W is over the budget of 499.9 W”",
-        "tests/unit/test_judge.py::test_the_power_budget_is_of_the_mean_power",
-    ),
-    Situation(
-        _TOLD,
-        "`--energy-reference-python` of an environment without vLLM",
-        "advice: `--energy-python PATH`",
-        "advice: `--energy-reference-python PATH`",
-        _INPUT + "test_an_interpreter_of_the_reference_without_vllm",
-    ),
-    Situation(
-        _TOLD,
-        "a marker with an argument that is wrong",
-        "the message twice, with “During handling of the above exception”",
-        "the message once",
-        _INPUT + "test_markers",
-    ),
-    Situation(
-        _TOLD,
-        "a wrong model folder, or two tests of one cell, under pytest-xdist",
-        "INTERNALERROR of pytest-xdist, and no reason",
-        "the reason, once",
-        _INPUT + "test_what_is_refused_is_told_once_under_xdist_too",
-    ),
-    Situation(
-        _TOLD,
-        "vLLM built from a clone without tags: `0.1.dev7+g1234567`, `0.0.0`",
-        "doctor: older than any version tested",
-        "ok: its release is unknown",
-        "tests/unit/test_health.py::test_a_build_without_tags_is_not_called_old",
-    ),
-    Situation(
-        _TOLD,
-        "pytest-repeat's `--count 2`",
-        "two tests of one cell: “Delete one”",
-        "one test, repeated: “Repeat launches instead: --energy-launches N”",
-        _INPUT + "test_one_test_that_is_repeated",
-    ),
-    Situation(
         _OPTIONAL,
         "matplotlib that cannot be imported or draws nothing, under `--energy-report`",
         "traceback, no table",
         "exit status 1, the table, “the energy report was not written”",
         _REPORT + "test_a_report_that_cannot_be_drawn_takes_no_other_output_along",
-    ),
-    Situation(
-        kind="Messages that mislead, or are lost",
-        situation="a marker without a fixture, a store that is a file …, under pytest-xdist",
-        before="exit status 2, as of an interrupted run; 4 without pytest-xdist",
-        now="the message once, exit status 4",
-        test="tests/plugin/test_bad_input.py::test_what_is_refused_is_told_once_under_xdist_too",
-    ),
-    Situation(
-        kind="Messages that mislead, or are lost",
-        situation="a bad value in a marker, under pytest-xdist",
-        before="the message once per worker, and all other tests ran",
-        now="the message once, exit status 4; nothing runs",
-        test="tests/plugin/test_bad_input.py::test_what_is_refused_is_told_once_under_xdist_too",
-    ),
-    Situation(
-        kind="Messages that mislead, or are lost",
-        situation="three pairs of launches show a regression, and the noise is assumed",
-        before="REGRESSED, and below it “an assumed noise cannot raise an alarm”",
-        now="“an assumed noise takes more launches to raise an alarm”",
-        test="tests/unit/test_table.py"
-        "::test_noise_of_several_sources_takes_one_line_and_names_cells_only_if_some_is_assumed",
-    ),
-    Situation(
-        kind="Messages that mislead, or are lost",
-        situation="pytest's own output under an ASCII locale",
-        before="`\\xb1`, `\\xf7` in table and failures; lines joined by `\\n`",
-        now="+/-, /",
-        test="tests/plugin/test_terminal.py"
-        "::test_a_locale_that_lacks_characters_shows_what_happened_legibly",
-    ),
-    *(
-        Situation(
-            _TOLD,
-            situation,
-            "“why, and what to type next: as for energy (…)”, which nothing shows",
-            "told in full to the next test that it stops",
-            "tests/plugin/test_terminal.py::test_no_failure_is_referred_to_that_is_not_shown",
-        )
-        for situation in (
-            "the test that fails first is marked `xfail`",
-            "a test catches the failure of `energy.check()`, and another fails of the same",
-            "a test catches the failure of `energy.check()`, and then `throughput` fails",
-        )
-    ),
-    Situation(
-        _TOLD,
-        "`throughput` is invalid for one cause and `energy`, after it, for two",
-        "“as for throughput”: the second cause is not told",
-        "both are told",
-        "tests/plugin/test_terminal.py::test_what_one_metric_alone_lacks_is_told_with_it",
-    ),
-    Situation(
-        _TOLD,
-        "two cells of one model and batch size, with other engine arguments",
-        "rows of the table that look alike",
-        "rows below the names of their tests",
-        "tests/plugin/test_terminal.py::test_cells_of_one_name_are_told_apart",
     ),
     Situation(
         _AGAIN,
@@ -293,6 +176,21 @@ ROWS: tuple[Situation, ...] = (
                 "test_what_has_changed_at_an_address_is_installed_again",
             ),
         )
+    ),
+    Situation(
+        _PINNED,
+        "a requirements file without vLLM, or with a comment of that name",
+        "an environment is made; vLLM cannot be imported in each cell",
+        "refused before anything is launched: what to write",
+        "tests/plugin/test_gate_in_ci.py"
+        "::test_a_file_without_vllm_is_refused_before_anything_is_launched",
+    ),
+    Situation(
+        "Runners that keep files",
+        "a runner of one's own, with the recordings of the run before",
+        "their launches count as this run's",
+        "refused, exit status 2",
+        "tests/plugin/test_gate_in_ci.py::test_launches_of_a_run_before_are_not_added_to",
     ),
     *situations(
         _PINNED,
