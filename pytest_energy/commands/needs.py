@@ -58,7 +58,7 @@ def check(folder: Path) -> int:
     print(
         f"{missing} missing; begin with the first."
         if missing
-        else "Nothing is missing here. Push, and a pull request that raises the pin is measured."
+        else "Nothing is missing here. Push it, and whatever raises the pin is measured."
     )
     return 1 if missing else 0
 
@@ -96,6 +96,11 @@ def _requirements(folder: Path, gate: Gate) -> Iterator[Need]:
         write = f"write {package()} into {gate.requirements}"
         there = (folder / gate.requirements).exists()
         yield Need("the gate's requirements", asked_for, write if there else _INIT)
+    of_workflow = re.findall("uses:.*", gate.text)
+    for where, said in ((gate.requirements, map(text_of, ours)), ("the workflow", of_workflow)):
+        if any(re.search(r"\bOWNER/", text) for text in said):
+            what = f"the address of pytest-energy in {where}, which says OWNER"
+            yield Need(what, False, "write there the account where pytest-energy lies")
     for path in (*pins[1:], *ours[1:]):
         if not path.exists():
             lost = os.path.relpath(path, folder)
@@ -155,9 +160,6 @@ def _workflow(gate: Gate) -> Iterator[Need]:
     yield Need("a workflow that runs the gate", bool(gate.text), _INIT)
     if gate.missing:
         yield Need(f"{gate.missing}, which the workflow calls", False, _INIT)
-    if re.search(r"uses:[ \t]*OWNER/", gate.text):
-        what = "the address of pytest-energy in the workflow, which says OWNER"
-        yield Need(what, False, "write there the account where pytest-energy lies")
 
 
 def _in_git(folder: Path, gate: Gate, marked: Sequence[Marked]) -> Need:

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -164,8 +165,11 @@ def _uv(requirements: Path, command: str, *arguments: str) -> str:
         cwd=requirements.parent, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        other = f"\nIf that Python cannot be had, use this one's: --python-version {here}"
         raise UsageError(
             f"the environment of {requirements} could not be made.\n{done.stderr.strip()}"
+            + (other if command == "venv" and here not in arguments else "")
         )
     return done.stdout
 

@@ -173,10 +173,10 @@ def _power_and_rate(found: Compared) -> list[str]:
 
 def _why(found: Compared) -> list[str]:
     """What made a regression, as far as power, throughput and the split tell."""
-    relative = _relative(found)
+    power, rate = _relative(found) or (1.0, 1.0)
     clauses = (
         ["power fell, but throughput fell further: every token occupies the GPU for longer"]
-        if relative is not None and relative[1] < relative[0] < 1
+        if rate < power and round(power, 3) < 1  # as far as the figures show it
         else []
     )
     separated = found.split is not None and found.split.reading != "cannot tell"

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,15 @@ def test_one_that_could_not_be_made_is_told_and_made_the_next_time(pin: Path, ca
     for module in python.parents[1].glob("lib/*/site-packages/engine.py"):
         module.unlink()
     assert imported(remake(pin)) == "1.0"
+
+
+def test_a_python_that_is_not_to_be_had(
+    pin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    resolved = environment.resolve(pin, VERSION)
+    with pytest.raises(UsageError, match=rf"\nIf .*: --python-version {re.escape(VERSION)}$"):
+        environment.make(pin, "3.99", resolved)
 
 
 def test_one_that_no_run_has_asked_for_in_a_month_is_removed(pin: Path) -> None:

@@ -1,6 +1,8 @@
 """`pytest-energy gate`: what it refuses before it makes environments, which takes minutes."""
 
 import os
+import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 
 from pytest_energy.commands.main import main
 from pytest_energy.engines import environment
+from tests.conftest import ROOT
 from tests.plugin.project import TESTS, Project
 
 
@@ -123,6 +126,12 @@ def test_a_right_command_makes_environments(gate: Project) -> None:
     gate.store()
     with pytest.raises(Resolved):
         run(against=["--baselines", "baselines"])
+
+
+def test_the_readmes_command_makes_environments(gate: Project) -> None:
+    (command,) = re.findall("^pytest-energy (gate .*)$", (ROOT / "README.md").read_text(), re.M)
+    with pytest.raises(Resolved):
+        main(shlex.split(command))
 
 
 def test_a_store_yet_to_come_is_made_by_an_update_alone(gate: Project) -> None:

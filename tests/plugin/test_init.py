@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -249,8 +250,14 @@ def test_workflows_that_cannot_run(gated: Path, capsys: pytest.CaptureFixture[st
     called = caller.read_text().replace("uses: ./", "uses: OWNER/pytest-energy/")
     caller.write_text(called)
     commit(gated, ".")
-    address = "the address of pytest-energy in the workflow, which says OWNER"
-    assert check(capsys) == {address: "write there the account where pytest-energy lies"}
+    address = "the address of pytest-energy in {}, which says OWNER"
+    remedy = "write there the account where pytest-energy lies"
+    assert check(capsys) == {address.format("the workflow"): remedy}
+    ours = gated / "requirements" / "energy.txt"
+    named = ours.read_text()
+    ours.write_text("pytest-energy @ git+https://github.com/OWNER/pytest-energy\n")
+    assert check(capsys)[address.format("requirements/energy.txt")] == remedy
+    ours.write_text(named)
     caller.unlink()
     git(gated, "revert", "--no-edit", "HEAD~1")  # what is called is there, and nobody calls it
     commit(gated, ".")
@@ -302,7 +309,7 @@ def test_the_runner_is_not_taken_for_seen(
         "unseen   a runner, labelled self-hosted, linux, x64, gpu, with uv and a GPU. It\n"
         "         is not this machine, which has no GPU\n"
         "         on the runner: uv --version && nvidia-smi -L\n"
-        "Nothing is missing here. Push, and a pull request that raises the pin is measured.\n"
+        "Nothing is missing here. Push it, and whatever raises the pin is measured.\n"
     )
     monkeypatch.setattr(nvml, "list_gpus", lambda: (Listed(0, "GPU-1", "NVIDIA H200 NVL"),))
     what = "uv and a GPU, if this machine is the runner, labelled self-hosted, linux, x64, gpu"
@@ -351,4 +358,17 @@ def test_a_placeholder_is_no_version(here: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == (
         "pytest-energy: --vllm VERSION: that is not a version of vLLM.\n"
         "Give the one that production runs, as in: pytest-energy init --vllm 0.20.2\n"
+    )
+
+
+def test_an_installation_from_git_is_what_the_gate_installs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = {"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "0a1b"}}
+    installed = SimpleNamespace(read_text=lambda name: json.dumps(origin))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: installed)
+    save(here / "tiny" / "config.json", CONFIG)
+    assert main(["init", "--vllm", "0.20.2"]) == 0
+    assert (here / "requirements" / "energy.txt").read_text() == (
+        "pytest-energy[report] @ git+https://example.org/x.git@0a1b\n"
     )
