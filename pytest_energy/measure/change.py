@@ -7,8 +7,9 @@ common term:
     y[i] = level[place[i]] + shift · (at ≤ i < until) + slope · x[i] + error
 
 `x` is a covariate. The slope has a prior, as a pseudo observation. A shift lasts to the end, an
-episode (the epidemic alternative: Levin, Kline 1985, Stat. Med. 4:469) does not. The largest over
-all times is a maximal t (Worsley 1979, JASA 74:365). Three departures from the textbook:
+episode (the epidemic alternative: Levin, Kline 1985, Stat. Med. 4:469) does not. Both begin and
+end with a part or within one, or else the parts at their ends would look like noise. The largest
+over all times is a maximal t (Worsley 1979, JASA 74:365). Three departures from the textbook:
 
 - A few parts know little of their own variance, so it is moderated by that of other launches
   (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3): s² = (d₀s₀² + RSS) / (d₀ + d), with d₀ + d
@@ -21,6 +22,7 @@ all times is a maximal t (Worsley 1979, JASA 74:365). Three departures from the 
 The p of the largest is bounded by the sum over the times (Bonferroni).
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -119,16 +121,16 @@ def largest_episode(
     matters: float = 0.0,
     slope: Slope | None = None,
 ) -> Shift | None:
-    """The most significant episode between the first part and the last; None for too few parts.
+    """The most significant episode, which ends in the last part at the latest; None for too few.
 
     Args:
         seconds: that each part took, shape (parts,).
         y, place, usual, slope: as for `largest_shift`.
         matters: the smallest change of the series' mean that matters.
     """
-    at, until, columns = _episodes(len(y))
-    if not len(at):
+    if len(y) <= _SHORTEST:
         return None
+    at, until, columns = _episodes(len(y))
     share = columns @ seconds / seconds.sum()
     least = matters / np.minimum(share, 1 - share)
     return _largest(y, place, usual, (at, until, columns), least, slope)
@@ -172,13 +174,25 @@ def _steps(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _episodes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First parts, the parts after, and columns; shapes (episodes,) twice, (episodes, parts)."""
-    at_all = np.arange(1, count, 1 + count // _MOST_TIMES)
-    at, until = np.meshgrid(at_all, at_all, indexing="ij")
-    chosen = until - at >= _SHORTEST
+    """First parts, the parts after, and columns; shapes (episodes,) twice, (episodes, parts).
+
+    It begins and ends with a part or within one, the first and the last part among them. A part of
+    which it has less than half is not counted as one of its own.
+    """
+    times = np.r_[0 : count : 1 + count // _MOST_TIMES, count]
+    at, until = (pair.ravel() for pair in np.meshgrid(times, times, indexing="ij"))
+    chosen = (until - at >= _SHORTEST) & (until - at < count)
     at, until = at[chosen], until[chosen]
     number = np.arange(count)
-    return at, until, ((number >= at[:, None]) & (number < until[:, None])).astype(float)
+    whole = ((number >= at[:, None]) & (number < until[:, None])).astype(float)
+    found = []
+    for before, after in itertools.product((0.0, *_SHARES), repeat=2):
+        column = whole - before * (number == at[:, None]) - after * (number == until[:, None] - 1)
+        no_step = (column[:, 0] < 1) & (column[:, -1] < 1)
+        own = at + (before > 0.5), until - (after > 0.5)
+        found.append(tuple(values[no_step] for values in (*own, column)))
+    first, after_last, columns = zip(*found, strict=True)
+    return np.concatenate(first), np.concatenate(after_last), np.concatenate(columns)
 
 
 def drift(

@@ -199,7 +199,7 @@ def _tested(launch: Parts, dropped: int) -> Steadiness | None:
 
 def _changes(launch: Parts, changes: Sequence[Shift]) -> tuple[str, ...]:
     """What is said of changes; of two that begin within a cycle of each other once."""
-    ends_s = np.cumsum(launch.seconds)
+    ends_s = np.r_[0, np.cumsum(launch.seconds)]
     lines: list[str] = []
     said: list[int] = []
     for change in sorted(changes, key=lambda change: change.p):
@@ -216,7 +216,7 @@ def _changes(launch: Parts, changes: Sequence[Shift]) -> tuple[str, ...]:
         lasting = "" if change.until == len(within) else f"for {lasted_s:.1f} s "
         lines.append(
             f"tokens/s changed by {pace} and power by {power} {lasting}"
-            f"{ends_s[change.at - 1]:.1f} s into the {ends_s[-1]:.1f} s measured"
+            f"{ends_s[change.at]:.1f} s into the {ends_s[-1]:.1f} s measured"
         )
     return tuple(lines)
 

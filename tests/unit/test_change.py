@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pytest_energy.measure.change import Slope, Usual, drift, largest_shift
+from pytest_energy.measure.change import Slope, Usual, drift, largest_episode, largest_shift
 
 USUAL = Usual(0.01, 8.0)
 
@@ -63,6 +63,27 @@ def test_a_shift_within_a_part_is_found() -> None:
     assert found.p < 0.002
 
 
+@pytest.mark.parametrize(
+    ("ends", "at", "until"),
+    [
+        ((0, -0.3, -0.7, -0.7, -0.5, 0, 0, 0, 0, 0), 2, 5),
+        ((-0.3, -0.7, -0.7, -0.7, -0.5, 0, 0, 0, 0, 0), 1, 5),
+        ((0, 0, 0, 0, -0.6, -0.7, -0.7, -0.7, -0.7, -0.2), 4, 9),
+    ],
+)
+def test_an_episode_that_begins_and_ends_within_parts_is_found(
+    ends: tuple[float, ...], at: int, until: int
+) -> None:
+    """If episodes were made of whole parts, the first two would be taken for chance."""
+    y = np.array(ends) + noise(7, 10)
+    usual = Usual(0.03, 2.0, 0.2)
+    found = largest_episode(np.ones(10), y, places(10), usual, 0.04)
+    assert found is not None
+    assert (found.at, found.until) == (at, until)
+    assert found.size == pytest.approx(-0.7, abs=4 * found.error)
+    assert found.p < 0.002
+
+
 @pytest.mark.parametrize(("count", "rho"), [(4, 0.0), (12, 0.0), (12, 0.4), (24, 0.7)])
 def test_chance_is_at_most_what_p_says(count: int, rho: float) -> None:
     generator, launches, alarms = np.random.default_rng(5), 400, 0
@@ -70,9 +91,9 @@ def test_chance_is_at_most_what_p_says(count: int, rho: float) -> None:
         e = generator.normal(size=count)
         for i in range(1, count):
             e[i] = rho * e[i - 1] + (1 - rho**2) ** 0.5 * e[i]
-        found = largest_shift(0.05 * e, places(count), Usual(0.03, 2.0, 0.2), 0.03)
-        assert found is not None
-        alarms += found.p < 0.02
+        of_series = 0.05 * e, places(count), Usual(0.03, 2.0, 0.2), 0.03
+        found = largest_shift(*of_series), largest_episode(np.ones(count), *of_series)
+        alarms += any(change is not None and change.p < 0.02 for change in found)
     assert alarms <= 0.05 * launches
 
 
@@ -87,3 +108,4 @@ def test_drift_of_a_ramp() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_parts_say_nothing(count: int) -> None:
     assert largest_shift(np.zeros(count), places(count), USUAL) is None
+    assert largest_episode(np.ones(count), np.zeros(count), places(count), USUAL) is None
