@@ -121,7 +121,7 @@ class Gated:
         if verdict == "inconclusive" or judgement.by_limits_alone:
             return said
         regressed = verdict == "regressed"
-        key, cause = self._item.stash[CELL].key.canonical, said.changed
+        key, cause = self._item.stash[CELL].key.canonical, str(said.changed)
         if not regressed:  # of a launch's failure only the first lines may be told
             cause = "\n".join(reason.partition("\n")[0] for reason in judgement.reasons)
         as_other = self._as_other(f"{verdict} {cause} {key}")

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
 from pytest_energy.report import summary
-from pytest_energy.report.results import Entry, Results
+from pytest_energy.report.results import Entry, ReportedSlowdown, Results
 from pytest_energy.report.words import UNIT, count, listed, percent
-from pytest_energy.verdict import slowdown
 from pytest_energy.verdict.attribution import TEMPERATURE
 
 Fact = tuple[str, str]  # name and text
@@ -84,23 +83,17 @@ def _of_changes(entry: Entry) -> Hashable:
     slower, changes = _changed(entry)
     names = frozenset(name for name, _ in changes if name not in _CONDITIONS)
     worse = entry.verdict is not None or (entry.ratio is not None and entry.ratio.value > 1)
-    return worse, slower.partition(" (")[0], names
+    return worse, slower.cause if slower else "", names
 
 
 def _without_figures(reason: str) -> str:
     return re.sub(r"\b(rise|fall)\b", "change", re.sub(r"\d[\d.,]*", "#", reason))
 
 
-def _changed(entry: Entry) -> tuple[str, list[Fact]]:
+def _changed(entry: Entry) -> tuple[ReportedSlowdown | None, list[Fact]]:
     """What made it slower, and what differs, by name; a text without a name has an empty one."""
-    pieces = (entry.changed or "").split("; ")
-    slower = pieces.pop(0) if pieces[0].startswith(slowdown.CAUSES) else ""
-    return slower, [_fact(piece) for piece in pieces if piece]
-
-
-def _fact(piece: str) -> Fact:
-    name, colon, text = piece.partition(": ")
-    return (name, text) if colon and " → " in text else ("", piece)
+    changed = entry.changed
+    return (changed.slower, changed.pieces) if changed else (None, [])
 
 
 def _facts(entry: Entry) -> list[Fact]:
@@ -116,7 +109,7 @@ def _facts(entry: Entry) -> list[Fact]:
 
 def _single(entry: Entry) -> Cause:
     slower, changes = _changed(entry)
-    facts = _facts(entry) + [("cause", slower)] * bool(slower)
+    facts = _facts(entry) + ([("cause", slower.in_words)] if slower else [])
     facts += _joined(("what changed", _piece(change)) for change in changes)
     following = tuple(map(summary.command, entry.next))
     return Cause(summary.tone(entry), entry.what, tuple(facts), following, ())
@@ -130,10 +123,10 @@ def _shared(entries: Sequence[Entry]) -> Cause:
         Test(entry.what, (*_joined(p for p in of_test if p not in common), *lines))
         for entry, of_test, lines in zip(entries, pieces, own_next, strict=True)
     ]
-    label, _, figures = _changed(entries[0])[0].partition(" (")
-    if label and ("cause", label) not in common:
-        example = f" (in {entries[0].cell.name}: {figures}" if figures else ""
-        common.insert(0, ("cause", label + example))
+    slower, _ = _changed(entries[0])
+    if slower and ("cause", slower.cause) not in common:
+        example = f" (in {entries[0].cell.name}: {slower.figures})" if slower.figures else ""
+        common.insert(0, ("cause", slower.cause + example))
     return Cause(
         summary.tone(entries[0]), _title(entries), tuple(_joined(common)), following, tuple(tests)
     )
@@ -146,7 +139,7 @@ def _piece(change: Fact) -> str:
 def _pieces(entry: Entry) -> list[Fact]:
     """The facts as far apart as tests may share them."""
     slower, changes = _changed(entry)
-    facts = _facts(entry) + [("cause", slower)] * bool(slower)
+    facts = _facts(entry) + ([("cause", slower.in_words)] if slower else [])
     facts += [("what changed", _piece(change)) for change in changes]
     return [(name, piece) for name, text in facts for piece in _apart(name, text)]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
 from pytest_energy.report import host, launches
+from pytest_energy.report.results import ReportedChanges
 from pytest_energy.report.words import UNIT, count, percent
 from pytest_energy.safety import redact
 from pytest_energy.settings import DEFAULT_LAUNCHES, MIN_LAUNCHES
@@ -47,7 +48,7 @@ class Explanation:
     how_sure: str
     reasons: tuple[str, ...]
     split: str
-    changed: str | None
+    changed: ReportedChanges | None
     next: tuple[str, ...]
 
 
@@ -112,7 +113,7 @@ def failure(judgement: Judgement, said: Explanation) -> str:
         how_sure, reasons = "; ".join((how_sure, *reasons)), ()
     lines = [f"how sure: {how_sure}"] if how_sure else []
     lines += [*reasons, *([said.split] if said.split else [])]
-    lines += [] if said.changed is None else [f"what changed: {said.changed}"]
+    lines += [] if said.changed is None else [f"what changed: {said.changed.in_words}"]
     return "\n  ".join([said.what, *lines, *(f"next: {line}" for line in said.next)])
 
 
@@ -196,15 +197,15 @@ def _reading(split: Split | None) -> str:
     )
 
 
-def _changes(found: Compared) -> str | None:
+def _changes(found: Compared) -> ReportedChanges | None:
     """What made it slower, and what differs between the environments; None if not compared."""
     if found.ratio is None:
         return None
     clear = not found.ratio.low <= 1 <= found.ratio.high
-    slower = [host.slower_because(found.slowdown)] if found.slowdown and clear else []
-    changed = found.changed[:_MAX_CHANGES] or ("no recorded version or setting",)
-    more = len(found.changed) - _MAX_CHANGES
-    return "; ".join((*slower, *changed)) + (f"; and {more} more" if more > 0 else "")
+    slower = host.slower_because(found.slowdown) if found.slowdown and clear else None
+    parted = (difference.partition(": ") for difference in found.changed[:_MAX_CHANGES])
+    more = max(0, len(found.changed) - _MAX_CHANGES)
+    return ReportedChanges(slower, {name: values for name, _, values in parted}, more)
 
 
 def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:

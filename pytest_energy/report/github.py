@@ -49,7 +49,7 @@ def annotations(entries: Sequence["Entry"]) -> list[str]:
 def _annotation(entry: "Entry") -> str:
     """An error at the test's line."""
     lines = [entry.what, entry.how_sure, *entry.reasons, entry.why]
-    lines += [] if entry.changed is None else [f"what changed: {entry.changed}"]
+    lines += [] if entry.changed is None else [f"what changed: {entry.changed.in_words}"]
     lines += [f"next: {text}" for text in entry.next]
     return _error(
         "\n".join(line for line in lines if line),

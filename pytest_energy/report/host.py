@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pytest_energy.measure.limits import is_host_bound
 from pytest_energy.measure.measurement import Measurement
+from pytest_energy.report.results import ReportedSlowdown
 from pytest_energy.verdict.slowdown import CLOCK, HOST, MORE_STEPS, WAITS, Slowdown, Steps
 
 _SIZES = 64  # captured sizes are multiples of 8, then of 16; a multiple of both
@@ -42,7 +43,7 @@ def host_bound(launches: Sequence[Measurement]) -> tuple[list[str], list[str]]:
     return [f"{line}: {why}"], [", ".join(ways)] if ways else []
 
 
-def slower_because(found: Slowdown) -> str:
+def slower_because(found: Slowdown) -> ReportedSlowdown:
     """What made the candidate slower, with the figures of both sides."""
     before, after = found.reference, found.candidate
     figures = [
@@ -57,7 +58,7 @@ def slower_because(found: Slowdown) -> str:
         figures.append(_instead("{} MHz", after.clock_mhz, before.clock_mhz))
     elif found.cause == WAITS:
         figures.append("power fell with the pace")
-    return f"{found.cause} ({', '.join(filter(None, figures))})"
+    return ReportedSlowdown(found.cause, ", ".join(filter(None, figures)))
 
 
 def _instead(pattern: str, after: float | None, before: float | None) -> str:

@@ -16,11 +16,12 @@ from pydantic.dataclasses import dataclass
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
+from pytest_energy.report.older_results import upgraded
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.schema import STRICT, Count, OtherVersion, checked, version_of
 
-SCHEMA_VERSION: Final = 3
-_READ_VERSIONS = (1, 2, SCHEMA_VERSION)  # 1 has other names, both lack energy per request
+SCHEMA_VERSION: Final = 4
+_READ_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
 _MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
 _MAX_VALUES = 500_000
 
@@ -189,6 +190,47 @@ class ReportedSplit:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ReportedSlowdown:
+    """What made the candidate slower: a cause, and the figures that show it; empty without."""
+
+    cause: Text
+    figures: Annotated[str, MaxLen(10_000)] = ""
+
+    @property
+    def in_words(self) -> str:
+        """Cause and figures."""
+        return f"{self.cause} ({self.figures})" if self.figures else self.cause
+
+
+@dataclass(frozen=True, config=STRICT)
+class ReportedChanges:
+    """What differs between candidate and reference.
+
+    Attributes:
+        slower: None if the candidate is not slower, or it cannot be told why.
+        differences: "before → after" of each version, setting or condition by name.
+        more: how many further ones are left out.
+    """
+
+    slower: ReportedSlowdown | None = None
+    differences: dict[Text, Annotated[str, MaxLen(10_000)]] = Field(default_factory=dict)
+    more: Annotated[int, Ge(0)] = 0
+
+    @property
+    def pieces(self) -> list[tuple[str, str]]:
+        """The differences by name, and without a name how many are not among them."""
+        found = [(name, v) if v else ("", name) for name, v in self.differences.items()]
+        found = found or [("", "no recorded version or setting")]
+        return found + [("", f"and {self.more} more")] * bool(self.more)
+
+    @property
+    def in_words(self) -> str:
+        """All of it in one line."""
+        slower = [self.slower.in_words] if self.slower else []
+        return "; ".join((*slower, *(": ".join(filter(None, piece)) for piece in self.pieces)))
+
+
+@dataclass(frozen=True, config=STRICT)
 class Entry:
     """One metric of one cell: a judged test or, without a verdict, a comparison of recordings.
 
@@ -209,8 +251,8 @@ class Entry:
         detects: the relative change for the worse that this test detects in 95 % of cases.
         noise: between launches, that verdict and intervals rest on.
         periods: how much periods and launches vary; empty if engines did not alternate in a launch.
-        how_sure, reasons, why, changed, next: the explanation in words; `changed` is None if
-            nothing was compared.
+        how_sure, reasons, why, next: the explanation in words.
+        changed: None if nothing was compared.
     """
 
     run: Annotated[int, Ge(0)]
@@ -236,7 +278,7 @@ class Entry:
     how_sure: str = ""
     reasons: tuple[str, ...] = ()
     why: str = ""
-    changed: str | None = None
+    changed: ReportedChanges | None = None
     next: tuple[str, ...] = ()
 
 
@@ -287,7 +329,7 @@ class Run:
 class Results:
     """A whole report. Raises ValueError (ValidationError) if an entry belongs to no run."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     runs: Annotated[tuple[Run, ...], MinLen(1)]
     entries: tuple[Entry, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
@@ -329,8 +371,9 @@ def read(path: Path) -> Results:
         content = untrusted.load(untrusted.read(path, _MAX_BYTES), _MAX_VALUES)
         _refuse_files_of_the_store(path, content)
         version = version_of(content, _READ_VERSIONS)
-        upgraded = _upgraded(content) if version == 1 else content
-        return checked(_RESULTS, {**upgraded, "schema_version": SCHEMA_VERSION})
+        if version != SCHEMA_VERSION:
+            content = {**upgraded(content, version), "schema_version": SCHEMA_VERSION}
+        return checked(_RESULTS, content)
     except OSError as error:
         raise ResultsError(
             f"results file {path} cannot be read: {error.strerror}.\n"
@@ -363,34 +406,6 @@ def _refuse_files_of_the_store(path: Path, content: Any) -> None:
         f"{path} is a file of {kind}, not a results.json.\n"
         f"The command that reads it: pytest-energy {command.format(store)}"
     )
-
-
-_RENAMED_IN_2 = {
-    "new": "candidate",
-    "old": "reference",
-    "turns": "periods",
-    "beside": "co_resident",
-    "smallest_change_caught": "detects",
-}
-
-
-def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A file of version 1 under the names of version 2; what is wrong with it stays as it is."""
-    upgraded = dict(content)
-    if isinstance(content.get("entries"), list):
-        upgraded["entries"] = [
-            {_in_version_2(name): value for name, value in entry.items()}
-            if isinstance(entry, dict)
-            else entry
-            for entry in content["entries"]
-        ]
-    return upgraded
-
-
-def _in_version_2(name: str) -> str:
-    """A field's name in version 2; one that version 1 does not have stays unknown."""
-    unknown = name in _RENAMED_IN_2.values()
-    return f"{name} (not in version 1)" if unknown else _RENAMED_IN_2.get(name, name)
 
 
 def together(several: Sequence[Results]) -> Results:

@@ -73,7 +73,7 @@ _ALLOWED = {
     ("health/read_engine.py", "subprocess"),
     ("engines/environment.py", "subprocess"),  # uv
     ("commands/gate.py", "subprocess"),  # pytest, before it becomes pytest
-    ("commands/needs.py", "subprocess"),  # git
+    ("commands/checkout.py", "subprocess"),  # git
     ("engines/workers/inside/pytest_energy_weights.py", "torch"),
     ("engines/workers/inside/pytest_energy_weights.py", "vllm"),
     ("engines/workers/vllm_worker.py", "torch"),

@@ -402,7 +402,7 @@ def test_results_json_is_plain_json_of_the_schema(project: Project) -> None:
     project.store()
     project.run("--energy-replay", "old", "--energy-report", "report", "-k", "bs8")
     content = json.loads((project.path / "report/results.json").read_text())
-    assert content["schema_version"] == 3
+    assert content["schema_version"] == 4
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", content["runs"][0]["date"])
     assert str(project.path) not in json.dumps(content)
 

@@ -13,8 +13,10 @@ from pytest_energy.report.results import (
     Gpu,
     HistoryEntry,
     ReportedCell,
+    ReportedChanges,
     ReportedLaunch,
     ReportedSide,
+    ReportedSlowdown,
     Results,
     Run,
     interval,
@@ -82,7 +84,7 @@ def entry(
         noise="1.00 % assumed",
         how_sure="95 % interval +9 % to +11 %",
         why="power 500 W ÷ throughput 1,000 tokens/s",
-        changed="vllm: 1.0 → 2.0",
+        changed=ReportedChanges(None, {"vllm": "1.0 → 2.0"}),
         next=("measure again: pytest test_a.py",),
     )
     return replace(made, **changes)
@@ -148,6 +150,12 @@ entries = st.builds(
     paired=st.booleans(),
     ratio=st.none() | figures,
     reasons=st.lists(names, max_size=2).map(tuple),
-    changed=st.none() | names,
+    changed=st.none()
+    | st.builds(
+        ReportedChanges,
+        st.none() | st.builds(ReportedSlowdown, names, names),
+        st.dictionaries(names, names, max_size=2),
+        st.integers(0, 9),
+    ),
     next=st.lists(names, max_size=2).map(tuple),
 )

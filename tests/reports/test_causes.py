@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_energy.report import causes, markdown, results
-from pytest_energy.report.results import Entry
+from pytest_energy.report.results import Entry, ReportedChanges, ReportedSlowdown
 from tests.conftest import ROOT
 from tests.reports import made
 
@@ -14,8 +14,10 @@ INTERLEAVED = results.read(ROOT / "docs/examples/interleaved/results.json")
 
 def regressed(size: int, slower: str, metric: str = "joules_per_token", **changes: object) -> Entry:
     given = {
-        "changed": f"{slower} ({size} ms a step instead of 1); vllm: 1.0 → 2.0; "
-        f"temperature_c: {40 + size} → {50 + size}",
+        "changed": ReportedChanges(
+            ReportedSlowdown(slower, f"{size} ms a step instead of 1"),
+            {"vllm": "1.0 → 2.0", "temperature_c": f"{40 + size} → {50 + size}"},
+        ),
         "why": f"power {size} W; every token occupies the GPU for longer",
         "what": f"REGRESSED: bs={size}",
         "next": (f"measure again: pytest 'test_a.py::test_energy[bs{size}]' --energy-launches 3",),
@@ -117,7 +119,8 @@ def test_nothing_that_was_said_is_lost(tmp_path: Path) -> None:
         for entry in found.entries:
             if entry.verdict == "pass":
                 continue
-            said = [entry.how_sure, *entry.reasons, entry.why, entry.changed or ""]
+            said = [entry.how_sure, *entry.reasons, entry.why]
+            said += [entry.changed.in_words] if entry.changed else []
             for piece in (piece for line in said for piece in line.split("; ")):
                 assert piece in text
             assert entry.what in text

@@ -84,7 +84,8 @@ def test_what_changed_and_the_split_are_the_gates(cell: Cell, tmp_path: Path) ->
         for power_w, version in ((500.0, "1.0"), (550.0, "2.0"))
     )
     energy = collect.compared([old, new], NoiseStore(tmp_path))[0]
-    assert energy.changed == "vllm: 1.0 → 2.0"
+    assert energy.changed is not None
+    assert energy.changed.differences == {"vllm": "1.0 → 2.0"}
     assert energy.split is not None
     assert energy.split.reading == "dynamic"
 

@@ -180,7 +180,7 @@ def test_odd_names_are_shown_and_do_nothing(name: str, tmp_path: Path) -> None:
         candidate=candidate,
         what=f"REGRESSED: {name}",
         reasons=(name,),
-        changed=name,
+        changed=results.ReportedChanges(results.ReportedSlowdown(name, name), {name: name}, 2),
         next=(f"again: pytest {name}",),
         noise=name,
         gpu=results.Gpu(name, (name,), None),

@@ -88,16 +88,16 @@ def test_another_schema_version_and_no_file_are_distinguished(tmp_path: Path) ->
     with pytest.raises(ResultsError, match="cannot be read: No such file"):
         results.read(path)
     path.write_text(
-        results.to_json(made.of()).replace('"schema_version": 3', '"schema_version": 4')
+        results.to_json(made.of()).replace('"schema_version": 4', '"schema_version": 5')
     )
     with pytest.raises(
-        ResultsError, match="has schema version 4, but this pytest-energy reads only 1, 2 and 3"
+        ResultsError, match="has schema version 5, but this pytest-energy reads only 1, 2, 3 and 4"
     ):
         results.read(path)
 
 
 def _as_version_1(content: Any) -> Any:
-    """A file of version 2 under the names that version 1 had."""
+    """A file under the names that version 1 had."""
     names = {
         "candidate": "new",
         "reference": "old",
@@ -131,6 +131,48 @@ def test_version_2_is_read_without_energy_per_request(tmp_path: Path) -> None:
             del entry["candidate"][name], entry["reference"][name]
     (tmp_path / "results.json").write_text(json.dumps({**content, "schema_version": 2}))
     assert results.read(tmp_path / "results.json") == written
+
+
+SLOWER = results.ReportedSlowdown("slower host", "2 ms a step instead of 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        (None, None),
+        ("no recorded version or setting", results.ReportedChanges()),
+        (
+            "slower host (2 ms a step instead of 1); vllm: 1.0 → 2.0; cudagraphs: [] → [1; 2]; "
+            "and 3 more",
+            results.ReportedChanges(SLOWER, {"vllm": "1.0 → 2.0", "cudagraphs": "[] → [1; 2]"}, 3),
+        ),
+        (
+            "slower host (2 ms a step instead of 1); no recorded version or setting",
+            results.ReportedChanges(SLOWER),
+        ),
+        ("something else", results.ReportedChanges(None, {"something else": ""})),
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_what_changed_is_a_text_until_version_3(
+    tmp_path: Path, version: int, text: str | None, changes: results.ReportedChanges | None
+) -> None:
+    written = made.of(made.entry(changed=changes))
+    content = json.loads(results.to_json(written))
+    content["entries"][0]["changed"] = text
+    older = _as_version_1(content) if version == 1 else {**content, "schema_version": version}
+    (tmp_path / "results.json").write_text(json.dumps(older))
+    read = results.read(tmp_path / "results.json")
+    assert read == written
+    assert changes is None or changes.in_words == text
+
+
+def test_a_text_in_version_4_is_refused(tmp_path: Path) -> None:
+    content = json.loads(results.to_json(made.of(made.entry())))
+    content["entries"][0]["changed"] = "vllm: 1.0 → 2.0"
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ResultsError, match=r"entries\.0\.changed .*must be an object"):
+        results.read(tmp_path / "results.json")
 
 
 @pytest.mark.parametrize("name", ["candidate", "detects", "more"])
@@ -184,4 +226,4 @@ def test_every_field_is_documented() -> None:
             visit(argument)
 
     visit(results.Results)
-    assert len(seen) == 13
+    assert len(seen) == 15

@@ -45,7 +45,10 @@ def test_longer_steps_at_the_same_power_are_the_gpus(cell: Cell) -> None:
     slower = found(cell, launches(cell, 0.55, 900.0, step_ms=8.9, prompt_ms=10.05))
     assert slower is not None
     assert slower.cause == GPU
-    assert host.slower_because(slower) == "slower steps on the GPU (8.9 ms a step instead of 8)"
+    assert (
+        host.slower_because(slower).in_words
+        == "slower steps on the GPU (8.9 ms a step instead of 8)"
+    )
 
 
 def test_longer_steps_whose_power_falls_with_the_pace_are_waits(cell: Cell) -> None:
@@ -53,7 +56,7 @@ def test_longer_steps_whose_power_falls_with_the_pace_are_waits(cell: Cell) -> N
     assert slower is not None
     assert slower.cause == WAITS
     assert (
-        host.slower_because(slower)
+        host.slower_because(slower).in_words
         == "GPU waits longer (8.9 ms a step instead of 8, a prompt adds 12 ms instead of 10, "
         "power fell with the pace)"
     )
@@ -74,7 +77,7 @@ def test_power_that_falls_with_the_clock_is_not_a_wait(
     slower = slowdown(at(clock_mhz, 0.53, 900.0), Baseline.of(at(1980.0, 0.5, 1000.0)))
     assert slower is not None
     assert slower.cause == cause
-    clocked = host.slower_because(slower) == "lower GPU clock (1,870 MHz instead of 1,980)"
+    clocked = host.slower_because(slower).in_words == "lower GPU clock (1,870 MHz instead of 1,980)"
     assert clocked == (cause == CLOCK)
 
 
@@ -82,13 +85,13 @@ def test_time_that_becomes_host_bound_is_the_hosts(cell: Cell) -> None:
     slower = found(cell, launches(cell, 0.55, 900.0, step_ms=8.9, host_bound=0.4))
     assert slower is not None
     assert slower.cause == HOST
-    assert "40 % of the time host-bound instead of 0 %" in host.slower_because(slower)
+    assert "40 % of the time host-bound instead of 0 %" in host.slower_because(slower).in_words
 
 
 def test_a_share_that_is_no_cause_is_not_told_as_one(cell: Cell) -> None:
     slower = found(cell, launches(cell, 0.53, 900.0, step_ms=8.9, host_bound=0.02))
     assert slower is not None
-    assert "host" not in host.slower_because(slower)
+    assert "host" not in host.slower_because(slower).in_words
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,7 @@ def test_more_steps_for_as_many_tokens(cell: Cell) -> None:
     slower = found(cell, launches(cell, 0.55, 900.0, steps_per_token=0.139))
     assert slower is not None
     assert slower.cause == MORE_STEPS
-    assert host.slower_because(slower) == "more steps (0.139 a token instead of 0.125)"
+    assert host.slower_because(slower).in_words == "more steps (0.139 a token instead of 0.125)"
 
 
 def test_no_cause_without_a_loss_or_without_steps_on_both_sides(cell: Cell) -> None:
