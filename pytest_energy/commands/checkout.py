@@ -49,6 +49,7 @@ class Gate:
         text: of all its files, without comments; empty if there is none.
         candidate, requirements, suites: as the inputs of energy-gate.yml.
         labels: of the runner, in words; empty if not found.
+        starts: patterns of the paths whose changes start it; empty if not found.
         missing: a workflow of this repository that it calls and that is not there.
     """
 
@@ -57,6 +58,7 @@ class Gate:
     requirements: Path
     suites: Path
     labels: str
+    starts: tuple[str, ...]
     missing: Path | None
 
 
@@ -65,16 +67,23 @@ def gate(folder: Path) -> Gate:
     files = [folder / GITLAB, *sorted((folder / WORKFLOWS).glob("*.y*ml"))]
     texts = [re.sub(r"(^|\s)#.*", "", text_of(file)) for file in files]
     text = "\n".join(t for t in texts if _GATE.search(t) and "workflow_call:" not in t)
-    labels = re.search(r"^[ \t]*(?:runner-labels|tags):[ \t]*(.*)$", text, re.M)
+    labels = _listed(text, "runner-labels|tags")
     called = re.search(rf"uses:[ \t]*\./({re.escape(str(WORKFLOWS))}/[\w.-]+)", text)
     return Gate(
         text,
         _named(text, "candidate", PIN),
         _named(text, "requirements", OURS),
         _named(text, "suites", SUITES),
-        ", ".join(re.findall(r"[^\[\]'\",]*[^\[\]'\",\s]", labels[1])) if labels else "",
+        ", ".join(labels),
+        tuple(_listed(text, "paths|changes")),
         Path(called[1]) if called and not (folder / called[1]).exists() else None,
     )
+
+
+def _listed(text: str, names: str) -> list[str]:
+    """The items of the first list of one of these names, if it stands in one line."""
+    found = re.search(rf"^[ \t]*(?:{names}):[ \t]*(.*\].*)$", text, re.M)
+    return re.findall(r"[^\[\]'\",\s]+", found[1]) if found else []
 
 
 def _named(text: str, name: str, default: Path) -> Path:

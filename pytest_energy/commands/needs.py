@@ -1,6 +1,7 @@
 """What a green gate needs, as far as a checkout shows it."""
 
 import contextlib
+import fnmatch
 import importlib.metadata
 import json
 import os
@@ -79,7 +80,7 @@ def _needs(folder: Path, repository: bool) -> Iterator[Need]:
     yield Need(f"a suite in {gate.suites}", bool(marked), _INIT)
     models = list(_models(folder, marked))
     yield from models
-    yield from _workflow(gate)
+    yield from _workflow(folder, gate)
     if repository:
         yield _in_git(folder, gate, marked)
     yield _runner(gate)
@@ -156,10 +157,16 @@ def _is_lacked(folder: Path, model: Model) -> bool:
     return bool(checkout.not_in_git(folder, [place.relative_to(top)])[0])
 
 
-def _workflow(gate: Gate) -> Iterator[Need]:
+def _workflow(folder: Path, gate: Gate) -> Iterator[Need]:
     yield Need("a workflow that runs the gate", bool(gate.text), _INIT)
     if gate.missing:
         yield Need(f"{gate.missing}, which the workflow calls", False, _INIT)
+    patterns = [pattern.replace("**/*", "*").replace("**", "*") for pattern in gate.starts]
+    for path in checkout.requirements_files(folder / gate.candidate) if patterns else ():
+        file = os.path.relpath(path, folder)
+        if path.exists() and not any(fnmatch.fnmatchcase(file, p) for p in patterns):
+            what = f"{file}, which pins, among the paths that start the workflow"
+            yield Need(what, False, f"add {file} to: {', '.join(gate.starts)}")
 
 
 def _in_git(folder: Path, gate: Gate, marked: Sequence[Marked]) -> Need:

@@ -137,6 +137,16 @@ def test_baselines_are_stored_and_compared_with(runner: Runner, tmp_path: Path) 
     assert run_workflow(runner, **stored).returncode == 10
 
 
+def test_a_suite_that_is_skipped_is_no_verdict(runner: Runner, tmp_path: Path) -> None:
+    pin(runner.folder / "requirements" / "vllm.txt", tmp_path, 0.002)
+    skipped = TESTS.replace("@pytest", "@pytest.mark.skip(reason='too slow')\n@pytest", 1)
+    (runner.folder / "suites" / "test_tiny.py").write_text(skipped)
+    done = run_workflow(runner)
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "no verdict: 1 energy test selected, none judged (skipped: too slow)." in done.stdout
+    assert (outputs(runner)["verdict"], outputs(runner)["status"]) == ("none", "5")
+
+
 def test_launches_of_a_run_before_are_not_added_to(runner: Runner) -> None:
     (runner.temp / "results" / "recordings").mkdir()
     step = {**MEASURE, **ENVIRONMENT}

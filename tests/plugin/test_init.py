@@ -205,9 +205,14 @@ def test_what_a_checkout_would_lack(gated: Path, capsys: pytest.CaptureFixture[s
     )
     save(gated / "serving" / "pins.txt", "vllm==0.20.2\n")
     assert check(capsys) == {
+        "serving/pins.txt, which pins, among the paths that start the workflow": "add "
+        "serving/pins.txt to: requirements/**, suites/**, baselines/**, "
+        ".github/workflows/energy*.yml",
         "all of them in git": "git add requirements/vllm.txt serving/pins.txt suites "
-        '&& git commit -m "Energy gate"'
+        '&& git commit -m "Energy gate"',
     }
+    caller = gated / ".github" / "workflows" / "energy.yml"
+    caller.write_text(caller.read_text().replace("suites/**", "suites/**, serving/*.txt"))
     commit(gated, ".")
     assert check(capsys) == {}
 
@@ -275,6 +280,7 @@ def test_the_paths_are_those_that_the_workflow_names(
     commit(gated, ".")
     assert "a suite in suites" in check(capsys)
     caller = gated / ".github" / "workflows" / "energy.yml"
+    caller.write_text(caller.read_text().replace("[requirements/**,", "['serving/**',"))
     lines = ["suites: serving/suites", "candidate: serving/requirements/vllm.txt"]
     lines.append("requirements: 'serving/requirements/energy.txt'")
     caller.write_text(caller.read_text() + "".join(f"      {line}\n" for line in lines))
