@@ -79,7 +79,7 @@ class Outcome:
             from pytest_energy.report.table import wrapped
             from pytest_energy.report.words import count
 
-            why = "; ".join(dict.fromkeys(filter(None, self._unjudged.values())))
+            why = "; ".join(sorted(set(filter(None, self._unjudged.values()))))  # whatever worker
             terminalreporter.ensure_newline()
             terminalreporter.write_line(
                 wrapped(
