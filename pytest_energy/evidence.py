@@ -34,6 +34,7 @@ from pytest_energy.measure.stopping import is_enough, is_pair_enough, is_period_
 from pytest_energy.meters import nvml
 from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.recording import recording_file
+from pytest_energy.recording.folder import SUFFIX
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import Settings
 
@@ -327,7 +328,7 @@ class _Launches:
             return
         folder = self.settings.record / side if self.settings.paired else self.settings.record
         period = "" if recorded.co_resident is None else f"-period{recorded.period}"
-        path = folder / recorded.launch_id / f"{cell.key.slug}{period}{recording_file.SUFFIX}"
+        path = folder / recorded.launch_id / f"{cell.key.slug}{period}{SUFFIX}"
         try:
             recording_file.write(recorded, path)
         except OSError as error:

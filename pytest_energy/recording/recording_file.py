@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_energy.errors import RecordingError
+from pytest_energy.recording.folder import archive, files_below
 from pytest_energy.recording.recording import Recording
 from pytest_energy.recording.schema import from_json, to_json
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.files import link_to_nothing, visible, write_atomically
+from pytest_energy.safety.files import link_to_nothing, write_atomically
 from pytest_energy.safety.untrusted import Malformed
 
-SUFFIX = ".json.gz"
 # The largest recording of a GPU so far unpacks to 51 kB and holds some 10,000 numbers; ten minutes
 # of 1 ms steps would make 7 MB.
 _MAX_BYTES = 20_000_000  # unpacked
@@ -78,9 +78,12 @@ def find(path: Path) -> Iterator[Path]:
     """The recording files at or below `path`, in a stable order.
 
     Raises:
-        RecordingError: nothing is there.
+        RecordingError: nothing is there, or not all that is there can be told.
     """
-    files = [path] if path.is_file() else visible(path, f"**/*{SUFFIX}")
+    kind = archive(path)
+    if kind:
+        raise RecordingError(f"{path} is {kind}. Unpack it, and give the folder.")
+    files = files_below(path) if path.is_dir() else [path] if path.is_file() else []
     if not files:
         what = (
             "holds no recordings (*.json.gz)"

@@ -28,6 +28,7 @@ import psutil
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.recording import recording_file
+from pytest_energy.recording.folder import SUFFIX
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.noise import NoiseStore
 from tests.engine.conftest import interpreter
@@ -90,7 +91,7 @@ def _unreadable(project: Path) -> list[str]:
     try:
         Store(project / "baselines").entries()
         NoiseStore(project / "baselines").check()
-        for path in project.rglob(f"*{recording_file.SUFFIX}"):
+        for path in project.rglob(f"*{SUFFIX}"):
             recording_file.read(path)
     except EnergyError as error:
         said.append(str(error))

@@ -10,6 +10,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import measure
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.recording import recording_file
+from pytest_energy.recording.folder import SUFFIX
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store
 from tests import simulated
@@ -188,4 +189,4 @@ def test_a_recording_is_there_whole_or_not_at_all(
     assert settled == [{path.name: path.read_bytes()}]
     for state in states:
         for name in state:
-            assert name == path.name or not name.endswith(recording_file.SUFFIX)
+            assert name == path.name or not name.endswith(SUFFIX)

@@ -231,7 +231,10 @@ def test_a_file_that_stops_every_test_is_told_in_full_once(
         path = project.path / "baselines/simulated-gpu/noise/tiny.json"
         path.parent.mkdir()
     path.unlink(missing_ok=True)
-    path.symlink_to("gone")
+    if damaged == "old":
+        path.write_bytes(b"damaged")
+    else:
+        path.symlink_to("gone")
     result = project.run("--energy-replay", "old", how)
     text = everything(result)
     if (damaged, how) == ("baselines/simulated-gpu/tiny.json", "--energy-noise"):
