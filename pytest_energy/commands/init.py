@@ -25,6 +25,7 @@ from pytest_energy.commands.checkout import (
     text_of,
 )
 from pytest_energy.errors import UsageError
+from pytest_energy.safety.files import expanded
 
 _DESCRIPTION = """\
 Write a suite, the requirements files of vLLM and of the gate, and the workflow
@@ -201,7 +202,7 @@ def _model(folder: Path) -> str | None:
             folders.clear()
         if "config.json" in names and '"architectures"' in text_of(Path(place) / "config.json"):
             return inside.as_posix()
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    home = expanded(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cached = sorted(hub.glob("models--*/snapshots/*/config.json"))
     names = [path.parents[2].name.removeprefix("models--").replace("--", "/") for path in cached]

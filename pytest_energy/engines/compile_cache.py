@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-from pytest_energy.safety.files import user_cache
+from pytest_energy.safety.files import expanded, user_cache
 
 
 def folder() -> Path:
     """Where vLLM keeps what it compiled (vllm/envs.py: VLLM_CACHE_ROOT)."""
-    root = os.environ.get("VLLM_CACHE_ROOT") or user_cache() / "vllm"
-    return Path(root).expanduser() / "torch_compile_cache"
+    root = os.environ.get("VLLM_CACHE_ROOT")
+    return (expanded(root) if root else user_cache() / "vllm") / "torch_compile_cache"
 
 
 def files() -> int | None:

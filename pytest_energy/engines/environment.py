@@ -34,8 +34,18 @@ _COMPLETE = "pytest-energy-complete"
 
 
 def folder() -> Path:
-    """Where environments are kept."""
-    return user_cache() / "pytest-energy" / "environments"
+    """Where environments are kept.
+
+    Raises:
+        UsageError: the user has no home.
+    """
+    cache = user_cache()
+    if not cache.is_absolute():
+        raise UsageError(
+            "there is no place for environments: the user has no home folder, and XDG_CACHE_HOME "
+            "names no absolute one.\nSet it: export XDG_CACHE_HOME=/path/to/caches"
+        )
+    return cache / "pytest-energy" / "environments"
 
 
 def resolve(requirements: Path, python_version: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_energy.plugin import attached, conflicts
 from pytest_energy.plugin.attached import ATTACHED
+from pytest_energy.safety.files import expanded
 from pytest_energy.settings import (
     DEFAULT_LAUNCHES,
     ENGINES,
@@ -285,12 +286,12 @@ def _value(config: pytest.Config, name: str, default: Any) -> Any:
 
 def _path(config: pytest.Config, name: str) -> Path | None:
     given, folder = _given(config, name)
-    return folder / Path(given).expanduser() if given else None
+    return folder / expanded(given) if given else None
 
 
 def _interpreter(given: str | None, folder: Path) -> str | None:
     """An interpreter: a path, or the name of a program in PATH."""
-    return str(folder / Path(given).expanduser()) if given and "/" in given else given or None
+    return str(folder / expanded(given)) if given and "/" in given else given or None
 
 
 def _engine_args(config: pytest.Config) -> tuple[dict[str, Any], dict[str, Any]]:

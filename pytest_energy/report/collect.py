@@ -18,6 +18,7 @@ from pytest_energy.report.explanation import Explanation, explain_compared
 from pytest_energy.report.launches import left_out_lines
 from pytest_energy.report.results import Entry, ReportedSplit, Run, Source, interval
 from pytest_energy.report.sides import Floors
+from pytest_energy.safety import untrusted
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import attribution, comparison
@@ -76,7 +77,8 @@ def run(source: Source, settings: str, exit_status: int | None = None) -> Run:
         if epoch.isdigit()
         else datetime.datetime.now(datetime.UTC)
     )
-    return Run(moment.isoformat(timespec="seconds"), __version__, source, settings, exit_status)
+    shown = untrusted.printable(settings)  # paths need not be UTF-8, and JSON is
+    return Run(moment.isoformat(timespec="seconds"), __version__, source, shown, exit_status)
 
 
 def _entry(found: Compared, key: CellKey, floors: Floors, said: Explanation) -> Entry:

@@ -73,9 +73,19 @@ def link_to_nothing(path: Path) -> str | None:
     return f"is a link to {path.readlink()}, and nothing is there"
 
 
+def expanded(path: str) -> Path:
+    """With the home folder for ~; as it is, as shells leave it, if there is no such folder."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def user_cache() -> Path:
-    """The user's folder for caches (XDG base directory specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    """The user's folder for caches (XDG base directory specification).
+
+    Relative, as vLLM has it, for a user without a home.
+    """
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
 def unwritable(folder: Path) -> str | None:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 import pytest
 
-from pytest_energy.engines import environment
+from pytest_energy.engines import compile_cache, environment
 from pytest_energy.errors import UsageError
 from tests.conftest import ROOT
 from tests.wheels import wheel
@@ -291,3 +292,34 @@ def test_what_is_missing_is_named(
         monkeypatch.setenv("PATH", path)
     with pytest.raises(UsageError, match=says):
         environment.resolve(pin.with_name(file), VERSION)
+
+
+@pytest.mark.parametrize("cache", [None, "", "caches"])
+def test_a_user_without_a_home_names_a_place(
+    monkeypatch: pytest.MonkeyPatch, cache: str | None
+) -> None:
+    """As in a container under a user id that it does not know."""
+    without_home(monkeypatch)
+    if cache is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    with pytest.raises(UsageError, match="no place for environments: the user has no home folder"):
+        environment.folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert environment.folder() == Path("/caches/pytest-energy/environments")
+
+
+def test_a_launch_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_home(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert compile_cache.files() is None
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "~nobody-of-this-name/vllm")
+    assert compile_cache.folder() == Path("~nobody-of-this-name/vllm/torch_compile_cache")
+
+
+def without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)

@@ -1,6 +1,7 @@
 """--energy-report: what is written and when, on GitHub and under xdist, and if it cannot be."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -320,6 +321,17 @@ def test_a_report_that_cannot_be_drawn_takes_no_other_output_along(
         ["  bs=8 *pass*", "the energy report was not written: ValueError: *"]
     )
     assert 'joules_per_token_verdict" value="pass"' in (project.path / "junit.xml").read_text()
+
+
+def test_a_path_that_is_not_utf_8_is_reported(project: Project) -> None:
+    project.store()
+    folder = (project.path / "old").rename(project.path / os.fsdecode(b"r\xe9f"))
+    for file in folder.glob("*/8.json.gz"):
+        file.unlink()
+    project.run("--energy-report", "report", "--energy-replay", folder.name)
+    text = (project.path / "report" / "results.json").read_text()
+    assert "replay of r\ufffdf" in text
+    assert "no recording of tiny bs=8 64/250 in ~/r\ufffdf" in text
 
 
 def test_step_outputs_that_cannot_be_written_decide_nothing(
