@@ -43,10 +43,15 @@ def attach(host: str, port: int, api_key: str | None) -> tuple[Server, dict[str,
         server.expect("/health")
         models, metrics = server.expect("/v1/models"), server.expect("/metrics")
         status, version = server.get("/version")
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise Failure(
             f"nothing answers at {server.url} ({type(error).__name__}: {error}).\n"
             "Start the server, or give its address: --energy-url"
+        ) from None
+    except http.client.HTTPException as error:
+        raise Failure(
+            f"what answers at {server.url} does not speak HTTP ({type(error).__name__}).\n"
+            "It may want https, or be another program. Give vLLM's own port: --energy-url"
         ) from None
     served, vllm = served_models(models), version_of(version) if status == 200 else None
     if served is None or vllm is None:

@@ -37,12 +37,17 @@ ANOTHER = (
     "the server at {url} is another one than before: {why}. It was restarted, or several servers "
     "share the address.\nMeasure one server, while it keeps running."
 )
+_REDIRECTED = "It sends its clients to another address: give vLLM's own."
+_PROXY = "A proxy answers, and does not reach vLLM: give vLLM's own address, or start it."
 _REMEDIES = {
+    **dict.fromkeys((301, 302, 303, 307, 308), _REDIRECTED),
     401: f"It requires an API key; none was sent, or it was wrong. {_KEY}",
     403: f"The API key does not permit this. {_KEY}",
     404: "It serves another model, or lacks an endpoint that vLLM provides.",
     429: "It, or a proxy in front of it, limits the number of requests: lift the limit for this "
     "runner, or measure smaller batch_sizes.",
+    **dict.fromkeys((502, 504), _PROXY),
+    503: "It is starting, or its engine has ended: read its log, and wait until it is healthy.",
 }
 
 

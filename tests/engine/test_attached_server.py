@@ -2,10 +2,12 @@
 
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -328,6 +330,44 @@ def test_no_server() -> None:
         engine(free_port()),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP (BadStatusLine).\nIt may want https"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "does not speak HTTP (BadStatusLine)"),  # TLS's alert
+        (b"", "nothing answers at "),
+        (
+            b"HTTP/1.1 307 Temporary Redirect\r\nLocation: https://a/\r\nContent-Length: 0\r\n\r\n",
+            "307 to /health: \nIt sends its clients to another address: give vLLM's own.",
+        ),
+        (
+            b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nnginx",
+            "502 to /health: nginx\nA proxy answers, and does not reach vLLM",
+        ),
+        (
+            b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+            "503 to /health: \nIt is starting, or its engine has ended: read its log",
+        ),
+    ],
+)
+def test_what_answers_is_not_vllm(answer: bytes, message: str) -> None:
+    def respond(listening: socket.socket) -> None:
+        for _ in range(2):  # whether it answers at all is found out first
+            connection, _ = listening.accept()
+            with connection:
+                connection.settimeout(60)
+                if connection.recv(1_000):
+                    connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=respond, args=(listening,), daemon=True).start()
+        with (
+            pytest.raises(EngineError, match=re.escape(message)),
+            engine(listening.getsockname()[1]),
+        ):
+            pass
 
 
 def test_requests_that_are_too_long_for_it(start: Start) -> None:
