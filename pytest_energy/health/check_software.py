@@ -9,6 +9,17 @@ from pytest_energy.health.findings import Finding, found, ok
 
 _DRIVER, _ENGINE = "driver", "engine"
 _OLDEST_VLLM = (0, 20)
+# If the driver does not respond, by NVML's error code.
+_INSTALL = (
+    "install NVIDIA's driver, or give the container access to the GPU (--gpus all); "
+    "nvidia-smi must work here"
+)
+_REMEDIES = {
+    4: "give this user or container access to /dev/nvidia*; nvidia-smi must work here",
+    16: "reboot, or reset the GPU while nothing runs on it: nvidia-smi --gpu-reset",
+    18: "reboot: the driver was updated, and the one before still runs; a container started before "
+    "that must be started again",
+}
 # Builds from a checkout without tags; of setuptools-scm, which vLLM uses, 0.1.dev and a count.
 _UNNUMBERED = re.compile(r"0\.1\.dev|0(\.0)*(\.dev|\+|$)")
 
@@ -17,10 +28,7 @@ def driver(facts: DriverFacts) -> Finding:
     """Whether the driver responds."""
     if facts.error:
         what = f"the NVIDIA driver does not respond: {facts.error}"
-        remedy = (
-            "install NVIDIA's driver, or give the container access to the GPU (--gpus all); "
-            "nvidia-smi must work here"
-        )
+        remedy = _REMEDIES.get(facts.code or 0, _INSTALL)
         return found(_DRIVER, "no_driver", what, remedy)
     cuda = f", CUDA {facts.cuda}" if facts.cuda else ""
     return ok(_DRIVER, kinds.DRIVER, f"{facts.version or 'unknown version'}{cuda}")

@@ -97,11 +97,17 @@ class Lock:
 
 @dataclass(frozen=True)
 class DriverFacts:
-    """The NVIDIA driver: its version and CUDA's; `error` says why it does not respond, if so."""
+    """The NVIDIA driver: its version and CUDA's.
+
+    Attributes:
+        error: why it does not respond, in its words; empty if it does.
+        code: NVML's number for that.
+    """
 
     version: str | None = None
     cuda: str | None = None
     error: str = ""
+    code: int | None = None
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def read_driver() -> DriverFacts:
         nvml.nvmlInit()
         version = text(nvml.nvmlSystemGetDriverVersion())
     except Exception as error:
-        return DriverFacts(error=_said(error))
+        return DriverFacts(error=_said(error), code=getattr(error, "value", None))
     try:
         number = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
         cuda: str | None = f"{number // 1000}.{number % 1000 // 10}"

@@ -3,11 +3,12 @@
 from dataclasses import fields, replace
 from typing import Any
 
+import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_energy.health import check_gpu, check_host, check_software, guard
+from pytest_energy.health import check_gpu, check_host, check_software, guard, read_gpu
 from pytest_energy.health.facts import (
     ClockFacts,
     CounterWatch,
@@ -75,6 +76,28 @@ def test_a_healthy_machine_has_no_finding() -> None:
     assert bad(check_host.host(HOST)) == []
     assert bad([check_host.clock(CLOCKS), check_software.engine(ENGINE)]) == []
     assert bad([check_software.driver(DriverFacts("580.159.04", "13.0"))]) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "reboot: the driver was updated, and "),
+        (pynvml.NVML_ERROR_NO_PERMISSION, "give this user or container access to /dev/nvidia*"),
+        (pynvml.NVML_ERROR_RESET_REQUIRED, "reboot, or reset the GPU "),
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "install NVIDIA's driver, or give the container "),
+        (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "install NVIDIA's driver, or give the container "),
+    ],
+)
+def test_a_driver_that_does_not_respond_has_a_remedy_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, error: int, remedy: str
+) -> None:
+    def fail() -> None:
+        raise pynvml.NVMLError(error)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    said = check_software.driver(read_gpu.read_driver())
+    assert said.code == "no_driver"
+    assert said.remedy.startswith(remedy)
 
 
 def test_a_gpu_under_load_of_the_power_cap_has_no_fault() -> None:
