@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
         help="a GPU to check (repeatable; default: all visible GPUs)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run, failure="the check was not finished")
+    parser.set_defaults(run=run, failure="the check was not finished: {}.")
 
 
 def run(options: argparse.Namespace) -> int:

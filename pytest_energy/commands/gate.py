@@ -67,7 +67,11 @@ def add(commands: Any) -> None:
         metavar="PYTEST ARGUMENT",
         help='further ones, after --: -- -k "bs8 or bs64"',
     )
-    parser.set_defaults(run=run, failure="the environments could not be made")
+    parser.set_defaults(
+        run=run,
+        failure="the environments could not be made: {}.\n"
+        "Free some space, or keep them elsewhere: export XDG_CACHE_HOME=/path/to/caches",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("baselines", type=Path, metavar="BASELINES", help="the store of baselines")
     report.add_output(parser)
-    parser.set_defaults(run=run, failure="the report was not written")
+    parser.set_defaults(run=run, failure=report.NOT_WRITTEN)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from pytest_energy.commands.checkout import (
     text_of,
 )
 from pytest_energy.errors import UsageError
-from pytest_energy.safety.files import expanded
+from pytest_energy.safety.files import expanded, write_atomically
 
 _DESCRIPTION = """\
 Write a suite, the requirements files of vLLM and of the gate, and the workflow
@@ -70,7 +70,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--vllm", metavar="VERSION", help="the vLLM that production runs")
     parser.add_argument("--label", metavar="LABEL", help="of the runner with the GPU")
     parser.add_argument("--check", action="store_true", help="write nothing, and check")
-    parser.set_defaults(run=run, failure="the files could not be written")
+    parser.set_defaults(
+        run=run,
+        failure="the files could not be written: {}.\n"
+        "Free some space, or make the folder writable, and run this again.",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,8 +93,7 @@ def run(options: argparse.Namespace) -> int:
         if path.exists():
             print(f"{path} exists and is left as it is")
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text.encode())  # half of one would be left as it is the next time
         print(f"{path} written")
     print("Read them, and see what is still missing: pytest-energy init --check")
     return 0

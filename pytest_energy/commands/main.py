@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EnergyError as error:
         print(f"pytest-energy: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"pytest-energy: {options.failure}: {in_words(error)}", file=sys.stderr)
+        print("pytest-energy:", options.failure.format(in_words(error)), file=sys.stderr)
     return 1
 
 

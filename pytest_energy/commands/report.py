@@ -22,6 +22,8 @@ from pytest --energy-replay. Given results.json files of pytest
     pytest-energy report monday/results.json tuesday/results.json -o report
 """
 
+NOT_WRITTEN = "the report was not written: {}.\nFree some space, or give another folder: -o DIR"
+
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
@@ -46,7 +48,7 @@ def add(commands: Any) -> None:
         help="the store that holds the noise (default: baselines)",
     )
     add_output(parser)
-    parser.set_defaults(run=run, failure="the report was not written")
+    parser.set_defaults(run=run, failure=NOT_WRITTEN)
 
 
 def add_output(parser: argparse.ArgumentParser, what: str = "the report") -> None:

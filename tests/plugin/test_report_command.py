@@ -233,6 +233,44 @@ def test_without_matplotlib_it_says_what_to_install(
     assert "pip install 'pytest-energy[report]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            ["report", RECORDINGS / "gpu-8bb286c2", "-o", "out"],
+            "the report was not written: No space left on device.\n"
+            "Free some space, or give another folder: -o DIR\n",
+        ),
+        (
+            ["history", ROOT / "baselines", "-o", "out"],
+            "the report was not written: No space left on device.\n"
+            "Free some space, or give another folder: -o DIR\n",
+        ),
+        (
+            ["init", "--model", "org/model", "--vllm", "0.25.1"],
+            "the files could not be written: No space left on device.\n"
+            "Free some space, or make the folder writable, and run this again.\n",
+        ),
+    ],
+)
+def test_a_full_disk_has_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str | Path],
+    says: str,
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr("os.fsync", full)
+    assert run(*command) == 1
+    assert capsys.readouterr().err == f"pytest-energy: {says}"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     said = capsys.readouterr().err
