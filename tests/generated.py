@@ -10,7 +10,7 @@ from pytest_energy.health.findings import FINDINGS
 from pytest_energy.recording.faults import FAULTS
 from tests.faults import rows
 from tests.faults.promises import PROMISES
-from tests.situations import commands, gpu, messages, output, server, store
+from tests.situations import commands, gpu, inputs, messages, output, server, store
 
 FOLDER = Path(__file__).parents[1] / "docs" / "generated"
 
@@ -56,6 +56,7 @@ SITUATIONS = {
     "GPUs, drivers and neighbours": gpu.ROWS,
     "Servers and their models": server.ROWS,
     "Stores, repositories and suites": store.ROWS,
+    "Recordings, models and prompts": inputs.ROWS,
     "Outputs, plugins and CI": output.ROWS,
     "Messages and reports": messages.ROWS,
     "Command lines": commands.ROWS,

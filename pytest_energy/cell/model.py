@@ -1,7 +1,7 @@
 """The model as the suite names it: a folder with a config.json, or a Hugging Face id."""
 
-import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_energy.errors import UsageError
 from pytest_energy.safety import untrusted
+from pytest_energy.safety.files import link_to_nothing
 
 _MAX_CONFIG_BYTES = 10_000_000  # those of real models have some kB
 _MAX_VOCABULARY = 10_000_000  # those of real models have up to some 300,000
@@ -53,7 +54,7 @@ class Model:
         for folder in folders:
             path = folder / model
             if path.is_dir():
-                return cls.from_folder(path.resolve())
+                return cls.from_folder(_absolute(path))
         first = model.partition("/")[0]
         is_path = (
             model.startswith((".", "/", "~"))
@@ -76,6 +77,12 @@ class Model:
         return cls(location=str(folder), name=folder.name, config_sha256=sha256[:16])
 
 
+def _absolute(path: Path) -> Path:
+    """As it is named: a link's own name stays when what it leads to moves."""
+    named = Path(os.path.normpath(path.absolute()))
+    return named if named.exists() and named.samefile(path) else path.resolve()
+
+
 def model_config(folder: Path) -> tuple[dict[str, Any], str]:
     """The content of a model folder's config.json and its SHA-256.
 
@@ -87,10 +94,19 @@ def model_config(folder: Path) -> tuple[dict[str, Any], str]:
     config = folder / "config.json"
     try:
         content = untrusted.read(config, _MAX_CONFIG_BYTES)
+        instead = untrusted.stand_in(content)
+        if instead:
+            raise UsageError(f"{config} is {instead.what}.\nFetch it: {instead.fetched_by}")
         found = json.loads(content)
         if not isinstance(found, dict):
             raise untrusted.Malformed("it is not an object of JSON")
     except FileNotFoundError:
+        words = link_to_nothing(config)
+        if words:
+            raise UsageError(
+                f"{config} {words}.\nFetch that, or copy the folder with what its links lead to: "
+                "cp -rL"
+            ) from None
         raise UsageError(
             f"model folder {folder} has no config.json.\n"
             "vLLM needs it to build the model. Copy the model's config.json there; "
@@ -103,7 +119,7 @@ def model_config(folder: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, RecursionError):
         why = "it is not JSON in UTF-8"
     else:
-        return found, hashlib.sha256(content).hexdigest()
+        return found, untrusted.digest(content)
     raise UsageError(
         f"{config} cannot be read as a model configuration: {why}.\n"
         "Copy the model's config.json there, or name another folder."

@@ -11,8 +11,8 @@ it is the prompt. Any line may give "output_tokens" instead. A plain prompt is a
 message.
 """
 
+import codecs
 import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_energy.errors import UsageError
+from pytest_energy.safety import untrusted
 
 MAX_BYTES = 200_000_000
 _SHAREGPT_ROLES: Mapping[str, str] = {
@@ -110,6 +111,14 @@ def _read(path: Path, _mtime_ns: int, size: int) -> Prompts:
             "head -n 5000 FILE > PART.jsonl"
         )
     content = path.read_bytes()
+    instead = untrusted.stand_in(content)
+    if instead:
+        raise UsageError(f"prompts {path} is {instead.what}.\nFetch it: {instead.fetched_by}")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UsageError(
+            f"prompts {path} is in UTF-16, as PowerShell's > writes it.\n"
+            "Convert it: iconv -f UTF-16 -t UTF-8 FILE > PROMPTS"
+        )
     conversations = []
     # Lines end at line feeds alone: JSON may hold other separators that str.splitlines knows.
     for number, line in enumerate(content.split(b"\n"), 1):
@@ -123,7 +132,7 @@ def _read(path: Path, _mtime_ns: int, size: int) -> Prompts:
                 ) from None
     if not conversations:
         raise UsageError(f"prompts {path} is empty.\n{_FORMATS}")
-    return Prompts(path.name, hashlib.sha256(content).hexdigest()[:16], tuple(conversations))
+    return Prompts(path.name, untrusted.digest(content)[:16], tuple(conversations))
 
 
 def _object(line: bytes) -> Mapping[str, Any]:

@@ -4,6 +4,8 @@ What passes is what the schemas above it can check (docs/files.md). Nothing is e
 evaluated or fetched.
 """
 
+import codecs
+import hashlib
 import json
 import math
 import os
@@ -74,6 +76,12 @@ _STAND_INS = (
 def stand_in(content: bytes) -> StandIn | None:
     """What Git has put in a file's place; None if nothing."""
     return next((found for found in _STAND_INS if content.startswith(found.beginning)), None)
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 of a text, the same however Git checked out its line ends and an editor began it."""
+    text = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+    return hashlib.sha256(text).hexdigest()
 
 
 def parse(content: bytes) -> Any:

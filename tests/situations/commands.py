@@ -111,6 +111,22 @@ ROWS: tuple[Situation, ...] = (
         ),
     ),
     *situations(
+        "A full disk, or a folder that cannot be written",
+        "tests/plugin/test_report_command.py::",
+        (
+            "`report` and `history`",
+            "“No space left on device”",
+            "and “Free some space, or give another folder: -o DIR”",
+            "test_a_full_disk_has_a_remedy",
+        ),
+        (
+            "`init`",
+            "half of a file stays, and is “left as it is” by the next `init`",
+            "no file that is not whole; run it again",
+            "test_a_full_disk_has_a_remedy",
+        ),
+    ),
+    *situations(
         _BAD,
         "tests/plugin/test_help.py::",
         (

@@ -1,6 +1,6 @@
 """Situations of GPUs, drivers and neighbours."""
 
-from tests.situations import Situation
+from tests.situations import Situation, situations
 
 _DOCTOR, _PROCESSES = "tests/engine/test_doctor.py", "tests/engine/test_processes.py"
 _GUARD = "tests/engine/test_guard.py"
@@ -16,6 +16,22 @@ _MODULE = "An energy counter of a whole module"
 _UNREACHABLE = "One GPU that cannot be reached"
 
 ROWS: tuple[Situation, ...] = (
+    *situations(
+        "A driver that does not respond",
+        "tests/unit/test_health.py::",
+        (
+            "it was updated under a running system (“NVML/RM version mismatch”)",
+            "doctor: “install NVIDIA's driver, or give the container access”",
+            "“reboot: the driver was updated”",
+            "test_a_driver_that_does_not_respond_has_a_remedy_of_its_own",
+        ),
+        (
+            "insufficient permissions; a GPU that must be reset",
+            "doctor: “install NVIDIA's driver, or give the container access”",
+            "access to /dev/nvidia*; reboot, or `nvidia-smi --gpu-reset`",
+            "test_a_driver_that_does_not_respond_has_a_remedy_of_its_own",
+        ),
+    ),
     Situation(
         kind=_LOCALE,
         situation="`doctor`, with and without `--json`, under an ASCII or Latin-1 locale",

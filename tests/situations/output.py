@@ -193,6 +193,29 @@ ROWS: tuple[Situation, ...] = (
         "tests/plugin/test_gate_in_ci.py::test_launches_of_a_run_before_are_not_added_to",
     ),
     *situations(
+        "A user without a home, as under a user id that a container does not know",
+        "tests/engine/test_environment.py::",
+        (
+            "a launch",
+            "“RuntimeError: Could not determine home directory”",
+            "measured: vLLM's cache is looked for where vLLM looks",
+            "test_a_launch_needs_no_home",
+        ),
+        (
+            "`gate`, which keeps environments",
+            "“RuntimeError: Could not determine home directory”",
+            "refused: set XDG_CACHE_HOME",
+            "test_a_user_without_a_home_names_a_place",
+        ),
+    ),
+    Situation(
+        _OPTIONAL,
+        "a folder to replay whose name is not UTF-8, under `--energy-report`",
+        "exit status 1, “the energy report was not written”; `report`: a traceback",
+        "written, with � for what is not",
+        _REPORT + "test_a_path_that_is_not_utf_8_is_reported",
+    ),
+    *situations(
         _PINNED,
         "tests/plugin/test_init.py::",
         (

@@ -266,4 +266,26 @@ ROWS: tuple[Situation, ...] = (
             "a proxy's servers take turns",
         )
     ),
+    *situations(
+        "What answers is not vLLM",
+        _ATTACHED,
+        (
+            "a port of https, ssh or another program",
+            "“nothing answers … Start the server”",
+            "“what answers … does not speak HTTP. It may want https”",
+            "test_what_answers_is_not_vllm",
+        ),
+        (
+            "a proxy that redirects (307), or does not reach the server (502, 504)",
+            "the status alone",
+            "and “give vLLM's own address”",
+            "test_what_answers_is_not_vllm",
+        ),
+        (
+            "a server that is starting, or whose engine has ended (503)",
+            "the status alone",
+            "and “read its log, and wait until it is healthy”",
+            "test_what_answers_is_not_vllm",
+        ),
+    ),
 )

@@ -1,6 +1,8 @@
 """Cells and their keys, markers and their refusals, workloads, engine arguments."""
 
 import itertools
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,49 @@ def test_models(folder: Path) -> None:
     assert Model.resolve("meta-llama/Llama-3.1-8B", folder) == Model(
         "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"
     )
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbf{\r\n}\r\n", b"{\r\n}\r\n", b"\xef\xbb\xbf{\n}\n"]
+)
+def test_line_ends_and_a_byte_order_mark_make_no_other_model(folder: Path, content: bytes) -> None:
+    """As Git for Windows checks files out, and editors there save them."""
+    (folder / "models" / "tiny" / "config.json").write_bytes(b"{\n}\n")
+    before = Model.resolve("models/tiny", folder)
+    (folder / "models" / "tiny" / "config.json").write_bytes(content)
+    assert Model.resolve("models/tiny", folder) == before
+
+
+def test_a_model_behind_a_link_has_the_links_name(folder: Path) -> None:
+    """What it leads to is named after a revision, or lies elsewhere on another machine."""
+    (folder / "models" / "tiny").rename(folder / "0e9e39f249a1")
+    (folder / "models" / "tiny").symlink_to("../0e9e39f249a1")
+    assert Model.resolve("models/tiny", folder).name == "tiny"
+    assert Model.resolve("models/broken/../tiny", folder).name == "tiny"
+    (folder / "suites").symlink_to(folder / "models" / "empty")
+    assert Model.resolve("suites/../tiny", folder).location == str(folder / "0e9e39f249a1")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda config: config.write_text("version https://git-lfs.github.com/spec/v1\n"),
+            "config.json is a Git LFS pointer, and not the file itself.\nFetch it: git lfs pull",
+        ),
+        (
+            lambda config: config.symlink_to("../../blobs/0e9e39"),
+            "config.json is a link to ../../blobs/0e9e39, and nothing is there.\n"
+            "Fetch that, or copy the folder with what its links lead to: cp -rL",
+        ),
+    ],
+)
+def test_a_stand_in_for_a_config_is_fetched(
+    folder: Path, make: Callable[[Path], object], message: str
+) -> None:
+    make(folder / "models" / "empty" / "config.json")
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Model.resolve("models/empty", folder)
 
 
 def test_the_server_is_another_cell_with_the_offline_engines_settings(folder: Path) -> None:

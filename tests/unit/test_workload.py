@@ -400,9 +400,25 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "Größe"}'.encode("latin-1"))
     with pytest.raises(UsageError, match="line 1: it is not UTF-8"):
         Prompts.resolve("latin.jsonl", tmp_path)
+    (tmp_path / "wide.jsonl").write_text('{"prompt": "a"}\n', encoding="utf-16")
+    with pytest.raises(UsageError, match=r"wide.jsonl is in UTF-16, (.|\n)*Convert it: iconv"):
+        Prompts.resolve("wide.jsonl", tmp_path)
+    (tmp_path / "pointer.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UsageError, match=r"is a Git LFS pointer(.|\n)*Fetch it: git lfs pull"):
+        Prompts.resolve("pointer.jsonl", tmp_path)
     monkeypatch.setattr("pytest_energy.cell.prompts.MAX_BYTES", 10)
     with pytest.raises(UsageError, match=r"larger than (.|\n)*head -n 5000 FILE"):
         Prompts.resolve("latin.jsonl", tmp_path)
+
+
+def test_line_ends_and_a_byte_order_mark_make_no_other_prompts(tmp_path: Path) -> None:
+    lines = b'{"prompt": "a", "output_tokens": 1}\n{"prompt": "b", "output_tokens": 2}\n'
+    read = []
+    for content in (lines, lines.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + lines):
+        (tmp_path / f"{len(read)}.jsonl").write_bytes(content)
+        read.append(Prompts.resolve(f"{len(read)}.jsonl", tmp_path))
+    assert len({found.sha256 for found in read}) == 1
+    assert len({found.conversations for found in read}) == 1
 
 
 def test_a_file_that_cannot_be_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
