@@ -77,7 +77,7 @@ def run(source: Source, settings: str, exit_status: int | None = None) -> Run:
         if epoch.isdigit()
         else datetime.datetime.now(datetime.UTC)
     )
-    shown = untrusted.printable(settings)  # paths need not be UTF-8, and JSON is
+    shown = untrusted.encodable(settings)
     return Run(moment.isoformat(timespec="seconds"), __version__, source, shown, exit_status)
 
 

@@ -345,17 +345,17 @@ _ENTRY = TypeAdapter(Entry)
 
 
 def to_plain(entry: Entry) -> dict[str, Any]:
-    """The entry as values that survive JSON, as paths need not, and travel between processes."""
-    plain: dict[str, Any] = _printable(_ENTRY.dump_python(entry, mode="json"))
+    """The entry as values that survive JSON and travel between processes."""
+    plain: dict[str, Any] = _encodable(_ENTRY.dump_python(entry, mode="json"))
     return plain
 
 
-def _printable(value: Any) -> Any:
+def _encodable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _printable(inner) for name, inner in value.items()}
+        return {name: _encodable(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_printable(inner) for inner in value]
-    return untrusted.printable(value) if isinstance(value, str) else value
+        return [_encodable(inner) for inner in value]
+    return untrusted.encodable(value) if isinstance(value, str) else value
 
 
 def from_plain(values: dict[str, Any]) -> Entry:

@@ -164,6 +164,11 @@ def printable(words: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", _COLOUR.sub("", words))
 
 
+def encodable(words: str) -> str:
+    """A text that UTF-8 can hold, as it cannot every path."""
+    return words.encode(errors="replace").decode()
+
+
 def name(value: Any, what: str) -> str:
     """A short text that is not empty.
 

@@ -330,8 +330,8 @@ def test_a_path_that_is_not_utf_8_is_reported(project: Project) -> None:
         file.unlink()
     project.run("--energy-report", "report", "--energy-replay", folder.name)
     text = (project.path / "report" / "results.json").read_text()
-    assert "replay of r\ufffdf" in text
-    assert "no recording of tiny bs=8 64/250 in ~/r\ufffdf" in text
+    assert "replay of r?f" in text
+    assert "no recording of tiny bs=8 64/250 in ~/r?f" in text
 
 
 def test_step_outputs_that_cannot_be_written_decide_nothing(

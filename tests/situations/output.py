@@ -212,7 +212,7 @@ ROWS: tuple[Situation, ...] = (
         _OPTIONAL,
         "a folder to replay whose name is not UTF-8, under `--energy-report`",
         "exit status 1, “the energy report was not written”; `report`: a traceback",
-        "written, with � for what is not",
+        "written, with ? for what is not",
         _REPORT + "test_a_path_that_is_not_utf_8_is_reported",
     ),
     *situations(
