@@ -12,6 +12,7 @@ from benchmarks import second_gpu_table
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording import recording_file
+from pytest_energy.recording.folder import SUFFIX
 from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 
@@ -41,9 +42,7 @@ def record(
             power_shares=shares,
             **changes,
         )
-        recording_file.write(
-            made, folder / made.launch_id / f"{spread.key.slug}{recording_file.SUFFIX}"
-        )
+        recording_file.write(made, folder / made.launch_id / f"{spread.key.slug}{SUFFIX}")
     return folder
 
 
@@ -114,9 +113,7 @@ def test_the_noise_that_is_stored_for_a_side_counts(
                 500.0 * (1 + deviation * (-1) ** i),
                 power_shares={A: 1.0},
             )
-            recording_file.write(
-                made, folder / made.launch_id / f"{cell.key.slug}{recording_file.SUFFIX}"
-            )
+            recording_file.write(made, folder / made.launch_id / f"{cell.key.slug}{SUFFIX}")
         NoiseStore(store).add(
             [measure(*periods) for periods in recording_file.read_launches([folder])]
         )
