@@ -30,7 +30,7 @@ import numpy as np
 from scipy.special import stdtr
 
 _SHARES = 1 / 3, 2 / 3  # of a part that a shift begins within
-_SHORTEST = 2  # parts of an episode: one alone may be a pause, and moves no mean
+_SHORTEST = 2  # parts that an episode reaches into: one alone may be a pause, and moves no mean
 _MOST_TIMES = 60  # that an episode may begin or end at: pairs of them are many
 _MOST_ALIKE = 0.8  # ρ; beyond it the variance of a mean of some twenty parts is anybody's guess
 _USUAL_COUNTS = 10  # parts that the usual autocorrelation counts for
@@ -177,7 +177,7 @@ def _episodes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First parts, the parts after, and columns; shapes (episodes,) twice, (episodes, parts).
 
     It begins and ends with a part or within one, the first and the last part among them. A part of
-    which it has less than half is not counted as one of its own.
+    which it has less than half is not counted as one of its own; one at least is.
     """
     times = np.r_[0 : count : 1 + count // _MOST_TIMES, count]
     at, until = (pair.ravel() for pair in np.meshgrid(times, times, indexing="ij"))
@@ -188,9 +188,9 @@ def _episodes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     found = []
     for before, after in itertools.product((0.0, *_SHARES), repeat=2):
         column = whole - before * (number == at[:, None]) - after * (number == until[:, None] - 1)
-        no_step = (column[:, 0] < 1) & (column[:, -1] < 1)
         own = at + (before > 0.5), until - (after > 0.5)
-        found.append(tuple(values[no_step] for values in (*own, column)))
+        possible = (own[0] < own[1]) & (column[:, 0] < 1) & (column[:, -1] < 1)
+        found.append(tuple(values[possible] for values in (*own, column)))
     first, after_last, columns = zip(*found, strict=True)
     return np.concatenate(first), np.concatenate(after_last), np.concatenate(columns)
 
