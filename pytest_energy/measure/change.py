@@ -22,6 +22,7 @@ over all times is a maximal t (Worsley 1979, JASA 74:365). Three departures from
 The p of the largest is bounded by the sum over the times (Bonferroni).
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -173,6 +174,7 @@ def _steps(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.r_[at, np.tile(at[:-1], len(_SHARES))], np.concatenate([whole, *within])
 
 
+@functools.lru_cache(maxsize=4)  # for power and pace, and launches of one cell
 def _episodes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First parts, the parts after, and columns; shapes (episodes,) twice, (episodes, parts).
 
