@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks import fleet_error_rates as fleet
 from benchmarks.gate_error_rates import MIXED, MIXTURES, SUITE
 from benchmarks.simulated_runs import CELLS, Scenario, simulate
 from pytest_energy.measure.metric import Metric
@@ -104,3 +105,56 @@ def test_where_a_live_run_was_clear_a_replay_agrees(comparisons: int, measured: 
                 assert replayed is verdict or passes
                 break
     assert clear > 300
+
+
+@pytest.mark.parametrize("cells", fleet.CELLS)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_run_on_any_gpu_of_a_fleet_is_right(is_known: bool, cells: int) -> None:
+    """At 0.5 %; on an unknown GPU the reference is launched first."""
+    rates = fleet.simulate(fleet.Scenario(0.005, cells, is_known=is_known), 2 * RUNS, seed=10)
+    assert rates.false_alarm <= at_most(0.01, 2 * RUNS)
+    assert rates.red <= at_most(0.01, 2 * RUNS)
+    assert rates.caught >= at_least(0.97, 2 * RUNS)
+    assert rates.candidate < 1.6
+    assert rates.reference == pytest.approx(0 if is_known else 1 + rates.candidate)
+
+
+def test_without_more_launches_of_the_reference_a_noisier_runner_is_red() -> None:
+    grows, stays = (
+        fleet.simulate(fleet.Scenario(0.010, 4, grows=grows), RUNS, seed=11)
+        for grows in (True, False)
+    )
+    assert grows.red < 0.1
+    assert stays.red > 0.2
+
+
+@pytest.mark.parametrize("others", fleet.OTHERS)
+def test_figures_of_other_gpus_are_wrong_however_many_are_known(others: int) -> None:
+    by_factor, pooled, allowed = (
+        fleet.simulate(fleet.Scenario(0.005, 4, way, others=others), RUNS, seed=12)
+        for way in (fleet.FACTOR, fleet.POOLED, fleet.ALLOWED)
+    )
+    assert min(by_factor.false_alarm, pooled.false_alarm) > 0.1
+    assert max(by_factor.caught, pooled.caught) < 0.9
+    assert allowed.red > 0.8
+    assert allowed.caught < 0.1
+
+
+def test_a_fleet_is_judged_as_the_rule_decides() -> None:
+    generator = np.random.default_rng(13)
+    seen = set()
+    for change in generator.normal(0, 0.04, 500).tolist():
+        s = fleet.Scenario(0.01, 4)
+        for cell in fleet.cells_of_run(generator, s, change):
+            verdicts, look = fleet.judge(s, cell)
+            for metric, verdict in zip(Metric, verdicts, strict=True):
+                case = Case(
+                    metric,
+                    s.terms.tolerance(metric, None),
+                    cell.candidate[metric][:look],
+                    cell.reference[metric][: s.references(look)],
+                    cell.noise[metric],
+                )
+                assert decide(case, s.terms).verdict is verdict
+                seen.add(verdict)
+    assert seen == {Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.REGRESSED}
