@@ -36,9 +36,15 @@ from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.folder import SUFFIX
 from pytest_energy.recording.recording import Recording
+from pytest_energy.reference import StandIn
 from pytest_energy.settings import Settings
+from pytest_energy.store.baseline import ReferenceFrom
 
 CANDIDATE, REFERENCE = "candidate", "reference"
+
+
+class _OutOfTime(Exception):
+    """There are not GPU minutes enough for another launch."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,9 @@ class Evidence:
     Attributes:
         measurements: of the candidate, one per launch.
         failure: why there are none, or not all; None if nothing failed.
-        reference: of the reference engine of an interleaved comparison, one per pair.
+        reference: of the reference engine, one per pair of an interleaved comparison.
+        reference_from: where launches come from that stand in for a baseline: this run or an
+            earlier one; empty if none do.
         left_out: disturbed launches, of either side, that others take the place of.
         out_of_time: whether further launches were not begun for want of GPU minutes.
     """
@@ -56,6 +64,7 @@ class Evidence:
     measurements: tuple[Measurement, ...] = ()
     failure: str | None = None
     reference: tuple[Measurement, ...] = ()
+    reference_from: ReferenceFrom = ""
     left_out: tuple[Measurement, ...] = ()
     out_of_time: bool = False
 
@@ -66,6 +75,16 @@ class Evidence:
         """What launches, or pairs, give once the disturbed ones are left out."""
         kept, of_reference, left_out = without_disturbed(measurements, reference)
         return cls(kept, reference=of_reference, left_out=left_out)
+
+    def with_reference(
+        self, reference: Sequence[Measurement], reference_from: ReferenceFrom
+    ) -> "Evidence":
+        """The same, judged by launches of the reference that are not its pairs."""
+        if not reference:
+            return self
+        kept, _, left_out = without_disturbed(reference)
+        left_out = (*self.left_out, *left_out)
+        return replace(self, reference=kept, reference_from=reference_from, left_out=left_out)
 
 
 class Source(Protocol):
@@ -98,6 +117,9 @@ class LiveSource:
         open_meter: opens a meter for the GPUs with the given UUIDs.
         progress: called with a few words on what is going on.
         is_decided: whether a cell with this evidence needs no further launch.
+        reference_wanted: how many launches of the reference, made in this run, the verdicts on a
+            cell with this evidence ask for.
+        reference: how the reference is launched; None without one.
         check: called before the first launch of a group; raises if a file it needs is damaged.
         clock: monotonic, in seconds; what GPU minutes are counted by.
     """
@@ -108,6 +130,8 @@ class LiveSource:
     progress: Progress
     is_decided: Callable[[Cell, Evidence], bool]
     check: Callable[[], None]
+    reference_wanted: Callable[[Cell, Evidence], int] = lambda cell, evidence: 0
+    reference: StandIn | None = None
     clock: Callable[[], float] = time.monotonic
     found: dict[str, Evidence] = field(default_factory=dict)
 
@@ -133,7 +157,8 @@ class LiveSource:
         """Launch engines until every cell is decided or the budget is spent."""
         model = cells[0].model.name
         open_meter = functools.partial(self._open_meter, model)
-        launches = _Launches(self.settings, open_meter, self._time_left.told(self.progress))
+        told = self._time_left.told(self.progress)
+        launches = _Launches(self.settings, open_meter, told, self.reference)
         open_cells = list(cells)
         failure = self._failures.expected(cells[0])
         out_of_time = False
@@ -146,22 +171,16 @@ class LiveSource:
                 left = self._locks.acquire(nvml.visible_uuids(), model, self.progress)
                 launch.wait_for_leftovers(left, self.progress)
             for number in itertools.count(1):
-                if not self._gpu_minutes.allow_another:
-                    failure, out_of_time = None, True
-                    break
-                failure = "measuring was interrupted"
-                allowed_s = self._gpu_minutes.left_s / launches.gpus()
-                group = _launch_key(cells[0])
-                timed = self._time_left.launch(group, len(open_cells), number, allowed_s)
-                with self._gpu_minutes.counted(launches.gpus), timed:
-                    failure = launches.add(open_cells, number)
+                failure = self._launch(launches, open_cells, number, launches.add)
+                if failure is None:
+                    failure = self._add_reference(launches, open_cells)
                 if failure is not None:
-                    if launches.is_unusable:
-                        self._failures.add(cells[0], failure)
                     break
                 open_cells = [c for c in open_cells if not self._is_done(c, launches.evidence(c))]
                 if not open_cells:
                     break
+        except _OutOfTime:
+            failure, out_of_time = None, True
         except LockError as error:
             failure = str(error)
         except Exception as error:
@@ -178,6 +197,45 @@ class LiveSource:
                 )
             if all(c.key.canonical in self.found for c in self.cells):
                 self._locks.release()
+
+    def _launch(
+        self,
+        launches: "_Launches",
+        cells: Sequence[Cell],
+        number: int,
+        add: Callable[[Sequence[Cell], int], str | None],
+    ) -> str | None:
+        """Launch cells once; returns why that failed, else None.
+
+        Raises:
+            _OutOfTime: it would not end in time.
+        """
+        if not self._gpu_minutes.allow_another:
+            raise _OutOfTime
+        allowed_s = self._gpu_minutes.left_s / launches.gpus()
+        timed = self._time_left.launch(_launch_key(cells[0]), len(cells), number, allowed_s)
+        with self._gpu_minutes.counted(launches.gpus), timed:
+            failure = add(cells, number)
+        if failure is not None and launches.is_unusable:
+            self._failures.add(cells[0], failure)
+        return failure
+
+    def _add_reference(self, launches: "_Launches", cells: Sequence[Cell]) -> str | None:
+        """Launch the reference as often as the cells' verdicts ask for; returns why that failed."""
+        while True:
+            short, made = [], 0
+            for cell in cells:
+                wanted = self.reference_wanted(cell, launches.evidence(cell))
+                if wanted and launches.take_cached(cell):
+                    wanted = self.reference_wanted(cell, launches.evidence(cell))
+                if wanted > launches.of_reference(cell):
+                    short.append(cell)
+                    made = max(made, launches.of_reference(cell))
+            if not short:
+                return None
+            failure = self._launch(launches, short, made + 1, launches.add_reference)
+            if failure is not None:
+                return failure
 
     def _is_done(self, cell: Cell, evidence: Evidence) -> bool:
         """Whether a cell needs no further launch, or gets none."""
@@ -208,21 +266,40 @@ class _Launches:
     settings: Settings
     open_meter: launch.OpenMeter
     progress: Progress
+    reference: StandIn | None = None
     is_unusable: bool = False
     _measured: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
+    _cached: dict[str, list[Measurement]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._co_resident = (
-            self.settings.reference is not None and self.settings.interleave != "launches"
-        )
+        self._co_resident = self.settings.paired and self.settings.interleave != "launches"
 
     def evidence(self, cell: Cell) -> Evidence:
         """What the launches so far gave of one cell."""
-        key = cell.key.canonical
-        candidate, reference = (
-            self._measured.get((side, key), []) for side in (CANDIDATE, REFERENCE)
-        )
-        return Evidence.of(candidate, reference)
+        candidate, reference = self._of(CANDIDATE, cell), self._of(REFERENCE, cell)
+        if self.settings.paired:
+            return Evidence.of(candidate, reference)
+        found = Evidence.of(candidate)
+        cached = self._cached.get(cell.key.canonical, [])
+        return found.with_reference(*((reference, "run") if reference else (cached, "cache")))
+
+    def of_reference(self, cell: Cell) -> int:
+        """How many launches of the reference count that this run has made of a cell."""
+        return len(without_disturbed(self._of(REFERENCE, cell))[0])
+
+    def take_cached(self, cell: Cell) -> bool:
+        """Take launches of the reference from the cache, once; whether there are any."""
+        key, measured = cell.key.canonical, self._of(CANDIDATE, cell)
+        if self.reference is None or key in self._cached or self._of(REFERENCE, cell):
+            return False
+        found = self.reference.cached(cell.key, measured[-1].environment)
+        self._cached[key] = [kept.measured for kept in found]
+        for kept in found:
+            self._keep(cell, kept.recording, REFERENCE)
+        return bool(found)
+
+    def _of(self, side: str, cell: Cell) -> list[Measurement]:
+        return self._measured.get((side, cell.key.canonical), [])
 
     def gpus(self) -> int:
         """How many GPUs the launches use."""
@@ -232,7 +309,8 @@ class _Launches:
     def add(self, cells: Sequence[Cell], number: int) -> str | None:
         """Launch the engine, or both sides, once more; returns why that failed, else None."""
         sides = [Side(CANDIDATE, self.settings.launch)]
-        if self.settings.reference is not None:
+        if self.settings.paired:
+            assert self.settings.reference is not None
             sides.insert(0, Side(REFERENCE, self.settings.reference))
         if number % 2 == 0:
             sides.reverse()  # drift affects both sides alike
@@ -250,6 +328,11 @@ class _Launches:
             if failure is not None:
                 return failure
         return None
+
+    def add_reference(self, cells: Sequence[Cell], number: int) -> str | None:
+        """Launch the reference, which stands in for a baseline; returns why that failed."""
+        assert self.reference is not None
+        return self._add_launch(cells, number, Side(REFERENCE, self.reference.engine))
 
     def _add_launch(self, cells: Sequence[Cell], number: int, side: Side) -> str | None:
         """One launch of one side; returns why it failed, else None."""
@@ -274,7 +357,8 @@ class _Launches:
         finally:
             for cell, recorded in latest.values():
                 self._add(cell, side.name, recorded)
-        return failures.of_side(side, failure) if self.settings.paired else failure
+        of_two = self.settings.paired or side.name == REFERENCE
+        return failures.of_side(side, failure) if of_two else failure
 
     def _add_pair(self, cells: Sequence[Cell], number: int, outer: Side, inner: Side) -> str | None:
         """One launch of both sides together; returns why one failed, None if none did.
@@ -308,6 +392,8 @@ class _Launches:
         return None
 
     def _add(self, cell: Cell, side: str, *recordings: Recording) -> None:
+        if self.reference is not None and side == REFERENCE:
+            self.reference.keep(*recordings)
         measured = measurement.measure(*recordings)
         self._measured.setdefault((side, cell.key.canonical), []).append(measured)
 
@@ -317,6 +403,8 @@ class _Launches:
         of = f"{'' if settings.exactly else 'up to '}{most}"
         if settings.paired:
             prefix = f"pair {number} of {of} ({side}): "
+        elif side == REFERENCE:
+            prefix = f"reference, launch {number}: "
         elif most > 1:
             prefix = f"launch {number} of {of}: "
         else:
@@ -326,7 +414,8 @@ class _Launches:
     def _keep(self, cell: Cell, recorded: Recording, side: str) -> None:
         if self.settings.record is None:
             return
-        folder = self.settings.record / side if self.settings.paired else self.settings.record
+        of_two = self.settings.paired or self.settings.reference_first
+        folder = self.settings.record / side if of_two else self.settings.record
         period = "" if recorded.co_resident is None else f"-period{recorded.period}"
         path = folder / recorded.launch_id / f"{cell.key.slug}{period}{SUFFIX}"
         try:

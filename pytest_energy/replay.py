@@ -49,6 +49,9 @@ class ReplaySource:
             return candidate
         if not self.settings.reference_replay:
             return Evidence.of(candidate.measurements)
+        if not self.settings.paired:
+            kept = self._cells(self.settings.reference_replay).get(cell.key.canonical, [])
+            return Evidence.of(candidate.measurements).with_reference(kept, "run")
         reference = self._launches(cell, self.settings.reference_replay)
         if reference.failure is not None:
             return reference
@@ -115,7 +118,7 @@ def _unpaired(
         return (
             f"{len(candidate)} launches of {cell.name} cannot be paired with {len(reference)} of "
             "the reference.\nGive as many recordings for --energy-reference-replay as for "
-            "--energy-replay."
+            "--energy-replay, or --energy-interleave never if they are not pairs."
         )
     for mine, other in zip(candidate, reference, strict=True):
         if mine.launch_id == other.launch_id:

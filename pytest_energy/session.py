@@ -1,9 +1,12 @@
 """One run: ask for evidence, ask for the verdict, update the store. Knows nothing of pytest."""
 
+import datetime
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from pytest_energy import reference
 from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import EnergyError, LaunchError, RecordingError
 from pytest_energy.evidence import Evidence, LiveSource, Source
@@ -11,15 +14,19 @@ from pytest_energy.launch import launch
 from pytest_energy.launch.load import Progress
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
+from pytest_energy.reference import StandIn
 from pytest_energy.replay import ReplaySource
 from pytest_energy.settings import DEFAULT_LAUNCHES, Settings
+from pytest_energy.store import gpu_cache
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store, Update
 from pytest_energy.store.noise import Noise, NoiseStore
 from pytest_energy.told import Question, Told
 from pytest_energy.verdict.judge import Judge
 from pytest_energy.verdict.judgement import Judgement
-from pytest_energy.verdict.rule import Terms
+from pytest_energy.verdict.rule import Terms, Verdict
+
+_ASKS_FOR_REFERENCE = {Verdict.REGRESSED, Verdict.NOT_COMPARABLE, Verdict.NO_BASELINE}
 
 
 @dataclass
@@ -47,10 +54,16 @@ class Session:
     def __post_init__(self) -> None:
         self.store = Store(self.settings.baselines)
         self.noise_store = NoiseStore(self.settings.baselines)
+        cells = {question.cell.key.canonical: question.cell for question in self.questions}
+        self.settings, self.why_interleaved = reference.resolved(
+            self.settings, list(cells.values()), self.store
+        )
         self._judge = Judge(
             self.store, self.noise_store, self.comparisons, paired=self.settings.paired
         )
-        cells = {question.cell.key.canonical: question.cell for question in self.questions}
+        stand_in = None
+        if self.settings.reference_first:
+            stand_in = self._stand_in(list(cells.values()))
         self._source: Source = (
             ReplaySource(self.settings)
             if self.settings.replay
@@ -61,8 +74,24 @@ class Session:
                 self.progress,
                 self._is_decided,
                 self._check_store,
+                self._reference_wanted,
+                stand_in,
                 self.clock,
             )
+        )
+
+    def _stand_in(self, cells: Sequence[Cell]) -> StandIn:
+        """The reference that stands in for baselines, which count if they are of its engine."""
+        pin = reference.pinned(self.settings, cells, self.store)
+        if pin is not None:
+            self._judge.counts = pin.is_of
+        return StandIn(
+            functools.partial(reference.launch_settings, self.settings, cells, self.store),
+            gpu_cache.GpuCache(
+                self.settings.gpu_cache or gpu_cache.default_folder(),
+                datetime.datetime.now(datetime.UTC),
+            ),
+            self.progress,
         )
 
     def close(self) -> None:
@@ -188,6 +217,25 @@ class Session:
             for question in self._questions_on(cell)
         )
 
+    def _reference_wanted(self, cell: Cell, evidence: Evidence) -> int:
+        """How many launches of the reference, made in this run, the cell's verdict asks for.
+
+        A stored or cached launch may pass an engine; that it regressed is said only by launches of
+        this run, whatever has changed about the machine since then.
+        """
+        made = len(evidence.measurements)
+        if not made or self.settings.update or not self.settings.reference_first:
+            return 0
+        if evidence.reference_from != "run":
+            budget = self.settings.launches
+            found = {
+                self._judgement(question, evidence, budget).verdict
+                for question in self._questions_on(cell)
+            }
+            if not found & _ASKS_FOR_REFERENCE:
+                return 0
+        return min(made + 1, reference.MOST_LAUNCHES)
+
     def _launches_of_baseline(self, cell: Cell, evidence: Evidence) -> int:
         """As many as the noise asks for, so that one launch of an unchanged engine passes."""
         if not evidence.measurements:
@@ -215,9 +263,12 @@ class Session:
         return evidence.measurements
 
     def _judgement(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:
-        launches, reference = evidence.measurements, evidence.reference
-        judgement = self._judge.judge(question.metric, question.limits, launches, reference, budget)
-        return replace(judgement, left_out=evidence.left_out)
+        judgement = self._judge.judge(
+            question.metric, question.limits, evidence.measurements, evidence.reference, budget
+        )
+        return replace(
+            judgement, left_out=evidence.left_out, reference_from=evidence.reference_from
+        )
 
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:

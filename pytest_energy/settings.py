@@ -53,13 +53,15 @@ class Settings:
         inconclusive_fails: whether a test fails if its verdict is inconclusive.
         verdict_status: whether the exit status tells the verdict.
         launch: how the engine, or the candidate of an interleaved comparison, is launched.
-        reference: how the reference of an interleaved comparison is launched; None to compare with
-            baselines.
-        reference_replay: recordings of the reference, judged in pairs with `replay`; empty to
-            compare with baselines.
+        reference: how the reference is launched; None to compare with baselines alone.
+        reference_install: whether the reference is installed as the store pins it, if it is needed.
+        reference_replay: recordings of the reference; empty to compare with baselines alone.
+        gpu_cache: folder for launches of the reference that later runs on this machine may use;
+            None for one in the user's cache folder.
         report: folder for a report, None for none.
-        interleave: what alternates in a live comparison: "periods" of two engines that are resident
-            on the GPU together, "launches", or "auto": periods if both engines fit on the GPU.
+        interleave: what alternates in a comparison with the reference: "periods" of two engines
+            that are resident on the GPU together, "launches", or "auto": periods if both engines
+            fit on the GPU. "never": the reference stands in for baselines that fit no GPU here.
         engine: what is measured, whatever a test's marker says; None to leave it to the marker.
         default_engine: what is measured if neither says.
         lock_timeout_s: limit for waiting until other runs on this host have left the GPUs.
@@ -75,6 +77,7 @@ class Settings:
     inconclusive_fails: bool
     launch: LaunchSettings
     reference: LaunchSettings | None = None
+    reference_install: bool = False
     reference_replay: tuple[Path, ...] = ()
     report: Path | None = None
     interleave: str = "auto"
@@ -84,6 +87,7 @@ class Settings:
     launches_given: bool = True
     gpu_minutes: float | None = None
     verdict_status: bool = False
+    gpu_cache: Path | None = None
 
     @property
     def exactly(self) -> bool:
@@ -93,7 +97,13 @@ class Settings:
     @property
     def paired(self) -> bool:
         """Whether two engines are compared pair by pair, without a baseline."""
-        return self.reference is not None or bool(self.reference_replay)
+        given = self.reference is not None or bool(self.reference_replay)
+        return given and self.interleave != "never"
+
+    @property
+    def reference_first(self) -> bool:
+        """Whether the reference is launched where neither store nor cache has launches of it."""
+        return (self.reference is not None or self.reference_install) and not self.paired
 
 
 def parse_engine_args(texts: Sequence[str]) -> dict[str, Any]:

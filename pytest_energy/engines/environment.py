@@ -16,11 +16,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from pytest_energy.errors import UsageError
-from pytest_energy.safety.files import user_cache
+from pytest_energy.safety.files import user_cache, write_atomically
 
 _KEPT_S = 30 * 24 * 3600.0
 _VERSION = re.compile(r"^[\w.-]+==[^\s;]+.*$", re.M)
@@ -67,6 +68,18 @@ def resolve(requirements: Path, python_version: str) -> str:
         "--emit-index-url", "--emit-find-links", "--python-version", python_version,
         _argument(requirements),
     )  # fmt: skip
+
+
+def write_requirements(lines: Sequence[str]) -> Path:
+    """A requirements file with these lines, kept beside the environments.
+
+    Raises:
+        OSError: the cache folder cannot be used.
+    """
+    content = "\n".join([*lines, ""]).encode()
+    path = folder() / f"{hashlib.sha256(content).hexdigest()[:16]}.txt"
+    write_atomically(path, content)
+    return path
 
 
 def commits(resolved: str) -> dict[str, str]:

@@ -186,7 +186,7 @@ def open_session(
     if not gated:
         return
     from pytest_energy.plugin import benchmark, project
-    from pytest_energy.plugin.terminal import ProgressLine
+    from pytest_energy.plugin.terminal import ProgressLine, header
     from pytest_energy.session import Session
 
     project.refuse(config, run.settings)
@@ -199,6 +199,8 @@ def open_session(
         open_meter=lambda uuids, is_ours: open_meter(gpu_uuids=uuids, is_engine_process=is_ours),
         progress=ProgressLine(config),
     )
+    run.settings = run.session.settings
+    run.header = header(run.settings, config.invocation_params.dir, run.session.why_interleaved)
     attached.refuse_several_models(
         run.settings.launch.url, {item.stash[CELL].model.name for item in mine}
     )

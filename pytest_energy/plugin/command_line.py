@@ -31,8 +31,12 @@ def rerun(item: pytest.Item) -> str:
     if settings.reference is not None:
         words += ["--energy-reference-python", settings.reference.python]
         words += _engine_args("--energy-reference-engine-arg", settings.reference)
-        if settings.interleave != "auto":
-            words += ["--energy-interleave", settings.interleave]
+    if settings.reference_install:
+        words += ["--energy-reference-install"]
+    if config.getoption("energy_interleave"):
+        words += ["--energy-interleave", config.getoption("energy_interleave")]
+    if config.getoption("energy_gpu_cache"):
+        words += ["--energy-gpu-cache", config.getoption("energy_gpu_cache")]
     if config.getoption("energy_baselines"):
         words += ["--energy-baselines", config.getoption("energy_baselines")]
     return shlex.join(map(redact.home, words))  # our options expand ~

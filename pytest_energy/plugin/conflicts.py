@@ -173,8 +173,9 @@ def _of_references(value: Value, launches: int) -> Conflicts:
         "--energy-reference-engine-arg) or replayed on both (--energy-replay CANDIDATE "
         "--energy-reference-replay REFERENCE)",
     )
+    interleaved = value("energy_interleave") != "never"
     yield (
-        live and launches < MIN_LAUNCHES,
+        live and interleaved and launches < MIN_LAUNCHES,
         f"an interleaved comparison needs at least {MIN_LAUNCHES} pairs of launches, and "
         f"{launches} would be made: give --energy-launches {MIN_LAUNCHES} or more",
     )

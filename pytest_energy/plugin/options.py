@@ -25,7 +25,7 @@ from pytest_energy.settings import (
 )
 
 INCONCLUSIVE = ("fail", "warn")
-INTERLEAVE = ("auto", "periods", "launches")
+INTERLEAVE = ("auto", "periods", "launches", "never")
 EXIT_STATUS = ("pytest", "verdict")
 _FAR = 1e9
 
@@ -101,6 +101,7 @@ _INI: Mapping[str, Callable[[str], Any]] = {
     "inconclusive": partial(one_of, INCONCLUSIVE),
     "exit_status": partial(one_of, EXIT_STATUS),
     "interleave": partial(one_of, INTERLEAVE),
+    "gpu_cache": str,
     "load_timeout": positive,
     "progress_timeout": positive,
     "lock_timeout": positive,
@@ -194,7 +195,20 @@ def _add_compared(group: pytest.OptionGroup) -> None:
         "--energy-reference-python",
         type=named,
         metavar="PATH",
-        help="compare with the vLLM of this interpreter, interleaved on the same GPU",
+        help="compare with the vLLM of this interpreter on the same GPU",
+    )
+    group.addoption(
+        "--energy-reference-install",
+        action="store_true",
+        help="on a GPU that no baseline is of, install the vLLM of the newest one with uv and "
+        "compare with that",
+    )
+    group.addoption(
+        "--energy-gpu-cache",
+        type=named,
+        metavar="DIR",
+        help="where launches of the reference are kept for later runs on this machine's GPUs "
+        "(default: pytest-energy/gpus in the user's cache folder)",
     )
     group.addoption(
         "--energy-reference-engine-arg",
@@ -215,8 +229,9 @@ def _add_compared(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--energy-interleave",
         choices=INTERLEAVE,
-        help="what alternates: periods of two engines that are on the GPU together, or launches "
-        "(default: auto, periods if both engines fit)",
+        help="what alternates: periods of two engines that are on the GPU together, or launches; "
+        "never: the reference is launched where no baseline of it fits the GPU (default: auto, "
+        "never if the baselines are of the reference's vLLM and quiet, else periods if both fit)",
     )
 
 
@@ -362,6 +377,8 @@ def settings_of(config: pytest.Config) -> Settings:
         verdict_status=_value(config, "exit_status", "pytest") == "verdict",
         launch=launch,
         reference=reference,
+        reference_install=value("energy_reference_install"),
+        gpu_cache=_path(config, "gpu_cache"),
         engine=ATTACHED if url else value("energy_engine"),
         default_engine=_ini(config, "engine") or "offline",
         reference_replay=tuple(here / path for path in value("energy_reference_replay")),

@@ -29,8 +29,13 @@ _INTERLEAVED = {
 }
 
 
-def header(settings: Settings, here: Path) -> str:
-    """The settings in force, in one line; paths relative to `here`."""
+def header(settings: Settings, here: Path, why: str = "") -> str:
+    """The settings in force, in one line; paths relative to `here`.
+
+    Args:
+        settings, here: as said.
+        why: engines are interleaved although the user did not ask for it.
+    """
 
     def short(path: Path) -> str:
         return os.path.relpath(path, here)
@@ -45,25 +50,33 @@ def header(settings: Settings, here: Path) -> str:
         for paths in (settings.replay, settings.reference_replay)
         if paths
     ]
-    source = f"replay of {' against '.join(replayed)}" if replayed else f"live, {_live(settings)}"
+    source = (
+        f"replay of {' against '.join(replayed)}" if replayed else f"live, {_live(settings, why)}"
+    )
     kept = f", recordings kept in {short(settings.record)}" if settings.record else ""
     return f"{source}, {stored} {short(settings.baselines)}{kept}"
 
 
-def _live(settings: Settings) -> str:
+def _live(settings: Settings, why: str) -> str:
     if settings.launch.url is not None:
         return f"the server at {settings.launch.url}"
     exactly = settings.exactly or settings.launches == 1
     count = f"{'' if exactly else 'up to '}{settings.launches}"
-    if settings.reference is not None:
+    if settings.paired:
+        assert settings.reference is not None
+        because = f" since {why}" if why else ""
         return (
-            f"{count} pairs of launches, interleaved by {_INTERLEAVED[settings.interleave]}: "
-            f"{_engine(settings.launch)} against {_engine(settings.reference)}"
+            f"{count} pairs of launches, interleaved by {_INTERLEAVED[settings.interleave]}"
+            f"{because}: {_engine(settings.launch)} against {_engine(settings.reference)}"
         )
     noun = "launch" if settings.launches == 1 else "launches"
     if settings.update and not exactly:
         noun += " (as many as the noise asks for)"
-    return f"{count} {noun} of {_engine(settings.launch)}"
+    launched = f"{count} {noun} of {_engine(settings.launch)}"
+    if not settings.reference_first:
+        return launched
+    by = _engine(settings.reference) if settings.reference else "their vLLM, installed"
+    return f"{launched}, compared on a GPU without baselines with launches of {by}"
 
 
 def _engine(launch: LaunchSettings) -> str:

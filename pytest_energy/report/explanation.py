@@ -61,8 +61,7 @@ def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Expl
         rerun: a command line that runs only this test, without options.
         replayed: whether recordings were judged, not a live engine.
     """
-    other = "reference" if judgement.paired else "baseline"
-    figures = _figures(judgement, other)
+    figures = _figures(judgement, judgement.other)
     how_sure = _how_sure(judgement, f", tolerance {100 * judgement.tolerance:.1f} %")
     said = judgement.reasons
     if judgement.by_limits_alone:  # nothing about them is estimated
@@ -135,12 +134,13 @@ def _how_sure(found: Compared, tolerance: str = "") -> str:
     ratio, candidate, reference = found.ratio, found.candidate, found.reference
     if ratio is None or candidate is None or reference is None:
         return ""
-    launches = len(candidate.launches)
+    number = len(candidate.launches)
     engine = f"vLLM {reference.environment.vllm or '?'}"
     compared = (
-        f"{count(launches, 'pair')} with {engine}"
+        f"{count(number, 'pair')} with {engine}"
         if found.paired
-        else f"{_launches(launches)} against {len(reference.launches)} of {engine}"
+        else f"{_launches(number)} against {len(reference.launches)} of {engine}"
+        + launches.made_here(found)
     )
     bounds = f"{percent(ratio.low)} to {percent(ratio.high)}"
     if not tolerance and ratio.low <= 1 <= ratio.high:
@@ -251,7 +251,12 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
     if verdict is Verdict.NO_BASELINE:
         return [f"if the cell is new, store a baseline: {update}"]
     if verdict is Verdict.NOT_COMPARABLE:
-        return [f"run on the baseline's hardware, or store a baseline for this one: {update}"]
+        here = (
+            f"compare with the baseline's vLLM on this GPU: {rerun} --energy-reference-python "
+            "PYTHON   (or --energy-reference-install)"
+        )
+        other = f"run on the baseline's hardware, or store a baseline for this one: {update}"
+        return [other] if replayed else [here, f"or {other}"]
     if verdict is Verdict.INVALID and not replayed:
         return [f"fix the cause and measure again: {rerun}"]
     # What is wrong with the recordings as a whole says on a second line what to do.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.report.results import ReportedDrift, ReportedLaunch, ReportedSteps, Results
+from pytest_energy.verdict.judgement import Compared
 
 COLUMNS = (
     "cell",
@@ -31,6 +32,15 @@ _UNSIZED_CACHE = (
 _HARMLESS = "(harmless: nothing to do)"
 _MOST_NAMED = 3
 _OF_MODULE = "energy and power are of the whole module: GPU, CPU and memory"
+
+
+def made_here(found: Compared) -> str:
+    """When the launches that stand in for a baseline were made; empty if none do."""
+    if found.reference is None or not found.reference_from:
+        return ""
+    if found.reference_from == "run":
+        return ", made in this run"
+    return f", made here by {str(found.reference.environment.date)[:10]}"
 
 
 def remarks(kept: Sequence[Measurement], left_out: Sequence[Measurement]) -> list[str]:

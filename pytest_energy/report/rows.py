@@ -177,7 +177,7 @@ def _engines(judgement: Judgement) -> str:
     other = _engine(reference.environment)
     if judgement.paired:
         return f"candidate {candidate}, reference {other}"
-    return f"{candidate} against the baseline's {other}"
+    return f"{candidate} against the {judgement.other}'s {other}{launches.made_here(judgement)}"
 
 
 def _engine(environment: Fingerprint) -> str:

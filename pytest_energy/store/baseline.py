@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import spread
@@ -10,6 +11,9 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.safety.schema import STRICT, Count, Name, Short
 from pytest_energy.store.figures import Condition, CycleTokens, Figure, Figures, rounded
+
+# Whose launches stand in for a baseline: this run's, or those of an earlier one on this machine.
+ReferenceFrom = Literal["", "run", "cache"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The store of baselines: a file per GPU model and model, changed only by an update."""
+"""The store of baselines: a file per model and GPU, changed only by an update."""
 
 import itertools
 from collections.abc import Container, Mapping, Sequence
@@ -86,6 +86,20 @@ class Store:
         found = self._places().get((key, gpu_name, tuple(sorted(on))))
         return found.entry.baseline if found else None
 
+    def newest(self, key: CellKey, gpu_names: Container[str] | None) -> Baseline | None:
+        """The baseline of this cell that was measured last, on whichever GPU.
+
+        Args:
+            key: of the cell.
+            gpu_names: GPU models that count; None if all do.
+        """
+        found = [
+            baseline
+            for baseline in self.entries()
+            if baseline.key == key and (gpu_names is None or baseline.gpu_name in gpu_names)
+        ]
+        return max(found, key=lambda baseline: str(baseline.environment.date), default=None)
+
     def entries(self) -> list[Baseline]:
         """All baselines, in the order of the files."""
         return [place.entry.baseline for place in self._places().values()]
@@ -121,6 +135,7 @@ class Store:
             else:
                 on = f"another GPU model, {baseline.gpu_name}"
                 on = on if elsewhere else other_gpus(baseline.gpus)
+                on += f" (vLLM {baseline.environment.vllm})"
                 misses.append(NearMiss(f"one was measured on {on}", other_hardware=True))
         return misses
 
@@ -183,18 +198,23 @@ class Store:
         return Update(path, "changed", change)
 
     def _path(self, baseline: Baseline) -> Path:
-        """The file for a baseline: where it stands, else that of its model, else a new one."""
+        """The file for a baseline: where it stands, else that of its GPU, else a new one.
+
+        Runners whose GPUs have files of their own never change the same file.
+        """
         places = self._places()
         found = places.get((baseline.key, baseline.gpu_name, baseline.gpus))
         if found:
             return found.path
-        of_file = baseline.gpu_name, baseline.key.model
+        of_file = baseline.gpu_name, baseline.key.model, baseline.gpus
         taken = set()
         for place in places.values():
-            if (place.entry.baseline.gpu_name, place.entry.key.model) == of_file:
+            stored = place.entry.baseline
+            if (stored.gpu_name, stored.key.model, stored.gpus) == of_file:
                 return place.path
             taken.add(place.path)
         folder, stem = self.folder / slugify(baseline.gpu_name), slugify(baseline.key.model)
+        stem += "".join(f".{slugify(uuid[:12])}" for uuid in baseline.gpus)
         # Of models whose names differ in capitals or punctuation alone, the later has a number.
         numbered = (folder / f"{stem}-{number}.json" for number in itertools.count(2))
         paths = itertools.chain([folder / f"{stem}.json"], numbered)

@@ -4,7 +4,7 @@ rule.py decides; preconditions.py gathers what it looks at. This asks the stores
 explains a change.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_energy.measure.measurement import Measurement
@@ -33,12 +33,15 @@ class Judge:
         store, noise_store: of baselines and of the runner's noise.
         comparisons: cells × metrics that the run judges.
         paired: whether candidate and reference are interleaved.
+        counts: whether a baseline may be the reference; that of another engine may not if the user
+            names the reference.
     """
 
     store: Store
     noise_store: NoiseStore
     comparisons: int
     paired: bool
+    counts: Callable[[Baseline], bool] = lambda baseline: True
     _baselines: dict[tuple[str, str, tuple[str, ...]], Baseline | None] = field(
         default_factory=dict
     )
@@ -56,7 +59,8 @@ class Judge:
         Args:
             metric, limits: what a test asks.
             candidate: one measurement per launch, at least one.
-            reference: of the interleaved engine, one per pair; unless it is a stored baseline.
+            reference: of the interleaved engine, one per pair, or of launches that stand in for a
+                baseline; empty for the stored baseline.
             budget: launches at most; None to judge all launches at once.
 
         Raises:
@@ -66,10 +70,12 @@ class Judge:
         if unfit:
             return self.invalid(metric, limits, unfit)
         key, gpu_name = candidate[0].key, candidate[0].environment.gpu_name
-        baseline = Baseline.of(reference) if self.paired else self._stored(candidate[0])
+        measured = reference or self.paired
+        baseline = Baseline.of(reference) if measured else self._stored(candidate[0])
         ids = {m.launch_id for m in candidate}
         ids |= {kept.launch_id for kept in (baseline.launches if baseline else ())}
-        vary = {m: _variation(m, candidate, reference) for m in Metric}
+        pairs = reference if self.paired else ()
+        vary = {m: _variation(m, candidate, pairs) for m in Metric}
         noise = {}
         for m, found in vary.items():
             floor = self.noise_store.floor(key, gpu_name, m, ids)
@@ -122,7 +128,8 @@ class Judge:
         gpu_name, on = measured.environment.gpu_name, measured.environment.gpus
         place = measured.key.canonical, gpu_name, on
         if place not in self._baselines:
-            self._baselines[place] = self.store.find(measured.key, gpu_name, on)
+            found = self.store.find(measured.key, gpu_name, on)
+            self._baselines[place] = found if found and self.counts(found) else None
         return self._baselines[place]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
-from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baseline import Baseline, ReferenceFrom
 from pytest_energy.verdict.attribution import Split
 from pytest_energy.verdict.comparison import Comparison, Estimate, estimate
 from pytest_energy.verdict.planning import Plan
@@ -89,6 +89,7 @@ class Compared:
         slowdown: why tokens/s fell; None if they did not, or if it cannot be told.
         changed: what differs between the environments, one line each.
         paired: whether the launches of both sides were interleaved.
+        reference_from: where launches come from that stand in for a baseline; empty if none do.
     """
 
     metric: Metric
@@ -100,6 +101,12 @@ class Compared:
     noise: NoiseFloor | None = None
     changed: tuple[str, ...] = ()
     paired: bool = False
+    reference_from: ReferenceFrom = ""
+
+    @property
+    def other(self) -> str:
+        """What the candidate is compared with."""
+        return "reference" if self.paired or self.reference_from else "baseline"
 
 
 @dataclass(frozen=True, kw_only=True)

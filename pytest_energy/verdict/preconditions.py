@@ -75,7 +75,7 @@ def _not_comparable(
     if reference is None:
         return _missing(near_misses) if any(miss.other_hardware for miss in near_misses) else []
     on = candidate[0].environment.gpus
-    if paired and reference.gpus != on:
+    if reference.gpus != on:
         where = other_gpus(reference.gpus)
         return [f"the reference ran on {where}, the candidate on {' and '.join(on)}"]
     before = reference.environment

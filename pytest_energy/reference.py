@@ -1,0 +1,207 @@
+"""The reference engine: whether it is interleaved, or stands in for baselines that fit no GPU here.
+
+A baseline holds for the GPU that it was measured on. On another GPU its engine can be launched
+instead, for the launches there are what a baseline would hold.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pytest_energy.cell.cell import Cell
+from pytest_energy.cell.key import CellKey
+from pytest_energy.engines import environment
+from pytest_energy.engines.installed import Installed, installed
+from pytest_energy.errors import EnergyError, UsageError
+from pytest_energy.launch.load import Progress
+from pytest_energy.measure.limits import is_host_bound
+from pytest_energy.meters import nvml
+from pytest_energy.recording.fingerprint import Fingerprint
+from pytest_energy.recording.recording import Recording
+from pytest_energy.settings import LaunchSettings, Settings
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.baselines import Store
+from pytest_energy.store.gpu_cache import Cached, GpuCache
+
+MOST_LAUNCHES = 5  # of the reference in one run
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The engine that is the reference.
+
+    Attributes:
+        vllm: its version.
+        engine_args: settings under test.
+    """
+
+    vllm: str | None
+    engine_args: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, baseline: Baseline) -> "Pin":
+        """That of a baseline."""
+        fingerprint = baseline.environment
+        return cls(_public(fingerprint.vllm), fingerprint.engine_args_under_test)
+
+    def is_of(self, baseline: Baseline) -> bool:
+        """Whether a baseline holds launches of this engine."""
+        return Pin.of(baseline) == self
+
+
+def _public(version: str | None) -> str | None:
+    """A version without its local part, which metadata and module give differently."""
+    return version and version.partition("+")[0]
+
+
+def pinned(settings: Settings, cells: Sequence[Cell], store: Store) -> Pin | None:
+    """The engine that the user names as the reference; None if that is left to the store.
+
+    Raises:
+        UsageError: the interpreter cannot be run, or the store pins no engine or several.
+        BaselineError: a file of the store is damaged.
+    """
+    if settings.reference_install:
+        return Pin.of(_newest_of_all(cells, store))
+    if settings.reference is None:
+        return None
+    found = installed(settings.reference.python)
+    return Pin(_public(found.vllm), settings.reference.engine_args_under_test)
+
+
+def resolved(settings: Settings, cells: Sequence[Cell], store: Store) -> tuple[Settings, str]:
+    """The settings with "auto" made up to "never" if the reference may stand in for baselines.
+
+    It may if it is the engine of the newest baseline of each cell, and none is bound by the host,
+    whose pace changes from hour to hour.
+
+    Returns:
+        The settings, and in words why they interleave; empty if the user said so.
+    """
+    if settings.reference is None or settings.interleave != "auto" or settings.update:
+        return settings, ""
+    try:
+        pin = pinned(settings, cells, store)
+        why = next(filter(None, (_unfit(cell, pin, store) for cell in cells)), "")
+    except EnergyError as error:
+        why = str(error).partition("\n")[0]
+    return (settings, why) if why else (replace(settings, interleave="never"), "")
+
+
+def _unfit(cell: Cell, pin: Pin | None, store: Store) -> str:
+    """Why the reference may not stand in for a cell's baseline; empty if it may."""
+    newest = store.newest(cell.key, _visible_names())
+    if newest is None:
+        return f"there is no baseline of {cell.name}"
+    if pin != Pin.of(newest):
+        return f"the baseline of {cell.name} is of vLLM {newest.environment.vllm}"
+    return f"{cell.name} is host-bound" if _is_host_bound(newest) else ""
+
+
+def _visible_names() -> set[str] | None:
+    """Models of the GPUs that an engine may land on; None if they are not known."""
+    visible = set(nvml.visible_uuids())
+    names = {gpu.name for gpu in nvml.list_gpus() if gpu.uuid in visible} if visible else None
+    return names or None
+
+
+def _is_host_bound(baseline: Baseline) -> bool:
+    shares = [launch.host_bound_share for launch in baseline.launches]
+    known = [share for share in shares if share is not None]
+    return bool(known) and is_host_bound(sum(known) / len(known))
+
+
+def _newest_of_all(cells: Sequence[Cell], store: Store) -> Baseline:
+    """A baseline of the engine that the newest baselines of all cells are of."""
+    gpu_names = _visible_names()
+    found = {cell.name: store.newest(cell.key, gpu_names) for cell in cells}
+    missing = next((name for name, baseline in found.items() if baseline is None), None)
+    if missing is not None:
+        raise UsageError(
+            f"--energy-reference-install: no baseline of {missing} says which vLLM to install.\n"
+            "Name the reference's interpreter instead: --energy-reference-python PATH"
+        )
+    baselines = [baseline for baseline in found.values() if baseline is not None]
+    pins = [Pin.of(baseline) for baseline in baselines]
+    if any(pin != pins[0] for pin in pins):
+        versions = ", ".join(sorted({str(pin.vllm) for pin in pins}))
+        raise UsageError(
+            f"--energy-reference-install: the baselines are of several engines (vLLM {versions}).\n"
+            "Select cells of one of them with -k, or update the others."
+        )
+    return baselines[0]
+
+
+def launch_settings(
+    settings: Settings, cells: Sequence[Cell], store: Store
+) -> tuple[LaunchSettings, BinaryIO | None]:
+    """How the reference is launched; installs it if that was asked for.
+
+    Returns:
+        It, and a lock on what was installed: as long as the file is open nobody changes it.
+
+    Raises:
+        UsageError: it could not be installed.
+        OSError: the folder of environments cannot be used.
+    """
+    if not settings.reference_install:
+        assert settings.reference is not None
+        return settings.reference, None
+    pins = _newest_of_all(cells, store).environment
+    python, lock = _install(pins)
+    arguments = pins.engine_args_under_test
+    return replace(settings.launch, python=str(python), engine_args_under_test=arguments), lock
+
+
+def _install(pins: Fingerprint) -> tuple[Path, BinaryIO]:
+    """The interpreter of an environment with the packages of a fingerprint, and a lock on it."""
+    if not pins.packages or not pins.python:
+        raise UsageError(
+            "--energy-reference-install: the baseline does not say which packages it was made with."
+            "\nName the reference's interpreter instead: --energy-reference-python PATH"
+        )
+    lines = [f"{name}=={version}" for name, version in sorted(pins.packages.items())]
+    version = ".".join(pins.python.split(".")[:2])
+    requirements = environment.write_requirements(lines)
+    return environment.make(requirements, version, environment.resolve(requirements, version))
+
+
+@dataclass
+class StandIn:
+    """The reference engine where it stands in for baselines.
+
+    Args:
+        make: gives how it is launched, and a lock on its environment; may take minutes, and is
+            called when needed.
+        cache: launches that earlier runs made of it here.
+        progress: called with a few words on what is going on.
+    """
+
+    make: Callable[[], tuple[LaunchSettings, BinaryIO | None]]
+    cache: GpuCache
+    progress: Progress
+
+    @cached_property
+    def engine(self) -> LaunchSettings:
+        """How it is launched."""
+        made, self._lock = self.make()
+        return made
+
+    @cached_property
+    def _installed(self) -> Installed:
+        return installed(self.engine.python)
+
+    def cached(self, key: CellKey, on: Fingerprint) -> list[Cached]:
+        """Launches of a cell that were made on these GPUs, newest first."""
+        arguments = self.engine.engine_args_under_test
+        return self.cache.find(key, on, self._installed, arguments)
+
+    def keep(self, *recordings: Recording) -> None:
+        """Keep launches for later runs; that they cannot be kept is said, and stops nothing."""
+        for recorded in recordings:
+            try:
+                self.cache.add(recorded)
+            except OSError as error:
+                self.progress(f"the reference's launch is not kept for later runs: {error}")

@@ -1,0 +1,134 @@
+"""Launches of reference engines that this machine keeps for its own GPUs, outside the repository.
+
+A folder per GPU (or set of GPUs) and cell, a recording per launch. What a run takes from here is
+read like any recording of others: a file that is damaged, of another cell, GPU, driver, power limit
+or engine, or too old costs a launch, and never a verdict.
+"""
+
+import contextlib
+import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_energy.cell.key import CellKey, slugify
+from pytest_energy.engines.installed import Installed
+from pytest_energy.errors import RecordingError
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.recording import recording_file
+from pytest_energy.recording.fingerprint import Fingerprint
+from pytest_energy.recording.recording import Recording
+from pytest_energy.safety.files import user_cache, visible
+
+KEPT_DAYS = 30
+MOST_LAUNCHES = 5  # of a cell; older ones are removed
+# What must be alike, beside the GPUs and the engine.
+_MACHINE = ("gpu_name", "gpus", "driver", "power_limit_w", "ecc", "energy_scope")
+_HOST = ("cpu_model", "kernel")
+
+
+def default_folder() -> Path:
+    """Where launches are kept if nothing else is said."""
+    return user_cache() / "pytest-energy" / "gpus"
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A launch that was kept.
+
+    Attributes:
+        recording, measured: the launch.
+        path: of its file.
+    """
+
+    recording: Recording
+    measured: Measurement
+    path: Path
+
+
+@dataclass(frozen=True)
+class GpuCache:
+    """The launches kept below one folder.
+
+    Attributes:
+        folder: made when the first is kept.
+        now: the time by which they are too old.
+    """
+
+    folder: Path
+    now: datetime.datetime
+
+    def find(
+        self, key: CellKey, on: Fingerprint, engine: Installed, engine_args: Mapping[str, Any]
+    ) -> list[Cached]:
+        """The launches of a cell that stand for a launch of the engine made now; newest first.
+
+        Args:
+            key: of the cell.
+            on: of a launch made now, which tells the GPUs and what else must be alike.
+            engine, engine_args: of the reference: its environment and its settings under test.
+        """
+        if engine.from_folder:
+            return []  # the same version may be another engine by now
+        found = []
+        for path in self._files(key, on):
+            with contextlib.suppress(RecordingError):
+                recorded = recording_file.read(path)
+                kept = Cached(recorded, measure(recorded), path)
+                if self._stands_for(kept, key, on, engine, engine_args):
+                    found.append(kept)
+        launches = {kept.measured.launch_id: kept for kept in found}
+        return sorted(launches.values(), key=lambda kept: kept.measured.launch_id, reverse=True)
+
+    def add(self, recorded: Recording) -> None:
+        """Keep a launch if it is sound, in place of the oldest.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        measured = measure(recorded)
+        if not measured.valid or recorded.co_resident is not None:
+            return
+        folder = self._folder(recorded.key, recorded.environment)
+        recording_file.write(recorded, folder / f"{recorded.launch_id}{recording_file.SUFFIX}")
+        for path in sorted(self._files(recorded.key, recorded.environment))[:-MOST_LAUNCHES]:
+            path.unlink(missing_ok=True)  # another run may have removed it
+
+    def _files(self, key: CellKey, on: Fingerprint) -> list[Path]:
+        with contextlib.suppress(OSError):
+            return visible(self._folder(key, on), f"*{recording_file.SUFFIX}")
+        return []
+
+    def _folder(self, key: CellKey, on: Fingerprint) -> Path:
+        return self.folder / slugify("+".join(on.gpus)) / key.slug
+
+    def _stands_for(
+        self,
+        kept: Cached,
+        key: CellKey,
+        on: Fingerprint,
+        engine: Installed,
+        engine_args: Mapping[str, Any],
+    ) -> bool:
+        measured, environment = kept.measured, kept.measured.environment
+        return (
+            measured.valid
+            and kept.recording.co_resident is None
+            and measured.key == key
+            and 0 <= age_days(environment, self.now) <= KEPT_DAYS
+            and all(getattr(environment, name) == getattr(on, name) for name in _MACHINE)
+            and all(getattr(environment.host, name) == getattr(on.host, name) for name in _HOST)
+            and (environment.python, environment.packages) == (engine.python, engine.packages)
+            and environment.engine_args_under_test == engine_args
+        )
+
+
+def age_days(environment: Fingerprint, now: datetime.datetime) -> float:
+    """How long ago a launch was made; infinite if that is unknown."""
+    try:
+        made = datetime.datetime.fromisoformat(environment.date or "")
+        return (now - made).total_seconds() / 86400
+    except (ValueError, TypeError):
+        return math.inf

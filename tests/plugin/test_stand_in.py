@@ -1,0 +1,261 @@
+"""A GPU that no baseline is of: the reference is launched there first, or taken from the cache."""
+
+import datetime
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_energy.errors import EngineError
+from tests import simulated
+from tests.plugin.project import Project, summary
+
+HERE, ELSEWHERE = "GPU-11111111-2222-3333-4444-555555555555", simulated.UUID
+INSTALLED = {"vllm": "0.0.1", "torch": "2.11.0"}
+
+
+class Engines:
+    """What the engines draw (W) by interpreter and number of launch, on a GPU of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.launched: list[str] = []
+        self.power_w: Callable[[str, int], float] = lambda name, launch: 550.0
+        self.fails: set[tuple[str, int]] = set()
+        self.gpu, self.driver = HERE, "580"
+        self.packages = {"new": {**INSTALLED, "vllm": "0.0.2"}, "old": INSTALLED}
+        self._folder = folder
+
+    def python(self, name: str, from_folder: bool = False) -> str:
+        """An interpreter that says what is installed, and does no more."""
+        answer = json.dumps(["3.12.3", self.packages[name], from_folder])
+        path = self._folder / name
+        path.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        path.chmod(0o755)
+        return str(path)
+
+    def record_launch(
+        self, cells: Any, settings: Any, open_meter: Any, progress: Any, is_enough: Any
+    ) -> Iterator[Any]:
+        name = Path(settings.python).name
+        self.launched.append(name)
+        launch = self.launched.count(name)
+        progress("tiny: loading (python)")
+        if (name, launch) in self.fails:
+            raise EngineError("load", "CUDA error: an illegal memory access")
+        now = datetime.datetime.now(datetime.UTC)
+        for cell in cells:
+            yield (
+                cell,
+                simulated.recording(
+                    cell,
+                    launch_id=f"{now:%Y%m%dT%H%M%S%f}",
+                    power_w=self.power_w(name, launch) + launch % 2,
+                    cycles=12.5,
+                    environment={
+                        "date": now.isoformat(timespec="seconds"),
+                        "gpu_uuids": (self.gpu,),
+                        "driver": self.driver,
+                        "vllm": self.packages[name]["vllm"],
+                        "python": "3.12.3",
+                        "packages": self.packages[name],
+                        "engine_args_under_test": settings.engine_args_under_test,
+                    },
+                ),
+            )
+
+
+@pytest.fixture
+def engines(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engines:
+    """A project with baselines of another GPU, and the noise of its model."""
+    project.store()
+    project.measure_noise()
+    made = Engines(tmp_path)
+    monkeypatch.setattr("pytest_energy.launch.launch.record_launch", made.record_launch)
+    return made
+
+
+def run(project: Project, engines: Engines, *arguments: str) -> pytest.RunResult:
+    """A live run in which the store's engine is at hand; what it launches is counted anew."""
+    engines.launched.clear()
+    return project.run(
+        "--energy-python", engines.python("new"),
+        "--energy-reference-python", engines.python("old"),
+        "--energy-gpu-cache", str(project.path / "cache"), *arguments,
+    )  # fmt: skip
+
+
+def test_an_unchanged_engine_passes_after_one_launch_and_two_of_the_reference(
+    project: Project, engines: Engines
+) -> None:
+    before = project.files()
+    result = run(project, engines)
+    result.assert_outcomes(passed=4)
+    assert engines.launched == ["new", "old", "old"]
+    summary(result).fnmatch_lines(
+        [
+            "energy: live, up to 5 launches of */new, compared on a GPU without baselines with "
+            "launches of */old, baselines in baselines",
+            "energy * reference, launch 1: tiny: loading *",
+            "vLLM 0.0.2 against the reference's vLLM 0.0.1, made in this run: 1 launch against 2, "
+            "* under load on *",
+        ]
+    )
+    assert {path for path in project.files() if path not in before} == {
+        path for path in project.files() if path.startswith("cache/")
+    }
+
+
+def test_the_next_run_needs_no_launch_of_the_reference(project: Project, engines: Engines) -> None:
+    run(project, engines)
+    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
+    result = run(project, engines, "--energy-record", "kept")
+    result.assert_outcomes(passed=4)
+    assert engines.launched == ["new"]
+    summary(result).fnmatch_lines(
+        [f"*against the reference's vLLM 0.0.1, made here by {today}-*: 1 launch against 2, *"]
+    )
+    replayed = project.run(
+        "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference",
+        "--energy-interleave", "never",
+    )  # fmt: skip
+    replayed.assert_outcomes(passed=4)
+
+
+def test_a_dearer_engine_is_regressed_by_launches_of_the_same_run(
+    project: Project, engines: Engines
+) -> None:
+    run(project, engines)
+    engines.power_w = lambda name, launch: 550.0 if name == "old" else 580.0
+    result = run(project, engines, "-k", "test_energy")
+    result.assert_outcomes(failed=2)
+    # The cached launches say so after two launches; then the reference is launched anew.
+    assert engines.launched == ["new", "new", "old", "old", "old"]
+    result.stdout.fnmatch_lines(
+        [
+            "REGRESSED: tiny bs=2*% vs the reference's 0.55*",
+            "  how sure: *; 2 launches against 3 of vLLM 0.0.1, made in this run",
+        ]
+    )
+
+
+def test_a_machine_that_changed_since_is_no_regression_of_the_engine(
+    project: Project, engines: Engines
+) -> None:
+    run(project, engines)
+    engines.power_w = lambda name, launch: 600.0
+    result = run(project, engines)
+    result.assert_outcomes(passed=4)
+    assert engines.launched == ["new", "new", "old", "old", "old"]
+
+
+def test_so_it_is_on_a_gpu_that_has_baselines(project: Project, engines: Engines) -> None:
+    engines.gpu, engines.power_w = ELSEWHERE, lambda name, launch: 500.0
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new"]
+    engines.power_w = lambda name, launch: 600.0
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new", "new", "old", "old", "old"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["driver", "packages", "damaged", "other", "old", "from folder"],
+)
+def test_cached_launches_that_do_not_stand_for_one_made_now_cost_a_launch(
+    project: Project, engines: Engines, change: str
+) -> None:
+    run(project, engines)
+    for path in (project.path / "cache").rglob("*.json.gz"):
+        content = json.loads(gzip.decompress(path.read_bytes()))
+        if change == "damaged":
+            path.write_bytes(path.read_bytes()[:-20])
+            continue
+        if change == "other":
+            content["environment"]["gpu_uuids"] = [ELSEWHERE]
+        if change == "old":
+            content["environment"]["date"] = "2026-01-01T00:00:00+00:00"
+        path.write_bytes(gzip.compress(json.dumps(content).encode()))
+    if change == "driver":
+        engines.driver = "590"
+    if change == "packages":
+        engines.packages["old"] = {**INSTALLED, "torch": "2.12.0"}
+    if change == "from folder":
+        engines.launched.clear()
+        result = project.run(
+            "--energy-python", engines.python("new"),
+            "--energy-reference-python", engines.python("old", from_folder=True),
+            "--energy-gpu-cache", str(project.path / "cache"),
+        )  # fmt: skip
+    else:
+        result = run(project, engines)
+    result.assert_outcomes(passed=4)
+    assert engines.launched == ["new", "old", "old"]
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_decides_nothing(
+    project: Project, engines: Engines
+) -> None:
+    (project.path / "cache").write_text("not a folder")
+    result = run(project, engines)
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["*the reference's launch is not kept for later runs: *"])
+
+
+def test_a_reference_that_fails_is_named(project: Project, engines: Engines) -> None:
+    engines.fails = {("old", 1)}
+    result = run(project, engines)
+    result.assert_outcomes(failed=4)
+    assert engines.launched == ["new", "old"]
+    summary(result).fnmatch_lines(["*the reference engine (*/old): *illegal memory access*"])
+
+
+def test_an_undecided_cell_gets_further_launches_of_both(
+    project: Project, engines: Engines
+) -> None:
+    engines.power_w = lambda name, launch: 550.0 if name == "old" else 563.0
+    run(project, engines, "-k", "test_energy and bs2")
+    assert engines.launched[:5] == ["new", "old", "old", "new", "old"]
+    assert engines.launched.count("old") <= 5
+
+
+def test_another_engine_than_the_store_s_is_interleaved(project: Project, engines: Engines) -> None:
+    engines.packages["old"] = {**INSTALLED, "vllm": "0.0.0"}
+    result = run(project, engines, "--collect-only")
+    result.stdout.fnmatch_lines(
+        [
+            "energy: live, up to 5 pairs of launches, interleaved by periods, or by launches if "
+            "the engines do not fit on the GPU together since the baseline of tiny bs=2 64/250 is "
+            "of vLLM 0.0.1: *"
+        ]
+    )
+
+
+def test_without_the_engine_the_message_says_how_to_compare_here(
+    project: Project, engines: Engines
+) -> None:
+    result = project.run("--energy-python", engines.python("new"), "-k", "test_energy and bs2")
+    result.assert_outcomes(failed=1)
+    summary(result).fnmatch_lines(
+        [
+            f"*no baseline fits: one was measured on another GPU, {ELSEWHERE} (vLLM 0.0.1)",
+            "*next: compare with the baseline's vLLM on this GPU: pytest * "
+            "--energy-reference-python PYTHON   (or --energy-reference-install)",
+        ]
+    )
+
+
+def test_updates_on_two_gpus_change_two_files(project: Project, engines: Engines) -> None:
+    before = project.files()
+    for gpu in (HERE, "GPU-99999999-2222-3333-4444-555555555555"):
+        engines.gpu = gpu
+        run(project, engines, "--energy-update", "--energy-interleave", "never")
+    after = project.files()
+    assert [path for path in before if after[path] != before[path]] == []
+    stores = sorted(p for p in after if p.startswith("baselines/") and p not in before)
+    assert [Path(path).name for path in stores] == [
+        "tiny.gpu-11111111.json",
+        "tiny.gpu-99999999.json",
+    ]
