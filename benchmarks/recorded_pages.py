@@ -52,6 +52,11 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"pytest suites --energy-replay {H200}/gpu-739044fb/{engine}"
         for engine in ("unchanged", "triton-attn")
     ),
+    "H200, on a GPU without baselines, by three launches of the reference there": tuple(
+        f"pytest suites --energy-replay {H200}/gpu-908b0762/{engine} --energy-reference-replay "
+        f"{H200}/gpu-908b0762/reference --energy-interleave never"
+        for engine in ("unchanged", "no-async", "max-num-batched-tokens-512")
+    ),
     "H200, against the stored baseline of 0.20.2": (
         f"pytest {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1",
         f"pytest {_8_AND_64} --energy-replay {H200}/vllm-0.25.1-eager",
@@ -77,7 +82,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"pytest-energy noise suites --energy-replay {H100}/gpu-e4e905c4/vllm-0.25.1-256-in "
         f"{H100}/gpu-6ac11e84/baseline {H100}/gpu-6ac11e84/unchanged",
         f"pytest-energy noise suites --energy-replay {H200}/gpu-739044fb/baseline "
-        f"{H200}/gpu-739044fb/unchanged",
+        f"{H200}/gpu-739044fb/unchanged {H200}/gpu-908b0762/reference "
+        f"{H200}/gpu-908b0762/unchanged",
         f"pytest-energy noise {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1",
         f"pytest-energy noise {_8_AND_64} --energy-replay {H100}/vllm-0.25.1",
         f"pytest-energy noise benchmarks/cpu_bound "

@@ -4,6 +4,7 @@ A baseline holds for the GPU that it was measured on. On another GPU its engine 
 instead, for the launches there are what a baseline would hold.
 """
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -108,9 +109,10 @@ def _visible_names() -> set[str] | None:
 
 
 def _is_host_bound(baseline: Baseline) -> bool:
+    """By the median of launches, since a single one may have met a slow host."""
     shares = [launch.host_bound_share for launch in baseline.launches]
     known = [share for share in shares if share is not None]
-    return bool(known) and is_host_bound(sum(known) / len(known))
+    return bool(known) and is_host_bound(statistics.median(known))
 
 
 def _newest_of_all(cells: Sequence[Cell], store: Store) -> Baseline:

@@ -51,7 +51,7 @@ class ReplaySource:
             return Evidence.of(candidate.measurements)
         if not self.settings.paired:
             kept = self._cells(self.settings.reference_replay).get(cell.key.canonical, [])
-            return Evidence.of(candidate.measurements).with_reference(kept, "run")
+            return Evidence.of(candidate.measurements).with_reference(kept, "replay")
         reference = self._launches(cell, self.settings.reference_replay)
         if reference.failure is not None:
             return reference

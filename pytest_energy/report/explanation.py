@@ -306,6 +306,8 @@ def _more_evidence(judgement: Judgement, rerun: str, replayed: bool) -> list[str
         ways.append(f"measure this runner's noise once: pytest-energy noise {arguments}")
     if hopeless:
         ways.append("set another tolerance in the test, as more launches will not decide")
+    elif judgement.reference_from:
+        ways.append(f"interleave both engines: {rerun} --energy-interleave launches")
     elif not judgement.paired:
         ways.append(
             "interleave both engines on this GPU: --energy-reference-python PYTHON (docs/usage.md)"

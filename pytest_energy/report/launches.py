@@ -35,12 +35,12 @@ _OF_MODULE = "energy and power are of the whole module: GPU, CPU and memory"
 
 
 def made_here(found: Compared) -> str:
-    """When the launches that stand in for a baseline were made; empty if none do."""
-    if found.reference is None or not found.reference_from:
-        return ""
+    """When the launches that stand in for a baseline were made, if that was on this machine."""
     if found.reference_from == "run":
         return ", made in this run"
-    return f", made here by {str(found.reference.environment.date)[:10]}"
+    if found.reference_from == "cache" and found.reference is not None:
+        return f", made here by {str(found.reference.environment.date)[:10]}"
+    return ""
 
 
 def remarks(kept: Sequence[Measurement], left_out: Sequence[Measurement]) -> list[str]:

@@ -12,8 +12,8 @@ from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.safety.schema import STRICT, Count, Name, Short
 from pytest_energy.store.figures import Condition, CycleTokens, Figure, Figures, rounded
 
-# Whose launches stand in for a baseline: this run's, or those of an earlier one on this machine.
-ReferenceFrom = Literal["", "run", "cache"]
+# Whence launches come that stand in for a baseline: this run, an earlier one here, recordings.
+ReferenceFrom = Literal["", "run", "cache", "replay"]
 
 
 @dataclass(frozen=True)

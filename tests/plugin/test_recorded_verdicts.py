@@ -253,6 +253,35 @@ def test_a_launch_of_the_candidate_whose_host_was_slow_for_a_while_is_left_out(
     assert left_out == ["bs=64", "bs=256"]
 
 
+def on_a_gpu_without_baselines(suite: Suite, candidate: str, reference: Path) -> Result:
+    """A candidate by launches of the reference on the same GPU."""
+    return suite(
+        "--energy-replay", RECORDINGS / "gpu-908b0762" / candidate,
+        "--energy-reference-replay", reference, "--energy-interleave", "never", tests="suites",
+    )  # fmt: skip
+
+
+def test_on_a_gpu_without_baselines_one_launch_passes_by_two_of_the_reference(
+    suite: Suite, tmp_path: Path
+) -> None:
+    reference = RECORDINGS / "gpu-908b0762" / "reference"
+    for launch in sorted(reference.iterdir())[:2]:
+        shutil.copytree(launch, tmp_path / launch.name)
+    for candidate in ("unchanged/20261129T081226Z-fea589", "max-num-batched-tokens-512"):
+        result = on_a_gpu_without_baselines(suite, candidate, tmp_path)
+        result.assert_outcomes(passed=8)
+
+
+def test_on_a_gpu_without_baselines_an_engine_without_asynchronous_scheduling_is_regressed(
+    suite: Suite,
+) -> None:
+    reference = RECORDINGS / "gpu-908b0762" / "reference"
+    result = on_a_gpu_without_baselines(suite, "no-async", reference)
+    for metric in ("J/token", "tokens/s"):
+        found = verdicts(result, metric)
+        assert found == dict.fromkeys(("bs=1", "bs=8", "bs=64", "bs=256"), "regressed")
+
+
 def test_replay_writes_nothing(suite: Suite) -> None:
     def digest() -> dict[Path, str]:
         files = [
@@ -393,7 +422,16 @@ UNCHANGED_H200 = (
             if path.is_dir() and path.name in ("vllm-0.20.2", "vllm-0.25.1", "vllm-0.25.1-gate")
         ),
     ),
-    ("suites", "offline", ("gpu-739044fb/baseline", "gpu-739044fb/unchanged")),
+    (
+        "suites",
+        "offline",
+        (
+            "gpu-739044fb/baseline",
+            "gpu-739044fb/unchanged",
+            "gpu-908b0762/reference",
+            "gpu-908b0762/unchanged",
+        ),
+    ),
 )
 UNCHANGED_H100 = (
     (

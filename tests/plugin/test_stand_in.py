@@ -240,7 +240,7 @@ def test_without_the_engine_the_message_says_how_to_compare_here(
     result.assert_outcomes(failed=1)
     summary(result).fnmatch_lines(
         [
-            f"*no baseline fits: one was measured on another GPU, {ELSEWHERE} (vLLM 0.0.1)",
+            f"*no baseline fits: one was measured on another GPU, {ELSEWHERE} (vLLM 0.0.1)*",
             "*next: compare with the baseline's vLLM on this GPU: pytest * "
             "--energy-reference-python PYTHON   (or --energy-reference-install)",
         ]
