@@ -84,21 +84,23 @@ def resolved(settings: Settings, cells: Sequence[Cell], store: Store) -> tuple[S
     if settings.reference is None or settings.interleave != "auto" or settings.update:
         return settings, ""
     try:
-        pin = pinned(settings, cells, store)
-        why = next(filter(None, (_unfit(cell, pin, store) for cell in cells)), "")
+        newest = {cell.name: store.newest(cell.key, _visible_names()) for cell in cells}
+        why = next((f"no baseline is of {name}" for name, b in newest.items() if b is None), "")
+        why = why or _unfit(pinned(settings, cells, store), newest)
     except EnergyError as error:
-        why = str(error).partition("\n")[0]
+        why = str(error).partition("\n")[0].removesuffix(".")
     return (settings, why) if why else (replace(settings, interleave="never"), "")
 
 
-def _unfit(cell: Cell, pin: Pin | None, store: Store) -> str:
-    """Why the reference may not stand in for a cell's baseline; empty if it may."""
-    newest = store.newest(cell.key, _visible_names())
-    if newest is None:
-        return f"there is no baseline of {cell.name}"
-    if pin != Pin.of(newest):
-        return f"the baseline of {cell.name} is of vLLM {newest.environment.vllm}"
-    return f"{cell.name} is host-bound" if _is_host_bound(newest) else ""
+def _unfit(pin: Pin | None, newest: Mapping[str, Baseline | None]) -> str:
+    """Why the reference may not stand in for the cells' baselines; empty if it may."""
+    for name, baseline in newest.items():
+        assert baseline is not None
+        if pin != Pin.of(baseline):
+            return f"the baseline of {name} is of vLLM {baseline.environment.vllm}"
+        if _is_host_bound(baseline):
+            return f"{name} is host-bound"
+    return ""
 
 
 def _visible_names() -> set[str] | None:

@@ -56,8 +56,10 @@ def installed(interpreter: str) -> Installed:
         )  # fmt: skip
         python, packages, from_folder = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as error:
+        status = getattr(error, "returncode", None)
+        why = f"exit status {status}" if status else type(error).__name__
         raise UsageError(
-            f"{interpreter} does not say what is installed: {error}.\n"
+            f"{interpreter} does not say what is installed ({why}).\n"
             "Give the interpreter of an environment with vLLM: /venv/bin/python"
         ) from None
     return Installed(python, packages, from_folder)

@@ -64,7 +64,7 @@ def _live(settings: Settings, why: str) -> str:
     count = f"{'' if exactly else 'up to '}{settings.launches}"
     if settings.paired:
         assert settings.reference is not None
-        because = f" since {why}" if why else ""
+        because = f" ({why})" if why else ""
         return (
             f"{count} pairs of launches, interleaved by {_INTERLEAVED[settings.interleave]}"
             f"{because}: {_engine(settings.launch)} against {_engine(settings.reference)}"

@@ -126,7 +126,7 @@ def found(project: Path, key: object, content: bytes | None, path: Path) -> Base
 def updated(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Disk], list[Disk], bytes | None, bytes, Path]:
-    path = project / "baselines" / "simulated-gpu" / "tiny.json"
+    path = project / "baselines" / "simulated-gpu" / "tiny.gpu-aaaaaaaa.json"
     old = path.read_bytes() if path.exists() else None
     cell = Marked.from_arguments((), setting.MARKER).cell(2, project)
     launches = [
@@ -147,7 +147,7 @@ def updated(
 def test_a_baseline_is_the_old_one_or_the_new_one(
     project: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
-    path = project / "baselines" / "simulated-gpu" / "tiny.json"
+    path = project / "baselines" / "simulated-gpu" / "tiny.gpu-aaaaaaaa.json"
     if first:
         path.unlink()
     states, settled, old, new, path = updated(project, monkeypatch)

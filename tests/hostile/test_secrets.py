@@ -129,7 +129,7 @@ def test_a_live_run_writes_none_of_them(project: Project, home: Path, engine: st
         "report/report.html",
         "report/report.md",
     } <= set(written)
-    assert "baselines/simulated-gpu/tiny.json" in written
+    assert "baselines/simulated-gpu/tiny.gpu-00000000.json" in written
     leaks = {
         name: mark
         for name, text in written.items()

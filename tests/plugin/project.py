@@ -29,6 +29,7 @@ TESTS = f"""
         pass
 """
 
+STORED = "baselines/simulated-gpu/tiny.gpu-00000000.json"  # what `store` writes
 _WRITTEN: dict[tuple[str, frozenset[tuple[str, bytes]]], dict[str, bytes]] = {}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_energy.recording import recording_file, schema
-from tests.plugin.project import MARKER, TESTS, Project
+from tests.plugin.project import MARKER, STORED, TESTS, Project
 
 
 def everything(result: pytest.RunResult) -> str:
@@ -216,7 +216,7 @@ def test_no_gpu_at_all(project: Project, monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
-@pytest.mark.parametrize("damaged", ["baselines/simulated-gpu/tiny.json", "old", "noise"])
+@pytest.mark.parametrize("damaged", [STORED, "old", "noise"])
 @pytest.mark.parametrize(
     "how", ["--energy-update", "--energy-noise", "--energy-exit-status=pytest"]
 )
@@ -237,7 +237,7 @@ def test_a_file_that_stops_every_test_is_told_in_full_once(
         path.symlink_to("gone")
     result = project.run("--energy-replay", "old", how)
     text = everything(result)
-    if (damaged, how) == ("baselines/simulated-gpu/tiny.json", "--energy-noise"):
+    if (damaged, how) == (STORED, "--energy-noise"):
         assert result.ret == 0  # it needs no baseline
         return
     result.assert_outcomes(failed=4)
@@ -262,10 +262,13 @@ def test_a_file_that_stops_every_test_is_told_in_full_once(
 @pytest.mark.parametrize("update", [[], ["--energy-update"]])
 def test_damaged_baselines(project: Project, damage: Any, message: str, update: list[str]) -> None:
     project.store()
-    path = project.path / "baselines/simulated-gpu/tiny.json"
+    path = project.path / "baselines/simulated-gpu/tiny.gpu-00000000.json"
     path.write_text(damage(path.read_text()))
     result = refused(
-        project, ["--energy-replay", "old", *update], message, "simulated-gpu/tiny.json"
+        project,
+        ["--energy-replay", "old", *update],
+        message,
+        "simulated-gpu/tiny.gpu-00000000.json",
     )
     result.assert_outcomes(failed=4)
 
@@ -448,7 +451,7 @@ def test_a_tests_own_collection_error_is_not_taken_for_no_test(project: Project)
 
 
 @pytest.mark.parametrize("version", ["9" * 5000, ["x"] * 5000, {"x" * 5000: 1}, None, True, 2.0])
-@pytest.mark.parametrize("file", ["tiny.json", "noise/tiny.json"])
+@pytest.mark.parametrize("file", ["tiny.gpu-00000000.json", "noise/tiny.json"])
 def test_a_schema_version_is_not_echoed_whole(project: Project, version: Any, file: str) -> None:
     project.store()
     project.measure_noise()

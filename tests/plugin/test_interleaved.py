@@ -12,7 +12,7 @@ from pytest_energy.errors import EngineError
 from pytest_energy.launch.interleaved import NoFit, SideError
 from pytest_energy.recording.recording import CoResident
 from tests import simulated
-from tests.plugin.project import Project, summary
+from tests.plugin.project import STORED, Project, summary
 
 OLD, NEW = "/bin/false", "/bin/true"  # the engines are the stand-ins below
 TOGETHER = ("--energy-python", NEW, "--energy-reference-python", OLD)
@@ -224,7 +224,7 @@ def test_an_update_stores_the_new_side(project: Project, engines: Engines) -> No
     engines.power_w = lambda python, launch: 480.0 if python == NEW else 500.0
     result = project.run(*BY_LAUNCHES, "--energy-update", "--energy-launches", "3")
     result.assert_outcomes(passed=4)
-    stored = (project.path / "baselines/simulated-gpu/tiny.json").read_text()
+    stored = (project.path / STORED).read_text()
     assert '"vllm": "2.0"' in stored
     assert '"vllm": "1.0"' not in stored
 
@@ -365,7 +365,8 @@ def test_engines_that_fit_together_alternate_by_periods(project: Project, engine
     summary(result).fnmatch_lines(
         [
             "energy: live, up to 5 pairs of launches, interleaved by periods, or by launches if "
-            f"the engines do not fit on the GPU together: {NEW} against {OLD}, *",
+            "the engines do not fit on the GPU together (no baseline is of tiny bs=2 64/250): "
+            f"{NEW} against {OLD}, *",
             "energy * s  * min left: pair 1 of up to 5 (reference): tiny: loading*",
             "  bs=2 * pass *",
             # The first two periods of a pair draw the same, the last 1 % less: ratios of 1 and

@@ -12,7 +12,7 @@ import pytest
 
 from tests import simulated
 from tests.conftest import ROOT
-from tests.plugin.project import MARKER, TESTS, Project, summary
+from tests.plugin.project import MARKER, STORED, TESTS, Project, summary
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_create_change_and_history(project: Project) -> None:
             "  bs=2 * 0.4* -10.0 ±* 1,001 * +0.0 ±* 450 * changed",
         ]
     )
-    stored = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())
+    stored = json.loads((project.path / STORED).read_text())
     assert [len(cell["history"]) for cell in stored["cells"].values()] == [1, 1]
 
 
@@ -104,10 +104,10 @@ def test_an_update_with_the_launches_of_the_baseline_changes_nothing(project: Pr
 
 def test_updates_only_the_selected_tests(project: Project) -> None:
     project.store()
-    before = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())["cells"]
+    before = json.loads((project.path / STORED).read_text())["cells"]
     project.record("new", power_w=450.0)
     project.run("--energy-replay", "new", "--energy-update", "-k", "bs2")
-    after = json.loads((project.path / "baselines/simulated-gpu/tiny.json").read_text())["cells"]
+    after = json.loads((project.path / STORED).read_text())["cells"]
     assert [name for name in after if after[name] != before[name]] == [
         "offline in=64 out=250 bs=0002 GPU-00000000"
     ]
@@ -131,7 +131,7 @@ def test_recordings_from_elsewhere_do_not_move_the_store(
     (elsewhere / "pytest.ini").write_text("[pytest]\n")
     (project.record("old")).rename(elsewhere / "old")
     assert project.run("--energy-replay", elsewhere / "old", "--energy-update").ret == 0
-    assert (project.path / "baselines/simulated-gpu/tiny.json").is_file()
+    assert (project.path / STORED).is_file()
     assert not (elsewhere / "baselines").exists()
     assert not (elsewhere.parent / "baselines").exists()
 
@@ -459,7 +459,7 @@ def test_losses_that_add_up_need_a_reason(project: Project) -> None:
         ).ret
         == 0
     )
-    assert b'"update_reason": "new kernels"' in project.files()["baselines/simulated-gpu/tiny.json"]
+    assert b'"update_reason": "new kernels"' in project.files()[STORED]
 
 
 def test_a_full_disk_is_told_and_engines_are_not_launched_again_and_again(
@@ -555,7 +555,7 @@ def test_ini_settings_and_the_command_line_over_them(
             "*store"
         ]
     )
-    assert (project.path / "store/simulated-gpu/tiny.json").is_file()
+    assert (project.path / "store/simulated-gpu/tiny.gpu-00000000.json").is_file()
     assert len(live) == 4
     project.run("--energy-launches", "1")
     assert len(live) == 5

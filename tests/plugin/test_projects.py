@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.project import Project
+from tests.plugin.project import STORED, Project
 from tests.plugin.test_bad_input import everything
 
-STORED = "baselines/simulated-gpu/tiny.json"
 UPDATE = "--energy-update"
 
 
@@ -92,7 +91,7 @@ def test_a_store_that_the_projects_own_ini_file_names_may_be_anywhere(
     project.pytester.makeini(f"[pytest]\nenergy_baselines = {shared}")
     project.record("new")
     assert project.run("--energy-replay", "new", UPDATE).ret == 0
-    assert (shared / "simulated-gpu" / "tiny.json").is_file()
+    assert (shared / "simulated-gpu" / "tiny.gpu-00000000.json").is_file()
 
 
 @pytest.mark.parametrize("setting", ["energy_baselines = store", "energy_inconclusive = warn"])

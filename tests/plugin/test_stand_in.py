@@ -227,8 +227,8 @@ def test_another_engine_than_the_store_s_is_interleaved(project: Project, engine
     result.stdout.fnmatch_lines(
         [
             "energy: live, up to 5 pairs of launches, interleaved by periods, or by launches if "
-            "the engines do not fit on the GPU together since the baseline of tiny bs=2 64/250 is "
-            "of vLLM 0.0.1: *"
+            "the engines do not fit on the GPU together (the baseline of tiny bs=2 64/250 is of "
+            "vLLM 0.0.1): *"
         ]
     )
 
@@ -240,9 +240,9 @@ def test_without_the_engine_the_message_says_how_to_compare_here(
     result.assert_outcomes(failed=1)
     summary(result).fnmatch_lines(
         [
-            f"*no baseline fits: one was measured on another GPU, {ELSEWHERE} (vLLM 0.0.1)*",
-            "*next: compare with the baseline's vLLM on this GPU: pytest * "
-            "--energy-reference-python PYTHON   (or --energy-reference-install)",
+            f"*no baseline fits: one was measured on another GPU, {ELSEWHERE} (vLLM 0.0.1) "
+            "next: compare with the baseline's vLLM on this GPU: pytest * "
+            "--energy-reference-python PYTHON   (or --energy-reference-install) *",
         ]
     )
 

@@ -37,7 +37,7 @@ def only_file(folder: Path) -> Path:
 def test_create_then_change(cell: Cell, tmp_path: Path) -> None:
     created = update(tmp_path, launches(cell))
     assert created.done == "created"
-    assert created.path.relative_to(tmp_path) == Path("simulated-gpu/tiny.json")
+    assert created.path.relative_to(tmp_path) == Path("simulated-gpu/tiny.gpu-00000000.json")
     changed = update(
         tmp_path, launches(cell, ("d", "e", "f"), power_w=450.0, environment={"vllm": "0.0.2"})
     )
@@ -155,7 +155,9 @@ def test_near_misses_tell_why(cell: Cell, tmp_path: Path) -> None:
         NearMiss("one differs in engine_args.max_num_seqs: 8 → 16", other_hardware=False)
     ]
     assert store.near_misses(cell.key, "NVIDIA H200") == [
-        NearMiss("one was measured on another GPU model, simulated GPU", other_hardware=True)
+        NearMiss(
+            "one was measured on another GPU model, simulated GPU (vLLM 0.0.1)", other_hardware=True
+        )
     ]
 
 
@@ -166,9 +168,9 @@ def test_each_gpu_has_its_own_baseline(cell: Cell, tmp_path: Path) -> None:
     found = {uuid: store.find(cell.key, GPU_NAME, [uuid]) for uuid in ("GPU-a", "GPU-b", "GPU-c")}
     assert [b and round(b.summary.power_w) for b in found.values()] == [500, 560, None]
     assert [miss.reason for miss in store.near_misses(cell.key, GPU_NAME)] == [
-        "one was measured on another GPU, GPU-a",
-        "one was measured on other GPUs, GPU-a and GPU-d",
-        "one was measured on another GPU, GPU-b",
+        "one was measured on another GPU, GPU-a (vLLM 0.0.1)",
+        "one was measured on other GPUs, GPU-a and GPU-d (vLLM 0.0.1)",
+        "one was measured on another GPU, GPU-b (vLLM 0.0.1)",
     ]
 
 
@@ -242,6 +244,6 @@ def test_a_damaged_file_is_named_and_kept(cell: Cell, tmp_path: Path, damage: An
         lambda s: s.find(cell.key, GPU_NAME, [UUID]),
         lambda s: s.update(launches(cell), TOLERANCE),
     ):
-        with pytest.raises(BaselineError, match=r"tiny\.json"):
+        with pytest.raises(BaselineError, match=r"tiny\.gpu-00000000\.json"):
             use(Store(tmp_path))
     assert path.read_text() == spoiled

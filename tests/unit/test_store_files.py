@@ -22,7 +22,7 @@ from pytest_energy.store.baselines import Store, Update
 from pytest_energy.store.noise import NoiseStore
 from tests.simulated import GPU_NAME, UUID, recording
 
-BASELINE, NOISE = "simulated-gpu/tiny.json", "simulated-gpu/noise/tiny.json"
+BASELINE, NOISE = "simulated-gpu/tiny.gpu-00000000.json", "simulated-gpu/noise/tiny.json"
 
 
 def launches(cell: Cell, names: str = "abc", power_w: float = 500.0) -> list[Measurement]:
@@ -94,7 +94,7 @@ def test_a_copy_beside_the_original_is_refused_by_both_names(
 
 def test_a_copy_in_another_folder_is_refused(store: Path, cell: Cell) -> None:
     shutil.copytree(store / "simulated-gpu", store / "simulated-gpu.old")
-    assert "simulated-gpu.old/tiny.json" in refusal(BaselineError, store, cell)
+    assert "simulated-gpu.old/tiny.gpu-00000000.json" in refusal(BaselineError, store, cell)
 
 
 def test_an_entry_twice_in_one_file_is_refused(store: Path, cell: Cell) -> None:
@@ -154,7 +154,10 @@ def test_baseline_and_noise_are_found_whatever_the_gpus_folder_is_called(
     assert in_noise(store, cell) == 3
     assert NoiseStore(store).add(launches(cell, "d")) == 1
     update(store, launches(cell, power_w=450.0))
-    assert {*contents(store)} == {renamed / "tiny.json", renamed / "noise" / "tiny.json"}
+    assert {*contents(store)} == {
+        renamed / "tiny.gpu-00000000.json",
+        renamed / "noise" / "tiny.json",
+    }
 
 
 def test_the_folder_of_a_gpu_may_hold_the_files_of_another(store: Path, cell: Cell) -> None:
@@ -166,7 +169,7 @@ def test_the_folder_of_a_gpu_may_hold_the_files_of_another(store: Path, cell: Ce
     update(store, launches(cell))
     folder = store / "simulated-gpu"
     assert {*contents(store)} == {
-        *(folder / name for name in ("tiny.json", "tiny-2.json")),
+        *(folder / f"tiny.gpu-00000000{number}.json" for number in ("", "-2")),
         *(folder / "noise" / name for name in ("tiny.json", "tiny-2.json")),
     }
     assert in_noise(store, cell) == 2
@@ -209,7 +212,7 @@ def test_noise_of_one_gpu_in_two_folders_is_refused(
     ("link", "to"),
     [
         ("h100", "simulated-gpu"),
-        ("simulated-gpu/alias.json", "tiny.json"),
+        ("simulated-gpu/alias.json", "tiny.gpu-00000000.json"),
         ("simulated-gpu/noise/alias.json", "tiny.json"),
         ("same", "."),
     ],
@@ -229,7 +232,7 @@ def test_a_link_within_the_store_is_no_copy(store: Path, cell: Cell, link: str, 
     ("kind", "file", "name"),
     [
         (BaselineError, BASELINE, "simulated-gpu/copy.json"),
-        (BaselineError, BASELINE, "simulated-gpu.old/tiny.json"),
+        (BaselineError, BASELINE, "simulated-gpu.old/tiny.gpu-00000000.json"),
         (NoiseError, NOISE, "simulated-gpu/noise/copy.json"),
         (NoiseError, NOISE, "simulated-gpu.old/noise/tiny.json"),
     ],
@@ -338,7 +341,7 @@ def test_a_store_that_is_a_link_to_nothing_is_not_empty(store: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "to"),
     [
-        (BASELINE, "rack/simulated-gpu/tiny.json"),
+        (BASELINE, "rack/simulated-gpu/tiny.gpu-00000000.json"),
         (NOISE, "rack/simulated-gpu/noise/tiny.json"),
         (NOISE, "simulated-gpu/Noise/tiny.json"),
         (BASELINE, "simulated-gpu/tiny.JSON"),
@@ -386,7 +389,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_empty(
 
 def test_models_whose_names_make_one_file_name_get_two_files(store: Path, cell: Cell) -> None:
     other = replace(cell, model=replace(cell.model, name="Tiny"))
-    assert update(store, launches(other, power_w=400.0)).path.name == "tiny-2.json"
+    assert update(store, launches(other, power_w=400.0)).path.name == "tiny.gpu-00000000-2.json"
     assert update(store, launches(other, "def", power_w=400.0)).done == "changed"
     assert stored_j(store, other) == pytest.approx(0.4, rel=1e-3)
     assert stored_j(store, cell) == pytest.approx(0.5, rel=1e-3)
@@ -398,7 +401,7 @@ def test_models_whose_names_make_one_file_name_get_two_files(store: Path, cell: 
         "simulated-gpu/._tiny.json",  # AppleDouble: a Mac's copy to a foreign file system
         "simulated-gpu/.#tiny.json",  # Emacs' lock, a link to nothing
         "simulated-gpu/~$tiny.json",
-        "simulated-gpu/tiny.json~",
+        "simulated-gpu/tiny.gpu-00000000.json~",
         "simulated-gpu/#tiny.json#",
         "simulated-gpu/.tiny.json.swp",
         ".ipynb_checkpoints/tiny-checkpoint.json",
