@@ -168,8 +168,8 @@ def test_each_gpu_has_its_own_baseline(cell: Cell, tmp_path: Path) -> None:
     found = {uuid: store.find(cell.key, GPU_NAME, [uuid]) for uuid in ("GPU-a", "GPU-b", "GPU-c")}
     assert [b and round(b.summary.power_w) for b in found.values()] == [500, 560, None]
     assert [miss.reason for miss in store.near_misses(cell.key, GPU_NAME)] == [
-        "one was measured on another GPU, GPU-a (vLLM 0.0.1)",
         "one was measured on other GPUs, GPU-a and GPU-d (vLLM 0.0.1)",
+        "one was measured on another GPU, GPU-a (vLLM 0.0.1)",
         "one was measured on another GPU, GPU-b (vLLM 0.0.1)",
     ]
 
