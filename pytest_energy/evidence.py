@@ -15,6 +15,7 @@ from typing import Protocol
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.key import canonical
 from pytest_energy.errors import (
+    EnergyError,
     EngineError,
     LockError,
     MeterError,
@@ -57,6 +58,7 @@ class Evidence:
         reference: of the reference engine, one per pair of an interleaved comparison.
         reference_from: where launches come from that stand in for a baseline: this run or an
             earlier one; empty if none do.
+        reference_failure: why the reference could not be launched; None if it could, or need not.
         left_out: disturbed launches, of either side, that others take the place of.
         out_of_time: whether further launches were not begun for want of GPU minutes.
     """
@@ -65,6 +67,7 @@ class Evidence:
     failure: str | None = None
     reference: tuple[Measurement, ...] = ()
     reference_from: ReferenceFrom = ""
+    reference_failure: str | None = None
     left_out: tuple[Measurement, ...] = ()
     out_of_time: bool = False
 
@@ -172,10 +175,11 @@ class LiveSource:
                 launch.wait_for_leftovers(left, self.progress)
             for number in itertools.count(1):
                 failure = self._launch(launches, open_cells, number, launches.add)
-                if failure is None:
-                    failure = self._add_reference(launches, open_cells)
                 if failure is not None:
+                    if launches.is_unusable:
+                        self._failures.add(cells[0], failure)
                     break
+                self._add_reference(launches, open_cells)
                 open_cells = [c for c in open_cells if not self._is_done(c, launches.evidence(c))]
                 if not open_cells:
                     break
@@ -215,14 +219,11 @@ class LiveSource:
         allowed_s = self._gpu_minutes.left_s / launches.gpus()
         timed = self._time_left.launch(_launch_key(cells[0]), len(cells), number, allowed_s)
         with self._gpu_minutes.counted(launches.gpus), timed:
-            failure = add(cells, number)
-        if failure is not None and launches.is_unusable:
-            self._failures.add(cells[0], failure)
-        return failure
+            return add(cells, number)
 
-    def _add_reference(self, launches: "_Launches", cells: Sequence[Cell]) -> str | None:
-        """Launch the reference as often as the cells' verdicts ask for; returns why that failed."""
-        while True:
+    def _add_reference(self, launches: "_Launches", cells: Sequence[Cell]) -> None:
+        """Launch the reference as often as the cells' verdicts ask for, until that fails."""
+        while launches.reference_failure is None:
             short, made = [], 0
             for cell in cells:
                 wanted = self.reference_wanted(cell, launches.evidence(cell))
@@ -231,11 +232,10 @@ class LiveSource:
                 if wanted > launches.of_reference(cell):
                     short.append(cell)
                     made = max(made, launches.of_reference(cell))
-            if not short:
-                return None
-            failure = self._launch(launches, short, made + 1, launches.add_reference)
-            if failure is not None:
-                return failure
+            if not short or launches.reference_failure is not None:
+                break
+            failed = self._launch(launches, short, made + 1, launches.add_reference)
+            launches.reference_failure = failed
 
     def _is_done(self, cell: Cell, evidence: Evidence) -> bool:
         """Whether a cell needs no further launch, or gets none."""
@@ -261,6 +261,7 @@ class _Launches:
 
     Attributes:
         is_unusable: whether the engine did not start or load, for another reason than memory.
+        reference_failure: why the reference could not stand in for baselines.
     """
 
     settings: Settings
@@ -268,6 +269,7 @@ class _Launches:
     progress: Progress
     reference: StandIn | None = None
     is_unusable: bool = False
+    reference_failure: str | None = None
     _measured: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
     _cached: dict[str, list[Measurement]] = field(default_factory=dict)
 
@@ -279,7 +281,7 @@ class _Launches:
         candidate, reference = self._of(CANDIDATE, cell), self._of(REFERENCE, cell)
         if self.settings.paired:
             return Evidence.of(candidate, reference)
-        found = Evidence.of(candidate)
+        found = replace(Evidence.of(candidate), reference_failure=self.reference_failure)
         cached = self._cached.get(cell.key.canonical, [])
         return found.with_reference(*((reference, "run") if reference else (cached, "cache")))
 
@@ -292,7 +294,12 @@ class _Launches:
         key, measured = cell.key.canonical, self._of(CANDIDATE, cell)
         if self.reference is None or key in self._cached or self._of(REFERENCE, cell):
             return False
-        found = self.reference.cached(cell.key, measured[-1].environment)
+        self._cached[key] = []
+        try:
+            found = self.reference.cached(cell.key, measured[-1].environment)
+        except (EnergyError, OSError) as error:
+            self.reference_failure = str(error)
+            return False
         self._cached[key] = [kept.measured for kept in found]
         for kept in found:
             self._keep(cell, kept.recording, REFERENCE)

@@ -18,7 +18,6 @@ from pytest_energy.engines.installed import Installed, installed
 from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.launch.load import Progress
 from pytest_energy.measure.limits import is_host_bound
-from pytest_energy.meters import nvml
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import Recording
 from pytest_energy.settings import LaunchSettings, Settings
@@ -57,15 +56,12 @@ def _public(version: str | None) -> str | None:
     return version and version.partition("+")[0]
 
 
-def pinned(settings: Settings, cells: Sequence[Cell], store: Store) -> Pin | None:
+def pinned(settings: Settings) -> Pin | None:
     """The engine that the user names as the reference; None if that is left to the store.
 
     Raises:
-        UsageError: the interpreter cannot be run, or the store pins no engine or several.
-        BaselineError: a file of the store is damaged.
+        UsageError: the interpreter cannot be run.
     """
-    if settings.reference_install:
-        return Pin.of(_newest_of_all(cells, store))
     if settings.reference is None:
         return None
     found = installed(settings.reference.python)
@@ -84,9 +80,9 @@ def resolved(settings: Settings, cells: Sequence[Cell], store: Store) -> tuple[S
     if settings.reference is None or settings.interleave != "auto" or settings.update:
         return settings, ""
     try:
-        newest = {cell.name: store.newest(cell.key, _visible_names()) for cell in cells}
+        newest = {cell.name: store.newest(cell.key) for cell in cells}
         why = next((f"no baseline is of {name}" for name, b in newest.items() if b is None), "")
-        why = why or _unfit(pinned(settings, cells, store), newest)
+        why = why or _unfit(pinned(settings), newest)
     except EnergyError as error:
         why = str(error).partition("\n")[0].removesuffix(".")
     return (settings, why) if why else (replace(settings, interleave="never"), "")
@@ -103,13 +99,6 @@ def _unfit(pin: Pin | None, newest: Mapping[str, Baseline | None]) -> str:
     return ""
 
 
-def _visible_names() -> set[str] | None:
-    """Models of the GPUs that an engine may land on; None if they are not known."""
-    visible = set(nvml.visible_uuids())
-    names = {gpu.name for gpu in nvml.list_gpus() if gpu.uuid in visible} if visible else None
-    return names or None
-
-
 def _is_host_bound(baseline: Baseline) -> bool:
     """By the median of launches, since a single one may have met a slow host."""
     shares = [launch.host_bound_share for launch in baseline.launches]
@@ -119,8 +108,7 @@ def _is_host_bound(baseline: Baseline) -> bool:
 
 def _newest_of_all(cells: Sequence[Cell], store: Store) -> Baseline:
     """A baseline of the engine that the newest baselines of all cells are of."""
-    gpu_names = _visible_names()
-    found = {cell.name: store.newest(cell.key, gpu_names) for cell in cells}
+    found = {cell.name: store.newest(cell.key) for cell in cells}
     missing = next((name for name, baseline in found.items() if baseline is None), None)
     if missing is not None:
         raise UsageError(
@@ -139,7 +127,7 @@ def _newest_of_all(cells: Sequence[Cell], store: Store) -> Baseline:
 
 
 def launch_settings(
-    settings: Settings, cells: Sequence[Cell], store: Store
+    settings: Settings, cells: Sequence[Cell], store: Store, progress: Progress
 ) -> tuple[LaunchSettings, BinaryIO | None]:
     """How the reference is launched; installs it if that was asked for.
 
@@ -148,12 +136,13 @@ def launch_settings(
 
     Raises:
         UsageError: it could not be installed.
+        BaselineError: a file of the store is damaged.
         OSError: the folder of environments cannot be used.
     """
-    if not settings.reference_install:
-        assert settings.reference is not None
+    if settings.reference is not None:
         return settings.reference, None
     pins = _newest_of_all(cells, store).environment
+    progress(f"installing the reference: vLLM {pins.vllm}")
     python, lock = _install(pins)
     arguments = pins.engine_args_under_test
     return replace(settings.launch, python=str(python), engine_args_under_test=arguments), lock

@@ -1,7 +1,6 @@
 """One run: ask for evidence, ask for the verdict, update the store. Knows nothing of pytest."""
 
 import datetime
-import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,11 +81,11 @@ class Session:
 
     def _stand_in(self, cells: Sequence[Cell]) -> StandIn:
         """The reference that stands in for baselines, which count if they are of its engine."""
-        pin = reference.pinned(self.settings, cells, self.store)
+        pin = reference.pinned(self.settings)
         if pin is not None:
             self._judge.counts = pin.is_of
         return StandIn(
-            functools.partial(reference.launch_settings, self.settings, cells, self.store),
+            lambda: reference.launch_settings(self.settings, cells, self.store, self.progress),
             gpu_cache.GpuCache(
                 self.settings.gpu_cache or gpu_cache.default_folder(),
                 datetime.datetime.now(datetime.UTC),
@@ -128,6 +127,10 @@ class Session:
         # All recordings of a replay are judged at once, so its error level is not shared by looks.
         launches = None if self.settings.replay else self.settings.launches
         judgement = self._judgement(question, evidence, launches)
+        if evidence.reference_failure and judgement.verdict in _ASKS_FOR_REFERENCE:
+            failure = self.told.failure(evidence.reference_failure, question)
+            why = f"the reference could not be launched on this GPU: {failure}"
+            judgement = replace(judgement, reasons=(*judgement.reasons, why))
         if not (evidence.out_of_time and judgement.undecided):
             return judgement
         reasons = (*judgement.reasons, self._out_of_time)
@@ -226,6 +229,8 @@ class Session:
         made = len(evidence.measurements)
         if not made or self.settings.update or not self.settings.reference_first:
             return 0
+        if self.settings.reference is None and self.store.newest(cell.key) is None:
+            return 0  # nothing says what to install
         if evidence.reference_from != "run":
             budget = self.settings.launches
             found = {

@@ -18,7 +18,8 @@ _NOTHING_SELECTED = 5  # pytest.ExitCode.NO_TESTS_COLLECTED
 _DESCRIPTION = """\
 Make the environments that requirements files pin, with uv, and run the suite
 in them: the candidate's engine interleaved with the reference's, which needs
-no baseline, or with --baselines against what is stored. The exit status tells
+no baseline, or with --baselines against what is stored. On a GPU that no
+baseline is of, their vLLM is installed and measured, too. The exit status tells
 the verdict: 10 regressed, 11 invalid, 12 not comparable, 13 no baseline,
 14 inconclusive; 1 if anything else failed; 2, 4 or 5 if nothing was judged.
 
@@ -42,11 +43,10 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--candidate", required=True, type=Path, metavar="FILE", help="pins the vLLM under test"
     )
-    against = parser.add_mutually_exclusive_group(required=True)
-    against.add_argument(
+    parser.add_argument(
         "--reference", type=Path, metavar="FILE", help="pins the vLLM to compare with"
     )
-    against.add_argument("--baselines", type=Path, metavar="DIR", help="the store to compare with")
+    parser.add_argument("--baselines", type=Path, metavar="DIR", help="the store to compare with")
     parser.add_argument(
         "--suites",
         default=Path("suites"),
@@ -92,10 +92,12 @@ def run(options: argparse.Namespace) -> int:
         f"--energy-report={options.output / 'report'}",
     ]
     files = [("--energy-python", options.candidate)]
+    if options.baselines is not None:
+        arguments.append(f"--energy-baselines={options.baselines}")
     if options.reference is not None:
         files.append(("--energy-reference-python", options.reference))
     else:
-        arguments.append(f"--energy-baselines={options.baselines}")
+        arguments.append("--energy-reference-install")
     pythons = [f"{option}={sys.executable}" for option, _ in files]
     _collect(options, [*arguments, *pythons])
     # All are resolved before any is made, which takes minutes in which a branch may move.
@@ -118,7 +120,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _refuse(options: argparse.Namespace) -> None:
-    """Refuse folders that are wrong whatever the tests are."""
+    """Refuse what is wrong whatever the tests are."""
+    if options.reference is None and options.baselines is None:
+        raise UsageError(
+            "there is nothing to compare with.\n"
+            "Name what pins the other vLLM, or the store: --reference FILE, --baselines DIR"
+        )
     recordings = options.output / _RECORDINGS
     if recordings.exists():
         raise UsageError(

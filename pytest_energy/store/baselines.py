@@ -86,18 +86,9 @@ class Store:
         found = self._places().get((key, gpu_name, tuple(sorted(on))))
         return found.entry.baseline if found else None
 
-    def newest(self, key: CellKey, gpu_names: Container[str] | None) -> Baseline | None:
-        """The baseline of this cell that was measured last, on whichever GPU.
-
-        Args:
-            key: of the cell.
-            gpu_names: GPU models that count; None if all do.
-        """
-        found = [
-            baseline
-            for baseline in self.entries()
-            if baseline.key == key and (gpu_names is None or baseline.gpu_name in gpu_names)
-        ]
+    def newest(self, key: CellKey) -> Baseline | None:
+        """The baseline of this cell that was measured last, on whichever GPU."""
+        found = [baseline for baseline in self.entries() if baseline.key == key]
         return max(found, key=lambda baseline: str(baseline.environment.date), default=None)
 
     def entries(self) -> list[Baseline]:

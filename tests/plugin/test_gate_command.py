@@ -126,6 +126,8 @@ def test_a_right_command_makes_environments(gate: Project) -> None:
     gate.store()
     with pytest.raises(Resolved):
         run(against=["--baselines", "baselines"])
+    with pytest.raises(Resolved):
+        run(against=[*REFERENCE, "--baselines", "baselines"])
 
 
 def test_the_readmes_command_makes_environments(gate: Project) -> None:

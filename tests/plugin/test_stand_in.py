@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_energy.engines import environment
 from pytest_energy.errors import EngineError
 from tests import simulated
 from tests.plugin.project import Project, summary
@@ -209,7 +210,28 @@ def test_a_reference_that_fails_is_named(project: Project, engines: Engines) -> 
     result = run(project, engines)
     result.assert_outcomes(failed=4)
     assert engines.launched == ["new", "old"]
-    summary(result).fnmatch_lines(["*the reference engine (*/old): *illegal memory access*"])
+    result.stdout.fnmatch_lines(
+        [
+            "NOT COMPARABLE: tiny bs=2 *",
+            "  the reference could not be launched on this GPU: the reference engine (*/old): "
+            "engine failed during load: CUDA error: an illegal memory access*",
+        ]
+    )
+
+
+def test_a_regression_stands_if_the_reference_cannot_confirm_it(
+    project: Project, engines: Engines
+) -> None:
+    engines.gpu, engines.fails = ELSEWHERE, {("old", 1)}
+    result = run(project, engines, "-k", "test_energy")
+    result.assert_outcomes(failed=2)
+    assert engines.launched == ["new", "new", "old"]
+    result.stdout.fnmatch_lines(
+        [
+            "REGRESSED: tiny bs=2 64/250, J/token 0.55*",
+            "  how sure: *the reference could not be launched on this GPU: *illegal memory access*",
+        ]
+    )
 
 
 def test_an_undecided_cell_gets_further_launches_of_both(
@@ -219,6 +241,54 @@ def test_an_undecided_cell_gets_further_launches_of_both(
     run(project, engines, "-k", "test_energy and bs2")
     assert engines.launched[:5] == ["new", "old", "old", "new", "old"]
     assert engines.launched.count("old") <= 5
+
+
+def installing(project: Project, engines: Engines) -> pytest.RunResult:
+    engines.launched.clear()
+    return project.run(
+        "--energy-python", engines.python("new"), "--energy-reference-install",
+        "--energy-gpu-cache", str(project.path / "cache"), "-k", "test_energy",
+    )  # fmt: skip
+
+
+def test_the_reference_is_installed_as_the_newest_baselines_pin_it(
+    project: Project, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: list[str] = []
+
+    def resolve(requirements: Path, python_version: str) -> str:
+        pinned.append(f"{python_version}: {' '.join(requirements.read_text().split())}")
+        return ""
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "home"))
+    monkeypatch.setattr(environment, "resolve", resolve)
+    monkeypatch.setattr(environment, "make", lambda *_: (Path(engines.python("old")), None))
+    project.record(
+        "newer",
+        environment={"date": "2026-02-01", "python": "3.12.3", "packages": INSTALLED},
+        power_w=499.0,
+    )
+    assert project.run("--energy-replay", "newer", "--energy-update").ret == 0
+    engines.gpu, engines.power_w = ELSEWHERE, lambda name, launch: 500.0
+    installing(project, engines).assert_outcomes(passed=2)
+    assert (engines.launched, pinned) == (["new"], [])  # not needed
+    engines.gpu = HERE
+    installing(project, engines).assert_outcomes(passed=2)
+    assert engines.launched == ["new", "old", "old"]
+    assert pinned == ["3.12: torch==2.11.0 vllm==0.0.1"]
+
+
+def test_a_baseline_that_does_not_say_what_to_install(project: Project, engines: Engines) -> None:
+    result = installing(project, engines)
+    result.assert_outcomes(failed=2)
+    assert engines.launched == ["new"]
+    result.stdout.fnmatch_lines(
+        [
+            "NOT COMPARABLE: tiny bs=2 *",
+            "*could not be launched on this GPU: --energy-reference-install: the baseline does not "
+            "say which packages it was made with.",
+        ]
+    )
 
 
 def test_another_engine_than_the_store_s_is_interleaved(project: Project, engines: Engines) -> None:
