@@ -130,6 +130,11 @@ def test_a_right_command_makes_environments(gate: Project) -> None:
         run(against=[*REFERENCE, "--baselines", "baselines"])
 
 
+def test_nothing_to_compare_with(gate: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(against=[]) != 0
+    assert "--reference FILE, --baselines DIR" in capsys.readouterr().err
+
+
 def test_the_readmes_command_makes_environments(gate: Project) -> None:
     (command,) = re.findall("^pytest-energy (gate .*)$", (ROOT / "README.md").read_text(), re.M)
     with pytest.raises(Resolved):
