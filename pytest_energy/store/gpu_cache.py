@@ -19,6 +19,7 @@ from pytest_energy.errors import RecordingError
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import Fingerprint
+from pytest_energy.recording.folder import SUFFIX
 from pytest_energy.recording.recording import Recording
 from pytest_energy.safety.files import user_cache, visible
 
@@ -92,13 +93,13 @@ class GpuCache:
         if not measured.valid or recorded.co_resident is not None:
             return
         folder = self._folder(recorded.key, recorded.environment)
-        recording_file.write(recorded, folder / f"{recorded.launch_id}{recording_file.SUFFIX}")
+        recording_file.write(recorded, folder / f"{recorded.launch_id}{SUFFIX}")
         for path in sorted(self._files(recorded.key, recorded.environment))[:-MOST_LAUNCHES]:
             path.unlink(missing_ok=True)  # another run may have removed it
 
     def _files(self, key: CellKey, on: Fingerprint) -> list[Path]:
         with contextlib.suppress(OSError):
-            return visible(self._folder(key, on), f"*{recording_file.SUFFIX}")
+            return visible(self._folder(key, on), f"*{SUFFIX}")
         return []
 
     def _folder(self, key: CellKey, on: Fingerprint) -> Path:
