@@ -154,6 +154,8 @@ class LiveSource:
         if key not in self.found:
             self.check()
             self._measure([c for c in self.cells if _launch_key(c) == _launch_key(cell)] or [cell])
+            if self.reference is not None:
+                self.reference.report()
         return self.found[key]
 
     def _measure(self, cells: Sequence[Cell]) -> None:

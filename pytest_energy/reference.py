@@ -6,7 +6,7 @@ instead, for the launches there are what a baseline would hold.
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,10 +20,12 @@ from pytest_energy.launch.load import Progress
 from pytest_energy.measure.limits import is_host_bound
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import Recording
+from pytest_energy.report import gpu_chart
 from pytest_energy.settings import LaunchSettings, Settings
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.gpu_cache import Cached, GpuCache
+from pytest_energy.store.gpu_launches import Machine
 
 MOST_LAUNCHES = 5  # of the reference in one run
 
@@ -175,6 +177,7 @@ class StandIn:
     make: Callable[[], tuple[LaunchSettings, BinaryIO | None]]
     cache: GpuCache
     progress: Progress
+    _made: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
 
     @cached_property
     def engine(self) -> LaunchSettings:
@@ -186,15 +189,33 @@ class StandIn:
     def _installed(self) -> Installed:
         return installed(self.engine.python)
 
+    def is_out_of_band(self, on: Fingerprint) -> bool:
+        """Whether the GPUs are not what they were, so that no earlier launch stands for one now."""
+        return self.cache.launches(on.gpus).chart(Machine.of(on)).is_out
+
     def cached(self, key: CellKey, on: Fingerprint) -> list[Cached]:
         """Launches of a cell that were made on these GPUs, newest first."""
+        machine, launches = Machine.of(on), self.cache.launches(on.gpus)
+        if launches.chart(machine).is_out:
+            state = gpu_chart.state(launches, machine)
+            self.progress(f"{gpu_chart.named(on.gpus)} {state}: the reference is measured anew")
+            return []
         arguments = self.engine.engine_args_under_test
         return self.cache.find(key, on, self._installed, arguments)
 
     def keep(self, *recordings: Recording) -> None:
         """Keep launches for later runs; that they cannot be kept is said, and stops nothing."""
         for recorded in recordings:
+            gpus = recorded.environment.gpus
+            self._made.setdefault(gpus, set()).add(recorded.launch_id)
             try:
                 self.cache.add(recorded)
             except OSError as error:
                 self.progress(f"the reference's launch is not kept for later runs: {error}")
+
+    def report(self) -> None:
+        """Say what the launches since the last report show of the machine."""
+        for gpus, launch_ids in self._made.items():
+            for text in gpu_chart.news(self.cache.launches(gpus), launch_ids):
+                self.progress(f"{gpu_chart.named(gpus)}: {text}")
+        self._made.clear()

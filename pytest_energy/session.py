@@ -60,9 +60,9 @@ class Session:
         self._judge = Judge(
             self.store, self.noise_store, self.comparisons, paired=self.settings.paired
         )
-        stand_in = None
+        self._reference: StandIn | None = None
         if self.settings.reference_first:
-            stand_in = self._stand_in(list(cells.values()))
+            self._reference = self._stand_in(list(cells.values()))
         self._source: Source = (
             ReplaySource(self.settings)
             if self.settings.replay
@@ -74,7 +74,7 @@ class Session:
                 self._is_decided,
                 self._check_store,
                 self._reference_wanted,
-                stand_in,
+                self._reference,
                 self.clock,
             )
         )
@@ -224,14 +224,18 @@ class Session:
         """How many launches of the reference, made in this run, the cell's verdict asks for.
 
         A stored or cached launch may pass an engine; that it regressed is said only by launches of
-        this run, whatever has changed about the machine since then.
+        this run, whatever has changed about the machine since then, and by these alone on a GPU
+        that has left its band.
         """
         made = len(evidence.measurements)
         if not made or self.settings.update or not self.settings.reference_first:
             return 0
         if self.settings.reference is None and self.store.newest(cell.key) is None:
             return 0  # nothing says what to install
-        if evidence.reference_from != "run":
+        trusted = self._reference is None or not self._reference.is_out_of_band(
+            evidence.measurements[-1].environment
+        )
+        if evidence.reference_from != "run" and trusted:
             budget = self.settings.launches
             found = {
                 self._judgement(question, evidence, budget).verdict

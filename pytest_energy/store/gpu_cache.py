@@ -2,13 +2,14 @@
 
 A folder per GPU (or set of GPUs) and cell, a recording per launch. What a run takes from here is
 read like any recording of others: a file that is damaged, of another cell, GPU, driver, power limit
-or engine, or too old costs a launch, and never a verdict.
+or engine, or too old costs a launch, and never a verdict. So does a GPU that has left the band of
+its earlier launches (gpu_launches.py).
 """
 
 import contextlib
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.folder import SUFFIX
 from pytest_energy.recording.recording import Recording
 from pytest_energy.safety.files import user_cache, visible
+from pytest_energy.store import gpu_launches
+from pytest_energy.store.gpu_launches import GpuLaunches, Machine
 
 KEPT_DAYS = 30
 MOST_LAUNCHES = 5  # of a cell; older ones are removed
@@ -73,15 +76,33 @@ class GpuCache:
         """
         if engine.from_folder:
             return []  # the same version may be another engine by now
+        launches, machine = self.launches(on.gpus), Machine.of(on)
+        if launches.chart(machine).is_out:
+            return []
+        alarm = launches.last_alarm(machine)
         found = []
         for path in self._files(key, on):
             with contextlib.suppress(RecordingError):
                 recorded = recording_file.read(path)
                 kept = Cached(recorded, measure(recorded), path)
-                if self._stands_for(kept, key, on, engine, engine_args):
+                if self._stands_for(kept, key, on, engine, engine_args) and (
+                    alarm is None or age_days(kept.measured.environment, alarm) < 0
+                ):
                     found.append(kept)
-        launches = {kept.measured.launch_id: kept for kept in found}
-        return sorted(launches.values(), key=lambda kept: kept.measured.launch_id, reverse=True)
+        by_id = {kept.measured.launch_id: kept for kept in found}
+        return sorted(by_id.values(), key=lambda kept: kept.measured.launch_id, reverse=True)
+
+    def launches(self, gpus: Sequence[str]) -> GpuLaunches:
+        """What is known of the launches on GPUs (UUIDs), beyond those that are kept whole."""
+        return gpu_launches.read(self._gpu_folder(gpus), sorted(gpus), self.now)
+
+    def all_launches(self) -> list[GpuLaunches]:
+        """The same for each GPU, or set of GPUs, that there is a line of."""
+        with contextlib.suppress(OSError):
+            paths = visible(self.folder, f"*/{gpu_launches.NAME}")
+            found = [gpu_launches.read(path.parent, None, self.now) for path in paths]
+            return [launches for launches in found if launches.lines]
+        return []
 
     def add(self, recorded: Recording) -> None:
         """Keep a launch if it is sound, in place of the oldest.
@@ -96,6 +117,7 @@ class GpuCache:
         recording_file.write(recorded, folder / f"{recorded.launch_id}{SUFFIX}")
         for path in sorted(self._files(recorded.key, recorded.environment))[:-MOST_LAUNCHES]:
             path.unlink(missing_ok=True)  # another run may have removed it
+        gpu_launches.append(self._gpu_folder(measured.environment.gpus), measured, self.now)
 
     def _files(self, key: CellKey, on: Fingerprint) -> list[Path]:
         with contextlib.suppress(OSError):
@@ -103,7 +125,10 @@ class GpuCache:
         return []
 
     def _folder(self, key: CellKey, on: Fingerprint) -> Path:
-        return self.folder / slugify("+".join(on.gpus)) / key.slug
+        return self._gpu_folder(on.gpus) / key.slug
+
+    def _gpu_folder(self, gpus: Sequence[str]) -> Path:
+        return self.folder / slugify("+".join(sorted(gpus)))
 
     def _stands_for(
         self,

@@ -329,3 +329,75 @@ def test_updates_on_two_gpus_change_two_files(project: Project, engines: Engines
         "tiny.gpu-11111111.json",
         "tiny.gpu-99999999.json",
     ]
+
+
+def measure_reference(project: Project, engines: Engines, times: int) -> None:
+    """Runs without cached launches, so that each makes two launches of the reference."""
+    for _ in range(times):
+        for path in (project.path / "cache").rglob("*.json.gz"):
+            path.unlink()
+        run(project, engines, "-k", "test_energy")
+        assert engines.launched == ["new", "old", "old"]
+
+
+def test_a_gpu_that_left_its_band_is_measured_anew_until_it_has_another(
+    project: Project, engines: Engines
+) -> None:
+    measure_reference(project, engines, 4)
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new"]  # eight launches, and the chart is in its band
+    engines.power_w = lambda name, launch: 600.0
+    result = run(project, engines)
+    result.assert_outcomes(passed=4)
+    assert engines.launched == ["new", "new", "old", "old", "old"]
+    result.stdout.fnmatch_lines(
+        [
+            "*GPU-11111111: out of its band since 20*: J/token of the reference +9.? % in two "
+            "launches; the next runs measure the reference anew*"
+        ]
+    )
+    made = 1  # the third launch, after the alarm
+    while made < 8:
+        result = run(project, engines)
+        result.assert_outcomes(passed=4)
+        assert engines.launched == ["new", "old", "old"]
+        said = f"*GPU-11111111 out of its band since 20*; {made} of 8 launches of a new band: the *"
+        result.stdout.fnmatch_lines([said])
+        made += 2
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new"]
+
+
+def test_so_it_is_on_a_gpu_whose_baseline_an_engine_would_pass(
+    project: Project, engines: Engines
+) -> None:
+    measure_reference(project, engines, 4)
+    chart = next((project.path / "cache").rglob("launches.jsonl"))
+    there = chart.parent.with_name(ELSEWHERE.lower())
+    chart.parent.rename(there)
+    lines = (there / "launches.jsonl").read_text().replace(HERE, ELSEWHERE)
+    (there / "launches.jsonl").write_text(lines)
+    engines.gpu, engines.power_w = ELSEWHERE, lambda name, launch: 600.0
+    run(project, engines)  # dearer than its baseline, so that the reference is launched
+    engines.power_w = lambda name, launch: 500.0
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new", "old", "old"]
+
+
+def test_a_changed_machine_is_said_with_its_step_and_is_no_alarm(
+    project: Project, engines: Engines
+) -> None:
+    measure_reference(project, engines, 4)
+    engines.driver, engines.power_w = "590", lambda name, launch: 600.0
+    result = run(project, engines)
+    result.assert_outcomes(passed=4)
+    assert engines.launched == ["new", "old", "old"]
+    result.stdout.fnmatch_lines(
+        [
+            "*GPU-11111111: machine changed by 20* (driver 580 → 590): J/token of the reference "
+            "+9.* % (+*.* to +*.* %, 8 launches before, 2 after)*"
+        ]
+    )
+    result.stdout.no_fnmatch_line("*out of its band*")
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new"]

@@ -1,0 +1,72 @@
+"""The control chart of a GPU's reference launches, in words."""
+
+import math
+from collections.abc import Collection, Sequence
+
+from pytest_energy.measure.control_chart import MIN_POINTS, Alarm, Chart
+from pytest_energy.report.words import count, percent
+from pytest_energy.store.gpu_launches import Change, GpuLaunches, Machine
+
+
+def named(gpus: Sequence[str]) -> str:
+    """GPUs in short: the beginnings of their UUIDs."""
+    return "+".join(gpu[:12] for gpu in gpus) or "GPU of unknown UUID"
+
+
+def state(launches: GpuLaunches, machine: Machine | None = None) -> str:
+    """Where the chart of the engine that was launched last stands.
+
+    Args:
+        launches: at least one.
+        machine: as it was then; None for as it was last.
+    """
+    machine = machine or launches.lines[-1].machine
+    return in_words(launches.chart(machine), str(launches.engine(machine)))
+
+
+def news(launches: GpuLaunches, launch_ids: Collection[str]) -> list[str]:
+    """What some of the launches show of the machine: that it changed, or left its band."""
+    if not launches.lines:
+        return []
+    found = []
+    changed = launches.change()
+    if changed is not None and changed.launch_id in launch_ids:
+        found.append(change(changed))
+    left = launches.chart(launches.lines[-1].machine).alarm
+    made = {line.date for line in launches.lines if line.launch_id in launch_ids}
+    if left is not None and left.date in made:
+        found.append(f"{alarm(left)}; the next runs measure the reference anew")
+    return found
+
+
+def in_words(chart: Chart, engine: str) -> str:
+    """Where a chart stands."""
+    made = f"{count(chart.points, 'launch', 'launches')} of {engine}"
+    if chart.alarm is None or not chart.is_out:
+        short = MIN_POINTS - chart.points
+        return f"in its band: {made}" if short <= 0 else f"no band yet: {made}, {short} short of it"
+    left = alarm(chart.alarm)
+    return f"{left}; {chart.points} of {MIN_POINTS} launches of a new band"
+
+
+def alarm(of: Alarm) -> str:
+    """That a GPU left its band, when, how and how far."""
+    how = "by drift" if of.drift else "in two launches"
+    moved = percent(math.exp(of.departure))
+    return f"out of its band since {of.date[:10]}: J/token of the reference {moved} {how}"
+
+
+def change(of: Change) -> str:
+    """That the machine changed, and by how much J/token of the engine did."""
+    text = f"machine changed by {of.date[:10]} ({of.what})"
+    step = of.step
+    if step is None:
+        return f"{text}: no cell was measured before and after"
+    text = f"{text}: J/token of the reference {percent(step.ratio)}"
+    if step.low is None or step.high is None:
+        return f"{text} by one launch before and one after, interval unknown"
+    low = percent(step.low).removesuffix(" %")
+    return (
+        f"{text} ({low} to {percent(step.high)}, {count(step.before, 'launch', 'launches')} before,"
+        f" {step.after} after)"
+    )

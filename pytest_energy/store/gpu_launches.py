@@ -1,0 +1,258 @@
+"""launches.jsonl: what launches of reference engines took on the GPUs of this machine, a line each.
+
+They outlast the few recordings that the cache holds, and make the GPU's control chart. Lines that
+are damaged, of other GPUs or from the future are passed over.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from annotated_types import MaxLen
+from pydantic import AfterValidator, TypeAdapter
+
+from pytest_energy.measure import control_chart
+from pytest_energy.measure.control_chart import Chart, Point, Step
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.recording.fingerprint import Fingerprint
+from pytest_energy.safety import untrusted
+from pytest_energy.safety.files import exclusively, write_atomically
+from pytest_energy.safety.schema import STRICT, Name, Short, checked
+from pytest_energy.safety.untrusted import Malformed
+from pytest_energy.store.figures import Condition, Figure
+
+NAME = "launches.jsonl"
+MOST_LINES = 500  # a launch and cell each; older ones are removed
+_MAX_BYTES = 5_000_000
+_AHEAD = datetime.timedelta(days=1)  # `now` may be when a run began
+
+
+def _date(text: str) -> str:
+    if datetime.datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a date without its offset from UTC")
+    return text
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What makes launches those of one engine.
+
+    Attributes:
+        settings: under test, "name=value" each.
+        environment: digest of Python's and the packages' versions.
+    """
+
+    __pydantic_config__ = STRICT
+
+    vllm: Name
+    settings: tuple[Annotated[str, MaxLen(6_000)], ...]
+    environment: Name
+
+    @classmethod
+    def of(cls, environment: Fingerprint) -> "Engine":
+        """That of a launch."""
+        versions = json.dumps([environment.python, sorted(environment.packages.items())])
+        digest = hashlib.sha256(versions.encode()).hexdigest()[:16]
+        return cls(environment.vllm or "?", environment.settings_under_test, digest)
+
+    def __str__(self) -> str:
+        return " ".join((f"vLLM {self.vllm}", *self.settings))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What changes every engine at once."""
+
+    __pydantic_config__ = STRICT
+
+    driver: Name | None
+    power_limit: Name
+    ecc: bool | None
+    energy_scope: Name | None
+    kernel: Name | None
+    cpu_model: Name | None
+
+    @classmethod
+    def of(cls, environment: Fingerprint) -> "Machine":
+        """That of a launch."""
+        return cls(
+            environment.driver,
+            environment.power_limit,
+            environment.ecc,
+            environment.energy_scope,
+            environment.host.kernel,
+            environment.host.cpu_model,
+        )
+
+    def differences(self, other: "Machine") -> str:
+        """From this one to another, "driver 580 → 590"."""
+        mine, its = asdict(self), asdict(other)
+        changes = (
+            f"{name.replace('_', ' ')} {mine[name] or '?'} → {its[name] or '?'}"
+            for name in mine
+            if mine[name] != its[name]
+        )
+        return ", ".join(changes)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell of one launch.
+
+    Attributes:
+        date: start of its load.
+        cell, name: the cell's slug and name.
+        gpus: UUIDs, sorted.
+    """
+
+    __pydantic_config__ = STRICT
+
+    date: Annotated[Short, AfterValidator(_date)]
+    launch_id: Name
+    cell: Name
+    name: Name
+    gpu_name: Name
+    gpus: tuple[Name, ...]
+    engine: Engine
+    machine: Machine
+    joules_per_token: Figure
+    tokens_per_s: Figure
+    static_power_w: Condition | None = None
+
+    @classmethod
+    def of(cls, measured: Measurement) -> "Line":
+        """That of a valid measurement."""
+        environment = measured.environment
+        return cls(
+            environment.date or "",
+            measured.launch_id,
+            measured.key.slug,
+            measured.key.name,
+            environment.gpu_name,
+            environment.gpus,
+            Engine.of(environment),
+            Machine.of(environment),
+            measured.joules_per_token,
+            measured.tokens_per_s,
+            measured.static_power_w,
+        )
+
+    @property
+    def made(self) -> datetime.datetime:
+        """Its date, for comparisons."""
+        return datetime.datetime.fromisoformat(self.date)
+
+
+_LINE = TypeAdapter(Line)
+
+
+class Change(NamedTuple):
+    """A change of the machine between two launches of one engine.
+
+    Attributes:
+        launch_id, date: of the first launch after it.
+        what: changed.
+        step: of the engine's J/token; None if no cell was measured before and after.
+    """
+
+    launch_id: str
+    date: str
+    what: str
+    step: Step | None
+
+
+@dataclass(frozen=True)
+class GpuLaunches:
+    """The lines of one GPU, or set of GPUs, the oldest first."""
+
+    lines: tuple[Line, ...]
+
+    def engine(self, machine: Machine) -> Engine | None:
+        """The one that was launched last on a machine like this."""
+        return next((of.engine for of in reversed(self.lines) if of.machine == machine), None)
+
+    def chart(self, machine: Machine) -> Chart:
+        """That of the engine that was launched last on a machine like this."""
+        return control_chart.chart(self._points(self.engine(machine), machine))
+
+    def last_alarm(self, machine: Machine) -> datetime.datetime | None:
+        """Of any engine; older launches of none stand for one made now."""
+        engines = {line.engine for line in self.lines if line.machine == machine}
+        charts = [control_chart.chart(self._points(engine, machine)) for engine in engines]
+        dates = [datetime.datetime.fromisoformat(c.alarm.date) for c in charts if c.alarm]
+        return max(dates, default=None)
+
+    def change(self) -> Change | None:
+        """The last change of the machine that the newest engine was measured across, if any."""
+        if not self.lines:
+            return None
+        newest = self.lines[-1]
+        of_engine = [line for line in self.lines if line.engine == newest.engine]
+        after: list[Line] = []
+        while of_engine and of_engine[-1].machine == newest.machine:
+            after.insert(0, of_engine.pop())
+        if not of_engine:
+            return None
+        was = of_engine[-1].machine
+        before: list[Line] = []
+        while of_engine and of_engine[-1].machine == was:
+            before.insert(0, of_engine.pop())
+        step = control_chart.step(_points(before), _points(after))
+        what = was.differences(newest.machine)
+        return Change(after[0].launch_id, after[0].date, what, step)
+
+    def _points(self, engine: Engine | None, machine: Machine) -> list[Point]:
+        return _points([of for of in self.lines if (of.engine, of.machine) == (engine, machine)])
+
+
+def _points(lines: Sequence[Line]) -> list[Point]:
+    """A point per launch, dated by the last of its cells."""
+    launches: dict[str, list[Line]] = {}
+    for line in lines:
+        launches.setdefault(line.launch_id, []).append(line)
+    return sorted(
+        (
+            Point(of[-1].date, {line.cell: math.log(line.joules_per_token) for line in of})
+            for of in launches.values()
+        ),
+        key=lambda point: datetime.datetime.fromisoformat(point.date),
+    )
+
+
+def read(folder: Path, gpus: Sequence[str] | None, now: datetime.datetime) -> GpuLaunches:
+    """The lines in a folder; none if its file cannot be read.
+
+    Args:
+        folder: of the GPUs.
+        gpus: UUIDs, sorted; None for those of the first line.
+        now: dates that lie more than a day ahead do not count.
+    """
+    found: dict[tuple[str, str], Line] = {}
+    with contextlib.suppress(OSError, Malformed):
+        content = untrusted.read(folder / NAME, _MAX_BYTES)
+        for text in content.splitlines()[-MOST_LINES:]:
+            with contextlib.suppress(Malformed):
+                line = checked(_LINE, untrusted.parse(text))
+                gpus = line.gpus if gpus is None else gpus
+                if line.gpus == tuple(gpus) and line.made <= now + _AHEAD:
+                    found[line.launch_id, line.cell] = line
+    return GpuLaunches(tuple(sorted(found.values(), key=lambda line: line.made)))
+
+
+def append(folder: Path, measured: Measurement, now: datetime.datetime) -> None:
+    """Add a launch's line, in place of the oldest if there are too many.
+
+    Raises:
+        OSError: it could not be written; the file is as it was.
+    """
+    new = Line.of(measured)
+    with exclusively(folder):
+        lines = (*read(folder, new.gpus, now).lines, new)[-MOST_LINES:]
+        content = b"".join(_LINE.dump_json(line) + b"\n" for line in lines)
+        write_atomically(folder / NAME, content)
