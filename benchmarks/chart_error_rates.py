@@ -112,7 +112,7 @@ def _row(task: tuple[str, int, int]) -> dict[str, Any]:
     s = VARIANTS[name]
     row: dict[str, Any] = {"variant": name, "false_alarms": false_alarms(s, runs, MONTHS, seed)}
     for title, (change, daily) in CHANGES.items():
-        row[title] = detection(s, change, daily, runs // 10, seed)
+        row[title] = detection(s, change, daily, min(runs, 1000), seed)
     return row
 
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     tasks = [
-        (name, arguments.runs // 4 if number else arguments.runs, arguments.seed)
+        (name, arguments.runs // 10 if number else arguments.runs, arguments.seed)
         for number, name in enumerate(VARIANTS)
     ]
     with ProcessPoolExecutor(arguments.processes) as pool:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.error_rates_page
 
-The four scripts benchmarks/*_error_rates.py simulate; tests/test_docs.py holds the page to their
+The five scripts benchmarks/*_error_rates.py simulate; tests/test_docs.py holds the page to their
 results.
 """
 
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from benchmarks import (
+    chart_error_rates,
     fleet_error_rates,
     gate_error_rates,
     interleaved_error_rates,
@@ -86,13 +87,23 @@ In the second table pace falls for some seconds, at a random time, and power by 
 logarithmic scale). It shows the share that is called unsteady, and the 95th percentile of what the
 others' J/token is too high by. Each rests on a twentieth of {runs} launches.
 """
+_CHART = """\
+## The chart of a GPU
+
+`python -m benchmarks.chart_error_rates --runs {runs}` (seeded): the reference is launched once a
+day on a GPU whose band begins with eight launches. The error of that band is in the figures: it is
+the mean and deviation of the launches so far. Launches of a cell deviate by 0.5 % unless the row
+says otherwise, half of the variance being common to all cells. *False alarm* is the share of months
+with one; the other columns say how often a change is found within a month, and the median day. The
+first row rests on {runs} runs, the others, and all changes, on a tenth.
+"""
 
 
 def page() -> str:
     """As it is written."""
-    gate, interleaved, fleet, steady = (
+    gate, interleaved, fleet, steady, chart = (
         json.loads((RESULTS / f"{name}-error-rates.json").read_text())
-        for name in ("gate", "interleaved", "fleet", "steadiness")
+        for name in ("gate", "interleaved", "fleet", "steadiness", "chart")
     )
     recorded = sum(len(row["cell"]["launches"]) for row in steady["cells"])
     parts = (
@@ -104,6 +115,8 @@ def page() -> str:
         *fleet_error_rates.tables(fleet["rows"]),
         _STEADINESS.format(runs=steady["runs"], recorded=recorded, cells=len(steady["cells"])),
         *steadiness_error_rates.tables(steady["cells"]),
+        _CHART.format(runs=chart["runs"]),
+        *chart_error_rates.table(chart["rows"]),
     )
     return "\n".join(parts).rstrip() + "\n"
 

@@ -1,6 +1,5 @@
 """One run: ask for evidence, ask for the verdict, update the store. Knows nothing of pytest."""
 
-import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,10 +85,7 @@ class Session:
             self._judge.counts = pin.is_of
         return StandIn(
             lambda: reference.launch_settings(self.settings, cells, self.store, self.progress),
-            gpu_cache.GpuCache(
-                self.settings.gpu_cache or gpu_cache.default_folder(),
-                datetime.datetime.now(datetime.UTC),
-            ),
+            gpu_cache.existing(self.settings.gpu_cache),
             self.progress,
         )
 

@@ -142,6 +142,8 @@ def test_error_rates_are_those_that_were_simulated() -> None:
         json.loads(file.read_text()) for file in ROOT.glob("benchmarks/results/*-error-rates.json")
     ]
     assert all(results["runs"] >= 10_000 for results in simulated)
+    chart = json.loads((ROOT / "benchmarks" / "results" / "chart-error-rates.json").read_text())
+    assert max(max(row["false_alarms"]) for row in chart["rows"]) <= 0.01
     results = json.loads((ROOT / "benchmarks" / "results" / "gate-error-rates.json").read_text())
     rows = {
         row["deviation"]: row

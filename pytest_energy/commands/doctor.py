@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 _DESCRIPTION = """\
@@ -40,8 +41,19 @@ def add(commands: Any) -> None:
         default=[],
         help="a GPU to check (repeatable; default: all visible GPUs)",
     )
+    add_gpu_cache(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run, failure="the check was not finished: {}.")
+
+
+def add_gpu_cache(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the cache."""
+    parser.add_argument(
+        "--gpu-cache",
+        type=Path,
+        metavar="DIR",
+        help="where this machine keeps launches of the reference (default: the user's cache)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,17 +64,25 @@ def run(options: argparse.Namespace) -> int:
     """
     from pytest_energy.health import doctor
     from pytest_energy.health.facts import Lock
+    from pytest_energy.health.findings import Finding
     from pytest_energy.launch import gpu_locks
+    from pytest_energy.report import gpu_chart
+    from pytest_energy.store import gpu_cache
 
     def lock_of(gpu_uuid: str) -> Lock:
         held, holder = gpu_locks.look(gpu_uuid)
         return Lock(held, str(holder or ""))
 
+    kept = gpu_cache.existing(options.gpu_cache).all_launches()
+
+    def chart_of(gpu_uuid: str) -> list[Finding]:
+        return [gpu_chart.finding(gpu_uuid, of) for of in kept if gpu_uuid in of.gpus]
+
     def progress(text: str) -> None:
         print(f"{text} ...", file=sys.stderr, flush=True)
 
     interpreter = None if options.no_vllm else options.python
-    examination = doctor.examine(interpreter, options.gpu, progress, lock_of)
+    examination = doctor.examine(interpreter, options.gpu, progress, lock_of, chart_of)
     width = min(doctor.WIDTH, shutil.get_terminal_size((doctor.WIDTH, 0)).columns)
     shown = doctor.to_json(examination) if options.json else doctor.to_text(examination, width)
     sys.stdout.write(shown)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pytest_energy import __version__
-from pytest_energy.commands import doctor, gate, history, init, noise, report
+from pytest_energy.commands import doctor, fleet, gate, history, init, noise, report
 from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.safety import plainly
 from pytest_energy.safety.files import in_words
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pytest-energy", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"pytest-energy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (init, gate, noise, report, history, doctor):
+    for command in (init, gate, noise, report, history, fleet, doctor):
         command.add(commands)
     if not given:
         parser.print_help(sys.stderr)

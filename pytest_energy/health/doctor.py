@@ -56,6 +56,7 @@ def examine(
     named_gpus: Sequence[str],
     say: Callable[[str], None],
     lock_of: Callable[[str], Lock],
+    chart_of: Callable[[str], Sequence[Finding]] = lambda gpu_uuid: (),
 ) -> Examination:
     """Check driver, GPUs, host and engine.
 
@@ -65,6 +66,7 @@ def examine(
             CUDA_VISIBLE_DEVICES leaves visible.
         say: announces what takes a while.
         lock_of: the lock of a GPU, by its UUID.
+        chart_of: what is found of the reference's launches on it.
 
     Raises:
         UsageError: one of `named_gpus` is not a GPU that the driver lists.
@@ -89,7 +91,7 @@ def examine(
         facts = read_gpu.read_gpu(gpu)
         idle = neighbours.when_idle({gpu.uuid: facts})[gpu.uuid]
         facts = replace(facts, utilization_percent=idle.utilization_percent)
-        findings += check_gpu.gpu(facts, watch, lock_of(gpu.uuid))
+        findings += [*check_gpu.gpu(facts, watch, lock_of(gpu.uuid)), *chart_of(gpu.uuid)]
     others = bool(reached) and not named_gpus
     findings += [
         check_gpu.unreachable(_subject(gpu), gpu.error, gpu.forbidden and others)

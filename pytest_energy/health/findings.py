@@ -46,6 +46,7 @@ MIG, ECC, MEMORY_ROWS, COMPUTE_MODE = "MIG", "ECC", "memory rows", "compute mode
 PROCESSES, LOCK = "processes", "lock"
 CPU, GOVERNOR, LOAD, MEMORY, DISK = "CPU", "governor", "load", "memory", "disk"
 VLLM = "vLLM"
+REFERENCE = "reference"
 
 FINDINGS: Mapping[str, Kind] = {
     "no_driver": Kind(
@@ -122,6 +123,9 @@ FINDINGS: Mapping[str, Kind] = {
         PROCESSES, _FAULT, "none is listed, but over 2 GiB of memory is used or the GPU is busy"
     ),
     "gpu_locked": Kind(LOCK, _WARNING, "another run is measuring on this GPU"),
+    "out_of_band": Kind(
+        REFERENCE, _WARNING, "the reference's J/token left the band of its earlier launches here"
+    ),
     "few_cores": Kind(CPU, _WARNING, "fewer than four cores are usable (affinity, cgroup)"),
     "cpu_governor": Kind(GOVERNOR, _WARNING, "it is not `performance`"),
     "cpu_busy": Kind(LOAD, _WARNING, "the one-minute load exceeds half of the cores"),

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Collection, Sequence
 
+from pytest_energy.health.findings import REFERENCE, Finding, found, ok
 from pytest_energy.measure.control_chart import MIN_POINTS, Alarm, Chart
 from pytest_energy.report.words import count, percent
 from pytest_energy.store.gpu_launches import Change, GpuLaunches, Machine
 
 
 def named(gpus: Sequence[str]) -> str:
-    """GPUs in short: the beginnings of their UUIDs."""
-    return "+".join(gpu[:12] for gpu in gpus) or "GPU of unknown UUID"
+    """GPUs in short: the beginning of the first one's UUID, and how many more there are."""
+    if not gpus:
+        return "GPU of unknown UUID"
+    return gpus[0][:12] + (f"+{len(gpus) - 1}" if len(gpus) > 1 else "")
 
 
 def state(launches: GpuLaunches, machine: Machine | None = None) -> str:
@@ -24,19 +27,38 @@ def state(launches: GpuLaunches, machine: Machine | None = None) -> str:
     return in_words(launches.chart(machine), str(launches.engine(machine)))
 
 
+def with_change(launches: GpuLaunches) -> str:
+    """Where the chart stands, and the last change of the machine; at least one line."""
+    changed = launches.change()
+    return state(launches) if changed is None else f"{state(launches)}; {change(changed)}"
+
+
+def finding(gpu_uuid: str, launches: GpuLaunches) -> Finding:
+    """The chart of a GPU as doctor shows it, in one line."""
+    line = with_change(launches)
+    if len(launches.gpus) > 1:
+        line = f"with {count(len(launches.gpus) - 1, 'more GPU')}, {line}"
+    if not launches.chart(launches.lines[-1].machine).is_out:
+        return ok(gpu_uuid, REFERENCE, line)
+    remedy = (
+        "until then runs launch the reference anew; look for what changed: cooling, power, host"
+    )
+    return found(gpu_uuid, "out_of_band", line, remedy)
+
+
 def news(launches: GpuLaunches, launch_ids: Collection[str]) -> list[str]:
     """What some of the launches show of the machine: that it changed, or left its band."""
     if not launches.lines:
         return []
-    found = []
+    texts = []
     changed = launches.change()
     if changed is not None and changed.launch_id in launch_ids:
-        found.append(change(changed))
+        texts.append(change(changed))
     left = launches.chart(launches.lines[-1].machine).alarm
     made = {line.date for line in launches.lines if line.launch_id in launch_ids}
     if left is not None and left.date in made:
-        found.append(f"{alarm(left)}; the next runs measure the reference anew")
-    return found
+        texts.append(f"{alarm(left)}; the next runs measure the reference anew")
+    return texts
 
 
 def in_words(chart: Chart, engine: str) -> str:

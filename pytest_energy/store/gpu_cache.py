@@ -38,6 +38,11 @@ def default_folder() -> Path:
     return user_cache() / "pytest-energy" / "gpus"
 
 
+def existing(folder: Path | None) -> "GpuCache":
+    """The cache as it is now, in this folder or where launches are kept if nothing else is said."""
+    return GpuCache(folder or default_folder(), datetime.datetime.now(datetime.UTC))
+
+
 @dataclass(frozen=True)
 class Cached:
     """A launch that was kept.

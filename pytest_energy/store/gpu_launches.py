@@ -173,6 +173,11 @@ class GpuLaunches:
 
     lines: tuple[Line, ...]
 
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """UUIDs, sorted; empty without a line."""
+        return self.lines[0].gpus if self.lines else ()
+
     def engine(self, machine: Machine) -> Engine | None:
         """The one that was launched last on a machine like this."""
         return next((of.engine for of in reversed(self.lines) if of.machine == machine), None)
@@ -253,6 +258,7 @@ def append(folder: Path, measured: Measurement, now: datetime.datetime) -> None:
     """
     new = Line.of(measured)
     with exclusively(folder):
-        lines = (*read(folder, new.gpus, now).lines, new)[-MOST_LINES:]
+        known = {(of.launch_id, of.cell): of for of in read(folder, new.gpus, now).lines}
+        lines = [*(known | {(new.launch_id, new.cell): new}).values()][-MOST_LINES:]
         content = b"".join(_LINE.dump_json(line) + b"\n" for line in lines)
         write_atomically(folder / NAME, content)

@@ -1,5 +1,6 @@
 """The doctor on a simulated driver: output and exit status, any call failing; and on this host."""
 
+import datetime
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import pynvml
 import pytest
 
+from pytest_energy.cell.cell import Cell
 from pytest_energy.commands.main import main
 from pytest_energy.engines.worker_process import session_members
 from pytest_energy.health import neighbours, read_engine, read_gpu, read_host
@@ -19,7 +21,9 @@ from pytest_energy.health.facts import EngineFacts
 from pytest_energy.launch import gpu_locks
 from pytest_energy.launch.gpu_locks import GpuLocks
 from pytest_energy.meters.nvml import Listed, visible
+from pytest_energy.store import gpu_launches
 from tests.driver import UUIDS, SimulatedClock, SimulatedDriver
+from tests.unit.figures import environment, measurement
 from tests.unit.test_health import CLOCKS, HOST
 
 PYTHON = os.environ.get("PYTEST_ENERGY_VLLM_PYTHON", "")
@@ -441,6 +445,37 @@ def test_a_gpu_on_a_module_with_a_cpu(
     status, text = examine(capsys, "--gpu", "0")
     assert status == 0
     assert says in re.sub(r"\s*\n {25,}", " ", text)
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_the_chart_of_a_gpu_is_one_line(
+    driver: SimulatedDriver,
+    capsys: pytest.CaptureFixture[str],
+    cell: Cell,
+    tmp_path: Path,
+    out: bool,
+) -> None:
+    now = datetime.datetime(2025, 11, 20, tzinfo=datetime.UTC)
+    for number in range(12):
+        made = now + datetime.timedelta(hours=number)
+        known = environment(gpu_uuids=(UUIDS[0],), date=made.isoformat())
+        energy = 0.5 + 0.001 * (number % 3) + (0.05 if out and number > 8 else 0)
+        of = measurement(cell, f"launch-{number:02}", energy, environment=known)
+        gpu_launches.append(tmp_path / "cache" / "gpu", of, now)
+    status, text = examine(capsys, "--gpu-cache", str(tmp_path / "cache"))
+    assert status == 0
+    found = re.sub(r"\s+", " ", "".join(re.findall(r" reference  .*\n(?: {20}.*\n)*", text)))
+    if not out:
+        assert found == " reference in its band: 12 launches of vLLM 1 "
+        return
+    assert found == (
+        " reference out of its band since 2025-11-20: J/token of the reference +10.0 % in two "
+        "launches; 1 of 8 launches of a new band "
+        "→ until then runs launch the reference anew; look for what changed: cooling, power, host "
+    )
+    _, content = examine(capsys, "--gpu-cache", str(tmp_path / "cache"), "--json")
+    codes = {f["code"]: f["level"] for f in json.loads(content)["findings"] if f["code"]}
+    assert codes == {"out_of_band": "warning"}
 
 
 def test_from_any_call_on_all_fail(
