@@ -469,7 +469,7 @@ def test_the_chart_of_a_gpu_is_one_line(
         assert found == " reference in its band: 12 launches of vLLM 1 "
         return
     assert found == (
-        " reference out of its band since 2025-11-20: J/token of the reference +10.0 % in two "
+        " reference out of its band since 2025-11-20: J/token of the reference +9.9 % in two "
         "launches; 1 of 8 launches of a new band "
         "→ until then runs launch the reference anew; look for what changed: cooling, power, host "
     )
