@@ -14,7 +14,11 @@ whether this machine's GPUs are still in their band. Launches are the
 baselines' in the store and the reference's that this machine keeps; only those
 of the same engine are compared. Nothing is measured or written.
 
+With --verdicts: the results.json of one upgrade's runs on three GPUs or more,
+as one change of J/token with its interval, and the worst GPU.
+
     pytest-energy fleet baselines
+    pytest-energy fleet --verdicts */results.json
 """
 
 
@@ -35,6 +39,13 @@ def add(commands: Any) -> None:
         help="the store of baselines (default: baselines)",
     )
     add_gpu_cache(parser)
+    parser.add_argument(
+        "--verdicts",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="pool one upgrade's results.json over GPUs (needs pytest-energy[fleet])",
+    )
     parser.set_defaults(run=run, failure="the fleet was not shown")
 
 
@@ -42,8 +53,16 @@ def run(options: argparse.Namespace) -> int:
     """Print the GPUs.
 
     Raises:
-        EnergyError: the store is damaged, or nothing is known of any GPU.
+        EnergyError: a file is damaged, or there is nothing to show.
     """
+    if options.verdicts:
+        from pytest_energy.report import fleet_verdicts, results
+
+        read = [results.read(path) for path in options.verdicts]
+        upgrade = fleet_verdicts.upgrade([entry for of in read for entry in of.entries])
+        pooled = fleet_verdicts.pooled(upgrade.logs)
+        print("\n".join(fleet_verdicts.lines(upgrade, pooled)))
+        return 0
     from pytest_energy.report import fleet
     from pytest_energy.store import gpu_cache
     from pytest_energy.store.baselines import Store
