@@ -434,9 +434,10 @@ def test_options_that_are_typed_exist(pytester: pytest.Pytester) -> None:
     assert set(re.findall(r"(?<![\w-])--energy-[a-z-]+", typed())) - known == set()
 
 
-@pytest.mark.parametrize("name", ["doctor", "gate", "noise"])
+@pytest.mark.parametrize("name", ["doctor", "fleet", "gate", "noise"])
 def test_commands_that_are_typed_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(re.findall(r"pytest-energy\"? ([a-z]+) ", typed())) == {"doctor", "gate", "noise"}
+    typed_names = set(re.findall(r"pytest-energy\"? ([a-z]+) ", typed()))
+    assert typed_names == {"doctor", "fleet", "gate", "noise"}
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
