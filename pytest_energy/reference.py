@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.key import CellKey
-from pytest_energy.engines import environment
 from pytest_energy.engines.installed import Installed, installed
 from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.launch.load import Progress
@@ -152,6 +151,8 @@ def launch_settings(
 
 def _install(pins: Fingerprint) -> tuple[Path, BinaryIO]:
     """The interpreter of an environment with the packages of a fingerprint, and a lock on it."""
+    from pytest_energy.engines import environment  # needs locks, which not all platforms have
+
     if not pins.packages or not pins.python:
         raise UsageError(
             "--energy-reference-install: the baseline does not say which packages it was made with."
