@@ -72,6 +72,7 @@ _ALLOWED = {
     ("engines/attached.py", "socket"),
     ("health/read_engine.py", "subprocess"),
     ("engines/environment.py", "subprocess"),  # uv
+    ("engines/installed.py", "subprocess"),  # the measured interpreter
     ("commands/gate.py", "subprocess"),  # pytest, before it becomes pytest
     ("commands/checkout.py", "subprocess"),  # git
     ("engines/workers/inside/pytest_energy_weights.py", "torch"),
