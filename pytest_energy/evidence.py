@@ -40,6 +40,7 @@ from pytest_energy.recording.recording import Recording
 from pytest_energy.reference import StandIn
 from pytest_energy.settings import Settings
 from pytest_energy.store.baseline import ReferenceFrom
+from pytest_energy.store.gpu_cache import Cached
 
 CANDIDATE, REFERENCE = "candidate", "reference"
 
@@ -196,6 +197,7 @@ class LiveSource:
         finally:
             for cell in cells:
                 is_open = cell in open_cells
+                launches.keep_cached(cell)
                 self.found[cell.key.canonical] = replace(
                     launches.evidence(cell),
                     failure=failure if is_open else None,
@@ -273,7 +275,7 @@ class _Launches:
     is_unusable: bool = False
     reference_failure: str | None = None
     _measured: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
-    _cached: dict[str, list[Measurement]] = field(default_factory=dict)
+    _cached: dict[str, list[Cached]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._co_resident = self.settings.paired and self.settings.interleave != "launches"
@@ -284,7 +286,7 @@ class _Launches:
         if self.settings.paired:
             return Evidence.of(candidate, reference)
         found = replace(Evidence.of(candidate), reference_failure=self.reference_failure)
-        cached = self._cached.get(cell.key.canonical, [])
+        cached = [kept.measured for kept in self._cached.get(cell.key.canonical, [])]
         return found.with_reference(*((reference, "run") if reference else (cached, "cache")))
 
     def of_reference(self, cell: Cell) -> int:
@@ -302,10 +304,17 @@ class _Launches:
         except (EnergyError, OSError) as error:
             self.reference_failure = str(error)
             return False
-        self._cached[key] = [kept.measured for kept in found]
-        for kept in found:
-            self._keep(cell, kept.recording, REFERENCE)
+        self._cached[key] = found
         return bool(found)
+
+    def keep_cached(self, cell: Cell) -> None:
+        """Keep the recordings of a cell's cached launches if it is judged by them."""
+        try:
+            for kept in self._cached.get(cell.key.canonical, []):
+                if not self._of(REFERENCE, cell):
+                    self._keep(cell, kept.recording, REFERENCE)
+        except RecordingError as error:
+            self.progress(str(error))
 
     def _of(self, side: str, cell: Cell) -> list[Measurement]:
         return self._measured.get((side, cell.key.canonical), [])

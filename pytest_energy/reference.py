@@ -4,6 +4,7 @@ A baseline holds for the GPU that it was measured on. On another GPU its engine 
 instead, for the launches there are what a baseline would hold.
 """
 
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,8 +54,13 @@ class Pin:
 
 
 def _public(version: str | None) -> str | None:
-    """A version without its local part, which metadata and module give differently."""
-    return version and version.partition("+")[0]
+    """A version as metadata and module both give it: of its local part only the commit.
+
+    As many commits after a tag, two branches have the same version but for that.
+    """
+    public, _, local = (version or "").partition("+")
+    commit = re.search(r"\bg[0-9a-f]{7,}\b", local)
+    return version and (f"{public}+{commit[0]}" if commit else public)
 
 
 def pinned(settings: Settings) -> Pin | None:
@@ -105,6 +111,12 @@ def _is_host_bound(baseline: Baseline) -> bool:
     shares = [launch.host_bound_share for launch in baseline.launches]
     known = [share for share in shares if share is not None]
     return bool(known) and is_host_bound(statistics.median(known))
+
+
+def may_install(key: CellKey, on: Fingerprint, store: Store) -> bool:
+    """Whether the engine to install is known, and is that of the cell's baseline on these GPUs."""
+    newest, stored = store.newest(key), store.find(key, on.gpu_name, on.gpus)
+    return newest is not None and (stored is None or Pin.of(newest).is_of(stored))
 
 
 def _newest_of_all(cells: Sequence[Cell], store: Store) -> Baseline:

@@ -51,6 +51,10 @@ class ReplaySource:
             return Evidence.of(candidate.measurements)
         if not self.settings.paired:
             kept = self._cells(self.settings.reference_replay).get(cell.key.canonical, [])
+            ids = {m.launch_id for m in kept}
+            both = next((m for m in candidate.measurements if m.launch_id in ids), None)
+            if both is not None:
+                return Evidence(failure=_on_both_sides(both))
             return Evidence.of(candidate.measurements).with_reference(kept, "replay")
         reference = self._launches(cell, self.settings.reference_replay)
         if reference.failure is not None:
@@ -110,6 +114,13 @@ def _read(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Measurem
     return cells
 
 
+def _on_both_sides(launch: Measurement) -> str:
+    return (
+        f"launch {launch.launch_id} is on both sides, and would be compared with itself.\n"
+        "Give the reference's recordings: --energy-reference-replay DIR/reference"
+    )
+
+
 def _unpaired(
     cell: Cell, candidate: Sequence[Measurement], reference: Sequence[Measurement]
 ) -> str | None:
@@ -122,10 +133,7 @@ def _unpaired(
         )
     for mine, other in zip(candidate, reference, strict=True):
         if mine.launch_id == other.launch_id:
-            return (
-                f"launch {mine.launch_id} is on both sides, and would be compared with itself.\n"
-                "Give the reference's recordings: --energy-reference-replay DIR/reference"
-            )
+            return _on_both_sides(mine)
         together = mine.co_resident and other.co_resident
         if together and mine.co_resident[0].launch_id != other.launch_id:
             return (

@@ -119,21 +119,20 @@ class Session:
             reason = self.told.failure(evidence.failure, question)
             return self._judge.invalid(question.metric, question.limits, [reason])
         if not evidence.measurements:
-            return self._judge.unmeasured(question.metric, question.limits, [self._out_of_time])
+            return self._judge.unmeasured(question.metric, question.limits, [self.out_of_time])
         # All recordings of a replay are judged at once, so its error level is not shared by looks.
         launches = None if self.settings.replay else self.settings.launches
         judgement = self._judgement(question, evidence, launches)
-        if evidence.reference_failure and judgement.verdict in _ASKS_FOR_REFERENCE:
-            failure = self.told.failure(evidence.reference_failure, question)
-            why = f"the reference could not be launched on this GPU: {failure}"
-            judgement = replace(judgement, reasons=(*judgement.reasons, why))
+        why = _without_reference(self, question, evidence, judgement.verdict)
+        judgement = replace(judgement, reasons=(*judgement.reasons, *why))
         if not (evidence.out_of_time and judgement.undecided):
             return judgement
-        reasons = (*judgement.reasons, self._out_of_time)
+        reasons = (*judgement.reasons, self.out_of_time)
         return replace(judgement, reasons=reasons, out_of_time=True)
 
     @property
-    def _out_of_time(self) -> str:
+    def out_of_time(self) -> str:
+        """Why a cell got no further launch."""
         limit = self.settings.gpu_minutes
         return f"no further launch would have ended within --energy-minutes {limit:g}"
 
@@ -226,20 +225,24 @@ class Session:
         made = len(evidence.measurements)
         if not made or self.settings.update or not self.settings.reference_first:
             return 0
-        if self.settings.reference is None and self.store.newest(cell.key) is None:
-            return 0  # nothing says what to install
-        trusted = self._reference is None or not self._reference.is_out_of_band(
-            evidence.measurements[-1].environment
-        )
-        if evidence.reference_from != "run" and trusted:
-            budget = self.settings.launches
-            found = {
-                self._judgement(question, evidence, budget).verdict
-                for question in self._questions_on(cell)
-            }
-            if not found & _ASKS_FOR_REFERENCE:
-                return 0
+        on = evidence.measurements[-1].environment
+        if self.settings.reference is None and not reference.may_install(cell.key, on, self.store):
+            return 0
+        trusted = self._reference is None or not self._reference.is_out_of_band(on)
+        in_run = evidence.reference_from == "run"
+        if not in_run and trusted and not self._asks_for_reference(cell, evidence):
+            return 0
         return min(made + 1, reference.MOST_LAUNCHES)
+
+    def _asks_for_reference(self, cell: Cell, evidence: Evidence) -> bool:
+        """Whether what is stored or cached does not do; asked where a run looks at its launches."""
+        made, budget = len(evidence.measurements), self.settings.launches
+        if made not in Terms(budget=budget).looks():
+            return False
+        judged = [self._judgement(q, evidence, budget) for q in self._questions_on(cell)]
+        # As many launches on both sides as without a cache may decide.
+        few = made > 1 and evidence.reference_from == "cache"
+        return any(j.verdict in _ASKS_FOR_REFERENCE or (few and j.undecided) for j in judged)
 
     def _launches_of_baseline(self, cell: Cell, evidence: Evidence) -> int:
         """As many as the noise asks for, so that one launch of an unchanged engine passes."""
@@ -262,7 +265,7 @@ class Session:
             raise LaunchError(evidence.failure)
         if not evidence.measurements or (evidence.out_of_time and self.settings.update):
             raise RecordingError(
-                f"{self._out_of_time}: {len(evidence.measurements)} were made, which is too few.\n"
+                f"{self.out_of_time}: {len(evidence.measurements)} were made, which is too few.\n"
                 "Give it more GPU minutes."
             )
         return evidence.measurements
@@ -278,3 +281,17 @@ class Session:
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:
     return measurements[0].environment.gpu_name
+
+
+def _without_reference(
+    session: Session, question: Question, evidence: Evidence, verdict: Verdict
+) -> list[str]:
+    """Why the reference was launched less often than a verdict asked for; or nothing."""
+    asks = verdict in _ASKS_FOR_REFERENCE
+    if evidence.reference_failure and (asks or verdict is Verdict.INCONCLUSIVE):
+        failure = session.told.failure(evidence.reference_failure, question)
+        return [f"the reference could not be launched on this GPU: {failure}"]
+    first = session.settings.reference_first and evidence.reference_from != "run"
+    if asks and first and evidence.out_of_time:
+        return [f"the reference was not launched: {session.out_of_time}"]
+    return []

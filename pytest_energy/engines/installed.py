@@ -54,7 +54,11 @@ def installed(interpreter: str) -> Installed:
             [interpreter, "-c", _ASK, *REPORTED_PACKAGES],
             capture_output=True, text=True, check=True, timeout=_TIMEOUT_S,
         )  # fmt: skip
-        python, packages, from_folder = json.loads(done.stdout.splitlines()[-1])
+        # What wraps an interpreter may print before and after it.
+        answers = [line for line in done.stdout.splitlines() if line.startswith('["')]
+        python, packages, from_folder = json.loads(answers[-1])
+        if not isinstance(packages, dict):
+            raise ValueError("it is another program's answer")
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as error:
         status = getattr(error, "returncode", None)
         why = f"exit status {status}" if status else type(error).__name__

@@ -171,8 +171,9 @@ def open_session(
         selected: the tests that will run.
 
     Raises:
-        pytest.UsageError: a path cannot be used, settings or store are another project's, a running
-            server is asked for several models, or the status shall tell a verdict of other tests.
+        pytest.UsageError: a path or interpreter cannot be used, settings or store are another
+            project's, a running server is asked for several models, or the status shall tell a
+            verdict of other tests.
     """
     run, remaining = config.stash[RUN], set(selected)
     mine = [item for item in gated if item in remaining]
@@ -193,12 +194,15 @@ def open_session(
     conflicts.refuse_paths(config, run.settings)
     benchmark.undo_skips(mine)
     open_meter = config.hook.pytest_energy_open_meter
-    run.session = Session(
-        settings=run.settings,
-        questions=[question(item, fixture) for item in mine for fixture in fixtures_of(item)],
-        open_meter=lambda uuids, is_ours: open_meter(gpu_uuids=uuids, is_engine_process=is_ours),
-        progress=ProgressLine(config),
-    )
+    try:
+        run.session = Session(
+            settings=run.settings,
+            questions=[question(item, fixture) for item in mine for fixture in fixtures_of(item)],
+            open_meter=lambda gpus, is_ours: open_meter(gpu_uuids=gpus, is_engine_process=is_ours),
+            progress=ProgressLine(config),
+        )
+    except UsageError as error:
+        raise pytest.UsageError(f"--energy-reference-python: {error}") from None
     run.settings = run.session.settings
     run.header = header(run.settings, config.invocation_params.dir, run.session.why_interleaved)
     attached.refuse_several_models(

@@ -66,9 +66,6 @@ class ReportPlugin:
         except EnergyError as error:
             raise pytest.UsageError(f"--energy-report: {error}") from None
         self._run, self._folder = run, folder
-        # The path of an interpreter that nobody named is private.
-        own, name = redact.home(sys.executable), Path(sys.executable).name
-        self._header = run.header.replace(own, name)
         self._lines: list[str] = []
         self._failure: str | None = None
 
@@ -125,7 +122,10 @@ class ReportPlugin:
         from pytest_energy.report import collect, history, results
 
         settings = self._run.settings
-        run = collect.run("replay" if settings.replay else "live", self._header, exit_status)
+        # The path of an interpreter that nobody named is private.
+        own, name = redact.home(sys.executable), Path(sys.executable).name
+        header = self._run.header.replace(own, name)
+        run = collect.run("replay" if settings.replay else "live", header, exit_status)
         entries = tuple(results.from_plain(found["entry"]) for found in self._run.of_metrics)
         changes = history.history_of(settings.baselines, entries)
         return results.Results(results.SCHEMA_VERSION, (run,), entries, changes)

@@ -89,7 +89,7 @@ class Store:
     def newest(self, key: CellKey) -> Baseline | None:
         """The baseline of this cell that was measured last, on whichever GPU."""
         found = [baseline for baseline in self.entries() if baseline.key == key]
-        return max(found, key=lambda baseline: str(baseline.environment.date), default=None)
+        return max(found, key=lambda baseline: baseline.environment.date or "", default=None)
 
     def entries(self) -> list[Baseline]:
         """All baselines, in the order of the files."""

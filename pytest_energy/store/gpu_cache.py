@@ -110,7 +110,7 @@ class GpuCache:
         return []
 
     def add(self, recorded: Recording) -> None:
-        """Keep a launch if it is sound, in place of the oldest.
+        """Keep a launch if it is sound, in place of the oldest and of those of later than now.
 
         Raises:
             OSError: it could not be written.
@@ -119,8 +119,13 @@ class GpuCache:
         if not measured.valid or recorded.co_resident is not None:
             return
         folder = self._folder(recorded.key, recorded.environment)
-        recording_file.write(recorded, folder / f"{recorded.launch_id}{SUFFIX}")
-        for path in sorted(self._files(recorded.key, recorded.environment))[:-MOST_LAUNCHES]:
+        made = folder / f"{recorded.launch_id}{SUFFIX}"
+        recording_file.write(recorded, made)
+        files = self._files(recorded.key, recorded.environment)
+        # What a clock that was ahead left would take the place of every launch from now on.
+        others = [path for path in files if path.name > made.name]
+        older = [path for path in files if path.name <= made.name]
+        for path in (*older[:-MOST_LAUNCHES], *others):
             path.unlink(missing_ok=True)  # another run may have removed it
         gpu_launches.append(self._gpu_folder(measured.environment.gpus), measured, self.now)
 

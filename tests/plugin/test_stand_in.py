@@ -11,6 +11,7 @@ import pytest
 
 from pytest_energy.engines import environment
 from pytest_energy.errors import EngineError
+from pytest_energy.launch.gpu_minutes import GpuMinutes
 from tests import simulated
 from tests.plugin.project import Project, summary
 
@@ -401,3 +402,150 @@ def test_a_changed_machine_is_said_with_its_step_and_is_no_alarm(
     result.stdout.no_fnmatch_line("*out of its band*")
     run(project, engines).assert_outcomes(passed=4)
     assert engines.launched == ["new"]
+
+
+def test_a_cell_that_the_cache_leaves_undecided_gets_launches_of_both(
+    project: Project, engines: Engines
+) -> None:
+    run(project, engines)
+    engines.power_w = lambda name, launch: 550.0 if name == "old" else 563.0
+    result = run(project, engines, "-k", "test_energy and bs2")
+    result.assert_outcomes(passed=1)
+    assert engines.launched[:5] == ["new", "new", "old", "old", "old"]
+
+
+def test_a_cell_that_its_baseline_leaves_undecided_gets_all_its_launches(
+    project: Project, engines: Engines
+) -> None:
+    engines.gpu, engines.power_w = ELSEWHERE, lambda name, launch: 511.0
+    result = run(project, engines, "-k", "test_energy and bs2", "--energy-engine-arg", "x=1")
+    assert engines.launched == ["new"] * 5
+    result.stdout.fnmatch_lines(["INCONCLUSIVE: tiny bs=2 *"])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "launches", "verdict"), [(ELSEWHERE, 2, "REGRESSED"), (HERE, 1, "NOT COMPARABLE")]
+)
+def test_minutes_that_end_before_the_reference_is_launched_are_named(
+    project: Project,
+    engines: Engines,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: str,
+    launches: int,
+    verdict: str,
+) -> None:
+    engines.gpu = gpu
+    monkeypatch.setattr(
+        GpuMinutes, "allow_another", property(lambda _: len(engines.launched) < launches)
+    )
+    result = run(project, engines, "-k", "test_energy", "--energy-minutes", "9")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            f"{verdict}: tiny bs=2 *",
+            "*the reference was not launched: no further launch would have ended within "
+            "--energy-minutes 9",
+        ]
+    )
+
+
+def test_a_reference_that_fails_after_its_first_launch_is_named(
+    project: Project, engines: Engines
+) -> None:
+    engines.fails = {("old", 2)}
+    engines.power_w = lambda name, launch: 550.0 if name == "old" else 563.0
+    result = run(project, engines, "-k", "test_energy and bs2")
+    result.stdout.fnmatch_lines(
+        ["INCONCLUSIVE: tiny bs=2 *", "*the reference could not be launched on this GPU: *illegal*"]
+    )
+
+
+def test_recordings_hold_the_launches_that_the_verdict_is_by(
+    project: Project, engines: Engines
+) -> None:
+    run(project, engines)
+    engines.power_w = lambda name, launch: 600.0
+    run(project, engines, "--energy-record", "kept").assert_outcomes(passed=4)
+    assert len(list((project.path / "kept" / "reference").iterdir())) == 3
+    sides = ("--energy-replay", "kept/candidate", "--energy-interleave", "never")
+    replayed = project.run(*sides, "--energy-reference-replay", "kept/reference")
+    replayed.assert_outcomes(passed=4)
+    itself = project.run(*sides, "--energy-reference-replay", "kept/candidate")
+    itself.assert_outcomes(failed=4)
+    itself.stdout.fnmatch_lines(["*is on both sides, and would be compared with itself."])
+
+
+def test_results_say_how_the_run_compared(project: Project, engines: Engines) -> None:
+    run(project, engines, "--energy-report", "report")
+    results = json.loads((project.path / "report" / "results.json").read_text())
+    assert "compared on a GPU without baselines" in results["runs"][0]["settings"]
+
+
+def test_another_engine_than_that_of_the_baseline_here_confirms_nothing(
+    project: Project, engines: Engines
+) -> None:
+    project.record(
+        "newer", environment={"date": "2026-02-01", "vllm": "0.0.9", "gpu_uuids": [HERE]}
+    )
+    assert project.run("--energy-replay", "newer", "--energy-update").ret == 0
+    engines.gpu = ELSEWHERE
+    result = installing(project, engines)
+    result.assert_outcomes(failed=2)
+    assert engines.launched == ["new", "new"]
+    result.stdout.no_fnmatch_line("*the reference could not be launched*")
+
+
+def test_what_a_clock_that_was_ahead_left_does_not_stay_in_the_cache(
+    project: Project, engines: Engines
+) -> None:
+    run(project, engines)
+    for path in (project.path / "cache").rglob("*.json.gz"):
+        for year in range(2090, 2095):
+            (path.parent / f"{year}{path.name[4:]}").write_bytes(b"")
+        path.unlink()
+    run(project, engines).assert_outcomes(passed=4)
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new"]
+
+
+def test_an_interpreter_s_wrapper_may_print_lines_of_its_own(
+    project: Project, engines: Engines
+) -> None:
+    run(project, engines)
+    old = Path(engines.python("old"))
+    wrapper = old.with_name("wrapper")
+    wrapper.write_text(f"#!/bin/sh\necho loading\n{old}\necho 3\n")
+    wrapper.chmod(0o755)
+    engines.launched.clear()
+    project.run(
+        "--energy-python", engines.python("new"), "--energy-reference-python", str(wrapper),
+        "--energy-gpu-cache", str(project.path / "cache"),
+    ).assert_outcomes(passed=4)  # fmt: skip
+    assert engines.launched == ["new"]
+
+
+def test_an_interpreter_that_does_not_say_what_is_installed_is_refused(
+    project: Project, engines: Engines
+) -> None:
+    result = project.run(
+        "--energy-python", engines.python("new"), "--energy-reference-python", "false",
+        "--energy-interleave", "never",
+    )  # fmt: skip
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: --energy-reference-python: false does not say what is installed (exit status 1)."]
+    )
+
+
+@pytest.mark.parametrize(
+    ("versions", "same"),
+    [(("1.0+cu130", "1.0"), True), (("1.dev5+gabcdef0.cu130", "1.dev5+g1234567"), False)],
+)
+def test_builds_of_two_commits_are_two_engines(
+    project: Project, engines: Engines, versions: tuple[str, str], same: bool
+) -> None:
+    project.record("here", environment={"vllm": versions[0], "date": "2026-02-01"})
+    assert project.run("--energy-replay", "here", "--energy-update").ret == 0
+    engines.packages["old"] = {**INSTALLED, "vllm": versions[1]}
+    result = run(project, engines, "--collect-only")
+    assert ("compared on a GPU without baselines" in result.stdout.str()) is same
