@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
         metavar="RESULTS",
         help="pool one upgrade's results.json over GPUs (needs pytest-energy[fleet])",
     )
-    parser.set_defaults(run=run, failure="the fleet was not shown")
+    parser.set_defaults(run=run, failure="the fleet was not shown: {}.")
 
 
 def run(options: argparse.Namespace) -> int:

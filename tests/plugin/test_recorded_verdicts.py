@@ -564,6 +564,7 @@ def test_the_baselines_of_two_gpus(
             (
                 ("suites/host_bound", "offline", "vllm-0.20.2"),
                 ("suites", "offline", "gpu-739044fb/baseline"),
+                ("suites", "offline", "gpu-908b0762/reference"),
             ),
         ),
         (
