@@ -87,17 +87,18 @@ def resolved(settings: Settings, cells: Sequence[Cell], store: Store) -> tuple[S
     if settings.reference is None or settings.interleave != "auto" or settings.update:
         return settings, ""
     try:
-        newest = {cell.name: store.newest(cell.key) for cell in cells}
-        why = next((f"no baseline is of {name}" for name, b in newest.items() if b is None), "")
+        # Cells that differ in settings alone have one name.
+        newest = [(cell.name, store.newest(cell.key)) for cell in cells]
+        why = next((f"no baseline is of {name}" for name, b in newest if b is None), "")
         why = why or _unfit(pinned(settings), newest)
     except EnergyError as error:
         why = str(error).partition("\n")[0].removesuffix(".")
     return (settings, why) if why else (replace(settings, interleave="never"), "")
 
 
-def _unfit(pin: Pin | None, newest: Mapping[str, Baseline | None]) -> str:
+def _unfit(pin: Pin | None, newest: Sequence[tuple[str, Baseline | None]]) -> str:
     """Why the reference may not stand in for the cells' baselines; empty if it may."""
-    for name, baseline in newest.items():
+    for name, baseline in newest:
         assert baseline is not None
         if pin != Pin.of(baseline):
             return f"the baseline of {name} is of vLLM {baseline.environment.vllm}"
@@ -120,15 +121,9 @@ def may_install(key: CellKey, on: Fingerprint, store: Store) -> bool:
 
 
 def _newest_of_all(cells: Sequence[Cell], store: Store) -> Baseline:
-    """A baseline of the engine that the newest baselines of all cells are of."""
-    found = {cell.name: store.newest(cell.key) for cell in cells}
-    missing = next((name for name, baseline in found.items() if baseline is None), None)
-    if missing is not None:
-        raise UsageError(
-            f"--energy-reference-install: no baseline of {missing} says which vLLM to install.\n"
-            "Name the reference's interpreter instead: --energy-reference-python PATH"
-        )
-    baselines = [baseline for baseline in found.values() if baseline is not None]
+    """A baseline of the engine that the newest baselines of all cells that have one are of."""
+    newest = (store.newest(cell.key) for cell in cells)
+    baselines = [baseline for baseline in newest if baseline is not None]
     pins = [Pin.of(baseline) for baseline in baselines]
     if any(pin != pins[0] for pin in pins):
         versions = ", ".join(sorted({str(pin.vllm) for pin in pins}))

@@ -242,7 +242,11 @@ class Session:
         judged = [self._judgement(q, evidence, budget) for q in self._questions_on(cell)]
         # As many launches on both sides as without a cache may decide.
         few = made > 1 and evidence.reference_from == "cache"
-        return any(j.verdict in _ASKS_FOR_REFERENCE or (few and j.undecided) for j in judged)
+        return any(
+            (j.verdict in _ASKS_FOR_REFERENCE and not (j.by_limits_alone and j.ratio))
+            or (few and j.undecided)
+            for j in judged
+        )
 
     def _launches_of_baseline(self, cell: Cell, evidence: Evidence) -> int:
         """As many as the noise asks for, so that one launch of an unchanged engine passes."""

@@ -255,6 +255,8 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
             f"compare with the baseline's vLLM on this GPU: {rerun} --energy-reference-python "
             "PYTHON   (or --energy-reference-install)"
         )
+        if "--energy-reference-" in rerun:  # whose launches could not be had or compared
+            here = f"fix the cause and measure again: {rerun}"
         other = f"run on the baseline's hardware, or store a baseline for this one: {update}"
         return [other] if replayed else [here, f"or {other}"]
     if verdict is Verdict.INVALID and not replayed:

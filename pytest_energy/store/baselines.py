@@ -112,8 +112,11 @@ class Store:
                     raise BaselineError(files.twice(what, str(other), str(place)))
         return places
 
-    def near_misses(self, key: CellKey, gpu_name: str) -> list[NearMiss]:
-        """Why baselines of the same model and batch size do not fit: other GPUs or settings."""
+    def near_misses(self, key: CellKey, gpu_name: str, on: Sequence[str] = ()) -> list[NearMiss]:
+        """Why baselines of the same model and batch size do not fit: other GPUs or settings.
+
+        The one of these GPUs (UUIDs, `on`) does not if its engine is not the reference.
+        """
         misses = []
         for baseline in self.entries():
             if (baseline.key.model, baseline.key.batch_size) != (key.model, key.batch_size):
@@ -123,6 +126,9 @@ class Store:
                 if not elsewhere:
                     differing = ", ".join(baseline.key.differences(key))
                     misses.append(NearMiss(f"one differs in {differing}", other_hardware=False))
+            elif not elsewhere and baseline.gpus == tuple(sorted(on)):
+                of = f"vLLM {baseline.environment.vllm}, which is not the reference"
+                misses.append(NearMiss(f"the one of this GPU is of {of}", other_hardware=False))
             else:
                 on = f"another GPU model, {baseline.gpu_name}"
                 on = on if elsewhere else other_gpus(baseline.gpus)

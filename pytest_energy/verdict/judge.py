@@ -70,6 +70,7 @@ class Judge:
         if unfit:
             return self.invalid(metric, limits, unfit)
         key, gpu_name = candidate[0].key, candidate[0].environment.gpu_name
+        on = candidate[0].environment.gpus
         measured = reference or self.paired
         baseline = Baseline.of(reference) if measured else self._stored(candidate[0])
         ids = {m.launch_id for m in candidate}
@@ -87,7 +88,7 @@ class Judge:
             limits,
             Terms(self.comparisons, budget, self.paired),
             noise,
-            self.store.near_misses(key, gpu_name) if baseline is None else (),
+            self.store.near_misses(key, gpu_name, on) if baseline is None else (),
             vary[metric],
         )
 

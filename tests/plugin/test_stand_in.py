@@ -549,3 +549,77 @@ def test_builds_of_two_commits_are_two_engines(
     engines.packages["old"] = {**INSTALLED, "vllm": versions[1]}
     result = run(project, engines, "--collect-only")
     assert ("compared on a GPU without baselines" in result.stdout.str()) is same
+
+
+TWO_OF_A_NAME = """
+    import pytest
+    cell = dict(model="tiny", weights="dummy", input_tokens=64, output_tokens=250)
+
+    @pytest.mark.energy(**cell, batch_sizes=[2], engine_args={"dtype": "bfloat16"})
+    def test_new(energy):
+        energy.check()
+
+    @pytest.mark.energy(**cell, batch_sizes=[2, 8])
+    def test_energy(energy):
+        energy.check()
+"""
+
+
+def test_a_new_cell_takes_no_reference_from_those_that_have_baselines(
+    project: Project, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "home"))
+    monkeypatch.setattr(environment, "resolve", lambda *_: "")
+    monkeypatch.setattr(environment, "make", lambda *_: (Path(engines.python("old")), None))
+    project.record(
+        "newer",
+        environment={"date": "2026-02-01", "python": "3.12.3", "packages": INSTALLED},
+    )
+    assert project.run("--energy-replay", "newer", "--energy-update").ret == 0
+    project.pytester.makepyfile(test_tiny=TWO_OF_A_NAME)
+    result = project.run(
+        "--energy-python", engines.python("new"), "--energy-reference-install",
+        "--energy-gpu-cache", str(project.path / "cache"),
+    )  # fmt: skip
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["NO BASELINE: tiny bs=2 64/250, *"])
+
+
+def test_a_new_cell_with_the_name_of_another_is_interleaved(
+    project: Project, engines: Engines
+) -> None:
+    project.pytester.makepyfile(test_tiny=TWO_OF_A_NAME)
+    result = run(project, engines, "--collect-only")
+    result.stdout.fnmatch_lines(["*interleaved by periods*(no baseline is of tiny bs=2 64/250)*"])
+
+
+def test_a_baseline_here_of_another_engine_is_told_as_that(
+    project: Project, engines: Engines
+) -> None:
+    engines.gpu, engines.fails = ELSEWHERE, {("old", 1)}
+    engines.packages["old"] = {**INSTALLED, "vllm": "0.0.0"}
+    result = run(project, engines, "-k", "test_energy and bs2", "--energy-interleave", "never")
+    result.stdout.fnmatch_lines(
+        [
+            "NO BASELINE: tiny bs=2 *",
+            "*no baseline fits: the one of this GPU is of vLLM 0.0.1, which is not the reference",
+            "*the reference could not be launched on this GPU: *",
+        ]
+    )
+
+
+def test_what_is_given_already_is_not_what_to_type_next(project: Project, engines: Engines) -> None:
+    engines.fails = {("old", 1)}
+    result = run(project, engines, "-k", "test_energy and bs2")
+    summary(result).fnmatch_lines(["*next: fix the cause and measure again: pytest *"])
+    result.stdout.no_fnmatch_line("*--energy-reference-python PYTHON*")
+
+
+def test_a_power_budget_asks_for_no_launch_of_the_reference(
+    project: Project, engines: Engines
+) -> None:
+    run(project, engines)
+    tests = project.path / "test_tiny.py"
+    tests.write_text(tests.read_text().replace("energy(**", "energy(max_power_w=540, **"))
+    run(project, engines, "-k", "test_energy and bs2").assert_outcomes(failed=1)
+    assert engines.launched == ["new"]
