@@ -19,7 +19,7 @@ for name in sys.argv[1:]:
         continue
     found[name] = package.version
     origin = json.loads(package.read_text("direct_url.json") or "{}")
-    edited = edited or bool(origin.get("dir_info"))
+    edited = edited or origin.get("url", "").startswith("file:")
 print(json.dumps([sys.version.split()[0], found, edited]))
 """
 
@@ -29,8 +29,8 @@ class Installed:
     """An environment's Python and packages, as a fingerprint has them.
 
     Attributes:
-        from_folder: whether a package was installed from a folder of sources, which may change
-            without a change of version.
+        from_folder: whether a package was installed from a folder or file of this machine, which
+            may change without a change of version.
     """
 
     python: str
