@@ -103,7 +103,8 @@ class Settings:
     @property
     def reference_first(self) -> bool:
         """Whether the reference is launched where neither store nor cache has launches of it."""
-        return (self.reference is not None or self.reference_install) and not self.paired
+        given = self.reference is not None or self.reference_install
+        return given and not (self.paired or self.update or self.noise)
 
 
 def parse_engine_args(texts: Sequence[str]) -> dict[str, Any]:

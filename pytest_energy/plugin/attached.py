@@ -92,6 +92,11 @@ def conflicts(value: Value) -> Conflicts:
         "an interleaved comparison launches both engines: leave out --energy-url",
     )
     yield (
+        value("energy_reference_install"),
+        "--energy-reference-install launches the reference, which --energy-url does not: give one "
+        "of them",
+    )
+    yield (
         value("energy_update"),
         f"--energy-update with --energy-url: a baseline needs {MIN_LAUNCHES} launches, and "
         f"{one_launch} --energy-update",

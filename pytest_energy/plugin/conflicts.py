@@ -173,6 +173,11 @@ def _of_references(value: Value, launches: int) -> Conflicts:
         "--energy-reference-engine-arg) or replayed on both (--energy-replay CANDIDATE "
         "--energy-reference-replay REFERENCE)",
     )
+    yield (
+        live and value("energy_reference_install"),
+        "--energy-reference-install takes vLLM and settings of the reference from the newest "
+        "baseline: leave out --energy-reference-python and --energy-reference-engine-arg",
+    )
     interleaved = value("energy_interleave") != "never"
     yield (
         live and interleaved and launches < MIN_LAUNCHES,

@@ -623,3 +623,29 @@ def test_a_power_budget_asks_for_no_launch_of_the_reference(
     tests.write_text(tests.read_text().replace("energy(**", "energy(max_power_w=540, **"))
     run(project, engines, "-k", "test_energy and bs2").assert_outcomes(failed=1)
     assert engines.launched == ["new"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--energy-reference-python=python",
+        "--energy-reference-engine-arg=x=1",
+        "--energy-url=http://localhost:1",
+    ],
+)
+def test_an_engine_is_not_compared_with_itself_for_the_baseline_s(
+    project: Project, engines: Engines, given: str
+) -> None:
+    result = project.run("--energy-reference-install", given)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --energy-reference-install *"])
+
+
+def test_an_update_launches_no_reference_and_says_so(project: Project, engines: Engines) -> None:
+    result = project.run(
+        "--energy-python", engines.python("new"), "--energy-reference-install", "--energy-update",
+        "--energy-launches", "3", "--energy-gpu-cache", str(project.path / "cache"),
+    )  # fmt: skip
+    result.assert_outcomes(passed=4)
+    assert set(engines.launched) == {"new"}
+    result.stdout.no_fnmatch_line("*without baselines*")
