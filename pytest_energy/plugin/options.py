@@ -113,6 +113,7 @@ def add(parser: pytest.Parser) -> None:
     group = parser.getgroup("energy", "energy per token of LLM engines (pytest-energy)")
     _add_measured(group)
     _add_compared(group)
+    _add_reference(group)
     _add_limits(group)
     for name in _INI:
         parser.addini(f"energy_{name}", f"default of --energy-{name.replace('_', '-')}")
@@ -191,6 +192,9 @@ def _add_compared(group: pytest.OptionGroup) -> None:
         action="store_true",
         help="measure and store the runner's noise, judge nothing (as pytest-energy noise does)",
     )
+
+
+def _add_reference(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--energy-reference-python",
         type=named,
