@@ -22,6 +22,7 @@ from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import Recording
 from pytest_energy.report import gpu_chart
 from pytest_energy.settings import LaunchSettings, Settings
+from pytest_energy.store import gpu_cache
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.gpu_cache import Cached, GpuCache
@@ -227,3 +228,19 @@ class StandIn:
             for text in gpu_chart.news(self.cache.launches(gpus), launch_ids):
                 self.progress(f"{gpu_chart.named(gpus)}: {text}")
         self._made.clear()
+
+
+def stand_in(
+    settings: Settings, cells: Sequence[Cell], store: Store, progress: Progress
+) -> tuple[Callable[[Baseline], bool], StandIn]:
+    """Which baselines may be the reference, and the reference that stands in for them.
+
+    Raises:
+        UsageError: its interpreter cannot be run.
+    """
+    pin = pinned(settings)
+    return (pin.is_of if pin else lambda baseline: True), StandIn(
+        lambda: launch_settings(settings, cells, store, progress),
+        gpu_cache.existing(settings.gpu_cache),
+        progress,
+    )

@@ -7,24 +7,22 @@ from dataclasses import dataclass, field, replace
 from pytest_energy import reference
 from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import EnergyError, LaunchError, RecordingError
-from pytest_energy.evidence import Evidence, LiveSource, Source
+from pytest_energy.evidence import Evidence, Source
+from pytest_energy.further import Further
 from pytest_energy.launch import launch
 from pytest_energy.launch.load import Progress
+from pytest_energy.live import LiveSource
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
-from pytest_energy.reference import StandIn
 from pytest_energy.replay import ReplaySource
-from pytest_energy.settings import DEFAULT_LAUNCHES, Settings
-from pytest_energy.store import gpu_cache
+from pytest_energy.settings import Settings
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store, Update
 from pytest_energy.store.noise import Noise, NoiseStore
 from pytest_energy.told import Question, Told
 from pytest_energy.verdict.judge import Judge
 from pytest_energy.verdict.judgement import Judgement
-from pytest_energy.verdict.rule import Terms, Verdict
-
-_ASKS_FOR_REFERENCE = {Verdict.REGRESSED, Verdict.NOT_COMPARABLE, Verdict.NO_BASELINE}
+from pytest_energy.verdict.rule import Terms
 
 
 @dataclass
@@ -59,9 +57,12 @@ class Session:
         self._judge = Judge(
             self.store, self.noise_store, self.comparisons, paired=self.settings.paired
         )
-        self._reference: StandIn | None = None
+        stand_in = None
         if self.settings.reference_first:
-            self._reference = self._stand_in(list(cells.values()))
+            self._judge.counts, stand_in = reference.stand_in(
+                self.settings, list(cells.values()), self.store, self.progress
+            )
+        self._further = Further(self.settings, self.questions, self.store, self._judge, stand_in)
         self._source: Source = (
             ReplaySource(self.settings)
             if self.settings.replay
@@ -70,23 +71,12 @@ class Session:
                 list(cells.values()),
                 self.open_meter,
                 self.progress,
-                self._is_decided,
+                self._further.is_decided,
                 self._check_store,
-                self._reference_wanted,
-                self._reference,
+                self._further.reference_wanted,
+                stand_in,
                 self.clock,
             )
-        )
-
-    def _stand_in(self, cells: Sequence[Cell]) -> StandIn:
-        """The reference that stands in for baselines, which count if they are of its engine."""
-        pin = reference.pinned(self.settings)
-        if pin is not None:
-            self._judge.counts = pin.is_of
-        return StandIn(
-            lambda: reference.launch_settings(self.settings, cells, self.store, self.progress),
-            gpu_cache.existing(self.settings.gpu_cache),
-            self.progress,
         )
 
     def close(self) -> None:
@@ -122,8 +112,10 @@ class Session:
             return self._judge.unmeasured(question.metric, question.limits, [self.out_of_time])
         # All recordings of a replay are judged at once, so its error level is not shared by looks.
         launches = None if self.settings.replay else self.settings.launches
-        judgement = self._judgement(question, evidence, launches)
-        why = _without_reference(self, question, evidence, judgement.verdict)
+        judgement = self._further.judgement(question, evidence, launches)
+        why = self._further.without_reference(
+            question, evidence, judgement.verdict, self.told, self.out_of_time
+        )
         judgement = replace(judgement, reasons=(*judgement.reasons, *why))
         if not (evidence.out_of_time and judgement.undecided):
             return judgement
@@ -149,7 +141,7 @@ class Session:
             # Compared with earlier baselines, so by their tolerances, whatever this run compares.
             tolerance = {
                 question.metric.value: Terms().tolerance(question.metric, question.limits.tolerance)
-                for question in self._questions_on(cell)
+                for question in self._further.questions_on(cell)
             }
             try:
                 self._updates[key] = self.store.update(
@@ -200,69 +192,6 @@ class Session:
         self.store.entries()
         self.noise_store.check()
 
-    def _is_decided(self, cell: Cell, evidence: Evidence) -> bool:
-        """Whether every question on the cell has its verdict, so it needs no further launch."""
-        budget = self.settings.launches
-        looks = Terms(budget=budget, paired=self.settings.paired).looks()
-        if self.settings.exactly:
-            return False
-        if self.settings.update:
-            return len(evidence.measurements) >= self._launches_of_baseline(cell, evidence)
-        if len(evidence.measurements) not in looks:
-            return False
-        return not any(
-            self._judgement(question, evidence, budget).undecided
-            for question in self._questions_on(cell)
-        )
-
-    def _reference_wanted(self, cell: Cell, evidence: Evidence) -> int:
-        """How many launches of the reference, made in this run, the cell's verdict asks for.
-
-        A stored or cached launch may pass an engine; that it regressed is said only by launches of
-        this run, whatever has changed about the machine since then, and by these alone on a GPU
-        that has left its band.
-        """
-        made = len(evidence.measurements)
-        if not made or self.settings.update or not self.settings.reference_first:
-            return 0
-        on = evidence.measurements[-1].environment
-        if self.settings.reference is None and not reference.may_install(cell.key, on, self.store):
-            return 0
-        trusted = self._reference is None or not self._reference.is_out_of_band(on)
-        in_run = evidence.reference_from == "run"
-        if not in_run and trusted and not self._asks_for_reference(cell, evidence):
-            return 0
-        return min(made + 1, reference.MOST_LAUNCHES)
-
-    def _asks_for_reference(self, cell: Cell, evidence: Evidence) -> bool:
-        """Whether what is stored or cached does not do; asked where a run looks at its launches."""
-        made, budget = len(evidence.measurements), self.settings.launches
-        if made not in Terms(budget=budget).looks():
-            return False
-        judged = [self._judgement(q, evidence, budget) for q in self._questions_on(cell)]
-        # As many launches on both sides as without a cache may decide.
-        few = made > 1 and evidence.reference_from == "cache"
-        return any(
-            (j.verdict in _ASKS_FOR_REFERENCE and not (j.by_limits_alone and j.ratio))
-            or (few and j.undecided)
-            for j in judged
-        )
-
-    def _launches_of_baseline(self, cell: Cell, evidence: Evidence) -> int:
-        """As many as the noise asks for, so that one launch of an unchanged engine passes."""
-        if not evidence.measurements:
-            return self.settings.launches
-        of_questions = [
-            self._judge.launches_of_baseline(q.metric, q.limits, evidence.measurements[0])
-            for q in self._questions_on(cell)
-        ]
-        most = max(launches or DEFAULT_LAUNCHES for launches in of_questions)
-        return min(most, self.settings.launches)
-
-    def _questions_on(self, cell: Cell) -> list[Question]:
-        key = cell.key.canonical
-        return [question for question in self.questions if question.cell.key.canonical == key]
-
     def _all_launches(self, cell: Cell) -> tuple[Measurement, ...]:
         evidence = self.evidence(cell)
         if evidence.failure is not None:
@@ -274,28 +203,6 @@ class Session:
             )
         return evidence.measurements
 
-    def _judgement(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:
-        judgement = self._judge.judge(
-            question.metric, question.limits, evidence.measurements, evidence.reference, budget
-        )
-        return replace(
-            judgement, left_out=evidence.left_out, reference_from=evidence.reference_from
-        )
-
 
 def _gpu_name(measurements: Sequence[Measurement]) -> str:
     return measurements[0].environment.gpu_name
-
-
-def _without_reference(
-    session: Session, question: Question, evidence: Evidence, verdict: Verdict
-) -> list[str]:
-    """Why the reference was launched less often than a verdict asked for; or nothing."""
-    asks = verdict in _ASKS_FOR_REFERENCE
-    if evidence.reference_failure and (asks or verdict is Verdict.INCONCLUSIVE):
-        failure = session.told.failure(evidence.reference_failure, question)
-        return [f"the reference could not be launched on this GPU: {failure}"]
-    first = session.settings.reference_first and evidence.reference_from != "run"
-    if asks and first and evidence.out_of_time:
-        return [f"the reference was not launched: {session.out_of_time}"]
-    return []

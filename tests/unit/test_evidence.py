@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import evidence
+from pytest_energy import live
 from pytest_energy.cell.cell import Cell
-from pytest_energy.evidence import Evidence, LiveSource
+from pytest_energy.evidence import Evidence
 from pytest_energy.launch import gpu_locks
+from pytest_energy.live import LiveSource
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.recording import Recording
@@ -50,8 +51,8 @@ def launched(
             late = recorded(cell, len(made), STEADY)
             yield cells[0], replace(late, faults=("hidden_process: late",))
 
-    monkeypatch.setattr(evidence.launch, "record_launch", record_launch or of_kinds)
-    monkeypatch.setattr(evidence.nvml, "visible_uuids", lambda: visible)
+    monkeypatch.setattr(live.launch, "record_launch", record_launch or of_kinds)
+    monkeypatch.setattr(live.nvml, "visible_uuids", lambda: visible)
     settings = live_settings(
         tmp_path,
         record=tmp_path / "kept",
@@ -120,7 +121,7 @@ def test_a_gpu_that_the_driver_fails_to_list_stays_locked(
     locked = []
 
     def record_launch(_cells: Any, _settings: Any, open_meter: Any, *_: Any) -> Iterator[Any]:
-        monkeypatch.setattr(evidence.nvml, "listed_uuids", lambda: listed)
+        monkeypatch.setattr(live.nvml, "listed_uuids", lambda: listed)
         open_meter(UUIDS[:1], lambda pid: True)
         locked.extend([gpu_locks.look(uuid)[0] for uuid in UUIDS])
         yield cell, recorded(cell, 1, STEADY)

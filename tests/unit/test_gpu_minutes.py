@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_energy import evidence
+from pytest_energy import live
 from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import RecordingError
 from pytest_energy.launch.gpu_minutes import GpuMinutes
@@ -29,8 +29,8 @@ class Run:
         self.now_s, self.launched = 0.0, 0
         self.cells = [cell, replace(cell, engine_args=(("max_num_seqs", 4),))]
         self.settings = live_settings(tmp_path)
-        monkeypatch.setattr(evidence.launch, "record_launch", self._record_launch)
-        monkeypatch.setattr(evidence.nvml, "visible_uuids", lambda: ())
+        monkeypatch.setattr(live.launch, "record_launch", self._record_launch)
+        monkeypatch.setattr(live.nvml, "visible_uuids", lambda: ())
 
     def _record_launch(self, cells: Sequence[Cell], *_: Any) -> Iterator[tuple[Cell, Recording]]:
         self.now_s += LAUNCH_S
