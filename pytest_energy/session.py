@@ -113,8 +113,9 @@ class Session:
         # All recordings of a replay are judged at once, so its error level is not shared by looks.
         launches = None if self.settings.replay else self.settings.launches
         judgement = self._further.judgement(question, evidence, launches)
+        ended = self.out_of_time if evidence.out_of_time else ""
         why = self._further.without_reference(
-            question, evidence, judgement.verdict, self.told, self.out_of_time
+            question, evidence, judgement.verdict, self.told, ended
         )
         judgement = replace(judgement, reasons=(*judgement.reasons, *why))
         if not (evidence.out_of_time and judgement.undecided):

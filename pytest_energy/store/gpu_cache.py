@@ -118,6 +118,8 @@ class GpuCache:
         measured = measure(recorded)
         if not measured.valid or recorded.co_resident is not None:
             return
+        if not self.folder.is_absolute():
+            return  # the user has no home, and nothing is written where a run happens to start
         folder = self._folder(recorded.key, recorded.environment)
         made = folder / f"{recorded.launch_id}{SUFFIX}"
         recording_file.write(recorded, made)

@@ -649,3 +649,15 @@ def test_an_update_launches_no_reference_and_says_so(project: Project, engines: 
     result.assert_outcomes(passed=4)
     assert set(engines.launched) == {"new"}
     result.stdout.no_fnmatch_line("*without baselines*")
+
+
+def test_a_user_without_a_home_has_no_cache(
+    project: Project, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_energy.store.gpu_cache.user_cache", lambda: Path("~/.cache"))
+    before = project.files()
+    result = project.run(
+        "--energy-python", engines.python("new"), "--energy-reference-python", engines.python("old")
+    )
+    result.assert_outcomes(passed=4)
+    assert project.files() == before
