@@ -102,6 +102,7 @@ class Further:
         return min(most, self.settings.launches)
 
     def questions_on(self, cell: Cell) -> list[Question]:
+        """Those that are asked about a cell."""
         key = cell.key.canonical
         return [question for question in self.questions if question.cell.key.canonical == key]
 
