@@ -125,7 +125,13 @@ def test_generated_page_is_what_its_script_writes(name: str) -> None:
     assert (recorded_pages.PAGES / f"{name}.md").read_text() == recorded_pages.page(name)
 
 
-@pytest.mark.parametrize("number", range(len(COMMANDS)))
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=() if number % 4 == 0 else pytest.mark.nightly)
+        for number in range(len(COMMANDS))
+    ],
+)
 def test_verdicts_page_shows_what_its_commands_print(
     run_pytest: Run, number: int, tmp_path: Path
 ) -> None:

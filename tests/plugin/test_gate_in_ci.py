@@ -137,6 +137,7 @@ def test_baselines_are_stored_and_compared_with(runner: Runner, tmp_path: Path) 
     assert run_workflow(runner, **stored).returncode == 10
 
 
+@pytest.mark.nightly
 def test_a_suite_that_is_skipped_is_no_verdict(runner: Runner, tmp_path: Path) -> None:
     pin(runner.folder / "requirements" / "vllm.txt", tmp_path, 0.002)
     skipped = TESTS.replace("@pytest", "@pytest.mark.skip(reason='too slow')\n@pytest", 1)

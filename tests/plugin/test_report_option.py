@@ -160,6 +160,7 @@ def test_a_live_run_draws_the_trace_from_the_recordings_it_keeps(
     )
 
 
+@pytest.mark.nightly
 def test_under_xdist_the_report_is_the_same(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from tests.plugin.project import Project
 __all__ = ["project"]
 
 _CELLS = int(os.environ.get("PYTEST_ENERGY_SOAK_CELLS", "0"))
-_REPLAYED, _LIVE = _CELLS or 99, _CELLS or 12
+_REPLAYED, _LIVE = _CELLS or 60, _CELLS or 12
 _WARM_UP = 200
 # pytest keeps a report per phase of each test, and the table and reports keep figures and words:
 # 20 kB in all. A recording kept by mistake would take 100 kB.
