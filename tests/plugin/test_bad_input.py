@@ -169,14 +169,27 @@ def test_an_interpreter_of_the_reference_without_vllm(project: Project, interlea
         ("tiny", "./tiny-2", [], "model './tiny-2': no such folder (looked for"),
         ("[2, 8]", "[0]", [], "test_tiny.py::test_energy: batch_sizes is [0]: it must be"),
         ("tiny", "tiny", ["--energy-replay", "none"], "none does not exist"),
-        ("tiny", "tiny", ["--energy-python", "/no/python"], "/no/python: there is no such file"),
-        (
+        pytest.param(
+            "tiny",
+            "tiny",
+            ["--energy-python", "/no/python"],
+            "/no/python: there is no such file",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
             "def test_energy(energy)",
             "@pytest.mark.energy(tolerance=0.1)\n    def test_energy()",
             [],
             "so nothing would be measured",
+            marks=pytest.mark.nightly,
         ),
-        ("tiny", "tiny", ["--energy-baselines", "test_tiny.py"], "it is not a folder"),
+        pytest.param(
+            "tiny",
+            "tiny",
+            ["--energy-baselines", "test_tiny.py"],
+            "it is not a folder",
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_what_is_refused_is_told_once_under_xdist_too(

@@ -74,9 +74,10 @@ def test_a_server_is_recorded_and_replayed(project: Project, served: list[str]) 
             "die",
             "engine failed during run: the server was ended by SIGKILL while requests were in *",
         ),
-        (
+        pytest.param(
             "refuse_429",
             "engine failed during run: the server refused a request: 429 Too Many Requests",
+            marks=pytest.mark.nightly,
         ),
         ("miscount", "tokens_disagree: the streams brought"),
     ],

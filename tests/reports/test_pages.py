@@ -362,6 +362,7 @@ def test_several_runs_are_distinguished(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.nightly
 def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_distinguished(
     tmp_path: Path,
 ) -> None:
