@@ -49,6 +49,13 @@ def refuse_several_models(url: str | None, models: set[str]) -> None:
         )
 
 
+_ONE_LAUNCH = (
+    "a running server is one launch, however often it is measured.\nRestart it for each launch, "
+    "keep each with --energy-record DIR, and put them together: --energy-engine attached "
+    "--energy-replay A B C"
+)
+
+
 def conflicts(value: Value) -> Conflicts:
     """What makes no sense with a server that already runs."""
     url, replay = value("energy_url"), value("energy_replay")
@@ -63,11 +70,6 @@ def conflicts(value: Value) -> Conflicts:
             "--energy-gpu names the GPUs of a running server: give its --energy-url, too",
         )
         return
-    one_launch = (
-        "a running server is one launch, however often it is measured.\nRestart it for each "
-        "launch, keep each with --energy-record DIR, and put them together: --energy-engine "
-        "attached --energy-replay A B C"
-    )
     launches, engine = value("energy_launches"), value("energy_engine")
     yield (
         replay,
@@ -99,15 +101,15 @@ def conflicts(value: Value) -> Conflicts:
     yield (
         value("energy_update"),
         f"--energy-update with --energy-url: a baseline needs {MIN_LAUNCHES} launches, and "
-        f"{one_launch} --energy-update",
+        f"{_ONE_LAUNCH} --energy-update",
     )
     yield (
         value("energy_noise"),
-        f"--energy-noise with --energy-url: {one_launch} --energy-noise",
+        f"--energy-noise with --energy-url: {_ONE_LAUNCH} --energy-noise",
     )
     yield (
         launches not in (None, 1),
-        f"--energy-launches {launches} with --energy-url: {one_launch}",
+        f"--energy-launches {launches} with --energy-url: {_ONE_LAUNCH}",
     )
     complaint = _not_here(url)
     yield bool(complaint), complaint
