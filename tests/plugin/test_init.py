@@ -342,7 +342,9 @@ def test_what_was_taken_for_what_is_said(here: Path, capsys: pytest.CaptureFixtu
         "         .github/workflows/energy.yml\n"
     )
     (suite,) = (here / "suites").iterdir()
-    assert 'my "tiny"' in ast.literal_eval(re.search("model=(.*),", suite.read_text())[1])  # type: ignore[index]
+    named = re.search("model=(.*),", suite.read_text())
+    assert named is not None
+    assert 'my "tiny"' in ast.literal_eval(named[1])
     assert "the model" not in "".join(check(capsys))
     shutil.rmtree(here / "suites")
     save(here / "requirements.txt", "-r serving.in\n")
