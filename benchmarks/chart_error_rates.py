@@ -8,17 +8,15 @@ by a little each day. Half of the variance between launches is common to all cel
         --json benchmarks/results/chart-error-rates.json
 """
 
-import argparse
-import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import simulation
 from pytest_energy.measure.control_chart import MIN_POINTS, Point, alarms
 
 MONTH = 30  # days
@@ -133,23 +131,14 @@ def _found(of: dict[str, float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=20261129)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = simulation.options(__doc__, seed=20261129, processes=1)
     tasks = [
         (name, arguments.runs // 10 if number else arguments.runs, arguments.seed)
         for number, name in enumerate(VARIANTS)
     ]
     with ProcessPoolExecutor(arguments.processes) as pool:
         rows = list(pool.map(_row, tasks))
-    if arguments.json:
-        content = {"runs": arguments.runs, "seed": arguments.seed, "rows": rows}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    simulation.keep(arguments, rows=rows)
     print("\n".join(table(rows)))
 
 

@@ -8,18 +8,16 @@ figures of other GPUs. Judged by the gate's own rule; seeded.
         --json benchmarks/results/fleet-error-rates.json
 """
 
-import argparse
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import simulation
 from benchmarks.simulated_runs import RATE_CORRELATION
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor
@@ -345,20 +343,11 @@ def _of_ways(found: Mapping[Scenario, Rates]) -> Iterator[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=20261129)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = simulation.options(__doc__, seed=20261129)
     tasks = [(scenario, arguments.runs, arguments.seed) for scenario in _scenarios()]
     with ProcessPoolExecutor(arguments.processes) as pool:
         rows = list(pool.map(_row, tasks))
-    if arguments.json:
-        content = {"runs": arguments.runs, "seed": arguments.seed, "rows": rows}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    simulation.keep(arguments, rows=rows)
     print("\n".join(tables(rows)))
 
 

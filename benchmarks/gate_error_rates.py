@@ -7,13 +7,11 @@ A run is a suite of 16 cells, J/token and tokens/s of each, unless it says other
         --json benchmarks/results/gate-error-rates.json
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from benchmarks import simulation
 from benchmarks.other_tools import CHANGES, OTHER_TOOLS, other_tool
 from benchmarks.simulated_runs import Scenario, simulate
 
@@ -234,14 +232,7 @@ _TABLES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=20261123)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = simulation.options(__doc__, seed=20261123)
     other_tasks = [
         (name, deviation, correlated, 2 * arguments.runs, arguments.seed)
         for correlated in (0.0, 0.5)
@@ -251,9 +242,7 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes) as pool:
         ours = list(pool.map(_row, _tasks(arguments.runs, arguments.seed)))
         others = [row for rows in pool.map(_other_row, other_tasks) for row in rows]
-    if arguments.json:
-        content = {"runs": arguments.runs, "seed": arguments.seed, "ours": ours, "others": others}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    simulation.keep(arguments, ours=ours, others=others)
     print("\n".join(tables(ours, others)))
 
 

@@ -8,13 +8,11 @@ between their periods, so that what periods show of it is in the verdict as in a
         --json benchmarks/results/interleaved-error-rates.json
 """
 
-import argparse
-import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
+from benchmarks import simulation
 from benchmarks.simulated_runs import Scenario, simulate
 
 DEVIATIONS = (0.005, 0.007, 0.010, 0.015, 0.020)
@@ -73,14 +71,7 @@ def table(rows: Sequence[dict[str, float | str]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = simulation.options(__doc__, seed=20261124)
     tasks = [
         (name, deviation, arguments.runs // 10 if number else arguments.runs, arguments.seed)
         for number, name in enumerate(VARIANTS)
@@ -88,11 +79,7 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(arguments.processes) as pool:
         rows = list(pool.map(_row, tasks))
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"runs": arguments.runs, "seed": arguments.seed, "rows": rows}, indent=1)
-            + "\n"
-        )
+    simulation.keep(arguments, rows=rows)
     print("\n".join(table(rows)))
 
 

@@ -7,9 +7,7 @@ a measurement tests them. Seeded.
         --json benchmarks/results/steadiness-error-rates.json
 """
 
-import argparse
 import itertools
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import lfilter
 
+from benchmarks import simulation
 from pytest_energy.measure.measurement import measure
 from pytest_energy.measure.steadiness import Parts, parts, steadiness
 from pytest_energy.measure.stopping import MIN_CYCLES, WINDOW_S
@@ -426,22 +425,13 @@ def cell_of(written: Mapping[str, Any]) -> Cell:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=20261129)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = simulation.options(__doc__, seed=20261129)
     cells = recorded_cells()
     of_all = (itertools.repeat(value) for value in (arguments.runs, arguments.seed))
     with ProcessPoolExecutor(arguments.processes) as pool:
         found = list(pool.map(_rows, cells, *of_all))
     rows = [{"cell": asdict(cell)} | of for cell, of in zip(cells, found, strict=True)]
-    if arguments.json:
-        content = {"runs": arguments.runs, "seed": arguments.seed, "cells": rows}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    simulation.keep(arguments, cells=rows)
     print("\n".join(tables(rows)))
 
 
