@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pytest_energy.commands import one_launch
 from pytest_energy.commands.report import add_output
 from pytest_energy.errors import UsageError
 
@@ -132,11 +133,7 @@ def _refuse(options: argparse.Namespace) -> None:
             f"{recordings} exists, from a run before, whose launches would count as this one's.\n"
             "Remove it, or give another folder: --output DIR"
         )
-    if not Path(str(options.suites).partition("::")[0]).exists():
-        raise UsageError(
-            f"there is no file or folder {options.suites}, where the tests would be.\n"
-            "Name your suite: --suites PATH"
-        )
+    one_launch.refuse_without_tests(options.suites)
 
 
 def _command(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:

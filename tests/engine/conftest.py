@@ -23,6 +23,21 @@ def interpreter(folder: Path) -> str:
     return str(script)
 
 
+def release(folder: Path, version: str, step_s: float = 0.001) -> str:
+    """An interpreter in `folder` that has the stand-in installed as vLLM of this version."""
+    place = folder / version
+    information = place / f"vllm-{version}.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Name: vllm\nVersion: {version}\n")
+    script = place / "python"
+    script.write_text(
+        f"#!/bin/sh\nexport VERSION={version} STEP_S={step_s} PYTHONPATH={place}:{FAKE_PACKAGES}\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    script.chmod(0o755)
+    return str(script)
+
+
 def left_of(session: int) -> list[int]:
     """The processes of a session that are still alive a minute later; they are killed."""
     deadline = time.monotonic() + 60

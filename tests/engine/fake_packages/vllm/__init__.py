@@ -12,7 +12,7 @@ deaf_to_context (on which logits do not depend), flat_logits (as of vLLM's dummi
 vanishing (an MLP's activations round to zero), infinite, tiny_weights, no_norms.
 
 Its tokenizer makes a token of every word. The variable FAULT_ON_IMPORT chooses kill or hang. Steps
-come every STEP_S seconds; one that is late is made up for.
+come every STEP_S seconds; one that is late is made up for. VERSION is the version that it claims.
 """
 
 import json
@@ -26,7 +26,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-__version__ = "0.0.1"
+__version__ = os.environ.get("VERSION", "0.0.1")
 STEP_S = float(os.environ.get("STEP_S", "0.001"))
 FAULT_AFTER_STEPS = int(os.environ.get("FAULT_AFTER_STEPS", "100"))
 

@@ -1,0 +1,187 @@
+"""One launch of a suite's cells under one interpreter, in a pytest of its own.
+
+What commands that measure several engines share. The run measures and keeps its recordings, judges
+nothing (its store is empty, so that "no baseline" is what every test ends with), and writes nothing
+else. Its recordings get their name only once all of its cells are measured: an interruption, by
+whatever signal, leaves no part of a launch that looks whole.
+"""
+
+import ctypes
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from pytest_energy.errors import RecordingError, UsageError
+
+_LAST_LINES = 15  # of pytest's output, if it ended before its first test
+_JUDGED = {0, 1, 10, 11, 12, 13, 14}  # statuses after which JUnit's file tells what happened
+_NOTHING_SELECTED = 5  # pytest.ExitCode.NO_TESTS_COLLECTED
+_SET_PDEATHSIG = 1  # prctl(2)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a launch measures.
+
+    Attributes:
+        path: of the tests, as pytest takes it.
+        arguments: further ones of pytest, such as -k.
+        engine_args: settings under test, "NAME=VALUE" each.
+    """
+
+    path: Path
+    arguments: tuple[str, ...] = ()
+    engine_args: tuple[str, ...] = ()
+
+
+def record(suite: Suite, python: str, folder: Path) -> str | None:
+    """Launch the suite's cells once; returns why that failed, in words, else None.
+
+    Args:
+        suite: its tests.
+        python: interpreter whose vLLM is launched.
+        folder: which holds the recordings afterwards, LAUNCH/CELL.json.gz, if nothing failed. It
+            must not exist, and only one process may record to it at a time.
+
+    Of a launch that failed nothing is there, and what it has recorded in `kept_apart(folder)`.
+    SIGINT and SIGTERM end pytest and its engine, and then this process as they would have.
+
+    Raises:
+        OSError: the folder cannot be used.
+    """
+    part = kept_apart(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="pytest-energy-") as name:
+        temporary = Path(name)
+        with (temporary / "output").open("wb") as output:
+            status, got = _ended(_start(_command(suite, python, part, temporary), output.fileno()))
+        failure = _failure(status, temporary) or _unreadable(part)
+    if failure is None:
+        part.rename(folder)
+    if got:
+        signal.raise_signal(got[0])
+    return failure
+
+
+def kept_apart(folder: Path) -> Path:
+    """Where a launch is kept until it is complete, and if it never is; no reader looks there."""
+    return folder.with_name(f".{folder.name}.incomplete")
+
+
+def _command(suite: Suite, python: str, record: Path, temporary: Path) -> list[str]:
+    """Of pytest; the store and all files but the recordings are temporary."""
+    store = temporary / "baselines"
+    store.mkdir()
+    return [
+        sys.executable, "-m", "pytest", str(suite.path),
+        "-pno:cacheprovider", "--color=no",
+        "--override-ini=energy_report=",
+        "--energy-launches=1",
+        "--energy-exit-status=verdict",
+        f"--energy-python={python}",
+        f"--energy-record={record.absolute()}",
+        f"--energy-baselines={store}",
+        f"--junitxml={temporary / 'junit.xml'}",
+        *(f"--energy-engine-arg={argument}" for argument in suite.engine_args),
+        *suite.arguments,
+    ]  # fmt: skip
+
+
+def _start(command: Sequence[str], output: int) -> subprocess.Popen[bytes]:
+    """In a process group of its own, so that Ctrl-C reaches it once, passed on from here."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        process_group=0, preexec_fn=_end_with_parent,  # noqa: PLW1509 (no threads here)
+    )  # fmt: skip
+
+
+def _end_with_parent() -> None:
+    """Even a parent that was killed leaves no pytest that measures on (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> tuple[int, list[int]]:
+    """A process's exit status, and the signals that came meanwhile and were passed on to it."""
+    got: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        got.append(number)
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return process.wait(), got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _failure(status: int, temporary: Path) -> str | None:
+    """Why a run of pytest did not measure all that was selected; None if it did."""
+    if status == _NOTHING_SELECTED:
+        return "no energy test is selected.\n" + _last_lines(temporary / "output")
+    if status not in _JUDGED:
+        how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
+        return f"pytest ended early ({how}).\n" + _last_lines(temporary / "output")
+    cases = ElementTree.parse(temporary / "junit.xml").iter("testcase")
+    told = (_told(case) for case in cases if not _is_measured(case))
+    return next((words for words in told if words), None)
+
+
+def _is_measured(case: ElementTree.Element) -> bool:
+    """Whether a test was skipped, passed, or measured what it is to measure, whatever it found."""
+    verdicts = {
+        found.get("value")
+        for found in case.iter("property")
+        if str(found.get("name")).endswith("_verdict")
+    }
+    failed = case.find("failure") is not None or case.find("error") is not None
+    return "invalid" not in verdicts and (bool(verdicts) or not failed)
+
+
+def _told(case: ElementTree.Element) -> str:
+    """What a failed test says."""
+    for kind in ("failure", "error"):
+        found = case.find(kind)
+        if found is not None:
+            return (found.text or found.get("message") or "").strip()
+    return f"{case.get('name')} is invalid"
+
+
+def _last_lines(output: Path) -> str:
+    lines = output.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    return "\n".join(lines[-_LAST_LINES:])
+
+
+def _unreadable(part: Path) -> str | None:
+    """Why recordings cannot be read back; None if all can."""
+    from pytest_energy.recording import recording_file
+
+    try:
+        for _ in recording_file.read_launches([*part.iterdir()]):
+            pass
+    except RecordingError as error:
+        return str(error)
+    return None if any(part.iterdir()) else "nothing was recorded"
+
+
+def refuse_without_tests(suites: Path) -> None:
+    """Refuse a suite that is not there.
+
+    Raises:
+        UsageError: there is no such file or folder.
+    """
+    if not Path(str(suites).partition("::")[0]).exists():
+        raise UsageError(
+            f"there is no file or folder {suites}, where the tests would be.\n"
+            "Name your suite: --suites PATH"
+        )
