@@ -5,6 +5,7 @@ python benchmarks/launch_table.py recordings/h200-sxm-141gb
 
 import argparse
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from pytest_energy.measure import measurement, spread
@@ -29,6 +30,25 @@ def measured(folder: Path) -> Cells:
             cell = (label.relative_to(folder).as_posix(), tokens_in, m.key.batch_size)
             cells.setdefault(cell, []).append(m)
     return {key: sorted(values, key=lambda m: m.launch_id) for key, values in sorted(cells.items())}
+
+
+def gpu_rows(cells: Cells) -> list[str]:
+    """One row per GPU, or set of GPUs: its host, and what was launched on it, in order."""
+    gpus: dict[tuple[str, ...], dict[str, tuple[str, Measurement]]] = {}
+    for (label, _, _), launches in cells.items():
+        for m in launches:
+            gpus.setdefault(m.environment.gpus, {})[m.launch_id] = label, m
+    rows = ["| GPU | CPUs | from (UTC) | launches, in order |", "|---|---|---|---|"]
+    for uuids, by_id in sorted(gpus.items(), key=lambda found: min(found[1])):
+        ordered = [by_id[launch_id] for launch_id in sorted(by_id)]
+        runs = [(label, len(list(of))) for label, of in groupby(label for label, _ in ordered)]
+        first = ordered[0][1].environment
+        rows.append(
+            f"| {', '.join(uuid[:12] for uuid in uuids)} | {first.host.cpu_count} "
+            f"| {str(first.date)[:16].replace('T', ' ')} "
+            f"| {', '.join(f'{label} ({count})' for label, count in runs)} |"
+        )
+    return rows
 
 
 def launch_rows(cells: Cells) -> list[str]:

@@ -139,8 +139,9 @@ def _verdicts() -> str:
 def _launches() -> str:
     lines = ["# Launches", ""]
     for title, folder in (("H200", H200), ("H100", H100)):
-        rows = launch_table.launch_rows(launch_table.measured(ROOT / folder))
-        lines += [f"## {title}", "", f"Below `{folder}`.", "", *rows, ""]
+        cells = launch_table.measured(ROOT / folder)
+        lines += [f"## {title}", "", f"Below `{folder}`.", "", *launch_table.gpu_rows(cells), ""]
+        lines += [*launch_table.launch_rows(cells), ""]
     return "\n".join(lines)
 
 

@@ -5,7 +5,6 @@ instead, for the launches there are what a baseline would hold.
 """
 
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +16,6 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.engines.installed import Installed, installed
 from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.launch.load import Progress
-from pytest_energy.measure.limits import is_host_bound
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.recording import Recording
 from pytest_energy.report import gpu_chart
@@ -103,16 +101,9 @@ def _unfit(pin: Pin | None, newest: Sequence[tuple[str, Baseline | None]]) -> st
         assert baseline is not None
         if pin != Pin.of(baseline):
             return f"the baseline of {name} is of vLLM {baseline.environment.vllm}"
-        if _is_host_bound(baseline):
+        if baseline.is_host_bound:
             return f"{name} is host-bound"
     return ""
-
-
-def _is_host_bound(baseline: Baseline) -> bool:
-    """By the median of launches, since a single one may have met a slow host."""
-    shares = [launch.host_bound_share for launch in baseline.launches]
-    known = [share for share in shares if share is not None]
-    return bool(known) and is_host_bound(statistics.median(known))
 
 
 def may_install(key: CellKey, on: Fingerprint, store: Store) -> bool:

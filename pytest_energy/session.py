@@ -146,7 +146,10 @@ class Session:
             }
             try:
                 self._updates[key] = self.store.update(
-                    self._all_launches(cell), tolerance, self.settings.update_reason
+                    self._all_launches(cell),
+                    tolerance,
+                    self.settings.update_reason,
+                    self.evidence(cell).reference,
                 )
             except (EnergyError, OSError) as error:
                 self._updates[key] = error

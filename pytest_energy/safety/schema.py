@@ -14,6 +14,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Name = Annotated[str, MinLen(1), MaxLen(300)]  # the name of a folder has at most 255
 Short = Annotated[str, MinLen(1), MaxLen(100)]  # a date or a version
+Setting = Annotated[str, MaxLen(6_000)]  # "name=value"
 Count = Annotated[int, Ge(1), Le(10**9)]
 
 _Kind = TypeVar("_Kind")

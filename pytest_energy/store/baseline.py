@@ -1,15 +1,16 @@
 """A baseline: the launches that a cell is compared with, and what was stored before them."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pytest_energy.cell.key import CellKey
-from pytest_energy.measure import spread
+from pytest_energy.measure import limits, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.safety.schema import STRICT, Count, Name, Short
+from pytest_energy.safety.schema import STRICT, Count, Name, Setting, Short
 from pytest_energy.store.figures import Condition, CycleTokens, Figure, Figures, rounded
 
 # Whence launches come that stand in for a baseline: this run, an earlier one here, recordings.
@@ -84,11 +85,13 @@ class EarlierBaseline(Summary):
     Attributes:
         date, vllm: of its newest launch; None if unknown.
         update_reason: why a loss was accepted with it; None if there was none to accept.
+        settings_under_test: "name=value" each; of older files unknown, and empty.
     """
 
     date: Short | None
     vllm: Short | None
     update_reason: str | None = None
+    settings_under_test: tuple[Setting, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,4 +176,12 @@ class Baseline:
             date=self.environment.date,
             vllm=self.environment.vllm,
             update_reason=self.update_reason,
+            settings_under_test=self.environment.settings_under_test,
         )
+
+    @property
+    def is_host_bound(self) -> bool:
+        """By the median of launches, since a single one may have met a slow host."""
+        shares = [launch.host_bound_share for launch in self.launches]
+        known = [share for share in shares if share is not None]
+        return bool(known) and limits.is_host_bound(statistics.median(known))

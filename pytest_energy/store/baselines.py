@@ -14,8 +14,9 @@ from pytest_energy.safety.files import exclusively, write_atomically
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.settings import MIN_LAUNCHES
 from pytest_energy.store import baseline_file, files
-from pytest_energy.store.baseline import Baseline, EarlierBaseline, Summary
+from pytest_energy.store.baseline import Baseline, EarlierBaseline
 from pytest_energy.store.baseline_file import Entry
+from pytest_energy.store.drift import Drift, drift
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Store:
         measurements: Sequence[Measurement],
         tolerance: Mapping[str, float],
         reason: str | None = None,
+        reference: Sequence[Measurement] = (),
     ) -> Update:
         """Make `measurements`, the launches of one cell, its baseline.
 
@@ -149,8 +151,10 @@ class Store:
         Args:
             measurements: one per launch.
             tolerance: relative, by metric ("joules_per_token", "tokens_per_s"): a loss against the
-                best or the oldest entry of the history that reaches it needs a reason.
+                best or the oldest engine before that reaches it needs a reason (drift.py).
             reason: why such a loss is accepted.
+            reference: launches of the reference on the same GPUs. They begin the history if there
+                is none, and link these GPUs with those that have run it.
 
         Raises:
             BaselineError: fewer than three launches, a launch twice, an invalid measurement,
@@ -164,29 +168,39 @@ class Store:
         with exclusively(self.folder):
             self._files.clear()  # other processes may have changed them
             self._listing.forget()
-            return self._replace([m for _, m in sorted(launches.items())], tolerance, reason)
+            earlier = [m for m in reference if m.valid and not m.co_resident]
+            return self._replace(
+                [m for _, m in sorted(launches.items())], tolerance, reason, earlier
+            )
 
     def _replace(
         self,
         launches: Sequence[Measurement],
         tolerance: Mapping[str, float],
         reason: str | None,
+        reference: Sequence[Measurement],
     ) -> Update:
         key, environment = launches[0].key, launches[0].environment
         previous = self.find(key, environment.gpu_name, environment.gpus)
-        history = (*previous.history, previous.as_history) if previous else ()
+        history: tuple[EarlierBaseline, ...] = ()
+        if previous:
+            history = (*previous.history, previous.as_history)
+        elif reference:
+            history = (Baseline.of(reference).as_history,)
         baseline = Baseline.of(launches, history)
         path = self._path(baseline)
         if previous and baseline_file.hold_the_same(previous, baseline):
             return Update(path, "unchanged", change=0.0)
-        losses = baseline_drift(baseline.summary, history, tolerance)
-        if losses and reason is None:
-            raise BaselineError(
-                f"the baseline would drift: {'; '.join(losses)}.\n"
-                "If that is wanted, say why; the reason is kept with the baseline: "
-                '--energy-update-reason "..."'
-            )
-        if losses:
+        elsewhere = [
+            other
+            for other in self.entries()
+            if (other.key, other.gpu_name) == (key, baseline.gpu_name)
+            and other.gpus != baseline.gpus
+        ]
+        held_up = _words(drift(baseline, elsewhere, tolerance), baseline)
+        if held_up and reason is None:
+            raise BaselineError(held_up)
+        if held_up:
             baseline = replace(baseline, update_reason=reason)
         self._write(path, baseline)
         if previous is None:
@@ -244,6 +258,25 @@ class Store:
         self._listing.forget()
 
 
+def _words(found: Drift, baseline: Baseline) -> str:
+    """Why an update is refused without a reason; empty if it is not."""
+    why = '--energy-update-reason "..."'
+    if found.losses:
+        return (
+            f"the baseline would drift: {'; '.join(found.losses)}.\n"
+            f"If that is wanted, say why; the reason is kept with the baseline: {why}"
+        )
+    if found.unlinked:
+        others = ", ".join(found.unlinked)
+        return (
+            "whether the baseline would drift is unknown: no GPU has run both vLLM "
+            f"{baseline.environment.vllm} and what other GPUs' baselines are of (vLLM {others}).\n"
+            "Measure that engine here, too: --energy-reference-python /its/venv/bin/python. Or say "
+            f"why it need not be known: {why}"
+        )
+    return ""
+
+
 def _not_one_baseline(launches: Sequence[Measurement]) -> str | None:
     """Why these launches do not make a baseline; None if they do."""
     if len(launches) < MIN_LAUNCHES:
@@ -264,43 +297,6 @@ def _not_one_baseline(launches: Sequence[Measurement]) -> str | None:
     if differing:
         return f"the launches differ in {differing}, so they do not make one baseline"
     return None
-
-
-def baseline_drift(
-    new: Summary, history: Sequence[EarlierBaseline], tolerance: Mapping[str, float]
-) -> list[str]:
-    """Losses of a new baseline against its history that reach the tolerance, one line each.
-
-    Many small steps add up, so it is compared with the best and with the oldest entry. Entries
-    before the last loss that was accepted with a reason do not count.
-
-    Args:
-        new: the baseline to come.
-        history: earlier entries, oldest first.
-        tolerance: relative, by metric.
-    """
-    accepted = max((i for i, entry in enumerate(history) if entry.update_reason), default=0)
-    entries = history[accepted:]
-    losses = []
-    for metric, unit, worse, best in (
-        ("joules_per_token", "J/token", 1, min),
-        ("tokens_per_s", "tokens/s", -1, max),
-    ):
-        if not entries or metric not in tolerance:
-            continue
-        for name, old in (
-            ("best", best(entries, key=lambda entry: float(getattr(entry, metric)))),
-            ("oldest", entries[0]),
-        ):
-            before: float = getattr(old, metric)
-            change = getattr(new, metric) / before - 1
-            if worse * change >= tolerance[metric]:
-                losses.append(
-                    f"{unit} {100 * change:+.1f} % against the {name} entry "
-                    f"({before:g}, vLLM {old.vllm}, {old.date})"
-                )
-                break
-    return losses
 
 
 def _entry_name(baseline: Baseline, taken: Container[str]) -> str:

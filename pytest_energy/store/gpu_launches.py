@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from annotated_types import MaxLen
 from pydantic import AfterValidator, TypeAdapter
 
 from pytest_energy.measure import control_chart
@@ -23,7 +22,7 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import exclusively, write_atomically
-from pytest_energy.safety.schema import STRICT, Name, Short, checked
+from pytest_energy.safety.schema import STRICT, Name, Setting, Short, checked
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.store.figures import Condition, Figure
 
@@ -51,7 +50,7 @@ class Engine:
     __pydantic_config__ = STRICT
 
     vllm: Name
-    settings: tuple[Annotated[str, MaxLen(6_000)], ...]
+    settings: tuple[Setting, ...]
     environment: Name
 
     @classmethod

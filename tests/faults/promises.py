@@ -113,7 +113,11 @@ PROMISES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "A loss never drifts in by small steps without a written reason.",
-        (f"{_BASELINES}test_small_steps_that_add_up_need_a_reason",),
+        (
+            f"{_BASELINES}test_small_steps_that_add_up_need_a_reason",
+            "tests/unit/test_drift.py::"
+            "test_ten_steps_of_two_percent_do_not_pass_wherever_they_are_stored",
+        ),
     ),
     (
         "However a run ends, no process of an engine survives it.",

@@ -11,6 +11,7 @@ import pytest
 from pytest_energy.errors import EngineError
 from pytest_energy.launch.interleaved import NoFit, SideError
 from pytest_energy.recording.recording import CoResident
+from pytest_energy.store.baselines import Store
 from tests import simulated
 from tests.plugin.project import STORED, Project, summary
 
@@ -220,13 +221,31 @@ def test_one_interpreter_with_other_settings_is_another_side(
     )
 
 
-def test_an_update_stores_the_new_side(project: Project, engines: Engines) -> None:
+def test_an_update_stores_the_new_side_and_begins_its_history_with_the_reference(
+    project: Project, engines: Engines
+) -> None:
     engines.power_w = lambda python, launch: 480.0 if python == NEW else 500.0
     result = project.run(*BY_LAUNCHES, "--energy-update", "--energy-launches", "3")
     result.assert_outcomes(passed=4)
-    stored = (project.path / STORED).read_text()
-    assert '"vllm": "2.0"' in stored
-    assert '"vllm": "1.0"' not in stored
+    for stored in Store(project.path / "baselines").entries():
+        assert stored.environment.vllm == "2.0"
+        (before,) = stored.history
+        assert (before.vllm, before.launches) == ("1.0", 3)
+        assert before.joules_per_token == pytest.approx(
+            stored.summary.joules_per_token * 500 / 480, rel=1e-3
+        )
+
+
+def test_an_update_is_refused_if_it_loses_against_the_reference(
+    project: Project, engines: Engines
+) -> None:
+    engines.power_w = lambda python, launch: 530.0 if python == NEW else 500.0
+    result = project.run(*BY_LAUNCHES, "--energy-update", "--energy-launches", "3")
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        ["*the baseline would drift: J/token +6.0 % against the best entry (*, vLLM 1.0, *"]
+    )
+    assert not (project.path / STORED).exists()
 
 
 def test_recordings_of_both_sides_replay_in_pairs(project: Project, engines: Engines) -> None:

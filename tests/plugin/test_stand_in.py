@@ -487,7 +487,8 @@ def test_another_engine_than_that_of_the_baseline_here_confirms_nothing(
     project.record(
         "newer", environment={"date": "2026-02-01", "vllm": "0.0.9", "gpu_uuids": [HERE]}
     )
-    assert project.run("--energy-replay", "newer", "--energy-update").ret == 0
+    update = "--energy-update", "--energy-update-reason", "a new GPU"
+    assert project.run("--energy-replay", "newer", *update).ret == 0
     engines.gpu = ELSEWHERE
     result = installing(project, engines)
     result.assert_outcomes(failed=2)
@@ -644,7 +645,8 @@ def test_an_engine_is_not_compared_with_itself_for_the_baseline_s(
 def test_an_update_launches_no_reference_and_says_so(project: Project, engines: Engines) -> None:
     result = project.run(
         "--energy-python", engines.python("new"), "--energy-reference-install", "--energy-update",
-        "--energy-launches", "3", "--energy-gpu-cache", str(project.path / "cache"),
+        "--energy-update-reason", "a new GPU", "--energy-launches", "3",
+        "--energy-gpu-cache", str(project.path / "cache"),
     )  # fmt: skip
     result.assert_outcomes(passed=4)
     assert set(engines.launched) == {"new"}
