@@ -62,7 +62,7 @@ class Further:
 
         A stored or cached launch may pass an engine; that it regressed is said only by launches of
         this run, whatever has changed about the machine since then, and by these alone on a GPU
-        that has left its band.
+        that has left its band. Baselines from before the machine changed are set aside.
         """
         made = len(evidence.measurements)
         if not made or self.settings.update or not self.settings.reference_first:
@@ -70,11 +70,24 @@ class Further:
         on = evidence.measurements[-1].environment
         if self.settings.reference is None and not reference.may_install(cell.key, on, self.store):
             return 0
-        trusted = self.stand_in is None or not self.stand_in.is_out_of_band(on)
+        trusted = self.stand_in is None or not (
+            self.stand_in.is_out_of_band(on) or self._is_outdated(cell, evidence, self.stand_in)
+        )
         in_run = evidence.reference_from == "run"
         if not in_run and trusted and not self._asks_for_reference(cell, evidence):
             return 0
         return min(made + 1, reference.MOST_LAUNCHES)
+
+    def _is_outdated(self, cell: Cell, evidence: Evidence, stand_in: StandIn) -> bool:
+        """Whether the cell would be judged by a baseline from before the machine changed."""
+        on = evidence.measurements[-1].environment
+        stored = self.store.find(cell.key, on.gpu_name, on.gpus)
+        return (
+            not evidence.reference_from
+            and stored is not None
+            and self.judge.counts(stored)
+            and stand_in.is_outdated(stored, on)
+        )
 
     def _asks_for_reference(self, cell: Cell, evidence: Evidence) -> bool:
         """Whether what is stored or cached does not do; asked where a run looks at its launches."""

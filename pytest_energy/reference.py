@@ -24,7 +24,7 @@ from pytest_energy.store import gpu_cache
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Store
 from pytest_energy.store.gpu_cache import Cached, GpuCache
-from pytest_energy.store.gpu_launches import Machine
+from pytest_energy.store.gpu_launches import GpuLaunches, Machine
 
 MOST_LAUNCHES = 5  # of the reference in one run
 
@@ -178,6 +178,8 @@ class StandIn:
     cache: GpuCache
     progress: Progress
     _made: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
+    _known: dict[tuple[str, ...], GpuLaunches] = field(default_factory=dict)
+    _outdated: dict[tuple[str, ...], dict[CellKey, Baseline]] = field(default_factory=dict)
 
     @cached_property
     def engine(self) -> LaunchSettings:
@@ -191,11 +193,18 @@ class StandIn:
 
     def is_out_of_band(self, on: Fingerprint) -> bool:
         """Whether the GPUs are not what they were, so that no earlier launch stands for one now."""
-        return self.cache.launches(on.gpus).chart(Machine.of(on)).is_out
+        return self._launches(on.gpus).chart(Machine.of(on)).is_out
+
+    def is_outdated(self, baseline: Baseline, on: Fingerprint) -> bool:
+        """Whether the machine has changed since a baseline of these GPUs: driver, kernel, ..."""
+        changed = Machine.of(baseline.environment).has_become(Machine.of(on))
+        if changed:
+            self._outdated.setdefault(on.gpus, {})[baseline.key] = baseline
+        return changed
 
     def cached(self, key: CellKey, on: Fingerprint) -> list[Cached]:
         """Launches of a cell that were made on these GPUs, newest first."""
-        machine, launches = Machine.of(on), self.cache.launches(on.gpus)
+        machine, launches = Machine.of(on), self._launches(on.gpus)
         if launches.chart(machine).is_out:
             state = gpu_chart.state(launches, machine)
             self.progress(f"{gpu_chart.named(on.gpus)} {state}: the reference is measured anew")
@@ -207,6 +216,7 @@ class StandIn:
         """Keep launches for later runs; that they cannot be kept is said, and stops nothing."""
         for recorded in recordings:
             gpus = recorded.environment.gpus
+            self._known.pop(gpus, None)
             self._made.setdefault(gpus, set()).add(recorded.launch_id)
             try:
                 self.cache.add(recorded)
@@ -216,9 +226,16 @@ class StandIn:
     def report(self) -> None:
         """Say what the launches since the last report show of the machine."""
         for gpus, launch_ids in self._made.items():
-            for text in gpu_chart.news(self.cache.launches(gpus), launch_ids):
+            outdated = [*self._outdated.get(gpus, {}).values()]
+            for text in gpu_chart.news(self._launches(gpus), launch_ids, outdated):
                 self.progress(f"{gpu_chart.named(gpus)}: {text}")
         self._made.clear()
+
+    def _launches(self, gpus: tuple[str, ...]) -> GpuLaunches:
+        """Those in the cache, read once until this run adds to them."""
+        if gpus not in self._known:
+            self._known[gpus] = self.cache.launches(gpus)
+        return self._known[gpus]
 
 
 def stand_in(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pytest_energy.health.findings import REFERENCE, Finding, found, ok
 from pytest_energy.measure.control_chart import MIN_POINTS, Alarm, Chart
 from pytest_energy.report.words import count, percent
+from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.gpu_launches import Change, GpuLaunches, Machine
 
 
@@ -46,13 +47,22 @@ def finding(gpu_uuid: str, launches: GpuLaunches) -> Finding:
     return found(gpu_uuid, "out_of_band", line, remedy)
 
 
-def news(launches: GpuLaunches, launch_ids: Collection[str]) -> list[str]:
-    """What some of the launches show of the machine: that it changed, or left its band."""
+def news(
+    launches: GpuLaunches, launch_ids: Collection[str], outdated: Sequence[Baseline] = ()
+) -> list[str]:
+    """What some of the launches show of the machine: that it changed, or left its band.
+
+    Args:
+        launches: of the GPUs.
+        launch_ids: those that were made now.
+        outdated: baselines of these GPUs from before the machine changed.
+    """
     if not launches.lines:
         return []
     texts = []
-    changed = launches.change()
-    if changed is not None and changed.launch_id in launch_ids:
+    changes = launches.change(), launches.change_since(outdated)
+    changed = next((of for of in changes if of and of.launch_id in launch_ids), None)
+    if changed is not None:
         texts.append(change(changed))
     left = launches.chart(launches.lines[-1].machine).alarm
     made = {line.date for line in launches.lines if line.launch_id in launch_ids}

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -24,6 +24,7 @@ from pytest_energy.safety import untrusted
 from pytest_energy.safety.files import exclusively, write_atomically
 from pytest_energy.safety.schema import STRICT, Name, Setting, Short, checked
 from pytest_energy.safety.untrusted import Malformed
+from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.figures import Condition, Figure
 
 NAME = "launches.jsonl"
@@ -87,6 +88,13 @@ class Machine:
             environment.energy_scope,
             environment.host.kernel,
             environment.host.cpu_model,
+        )
+
+    def has_become(self, other: "Machine") -> bool:
+        """Whether something differs that is known of both."""
+        return any(
+            mine != its and None not in (mine, its)
+            for mine, its in zip(astuple(self), astuple(other), strict=True)
         )
 
     def differences(self, other: "Machine") -> str:
@@ -209,6 +217,22 @@ class GpuLaunches:
             before.insert(0, of_engine.pop())
         step = control_chart.step(_points(before), _points(after))
         what = was.differences(newest.machine)
+        return Change(after[0].launch_id, after[0].date, what, step)
+
+    def change_since(self, stored: Sequence[Baseline]) -> Change | None:
+        """That since baselines of these GPUs, by what their engine takes now; None without one."""
+        if not stored or not self.lines:
+            return None
+        newest = self.lines[-1]
+        after = [line for line in self.lines if line.engine == newest.engine]
+        after = [line for line in after if line.machine == newest.machine]
+        launches: dict[str, dict[str, float]] = {}
+        for baseline in stored:
+            for kept, energy in zip(baseline.launches, baseline.joules_per_token, strict=True):
+                launches.setdefault(kept.launch_id, {})[baseline.key.slug] = math.log(energy)
+        before = [Point("", launches[launch_id]) for launch_id in sorted(launches)]
+        what = Machine.of(stored[-1].environment).differences(newest.machine)
+        step = control_chart.step(before, _points(after))
         return Change(after[0].launch_id, after[0].date, what, step)
 
     def _points(self, engine: Engine | None, machine: Machine) -> list[Point]:

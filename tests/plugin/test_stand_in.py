@@ -404,6 +404,31 @@ def test_a_changed_machine_is_said_with_its_step_and_is_no_alarm(
     assert engines.launched == ["new"]
 
 
+def test_a_baseline_from_before_the_machine_changed_passes_no_engine(
+    project: Project, engines: Engines
+) -> None:
+    """A driver that saves 8 % would hide a regression of 6 %."""
+    project.record("before", environment={"driver": "580", "date": "2026-11-01"})
+    assert project.run("--energy-replay", "before", "--energy-update").ret == 0
+    engines.gpu, engines.driver = ELSEWHERE, "590"
+    engines.power_w = lambda name, launch: 460.0 if name == "old" else 488.0
+    result = run(project, engines, "-k", "test_energy")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*GPU-00000000: machine changed by 20* (driver 580 → 590*): J/token of the reference "
+            "-7.8 % (-*.* to -*.* %, 3 launches before, 3 after)*",
+            "REGRESSED: tiny bs=2*, +6.0 % vs the reference's *",
+        ]
+    )
+    project.run(
+        "--energy-python", engines.python("old"), "--energy-update", "--energy-launches", "3"
+    )
+    engines.power_w = lambda name, launch: 460.0
+    run(project, engines, "-k", "test_energy").assert_outcomes(passed=2)
+    assert engines.launched == ["new"]
+
+
 def test_a_cell_that_the_cache_leaves_undecided_gets_launches_of_both(
     project: Project, engines: Engines
 ) -> None:
