@@ -21,7 +21,16 @@ from pathlib import Path
 
 from pytest_energy.measure import measurement
 from pytest_energy.recording import recording_file
-from pytest_energy.report import charts, collect, gallery, groups, plane, results, trace
+from pytest_energy.report import (
+    charts,
+    collect,
+    gallery,
+    groups,
+    plane,
+    results,
+    results_file,
+    trace,
+)
 from pytest_energy.report.drawing import number
 from pytest_energy.report.pictures import THEMES, Picture
 from pytest_energy.report.words import percent
@@ -214,7 +223,7 @@ def readme(text: str, drawn: Sequence[tuple[Picture, str]]) -> str:
 def example_faults(into: Path) -> Iterator[str]:
     """Layout of the examples' own pictures, drawn again from their results.json."""
     for file in sorted(into.glob("examples/*/results.json")):
-        for picture in gallery.gallery(results.read(file)).pictures:
+        for picture in gallery.gallery(results_file.read(file)).pictures:
             for fault in picture.faults():
                 yield f"{file.parent.name}/{picture.name}: {fault}"
 

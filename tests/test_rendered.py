@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import render_reports
-from pytest_energy.report import results
+from pytest_energy.report import results_file
 from pytest_energy.report.pictures import Picture
 from tests.conftest import ROOT
 
@@ -55,7 +55,7 @@ def test_the_readme_shows_these_pictures(drawn: list[tuple[Picture, str]]) -> No
 
 @pytest.mark.parametrize("name", VERDICTS)
 def test_the_committed_examples_say_what_the_gate_says(name: str) -> None:
-    entries = results.read(ROOT / "docs" / "examples" / name / "results.json").entries
+    entries = results_file.read(ROOT / "docs" / "examples" / name / "results.json").entries
     verdicts = [e.verdict for e in entries if e.metric == "joules_per_token"]
     assert verdicts == VERDICTS[name]
     if set(verdicts) == {"regressed"}:

@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> int:
         EnergyError: a file is damaged, or there is nothing to show.
     """
     if options.verdicts:
-        from pytest_energy.report import fleet_verdicts, results
+        from pytest_energy.report import fleet_verdicts, results_file
 
-        read = [results.read(path) for path in options.verdicts]
+        read = [results_file.read(path) for path in options.verdicts]
         upgrade = fleet_verdicts.upgrade([entry for of in read for entry in of.entries])
         pooled = fleet_verdicts.pooled(upgrade.logs)
         print("\n".join(fleet_verdicts.lines(upgrade, pooled)))

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_energy.commands import report
+from pytest_energy.commands.doctor import add_gpu_cache
 from pytest_energy.errors import ResultsError
 
 _DESCRIPTION = """\
 Write the same files as `report` from the history of stored baselines: how
-J/token of a model moved from release to release at each batch size.
+J/token of a model moved from release to release at each batch size. Print
+where the control charts stand of the GPUs among them that this machine has
+measured the reference on.
 
     pytest-energy history baselines/ -o history
 """
@@ -26,6 +29,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("baselines", type=Path, metavar="BASELINES", help="the store of baselines")
     report.add_output(parser)
+    add_gpu_cache(parser)
     parser.set_defaults(run=run, failure=report.NOT_WRITTEN)
 
 
@@ -36,8 +40,9 @@ def run(options: argparse.Namespace) -> int:
         EnergyError: the store holds no baselines or a damaged one, or the report cannot be made.
         OSError: a file could not be written.
     """
-    from pytest_energy.report import collect, publish, results
+    from pytest_energy.report import collect, gpu_chart, publish, results
     from pytest_energy.report.history import history
+    from pytest_energy.store import gpu_cache
     from pytest_energy.store.baselines import Store
     from pytest_energy.store.noise import NoiseStore
 
@@ -56,4 +61,8 @@ def run(options: argparse.Namespace) -> int:
         )
     made = collect.run("baselines", f"baselines in {os.path.relpath(baselines)}")
     report.write(results.Results(results.SCHEMA_VERSION, (made,), (), states), options.output)
+    stored = {tuple(sorted(state.gpu.uuids)) for state in states}
+    for launches in gpu_cache.existing(options.gpu_cache).all_launches():
+        if launches.gpus in stored:
+            print(f"{gpu_chart.named(launches.gpus)}: {gpu_chart.with_change(launches)}")
     return 0

@@ -84,12 +84,12 @@ def write(results: "Results", folder: Path, recordings: Sequence[Path] = ()) -> 
 
 
 def _results(files: Sequence[Path], recordings: Sequence[Path], baselines: Path) -> "Results":
-    from pytest_energy.report import collect, results
+    from pytest_energy.report import collect, results, results_file
     from pytest_energy.store.noise import NoiseStore
 
-    found = [results.read(path) for path in files]
+    found = [results_file.read(path) for path in files]
     if recordings:
         entries = collect.compared(recordings, NoiseStore(baselines))
         run = collect.run("recordings", "recordings " + ", ".join(map(os.path.relpath, recordings)))
         found.append(results.Results(results.SCHEMA_VERSION, (run,), entries))
-    return results.together(found)
+    return results_file.together(found)

@@ -41,6 +41,7 @@ def entry_of(judgement: Judgement, key: CellKey, floors: Floors, said: Explanati
         verdict=judgement.verdict.value,
         green=judgement.verdict.green,
         tolerance=judgement.tolerance,
+        reference_from=judgement.reference_from,
         detects=sides.known(judgement.smallest_detected),
     )
 

@@ -148,7 +148,7 @@ def _series_and_moves(entries: Sequence[Entry]) -> tuple[tuple[Series, ...], tup
     moves: dict[tuple[int, int, str], Move] = {}
     for entry in ordered:
         size, reference, candidate = entry.cell.batch_size, entry.reference, entry.candidate
-        role = "baseline" if entry.verdict is not None and not entry.paired else "reference"
+        role = "baseline" if entry.is_of_baseline else "reference"
         reference_label = candidate_label = ""
         if reference:
             label = f"{reference.engine} ({role})"

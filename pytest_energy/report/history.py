@@ -31,7 +31,7 @@ def history_of(baselines: Path, entries: Sequence[Entry]) -> tuple[HistoryEntry,
     compared = {
         (entry.cell.key.canonical, entry.gpu)
         for entry in entries
-        if entry.reference and not entry.paired
+        if entry.reference and entry.is_of_baseline
     }
     try:
         states = history(Store(baselines), NoiseStore(baselines))

@@ -53,7 +53,7 @@ def publish(results: "Results", folder: Path, recordings: Sequence[Path] = ()) -
         OSError: a file could not be written.
     """
     from pytest_energy.report import gallery, markdown, page, pictures
-    from pytest_energy.report.results import to_json
+    from pytest_energy.report.results_file import to_json
 
     shown = gallery.gallery(results, recordings)
     files = {

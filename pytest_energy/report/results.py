@@ -1,13 +1,10 @@
-"""What a run found, as results.json holds it: plain values, written and read strictly.
+"""What a run found, as results.json holds it: plain values (results_file.py has the file).
 
 docs/reports.md describes the file. Reports are made from nothing else, so a file that is read back
 gives the report of the run that wrote it.
 """
 
-import os
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
@@ -15,15 +12,11 @@ from pydantic import Field, PlainSerializer, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from pytest_energy.cell.key import CellKey
-from pytest_energy.errors import ResultsError
-from pytest_energy.report.older_results import upgraded
 from pytest_energy.safety import untrusted
-from pytest_energy.safety.schema import STRICT, Count, OtherVersion, checked, version_of
+from pytest_energy.safety.schema import STRICT, Count
+from pytest_energy.store.baseline import ReferenceFrom
 
 SCHEMA_VERSION: Final = 4
-_READ_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
-_MAX_BYTES = 10_000_000  # an entry has some 2.5 kB
-_MAX_VALUES = 500_000
 
 Figure = Annotated[float, Gt(0), Lt(1e100)]
 Share = Annotated[float, Ge(0), Lt(1e100)]
@@ -245,6 +238,7 @@ class Entry:
         candidate: the engine under test; None if no launch was valid.
         reference: what it was compared with; None if there is nothing to compare with.
         paired: whether the launches of both sides were interleaved.
+        reference_from: where launches come from that stand in for a baseline; empty if none do.
         co_resident: whether a second, paused engine was on the GPU while each was measured.
         ratio: candidate ÷ reference of the metric; None if nothing was compared.
         split: of a change in J/token; None if it cannot be determined.
@@ -269,6 +263,7 @@ class Entry:
     candidate: ReportedSide | None = None
     reference: ReportedSide | None = None
     paired: bool = False
+    reference_from: ReferenceFrom = ""
     co_resident: bool = False
     ratio: Interval | None = None
     split: ReportedSplit | None = None
@@ -280,6 +275,11 @@ class Entry:
     why: str = ""
     changed: ReportedChanges | None = None
     next: tuple[str, ...] = ()
+
+    @property
+    def is_of_baseline(self) -> bool:
+        """Whether it was judged by what is stored."""
+        return self.verdict is not None and not (self.paired or self.reference_from)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -340,7 +340,6 @@ class Results:
                 raise ValueError(f"an entry belongs to run {entry.run}, there are {len(self.runs)}")
 
 
-_RESULTS = TypeAdapter(Results)
 _ENTRY = TypeAdapter(Entry)
 
 
@@ -361,72 +360,6 @@ def _encodable(value: Any) -> Any:
 def from_plain(values: dict[str, Any]) -> Entry:
     """The entry that `to_plain` took apart."""
     return _ENTRY.validate_python(values, strict=False)
-
-
-def to_json(results: Results) -> str:
-    """The file's text; equal for equal results."""
-    return _RESULTS.dump_json(results, indent=1).decode() + "\n"
-
-
-def read(path: Path) -> Results:
-    """The results in a file.
-
-    Raises:
-        ResultsError: it cannot be read, is larger than 10 MB, has another schema version or holds
-            no results.
-    """
-    try:
-        content = untrusted.load(untrusted.read(path, _MAX_BYTES), _MAX_VALUES)
-        _refuse_files_of_the_store(path, content)
-        version = version_of(content, _READ_VERSIONS)
-        if version != SCHEMA_VERSION:
-            content = {**upgraded(content, version), "schema_version": SCHEMA_VERSION}
-        return checked(_RESULTS, content)
-    except OSError as error:
-        raise ResultsError(
-            f"results file {path} cannot be read: {error.strerror}.\n"
-            "Give a results.json that --energy-report wrote."
-        ) from None
-    except OtherVersion as error:
-        raise ResultsError(
-            f"results file {path} {error}.\n"
-            "Make the report with the pytest-energy that wrote it, or from the recordings."
-        ) from None
-    except untrusted.Malformed as error:
-        raise ResultsError(
-            f"results file {path} is damaged or not a results.json: {error}.\n"
-            "Nothing was written. "
-            "Fetch it again, leave it out, or make the report from the recordings."
-        ) from None
-
-
-def _refuse_files_of_the_store(path: Path, content: Any) -> None:
-    """Say which command reads a file of baselines or noise."""
-    if not isinstance(content, dict) or "cells" not in content:
-        return
-    kind, up, command = (
-        ("baselines", 2, "history {} -o DIR")
-        if isinstance(content["cells"], dict)
-        else ("a runner's noise", 3, "report RECORDINGS --baselines {} -o DIR")
-    )
-    store = os.path.normpath(path.joinpath(*[".."] * up))
-    raise ResultsError(
-        f"{path} is a file of {kind}, not a results.json.\n"
-        f"The command that reads it: pytest-energy {command.format(store)}"
-    )
-
-
-def together(several: Sequence[Results]) -> Results:
-    """The results of several runs as one, in the order given."""
-    runs: list[Run] = []
-    entries: list[Entry] = []
-    history: dict[str, HistoryEntry] = {}
-    for results in several:
-        entries += [replace(entry, run=entry.run + len(runs)) for entry in results.entries]
-        runs += results.runs
-        # Runs that share a store share its history.
-        history.update({repr(state): state for state in results.history})
-    return Results(SCHEMA_VERSION, tuple(runs), tuple(entries), tuple(history.values()))
 
 
 def engine_name(vllm: str, settings: Sequence[str]) -> str:

@@ -55,6 +55,7 @@ from pytest_energy.report import (
     noise_table,
     publish,
     results,
+    results_file,
     rows,
     summary,
     table,
@@ -239,10 +240,10 @@ class Readers:
         """results.json."""
         path = self._file("results.json", content)
         try:
-            read = results.read(path)
+            read = results_file.read(path)
         except ResultsError as error:
             return tells(error, path, "Leave it out.", "from the recordings")
-        self._pages(results.together([read, read]))
+        self._pages(results_file.together([read, read]))
         self._drawn += 1
         if self._drawn % _DRAWN == 0:
             publish.publish(read, self.folder / "report")
@@ -252,7 +253,7 @@ class Readers:
         markdown.page(reported)
         groups(reported)
         summary.lines(reported)
-        results.to_json(reported)
+        results_file.to_json(reported)
 
     def read_config(self, content: bytes) -> None:
         """A model's config.json."""

@@ -26,14 +26,14 @@ from pytest_energy.cell.model import Model
 from pytest_energy.errors import EnergyError
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.recording.recording_file import read_launches
-from pytest_energy.report import results
+from pytest_energy.report import results, results_file
 
 kind, limit_mb = sys.argv[1], int(sys.argv[2])
 readers = {
     "recording": lambda folder: list(read_launches([folder])),
     "baseline": lambda folder: Store(folder).entries(),
     "noise": lambda folder: NoiseStore(folder).check(),
-    "results": lambda folder: results.read(folder / "results.json"),
+    "results": lambda folder: results_file.read(folder / "results.json"),
     "config": Model.from_folder,
 }
 pages = int(Path("/proc/self/statm").read_text().split()[0])

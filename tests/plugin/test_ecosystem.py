@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_energy.report import results
+from pytest_energy.report import results_file
 from tests.plugin.project import MARKER, Project
 
 WITHOUT_CHANGE = {
@@ -187,7 +187,7 @@ def test_a_test_that_is_run_again_leaves_one_record(project: Project, workers: l
         for name in ("test_energy[bs2]", "test_energy[bs8]", "test_throughput[bs2]")
     }
     assert set(benchmarks(project)) == wanted
-    entries = results.read(project.path / "report" / "results.json").entries
+    entries = results_file.read(project.path / "report" / "results.json").entries
     assert sorted(str(entry.test) for entry in entries) == sorted(wanted)
     assert "2 of 3 energy tests regressed" in (project.path / "report" / "report.md").read_text()
     found = properties(project.path / "junit.xml")
@@ -218,7 +218,7 @@ def test_only_the_last_run_of_a_test_is_reported(project: Project) -> None:
     assert result.ret == 1
     assert not [line for line in result.outlines if line.startswith("  bs=")]
     assert properties(project.path / "junit.xml") == {"test_energy[bs2]": {}}
-    assert results.read(project.path / "out" / "results.json").entries == ()
+    assert results_file.read(project.path / "out" / "results.json").entries == ()
 
 
 def test_a_test_of_both_metrics_has_one_name_for_each(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""`pytest-energy fleet`: GPUs side by side; and the chart of each in doctor."""
+"""`pytest-energy fleet`: GPUs side by side; and the chart of each in doctor and history."""
 
 import datetime
 import re
@@ -98,3 +98,13 @@ def test_a_damaged_store_is_said(fleet: Path, capsys: pytest.CaptureFixture[str]
     path.write_text(path.read_text()[:-50])
     assert main(["fleet", str(fleet / "store"), "--gpu-cache", str(fleet / "cache")]) == 1
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_history_says_where_the_charts_of_its_gpus_stand(
+    cell: Cell, fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(fleet / "cache", *(launch(cell, "GPU-aaaaaaaa-1", n, 0.5 + noise(n)) for n in range(9)))
+    folder, cache = str(fleet / "history"), str(fleet / "cache")
+    assert main(["history", str(fleet / "store"), "-o", folder, "--gpu-cache", cache]) == 0
+    charts = [line for line in capsys.readouterr().out.splitlines() if line.startswith("GPU-")]
+    assert charts == ["GPU-aaaaaaaa: in its band: 9 launches of vLLM 1"]

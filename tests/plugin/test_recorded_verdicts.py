@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_energy.recording import recording_file, schema
-from pytest_energy.report import results
+from pytest_energy.report import results_file
 from tests.conftest import ROOT
 from tests.plugin.project import summary
 
@@ -525,7 +525,7 @@ def on_two_gpus(suite: Suite, tmp_path: Path) -> Callable[[Path], dict[str, str]
             tmp_path / "report",
             tests="suites/two_gpus",
         )
-        entries = results.read(tmp_path / "report" / "results.json").entries
+        entries = results_file.read(tmp_path / "report" / "results.json").entries
         return {
             e.cell.name.removeprefix("llama-3.1-"): str(e.verdict)
             for e in entries

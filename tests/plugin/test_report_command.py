@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pytest_energy.commands.main import main
-from pytest_energy.report import results
+from pytest_energy.report import results_file
 from tests.conftest import ROOT
 from tests.plugin.project import MARKER, Project
 
@@ -29,7 +29,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -> None:
-    found = results.read(compared / "results.json")
+    found = results_file.read(compared / "results.json")
     assert {entry.verdict for entry in found.entries} == {None}
     assert {entry.reference.engine for entry in found.entries if entry.reference} == {"vLLM 0.20.2"}
     assert {entry.candidate.engine for entry in found.entries if entry.candidate} == {
@@ -54,7 +54,7 @@ def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -
 
 def test_a_lone_recording_is_shown_without_a_comparison(tmp_path: Path) -> None:
     assert run("report", RECORDINGS / "gpu-8bb286c2", "-o", tmp_path) == 0
-    found = results.read(tmp_path / "results.json")
+    found = results_file.read(tmp_path / "results.json")
     assert {(entry.cell.batch_size, entry.reference, entry.ratio) for entry in found.entries} == {
         (8, None, None),
         (64, None, None),
@@ -67,7 +67,9 @@ def test_gpus_are_not_compared(tmp_path: Path) -> None:
     assert (
         run("report", RECORDINGS / "vllm-0.25.1", RECORDINGS / "gpu-8bb286c2", "-o", tmp_path) == 0
     )
-    assert all(entry.reference is None for entry in results.read(tmp_path / "results.json").entries)
+    assert all(
+        entry.reference is None for entry in results_file.read(tmp_path / "results.json").entries
+    )
 
 
 def test_pandas_reads_the_results(compared: Path) -> None:
@@ -89,7 +91,9 @@ def test_reports_of_several_runs_make_one(compared: Path, tmp_path: Path) -> Non
         run("report", compared / "results.json", compared / "results.json", "-o", tmp_path / "both")
         == 0
     )
-    one, both = (results.read(folder / "results.json") for folder in (compared, tmp_path / "both"))
+    one, both = (
+        results_file.read(folder / "results.json") for folder in (compared, tmp_path / "both")
+    )
     assert len(both.runs) == 2
     assert len(both.entries) == 2 * len(one.entries)
 
@@ -103,7 +107,7 @@ def test_a_report_of_a_results_file_is_the_one_of_the_run(compared: Path, tmp_pa
 def test_the_intervals_are_those_of_the_summary_table(compared: Path) -> None:
     entry = next(
         e
-        for e in results.read(compared / "results.json").entries
+        for e in results_file.read(compared / "results.json").entries
         if e.candidate and "eager" in e.candidate.engine
     )
     assert entry.ratio is not None
@@ -120,7 +124,7 @@ def test_invalid_launches_are_left_out_and_named(project: Project) -> None:
     assert run("report", "good", "half", "hot", "none", "-o", "report") == 0
     found = {
         entry.candidate.vllm if entry.candidate else "": entry
-        for entry in results.read(Path("report/results.json")).entries
+        for entry in results_file.read(Path("report/results.json")).entries
     }
     assert found["0.0.2"].reasons == ("left out: launch hot-0: throttled: hot",)
     assert found["0.0.2"].candidate is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_energy.report import results
+from pytest_energy.report import results, results_file
 from tests import simulated
 from tests.plugin.project import MARKER, Project
 
@@ -24,7 +24,7 @@ def not_on_github(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def written(project: Project, folder: str = "report") -> results.Results:
     assert {path.name for path in (project.path / folder).iterdir()} >= FILES
-    return results.read(project.path / folder / "results.json")
+    return results_file.read(project.path / folder / "results.json")
 
 
 def test_a_replay_writes_its_report_and_nothing_else(project: Project) -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pytest_energy.report import results
+from pytest_energy.report import results_file
 from tests.conftest import ROOT
 from tests.plugin.project import MARKER, TESTS, Project, summary
 
@@ -42,7 +42,7 @@ def test_shares_are_shown_and_an_imbalance_fails_nothing(spread: Project) -> Non
     uneven = spread.run("--energy-replay", "uneven", "--energy-report", "report")
     assert uneven.ret == 0
     summary(uneven).fnmatch_lines(["tiny tp=2 64/250", "  bs=8 * pass *", SHARES])
-    found = results.read(spread.path / "report" / "results.json")
+    found = results_file.read(spread.path / "report" / "results.json")
     launch = next(entry.candidate.launches[0] for entry in found.entries if entry.candidate)
     assert launch.gpu_power_w == pytest.approx(
         {"GPU-aaaaaaaa-1": 225, "GPU-bbbbbbbb-2": 275}, rel=1e-3

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_energy.report import causes, markdown, results
+from pytest_energy.report import causes, markdown, results_file
 from pytest_energy.report.results import Entry, ReportedChanges, ReportedSlowdown
 from tests.conftest import ROOT
 from tests.reports import made
 
-EAGER = results.read(ROOT / "docs/examples/eager/results.json")
-INTERLEAVED = results.read(ROOT / "docs/examples/interleaved/results.json")
+EAGER = results_file.read(ROOT / "docs/examples/eager/results.json")
+INTERLEAVED = results_file.read(ROOT / "docs/examples/interleaved/results.json")
 
 
 def regressed(size: int, slower: str, metric: str = "joules_per_token", **changes: object) -> Entry:

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import t as student
 
 from pytest_energy.commands.main import main
-from pytest_energy.report import results
+from pytest_energy.report import results_file
 from pytest_energy.report.fleet_verdicts import pooled
 from tests.reports import made
 
@@ -25,7 +25,7 @@ def write(folder: Path, number: int, *ratios: float, **changes: object) -> str:
         for metric in ("joules_per_token", "tokens_per_s")
     ]
     path = folder / f"{number}.json"
-    path.write_text(results.to_json(made.of(*entries)))
+    path.write_text(results_file.to_json(made.of(*entries)))
     return str(path)
 
 

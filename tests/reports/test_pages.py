@@ -20,6 +20,7 @@ from pytest_energy.report import (
     plane,
     publish,
     results,
+    results_file,
     summary,
 )
 from pytest_energy.report.pictures import DARK, LIGHT, SERIES, Picture
@@ -59,7 +60,7 @@ class Tags(html.parser.HTMLParser):
 def check(found: Results, folder: Path) -> tuple[str, str]:
     """Publish, check what must hold whatever the results are, return the Markdown and the HTML."""
     publish.publish(found, folder)
-    assert results.read(folder / "results.json") == found
+    assert results_file.read(folder / "results.json") == found
     page, markdown_text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     assert len(page.encode()) < 1_000_000
     assert len(markdown_text) < 65_536
@@ -351,7 +352,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
 
 def test_several_runs_are_distinguished(tmp_path: Path) -> None:
     again = made.entry(candidate=made.side(0.2, 900, "2.0", launches=4))
-    both = results.together([made.of(made.entry()), made.of(again)])
+    both = results_file.together([made.of(made.entry()), made.of(again)])
     markdown_text, _ = check(both, tmp_path)
     assert "| run | verdict | cell | metric |" in markdown_text
     (group,) = groups.groups(both)
@@ -373,7 +374,7 @@ def test_many_runs_of_many_engines_are_drawn_as_far_as_they_can_be_distinguished
             "candidate": made.side(0.21 + i / 1000, 2900, f"2.{i}"),
         }
         runs.append(made.of(made.entry(8, 1.05 + i / 100, **sides), made.entry(64, 1.0, **sides)))
-    found = results.together(runs)
+    found = results_file.together(runs)
     check(found, tmp_path)
     assert layout_faults(found) == []
     against, throughput = (picture(found, n) for n in ("against-batch-size", "power-throughput"))

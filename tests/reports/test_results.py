@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
-from pytest_energy.report import results
+from pytest_energy.report import results, results_file
 from tests.conftest import ROOT
 from tests.damage import UNREADABLE
 from tests.reports import made
@@ -25,8 +25,8 @@ def test_what_is_written_is_read_back(
 ) -> None:
     path = tmp_path_factory.mktemp("results") / "results.json"
     written = made.of(*entries, history=[made.state(1)])
-    path.write_text(results.to_json(written))
-    assert results.read(path) == written
+    path.write_text(results_file.to_json(written))
+    assert results_file.read(path) == written
     assert [
         results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) for entry in entries
     ] == entries
@@ -35,12 +35,12 @@ def test_what_is_written_is_read_back(
 @pytest.mark.parametrize("damage", UNREADABLE)
 def test_a_damaged_file_is_refused_and_named(tmp_path: Path, damage: Callable[[str], str]) -> None:
     path = tmp_path / "results.json"
-    path.write_text(damage(results.to_json(made.of(made.entry()))))
+    path.write_text(damage(results_file.to_json(made.of(made.entry()))))
     with pytest.raises(
         ResultsError,
         match=r"results\.json is damaged or not a results\.json: .*\n.*from the recordings",
     ):
-        results.read(path)
+        results_file.read(path)
 
 
 def _set(content: Any, where: str, value: Any) -> None:
@@ -69,31 +69,31 @@ def _set(content: Any, where: str, value: Any) -> None:
     ],
 )
 def test_values_that_no_run_writes_are_refused(tmp_path: Path, where: str, value: Any) -> None:
-    content = json.loads(results.to_json(made.of(made.entry())))
+    content = json.loads(results_file.to_json(made.of(made.entry())))
     _set(content, where, value)
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(ResultsError, match=r"is damaged or not a results\.json: "):
-        results.read(tmp_path / "results.json")
+        results_file.read(tmp_path / "results.json")
 
 
 def test_not_a_number_is_refused(tmp_path: Path) -> None:
-    text = results.to_json(made.of(made.entry()))
+    text = results_file.to_json(made.of(made.entry()))
     (tmp_path / "results.json").write_text(text.replace('"tolerance": 0.03', '"tolerance": NaN'))
     with pytest.raises(ResultsError, match=r"entries\.0\.tolerance"):
-        results.read(tmp_path / "results.json")
+        results_file.read(tmp_path / "results.json")
 
 
 def test_another_schema_version_and_no_file_are_distinguished(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     with pytest.raises(ResultsError, match="cannot be read: No such file"):
-        results.read(path)
+        results_file.read(path)
     path.write_text(
-        results.to_json(made.of()).replace('"schema_version": 4', '"schema_version": 5')
+        results_file.to_json(made.of()).replace('"schema_version": 4', '"schema_version": 5')
     )
     with pytest.raises(
         ResultsError, match="has schema version 5, but this pytest-energy reads only 1, 2, 3 and 4"
     ):
-        results.read(path)
+        results_file.read(path)
 
 
 def _as_version_1(content: Any) -> Any:
@@ -118,19 +118,19 @@ def test_version_1_is_read_under_the_names_of_version_2(tmp_path: Path) -> None:
         history=[made.state(1)],
     )
     (tmp_path / "results.json").write_text(
-        json.dumps(_as_version_1(json.loads(results.to_json(written))))
+        json.dumps(_as_version_1(json.loads(results_file.to_json(written))))
     )
-    assert results.read(tmp_path / "results.json") == written
+    assert results_file.read(tmp_path / "results.json") == written
 
 
 def test_version_2_is_read_without_energy_per_request(tmp_path: Path) -> None:
     written = made.of(made.entry(), history=[made.state(1)])
-    content = json.loads(results.to_json(written))
+    content = json.loads(results_file.to_json(written))
     for entry in content["entries"]:
         for name in ("joules_per_total_token", "wh_per_1000_requests"):
             del entry["candidate"][name], entry["reference"][name]
     (tmp_path / "results.json").write_text(json.dumps({**content, "schema_version": 2}))
-    assert results.read(tmp_path / "results.json") == written
+    assert results_file.read(tmp_path / "results.json") == written
 
 
 SLOWER = results.ReportedSlowdown("slower host", "2 ms a step instead of 1")
@@ -158,30 +158,30 @@ def test_what_changed_is_a_text_until_version_3(
     tmp_path: Path, version: int, text: str | None, changes: results.ReportedChanges | None
 ) -> None:
     written = made.of(made.entry(changed=changes))
-    content = json.loads(results.to_json(written))
+    content = json.loads(results_file.to_json(written))
     content["entries"][0]["changed"] = text
     older = _as_version_1(content) if version == 1 else {**content, "schema_version": version}
     (tmp_path / "results.json").write_text(json.dumps(older))
-    read = results.read(tmp_path / "results.json")
+    read = results_file.read(tmp_path / "results.json")
     assert read == written
     assert changes is None or changes.in_words == text
 
 
 def test_a_text_in_version_4_is_refused(tmp_path: Path) -> None:
-    content = json.loads(results.to_json(made.of(made.entry())))
+    content = json.loads(results_file.to_json(made.of(made.entry())))
     content["entries"][0]["changed"] = "vllm: 1.0 → 2.0"
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(ResultsError, match=r"entries\.0\.changed .*must be an object"):
-        results.read(tmp_path / "results.json")
+        results_file.read(tmp_path / "results.json")
 
 
 @pytest.mark.parametrize("name", ["candidate", "detects", "more"])
 def test_a_field_that_version_1_does_not_have_is_refused_in_it(tmp_path: Path, name: str) -> None:
-    content = _as_version_1(json.loads(results.to_json(made.of(made.entry()))))
+    content = _as_version_1(json.loads(results_file.to_json(made.of(made.entry()))))
     content["entries"][0][name] = None
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(ResultsError, match=rf"entries\.0\.{name}.* is an unknown field"):
-        results.read(tmp_path / "results.json")
+        results_file.read(tmp_path / "results.json")
 
 
 def test_a_figure_lies_in_its_interval() -> None:
@@ -202,7 +202,7 @@ def test_runs_are_put_together_in_order_and_share_their_history() -> None:
         made.of(made.entry(1), history=history),
         made.of(made.entry(8), made.entry(64), history=history),
     )
-    both = results.together([one, other])
+    both = results_file.together([one, other])
     assert [entry.run for entry in both.entries] == [0, 1, 1]
     assert len(both.runs) == 2
     assert list(both.history) == history
