@@ -8,7 +8,7 @@ from pytest_energy.health.facts import DriverFacts, EngineFacts
 from pytest_energy.health.findings import Finding, found, ok
 
 _DRIVER, _ENGINE = "driver", "engine"
-_OLDEST_VLLM = (0, 20)
+_OLDEST_VLLM = (0, 5, 4)
 # If the driver does not respond, by NVML's error code.
 _INSTALL = (
     "install NVIDIA's driver, or give the container access to the GPU (--gpus all); "
@@ -82,8 +82,9 @@ def engine(facts: EngineFacts) -> Finding:
     what = f"{facts.vllm}, torch {facts.torch}, Python {facts.python}{took}"
     if _UNNUMBERED.match(facts.vllm or ""):
         return ok(_ENGINE, kinds.VLLM, f"{what}; built without tags, so its release is unknown")
-    version = re.match(r"(\d{1,6})\.(\d{1,6})", facts.vllm or "")
-    if version and (int(version[1]), int(version[2])) < _OLDEST_VLLM:
+    version = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", facts.vllm or "")
+    if version and tuple(int(part or 0) for part in version.groups()) < _OLDEST_VLLM:
         what = f"{what}: older than any version tested"
-        return found(_ENGINE, "vllm_old", what, "use vLLM 0.20 or later")
+        oldest = ".".join(map(str, _OLDEST_VLLM))
+        return found(_ENGINE, "vllm_old", what, f"use vLLM {oldest} or later")
     return ok(_ENGINE, kinds.VLLM, what)

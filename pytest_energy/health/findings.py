@@ -145,7 +145,7 @@ FINDINGS: Mapping[str, Kind] = {
     "vllm_timeout": Kind(VLLM, _FAULT, "importing it took more than five minutes"),
     "no_vllm": Kind(VLLM, _FAULT, "it is not installed there"),
     "vllm_broken": Kind(VLLM, _FAULT, "importing it fails"),
-    "vllm_old": Kind(VLLM, _WARNING, "older than 0.20"),
+    "vllm_old": Kind(VLLM, _WARNING, "older than 0.5.4"),
     "unreadable": Kind("", _WARNING, "the fact exists, but the driver fails to read it"),
 }
 

@@ -175,11 +175,13 @@ def _slot_share(recording: Recording) -> float:
     """The share of steps in which a slot yields a token when nothing waits.
 
     A finished request's successor needs a step or two to be scheduled and its prefill to be chunked
-    in; with short outputs that is no small part of its life.
+    in; with short outputs that is no small part of its life. A V0 engine generates nothing while it
+    computes prompts, so each slot waits for those of all.
     """
     lengths = request_lengths(recording)
     output_tokens = sum(out for _, out in lengths) / len(lengths)
-    return output_tokens / (output_tokens + 3)
+    apart = recording.key.batch_size if recording.environment.prompts_run_apart else 0
+    return output_tokens / (output_tokens + 3 + apart)
 
 
 def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:

@@ -1,6 +1,7 @@
 """What limits a cell: which steps hold prompts, which run outside CUDA graphs, what the host costs.
 
-All from recordings of the offline engine: a server's steps are not seen. Pure.
+All from recordings of the offline engine: a server's steps are not seen. Only V1 engines are read,
+whose prompts share steps with what others generate, if their captured sizes are known. Pure.
 
 A step's prompts are its tokens less those of the step before, plus the requests that ended there.
 With asynchronous scheduling the host launches step k while the GPU runs step k − 1, and takes the
@@ -74,18 +75,20 @@ def is_host_bound(share: float) -> bool:
 def step_times(windows: Sequence[Window]) -> StepTimes | None:
     """What limits a launch, over all its windows.
 
-    None if the engine does not show its steps, or if requests differ in length. The last step of a
-    window and the first of the next count as if they followed each other, one pair of thousands.
+    None if the engine does not show its steps, if requests differ in length, or if it is not known
+    which steps hold prompts or run in CUDA graphs. The last step of a window and the first of the
+    next count as if they followed each other, one pair of thousands.
     """
     first = windows[0].recording
-    lengths = first.key.workload.fixed_lengths
-    if first.key.engine != "offline" or lengths is None:
+    lengths, captured = first.key.workload.fixed_lengths, captured_tokens(first)
+    if first.key.engine != "offline" or lengths is None or captured is None:
+        return None
+    if first.environment.prompts_run_apart:
         return None
     steps = [_steps(window) for window in windows]
     took_ms, tokens, prompts = (np.concatenate([s[i] for s in steps]) for i in range(3))
     if not tokens.sum() or not took_ms.sum():
         return None
-    captured = captured_tokens(first)
     computed = prompts * (lengths[0] - 1) + tokens
     # A longer prompt is cut into chunks, of which only the last one shows.
     budget = _setting(_sources(first), "max_num_batched_tokens")
@@ -93,10 +96,11 @@ def step_times(windows: Sequence[Window]) -> StepTimes | None:
     return _of_steps(took_ms, tokens, prompts, outside, captured)
 
 
-def captured_tokens(recording: Recording) -> int:
+def captured_tokens(recording: Recording) -> int | None:
     """The largest step, in tokens, that runs in a CUDA graph; 0 without graphs.
 
-    As the engine resolved it; of recordings that do not hold that, as vLLM derives it.
+    As the engine resolved it: None if it did not say. Of recordings that do not hold that, as vLLM
+    derives it.
     """
     sources = _sources(recording)
     mode = next((str(s["cudagraph_mode"]) for s in sources if s.get("cudagraph_mode")), "")
@@ -113,6 +117,8 @@ def captured_tokens(recording: Recording) -> int:
     )
     if largest is not None:
         return largest
+    if "max_cudagraph_capture_size" in recording.environment.engine_settings:
+        return None
     return _MOST_CAPTURED if batch_size is None else min(2 * batch_size, _MOST_CAPTURED)
 
 

@@ -143,6 +143,11 @@ class Fingerprint:
         return tuple(sorted(self.gpu_uuids))
 
     @property
+    def prompts_run_apart(self) -> bool:
+        """Whether a step holds prompts or generates, but not both: vLLM's V0 engines."""
+        return bool(self.engine_settings.get("vllm_engine") == "V0")
+
+    @property
     def settings_under_test(self) -> tuple[str, ...]:
         """Those from the command line, "name=value" each, sorted."""
         return tuple(f"{k}={v}" for k, v in sorted(self.engine_args_under_test.items()))

@@ -98,10 +98,12 @@ def test_the_gpu_decides_a_large_models_prompts_outside_graphs() -> None:
         ({"cudagraph_capture_sizes": [1, 8, 96]}, {"max_cudagraph_capture_size": 512}, 96),
         ({}, {"compilation_config": {"cudagraph_capture_sizes": [1, 8, 96]}}, 96),
         ({}, {}, 512),
+        # Asked for it, the engine did not know.
+        ({"max_cudagraph_capture_size": None, "max_num_seqs": 256}, {}, None),
     ],
 )
 def test_the_largest_captured_step(
-    cell: Cell, settings: dict[str, Any], under_test: dict[str, Any], tokens: int
+    cell: Cell, settings: dict[str, Any], under_test: dict[str, Any], tokens: int | None
 ) -> None:
     recorded = recording(replace(cell, engine_args=()), cycles=5.5)
     environment = fingerprint(engine_settings=settings, engine_args_under_test=under_test)
@@ -111,3 +113,13 @@ def test_the_largest_captured_step(
 def test_a_servers_steps_are_not_seen(cell: Cell) -> None:
     assert measure(recording(cell, cycles=8.5)).step_times is not None
     assert measure(recording(replace(cell, engine="server"), cycles=8.5)).step_times is None
+
+
+@pytest.mark.parametrize("settings", [{"vllm_engine": "V0"}, {"max_cudagraph_capture_size": None}])
+def test_nothing_limits_an_engine_whose_steps_are_not_understood(
+    cell: Cell, settings: dict[str, Any]
+) -> None:
+    recorded = recording(replace(cell, engine_args=()), cycles=8.5)
+    assert measure(recorded).step_times is not None
+    of_older = replace(recorded.environment, engine_settings=settings)
+    assert measure(replace(recorded, environment=of_older)).step_times is None

@@ -173,6 +173,19 @@ def half_empty(recorded: Recording) -> Recording:
     )
 
 
+def test_a_v0_engine_generates_nothing_while_it_computes_prompts() -> None:
+    recorded = recording(make_cell(), cycles=8.5)
+    steps = len(recorded.tokens.tokens)
+    waiting = replace(recorded, tokens=replace(recorded.tokens, tokens=(7,) * steps))
+    environment = replace(waiting.environment, engine_settings={"vllm_engine": "V0"})
+    of_v0 = replace(waiting, environment=environment)
+    assert [any("batch_not_full" in f for f in measure(r).faults) for r in (waiting, of_v0)] == [
+        True,
+        False,
+    ]
+    assert any("batch_not_full" in f for f in measure(half_empty(of_v0)).faults)
+
+
 def unused(recorded: Recording, idle_power_w: float) -> Recording:
     """A GPU that draws so much after the load, and does not report its utilization."""
     stopped_ns, (first_ns, last_ns) = recorded.load_stopped_ns, span_ns(recorded.gpus[0])

