@@ -24,8 +24,8 @@ class Release:
     lock: BinaryIO | None = None
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name releases, of which one kind must be given."""
+def add_options(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the options that name releases, of which one kind must be given; returns that group."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--python",
@@ -47,6 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="X.Y",
         help="Python of these environments (default: 3.12)",
     )
+    return which
 
 
 def versions(text: str) -> tuple[str, ...]:
@@ -79,8 +80,12 @@ def of_python(python: str) -> Release:
     return Release(version, python)
 
 
-def made(version: str, python_version: str) -> Release:
+def made(requirement: str, python_version: str) -> Release:
     """A release in an environment that uv makes, which takes minutes unless it was made before.
+
+    Args:
+        requirement: a line of a requirements file, such as "vllm==0.20.2".
+        python_version: of the environment.
 
     Raises:
         UsageError: uv could not do it.
@@ -88,9 +93,9 @@ def made(version: str, python_version: str) -> Release:
     """
     from pytest_energy.engines import environment
 
-    requirements = environment.write_requirements([f"vllm=={version}"])
+    requirements = environment.write_requirements([requirement])
     pins = environment.resolve(requirements, python_version)
-    print(f"pytest-energy: making the environment of vLLM {version}", flush=True)
+    print(f"pytest-energy: making the environment of {requirement}", flush=True)
     python, lock = environment.make(requirements, python_version, pins)
     return Release(of_python(str(python)).version, str(python), lock)
 
@@ -104,7 +109,7 @@ def chosen(options: argparse.Namespace) -> Sequence[Release]:
     """
     found = [
         *map(of_python, options.python),
-        *(made(version, options.python_version) for version in options.versions),
+        *(made(f"vllm=={version}", options.python_version) for version in options.versions),
     ]
     if not found:
         raise UsageError(

@@ -12,7 +12,8 @@ deaf_to_context (on which logits do not depend), flat_logits (as of vLLM's dummi
 vanishing (an MLP's activations round to zero), infinite, tiny_weights, no_norms.
 
 Its tokenizer makes a token of every word. The variable FAULT_ON_IMPORT chooses kill or hang. Steps
-come every STEP_S seconds; one that is late is made up for. VERSION is the version that it claims.
+come every STEP_S seconds; one that is late is made up for. VERSION is the version that it claims,
+and ASYNC_SCHEDULING=0 makes that setting's default False.
 """
 
 import json
@@ -28,6 +29,7 @@ from types import SimpleNamespace
 
 __version__ = os.environ.get("VERSION", "0.0.1")
 STEP_S = float(os.environ.get("STEP_S", "0.001"))
+ASYNC_SCHEDULING = os.environ.get("ASYNC_SCHEDULING", "1") == "1"
 FAULT_AFTER_STEPS = int(os.environ.get("FAULT_AFTER_STEPS", "100"))
 
 if os.environ.get("FAULT_ON_IMPORT") == "kill":
@@ -95,7 +97,9 @@ class LLMEngine:
                 cache_dtype="auto",
             ),
             scheduler_config=SimpleNamespace(
-                max_num_seqs=limit, max_num_batched_tokens=2048, async_scheduling=True
+                max_num_seqs=limit,
+                max_num_batched_tokens=2048,
+                async_scheduling=arguments.kwargs.get("async_scheduling", ASYNC_SCHEDULING),
             ),
             parallel_config=SimpleNamespace(
                 world_size=arguments.kwargs.get("tensor_parallel_size", 1),

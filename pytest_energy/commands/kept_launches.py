@@ -1,0 +1,110 @@
+"""Launches of one cell on the same GPUs in a folder, so that a command can go on with them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pytest_energy.cell.key import slugify
+from pytest_energy.commands import one_launch
+from pytest_energy.commands.one_launch import Suite
+from pytest_energy.errors import UsageError
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.recording import recording_file
+from pytest_energy.recording.folder import files_below
+
+
+@dataclass
+class KeptLaunches:
+    """What was recorded, by the engine's name: FOLDER/NAME/NUMBER/LAUNCH/CELL.json.gz.
+
+    Attributes:
+        folder: of all engines.
+        suite: its tests, which select one cell.
+    """
+
+    folder: Path
+    suite: Suite
+    _known: dict[str, list[Measurement]] = field(default_factory=dict)
+
+    def of(self, name: str) -> list[Measurement]:
+        """The valid launches of an engine, in the order in which they were made.
+
+        Raises:
+            RecordingError: a file is damaged.
+            UsageError: they are of another cell, or on other GPUs, than the launches read before.
+        """
+        if name not in self._known:
+            place = self._place(name)
+            read = _measured(place) if place.is_dir() and files_below(place) else []
+            for m in read:
+                self._refuse_other(m, place)
+            self._known[name] = sorted(read, key=lambda m: m.launch_id)
+        return self._known[name]
+
+    def add(self, name: str, python: str, engine_args: Sequence[str] = ()) -> str | None:
+        """Launch an engine once more; returns why that failed, in words, else None.
+
+        Args:
+            name, python: of the engine.
+            engine_args: further settings under test, "NAME=VALUE" each.
+
+        Raises:
+            UsageError: several cells were measured, or another one, or on other GPUs. The
+                recordings are kept where no later call finds them.
+            OSError: the folder cannot be used.
+        """
+        kept, place = self.of(name), self._place(name)
+        numbers = [int(path.name) for path in place.glob("*") if path.name.isdecimal()]
+        folder = place / str(max(numbers, default=0) + 1)
+        suite = replace(self.suite, engine_args=(*self.suite.engine_args, *engine_args))
+        failure = one_launch.record(suite, python, folder)
+        if failure is not None:
+            return failure
+        try:
+            found = _measured(folder)
+            _refuse_several(found)
+            self._refuse_other(found[0], folder)
+        except UsageError:
+            folder.rename(one_launch.kept_apart(folder))
+            raise
+        kept += [m for m in found if m.valid]
+        return None if found[0].valid else "; ".join(found[0].faults)
+
+    def _place(self, name: str) -> Path:
+        slug = slugify(name)
+        digest = "" if slug == name else f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+        return self.folder / f"{slug}{digest}"
+
+    def _refuse_other(self, found: Measurement, place: Path) -> None:
+        """Refuse what cannot be compared with the launches known so far."""
+        first = next((known[0] for known in self._known.values() if known), None)
+        if first is None:
+            return
+        if found.key != first.key:
+            raise UsageError(
+                f"{place} holds {found.key.name}, and the other launches are of {first.key.name}: "
+                f"{'; '.join(first.key.differences(found.key))}.\n"
+                "Give each cell a folder of its own: --output DIR"
+            )
+        if found.environment.gpus != first.environment.gpus:
+            here, there = (" and ".join(m.environment.gpus) for m in (found, first))
+            raise UsageError(
+                f"{place} was measured on {here}, and the other launches on {there}. GPUs of one "
+                "model differ by more than releases, so these are not compared.\n"
+                f"Go on with the first GPU: export CUDA_VISIBLE_DEVICES={there.split(' and ')[0]}, "
+                "or start anew: --output DIR"
+            )
+
+
+def _measured(folder: Path) -> list[Measurement]:
+    return [measure(*periods) for periods in recording_file.read_launches([folder])]
+
+
+def _refuse_several(found: Sequence[Measurement]) -> None:
+    if len(found) > 1:
+        names = ", ".join(sorted(m.key.name for m in found))
+        raise UsageError(
+            f"the tests select {len(found)} cells: {names}.\n"
+            "Select the one that got worse, by a test's name: -- -k bs8"
+        )
