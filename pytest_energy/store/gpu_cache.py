@@ -110,7 +110,7 @@ class GpuCache:
         return []
 
     def add(self, recorded: Recording) -> None:
-        """Keep a launch if it is sound, in place of the oldest and of those of later than now.
+        """Keep a launch if it is sound, in place of the oldest.
 
         Raises:
             OSError: it could not be written.
@@ -125,9 +125,10 @@ class GpuCache:
         recording_file.write(recorded, made)
         files = self._files(recorded.key, recorded.environment)
         # What a clock that was ahead left would take the place of every launch from now on.
-        others = [path for path in files if path.name > made.name]
-        older = [path for path in files if path.name <= made.name]
-        for path in (*older[:-MOST_LAUNCHES], *others):
+        latest = f"{self.now + gpu_launches.AHEAD:%Y%m%dT%H%M%S}"
+        ahead = [path for path in files if path.name > latest]
+        others = [path for path in files if path.name <= latest]
+        for path in (*others[:-MOST_LAUNCHES], *ahead):
             path.unlink(missing_ok=True)  # another run may have removed it
         gpu_launches.append(self._gpu_folder(measured.environment.gpus), measured, self.now)
 

@@ -30,7 +30,7 @@ from pytest_energy.store.figures import Condition, Figure
 NAME = "launches.jsonl"
 MOST_LINES = 500  # a launch and cell each; older ones are removed
 _MAX_BYTES = 5_000_000
-_AHEAD = datetime.timedelta(days=1)  # `now` may be when a run began
+AHEAD = datetime.timedelta(days=1)  # `now` may be when a run began
 
 
 def _date(text: str) -> str:
@@ -268,7 +268,7 @@ def read(folder: Path, gpus: Sequence[str] | None, now: datetime.datetime) -> Gp
             with contextlib.suppress(Malformed):
                 line = checked(_LINE, untrusted.parse(text))
                 gpus = line.gpus if gpus is None else gpus
-                if line.gpus == tuple(gpus) and line.made <= now + _AHEAD:
+                if line.gpus == tuple(gpus) and line.made <= now + AHEAD:
                     found[line.launch_id, line.cell] = line
     return GpuLaunches(tuple(sorted(found.values(), key=lambda line: line.made)))
 
