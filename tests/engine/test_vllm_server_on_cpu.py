@@ -105,6 +105,7 @@ TEST = """
 """
 
 
+@pytest.mark.nightly
 def test_from_a_test_file_to_a_recording_and_back(
     engine: ServerEngine, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

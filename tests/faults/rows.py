@@ -334,21 +334,17 @@ ROWS: tuple[Row, ...] = (
 REPRESENTATIVE = frozenset(
     {
         "nothing-any", "nothing-noise", "nothing-an-update", "no-vllm-in-it-start", "killed-load",
-        "hangs-and-ignores-sigterm-load", "its-own-process-dies-run", "hangs-run",
-        "garbage-on-its-pipe-run", "leaves-a-child-in-another-group-exit",
-        "killed-third-launch-of-an-update", "killed-pause-interleaved", "server-killed-run",
-        "server-counts-other-tokens-run", "no-driver-start", "gpu-lost-run", "counter-reset-run",
+        "hangs-and-ignores-sigterm-load", "its-own-process-dies-run", "garbage-on-its-pipe-run",
+        "leaves-a-child-in-another-group-exit", "killed-third-launch-of-an-update",
+        "server-killed-run", "server-counts-other-tokens-run", "no-driver-start", "gpu-lost-run",
+        "counter-reset-run",
         "a-hidden-neighbour-holds-memory-before", "a-hidden-neighbour-comes-and-stays-load",
         "processes-not-listed-before", "another-gpu-s-processes-not-listed-any",
-        "another-process-appears-run", "hardware-slowdown-run", "mig-turned-on-run",
-        "all-calls-fail-from-call-21-on",
-        "nvmldevicegetcomputerunningprocesses-fails-once-in-the-run", "disk-full-an-update-write",
-        "disk-full-an-update-rename", "sigint-run",
-        "sigterm-second-launch-recordings-are-kept", "sigkill-run",
-        "sigkill-update-new-file-not-yet-in-place",
-        "n-2-workers-share-gpus", "n-2-a-gpu-for-each-worker", "n-2-an-update",
+        "another-process-appears-run", "mig-turned-on-run", "all-calls-fail-from-call-21-on",
+        "nvmldevicegetcomputerunningprocesses-fails-once-in-the-run", "disk-full-an-update-rename",
+        "sigint-run", "sigterm-second-launch-recordings-are-kept", "sigkill-run",
+        "sigkill-update-new-file-not-yet-in-place", "n-2-workers-share-gpus", "n-2-an-update",
         "timeout-2-timeout-method-signal-hang", "wall-clock-set-an-hour-ahead-run",
-        "machine-suspended-run",
     }
 )  # fmt: skip
 

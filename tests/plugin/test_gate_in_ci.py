@@ -178,6 +178,7 @@ def test_a_file_without_vllm_is_refused_before_anything_is_launched(runner: Runn
     assert outputs(runner) == {}
 
 
+@pytest.mark.nightly
 def test_the_action_does_the_same(runner: Runner, tmp_path: Path) -> None:
     pin(runner.folder / "requirements" / "vllm.txt", tmp_path, 0.004)
     pin(runner.folder / "base.txt", tmp_path, 0.002)

@@ -272,7 +272,14 @@ def test_a_full_disk_loses_the_report_and_no_verdict(
         result.assert_outcomes(passed=4)
 
 
-@pytest.mark.parametrize("path", ["folder", "missing/summary.md", "full.md"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "folder",
+        pytest.param("missing/summary.md", marks=pytest.mark.nightly),
+        pytest.param("full.md", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_job_summary_that_cannot_be_written_decides_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
@@ -358,7 +365,13 @@ def test_step_outputs_tell_of_a_report_that_was_not_written(
     assert "status=1\n" in (project.path / "output").read_text()
 
 
-@pytest.mark.parametrize("hook", ["sessionfinish(session)", "terminal_summary(config)"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "sessionfinish(session)",
+        pytest.param("terminal_summary(config)", marks=pytest.mark.nightly),
+    ],
+)
 def test_another_plugin_that_fails_at_the_end_takes_no_verdict_along(
     project: Project, hook: str
 ) -> None:

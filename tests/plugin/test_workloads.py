@@ -76,7 +76,7 @@ def rows(result: pytest.RunResult) -> list[str]:
 @pytest.mark.parametrize(
     ("marker", "engine"),
     [
-        (LOGNORMAL, "offline"),
+        pytest.param(LOGNORMAL, "offline", marks=pytest.mark.nightly),
         (OF_PROMPTS, "server"),
         pytest.param(LOGNORMAL, "server", marks=pytest.mark.nightly),
         pytest.param(OF_PROMPTS, "offline", marks=pytest.mark.nightly),

@@ -27,7 +27,9 @@ def at_least(share: float, runs: int) -> float:
 
 
 @pytest.mark.parametrize("floor", ["measured", "assumed"])
-@pytest.mark.parametrize("deviation", [0.007, pytest.param(0.02, marks=pytest.mark.nightly), 0.15])
+@pytest.mark.parametrize(
+    "deviation", [0.007, *(pytest.param(d, marks=pytest.mark.nightly) for d in (0.02, 0.15))]
+)
 def test_an_unchanged_suite_of_sixteen_raises_no_false_alarm(deviation: float, floor: str) -> None:
     rates = simulate(Scenario((deviation,), floor=floor), RUNS, seed=1)
     assert rates.false_alarm <= at_most(0.01, RUNS)
@@ -60,7 +62,9 @@ def test_a_cell_noisier_than_the_others_is_no_exception(mixture: str, unmeasured
     assert lost.passed[0] <= at_most(0.05, runs)
 
 
-@pytest.mark.parametrize("deviation", [0.01, pytest.param(0.02, marks=pytest.mark.nightly), 0.15])
+@pytest.mark.parametrize(
+    "deviation", [0.01, *(pytest.param(d, marks=pytest.mark.nightly) for d in (0.02, 0.15))]
+)
 def test_an_assumed_noise_passes_a_loss_as_large_as_the_tolerance_as_seldom(
     deviation: float,
 ) -> None:
