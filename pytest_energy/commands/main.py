@@ -5,7 +5,17 @@ import sys
 from collections.abc import Sequence
 
 from pytest_energy import __version__
-from pytest_energy.commands import bisect, doctor, fleet, gate, history, init, noise, report
+from pytest_energy.commands import (
+    bisect,
+    doctor,
+    fleet,
+    gate,
+    history,
+    init,
+    noise,
+    report,
+    sweep,
+)
 from pytest_energy.errors import EnergyError, UsageError
 from pytest_energy.safety import plainly
 from pytest_energy.safety.files import in_words
@@ -27,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pytest-energy", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"pytest-energy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (init, gate, bisect, noise, report, history, fleet, doctor):
+    for command in (init, gate, sweep, bisect, noise, report, history, fleet, doctor):
         command.add(commands)
     if not given:
         parser.print_help(sys.stderr)
@@ -35,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(given)
     if unknown:  # refused with the usage of the command, where parse_args shows that of all
         instead = (
-            gate.misplaced(given, unknown, options) if options.run in (gate.run, bisect.run) else ""
+            gate.misplaced(given, unknown, options) if hasattr(options, "pytest_arguments") else ""
         )
         refusing = commands.choices.get(given[0], parser)
         refusing.error(f"unrecognized arguments: {' '.join(unknown)}{instead}")

@@ -70,6 +70,24 @@ def record(suite: Suite, python: str, folder: Path) -> str | None:
     return failure
 
 
+def refuse_uncollected(suite: Suite) -> None:
+    """Refuse what pytest would refuse before it measures, while that has cost nothing.
+
+    Raises:
+        UsageError: there is no such suite, nothing is selected, or pytest cannot collect it.
+    """
+    refuse_without_tests(suite.path)
+    with tempfile.TemporaryDirectory(prefix="pytest-energy-") as name:
+        temporary = Path(name)
+        command = [*_command(suite, sys.executable, temporary, temporary), "--collect-only", "-q"]
+        with (temporary / "output").open("wb") as output:
+            status = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+            ).returncode
+        if status:
+            raise UsageError(f"{suite.path}: {_ended_early(status, temporary)}")
+
+
 def kept_apart(folder: Path) -> Path:
     """Where a launch is kept until it is complete, and if it never is; no reader looks there."""
     return folder.with_name(f".{folder.name}.incomplete")
@@ -127,14 +145,19 @@ def _ended(process: subprocess.Popen[bytes]) -> tuple[int, list[int]]:
 
 def _failure(status: int, temporary: Path) -> str | None:
     """Why a run of pytest did not measure all that was selected; None if it did."""
-    if status == _NOTHING_SELECTED:
-        return "no energy test is selected.\n" + _last_lines(temporary / "output")
     if status not in _JUDGED:
-        how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
-        return f"pytest ended early ({how}).\n" + _last_lines(temporary / "output")
+        return _ended_early(status, temporary)
     cases = ElementTree.parse(temporary / "junit.xml").iter("testcase")
     told = (_told(case) for case in cases if not _is_measured(case))
     return next((words for words in told if words), None)
+
+
+def _ended_early(status: int, temporary: Path) -> str:
+    what = "no energy test is selected"
+    if status != _NOTHING_SELECTED:
+        how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
+        what = f"pytest ended early ({how})"
+    return f"{what}.\n{_last_lines(temporary / 'output')}"
 
 
 def _is_measured(case: ElementTree.Element) -> bool:

@@ -158,8 +158,9 @@ def _panel(axes: Axes, moves: Sequence[Move], marks: dict[str, Mark]) -> bool:
     has_static = _line_of_pace(axes, moves[0])
     for label, side in sides.items():
         _engine(axes, side, marks[label])
+    is_path = len({move.reference_label for move in moves}) > 1  # of which no part may be missing
     for move in moves:
-        _arrow(axes, move, marks[move.candidate_label].colour)
+        _arrow(axes, move, marks[move.candidate_label].colour, is_path)
     for axis, low, high in ((axes.xaxis, x_low, x_high), (axes.yaxis, y_low, y_high)):
         room = max(2, min(4, 24 // len(f"{high:,.3g}")))
         set_ticks(axis, ticks_between(low, high, room))
@@ -203,12 +204,14 @@ def _line_of_pace(axes: Axes, move: Move) -> bool:
     return True
 
 
-def _arrow(axes: Axes, move: Move, colour: str) -> None:
-    """From the reference to the candidate, if there is room for it."""
+def _arrow(axes: Axes, move: Move, colour: str, is_path: bool) -> None:
+    """From the reference to the candidate; without room for it a line if it is part of a path."""
     start, end = _point(move.reference), _point(move.candidate)
     spans = [high - low for low, high in (axes.get_xlim(), axes.get_ylim())]
     shares = ((b - a) / span for a, b, span in zip(start, end, spans, strict=True))
     if math.hypot(*shares) <= 0.12:
+        if is_path:
+            axes.plot(*zip(start, end, strict=True), color=colour, linewidth=1.4, zorder=3)
         return
     axes.annotate(
         "",

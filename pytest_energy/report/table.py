@@ -11,7 +11,7 @@ WIDTH = 80  # columns that are enough for all but the widest figures
 _COLUMNS = (
     *("cell", "J/token", "change, %", "tokens/s", "change, %", "W", "verdict", "detects, %"),
 )
-_LEFT = {"cell", "metric", "release", "set back", "verdict"}
+_LEFT = {"cell", "metric", "release", "set back", "verdict", "vLLM"}
 _ALWAYS = ("cell", "verdict")
 
 Markup = dict[str, bool]

