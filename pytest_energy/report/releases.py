@@ -185,7 +185,8 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
         if place.cells
     ]
     if not found:
-        raise ResultsError("no launch is valid, so there is nothing to compare.")
+        why = next((line for place in places.values() for line in place.left_out), "there is none")
+        raise ResultsError(f"no launch is valid, so there is nothing to compare: {why}.")
     return tuple(found)
 
 

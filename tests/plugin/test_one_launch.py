@@ -76,14 +76,8 @@ print(record(Suite(Path("test_tiny.py")), sys.argv[1], Path("kept/one")))
 """
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
-        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
-        signal.SIGKILL,
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_launch_ends_its_engine_and_leaves_no_recordings(
     suite: Suite, project: Project, how: signal.Signals
 ) -> None:

@@ -1,0 +1,259 @@
+"""vLLM releases side by side: ratios within a GPU, intervals that hold together, verdicts."""
+
+import csv
+import dataclasses
+import math
+import statistics
+from pathlib import Path
+
+import pandas
+import pytest
+from scipy import stats
+
+from pytest_energy.errors import ResultsError, UsageError
+from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.measure.metric import Metric
+from pytest_energy.plugin.marker import Marked
+from pytest_energy.report import (
+    published,
+    release_chart,
+    release_pictures,
+    release_report,
+    release_table,
+    releases,
+)
+from pytest_energy.report.releases import Table
+from tests import simulated
+from tests.conftest import ROOT
+from tests.plugin.project import MARKER
+
+H200 = ROOT / "recordings" / "h200-sxm-141gb"
+RECORDED = [H200 / "vllm-0.20.2", H200 / "vllm-0.25.1"]
+GPUS = [f"GPU-{n}" + simulated.UUID[5:] for n in range(1, 4)]
+ENERGY = Metric.JOULES_PER_TOKEN
+SPREAD = (0.997, 1.0, 1.003)  # of launches
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text('{"vocab_size": 2048}')
+    return tmp_path
+
+
+def launches(
+    folder: Path,
+    power_w: dict[str, float],
+    gpus: dict[str, float],
+    batch_size: int = 2,
+    tokens_per_s: float = 1000.0,
+    **changed: object,
+) -> list[Measurement]:
+    """Three launches of each release on each GPU.
+
+    Args:
+        power_w: by version.
+        gpus: what they draw relative to it, by UUID.
+    """
+    cell = Marked.from_arguments((), {**MARKER, "batch_sizes": [batch_size]}).cell(
+        batch_size, folder
+    )
+    return [
+        measure(
+            simulated.recording(
+                cell,
+                f"{version}-{uuid}-{number}",
+                power * times * luck,
+                tokens_per_s,
+                cycles=12.5,
+                environment={"vllm": version, **changed},
+                power_shares={uuid: 1.0},
+            )
+        )
+        for version, power in power_w.items()
+        for uuid, times in gpus.items()
+        for number, luck in enumerate(SPREAD)
+    ]
+
+
+def only(found: tuple[Table, ...]) -> Table:
+    (table,) = found
+    return table
+
+
+def test_releases_are_ordered_by_version_and_what_is_no_version_comes_last() -> None:
+    names = ["0.11.1", "main", "0.5.4", "0.11.1rc1", "0.11.1 async_scheduling=False", "0.33.0"]
+    assert releases.in_order(names) == [
+        "0.5.4", "0.11.1rc1", "0.11.1", "0.11.1 async_scheduling=False", "0.33.0", "main"
+    ]  # fmt: skip
+
+
+def test_gpus_that_differ_more_than_releases_do_not_hide_the_change(folder: Path) -> None:
+    """Nor does a GPU that has launched one release alone."""
+    made = launches(folder, {"1.0": 500.0, "1.1": 520.0}, {GPUS[0]: 1.0, GPUS[1]: 1.1})
+    made += launches(folder, {"1.1": 520.0}, {GPUS[2]: 0.8})
+    before, after = only(releases.tables(made)).figures
+    ratio = after.ratios[ENERGY.value]
+    assert ratio.value == pytest.approx(1.04, abs=1e-4)
+    assert ratio.high - ratio.low < 0.02
+    assert (after.ratio_gpus, len(after.by_gpus)) == (2, 3)
+    assert before.values[ENERGY.value].value == pytest.approx(0.5 * math.sqrt(1.1), rel=1e-3)
+    assert after.ratios["power_w"].value == pytest.approx(1.04, abs=1e-4)
+    assert after.ratios["tokens_per_s"].value == pytest.approx(1.0, abs=1e-4)
+    assert before.ratios == {}
+
+
+def test_the_intervals_hold_together(folder: Path) -> None:
+    """Šidák's level over all ratios, Student's t by the launches of all releases and GPUs."""
+    power_w = {"1.0": 500.0, "1.1": 520.0, "1.2": 530.0}
+    made = launches(folder, power_w, {GPUS[0]: 1.0, GPUS[1]: 1.1})
+    table = only(releases.tables(made))
+    logs = [math.log(m.joules_per_token) for m in made]
+    groups = [logs[i : i + 3] for i in range(0, len(logs), 3)]
+    degrees = 2 * len(groups)
+    deviation = math.sqrt(sum(statistics.variance(group) for group in groups) / len(groups))
+    level = 0.95 ** (1 / 2)
+    half = stats.t.ppf((1 + level) / 2, degrees) * deviation * math.sqrt(4 / 3) / 2
+    for figures, expected in zip(table.figures[1:], (1.04, 1.06), strict=True):
+        ratio = figures.ratios[ENERGY.value]
+        assert math.log(ratio.high / ratio.value) == pytest.approx(half, rel=1e-3)
+        assert math.log(ratio.value / ratio.low) == pytest.approx(half, rel=1e-3)
+        assert ratio.value == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_step_too_small_for_the_rule_is_found_once_steps_add_up(folder: Path) -> None:
+    power_w = {"1.0": 500.0, "1.1": 490.0, "1.2": 500.0, "1.3": 510.0}
+    made = [m for size in (2, 4, 8) for m in launches(folder, power_w, {GPUS[0]: 1.0}, size)]
+    table = only(releases.tables(made))
+    assert table.comparisons == 3 * 6 * 2
+    found = {
+        (step.release, step.against): (step.roles, step.judgements[ENERGY].verdict.value)
+        for step in table.steps
+        if step.cell.batch_size == 2
+    }
+    assert found == {
+        ("1.1", "1.0"): (("before", "first", "best so far"), "pass"),
+        ("1.2", "1.1"): (("before", "best so far"), "pass"),
+        ("1.2", "1.0"): (("first",), "pass"),
+        ("1.3", "1.2"): (("before",), "pass"),
+        ("1.3", "1.0"): (("first",), "pass"),
+        ("1.3", "1.1"): (("best so far",), "regressed"),
+    }
+    text = "\n".join(release_table.lines(table))
+    assert "+2.0 pass  +2.0 pass  +4.1 regressed (1.1)" in text
+    assert "among\n  all 36 comparisons" in text
+
+
+def test_gpus_that_disagree_are_counted(folder: Path) -> None:
+    made = []
+    for size in (2, 4, 8):
+        made += launches(folder, {"1.0": 500.0, "1.1": 500.0}, {GPUS[0]: 1.0}, size)
+        made += launches(folder, {"1.0": 500.0, "1.1": 540.0}, {GPUS[1]: 1.0}, size)
+    table = only(releases.tables(made))
+    text = " ".join("\n".join(release_table.lines(table)).split())
+    assert text.count("1.1 +3.9 regressed 1/2 +3.9 regressed 1/2 as before") == 3
+
+
+def test_other_gpu_models_and_power_limits_have_tables_of_their_own(folder: Path) -> None:
+    made = launches(folder, {"1.0": 500.0, "1.1": 510.0}, {GPUS[0]: 1.0})
+    made += launches(folder, {"1.1": 300.0}, {GPUS[1]: 1.0}, power_limit_w=400.0)
+    found = releases.tables(made)
+    assert [(str(t.machine), t.reference) for t in found] == [
+        ("simulated GPU, 400.0 W", "1.1"),
+        ("simulated GPU, 700.0 W", "1.0"),
+    ]
+    with pytest.raises(ResultsError, match=r"no launch of vLLM 1\.0 on simulated GPU, 400"):
+        releases.tables(made, "1.0")
+    assert [len(release_table.parts(t)) for t in found] == [1, 4]
+
+
+def test_invalid_launches_are_left_out_and_said(folder: Path) -> None:
+    made = launches(folder, {"1.0": 500.0, "1.1": 510.0}, {GPUS[0]: 1.0})
+    made[5] = dataclasses.replace(made[5], faults=("unsteady: J/token rose",))
+    table = only(releases.tables(made))
+    assert [len(figures.launches) for figures in table.figures] == [3, 2]
+    (line,) = table.left_out
+    assert line.startswith("left out: vLLM 1.1, tiny bs=2 64/250, launch 1.1-")
+    assert line in " ".join("\n".join(release_table.lines(table)).split())
+    with pytest.raises(ResultsError, match=r"no launch is valid.* unsteady: J/token rose"):
+        releases.tables(made[5:])
+
+
+def test_recorded_launches_give_the_ratios_that_pandas_gives(tmp_path: Path) -> None:
+    measured = releases.read(RECORDED)
+    found = releases.tables(measured)
+    frame = pandas.DataFrame(
+        {
+            "vllm": m.environment.vllm,
+            "batch_size": m.key.batch_size,
+            **{name: math.log(getattr(m, name)) for name in releases.QUANTITIES},
+        }
+        for m in measured
+    )
+    means = frame.groupby(["vllm", "batch_size"]).mean()
+    expected = (means.loc["0.25.1"] - means.loc["0.20.2"]).map(math.exp)
+    release_report.publish(found, tmp_path)
+    written = pandas.read_csv(tmp_path / "releases.csv")
+    written = written[written.vllm == "0.25.1"].set_index("batch_size")
+    for name in releases.QUANTITIES:
+        assert written[f"{name}_ratio"].to_dict() == pytest.approx(expected[name].to_dict())
+    products = written.joules_per_token_ratio * written.tokens_per_s_ratio
+    assert products.to_dict() == pytest.approx(written.power_w_ratio.to_dict())
+    with (tmp_path / "verdicts.csv").open() as file:
+        verdicts = {row["verdict"] for row in csv.DictReader(file)}
+    assert verdicts == {"pass", "inconclusive"}
+
+
+def test_the_table_fits_in_80_columns_and_its_pictures_on_their_canvas(tmp_path: Path) -> None:
+    table = only(releases.tables(releases.read(RECORDED)))
+    assert max(map(len, "\n".join(release_table.lines(table)).splitlines())) <= 80
+    paths = release_report.publish([table], tmp_path)
+    page = (tmp_path / "releases.md").read_text()
+    drawn = release_pictures.pictures([table])
+    assert [p.name for p in drawn] == ["against-batch-size", "releases", "power-throughput"]
+    for picture in drawn:
+        assert picture.faults() == []
+        assert f'src="pictures/{picture.name}-light.svg"' in page
+        assert {tmp_path / "pictures" / f"{picture.name}-{t}.svg" for t in ("light", "dark")} <= {
+            *paths
+        }
+    assert "10 May" in drawn[1].svg("light")  # of 0.20.2
+
+
+def test_published_points_are_drawn_beside_cells_like_theirs(folder: Path) -> None:
+    file = folder / "published.csv"
+    file.write_text(
+        "source,vllm,model,precision,h100_gpus,max_num_seqs,joules_per_token,power_w,tokens_per_s\n"
+        "A study,0.5.4,tiny,,1,2,.6,300,500\nA study,0.5.4,tiny,,2,2,.7,300,500\n"
+        "A study,0.5.4,tiny,fp8,1,2,.8,300,500\nA study,0.5.4,other,,1,2,.9,300,500\n"
+    )
+    points = published.read(file)
+    on_h100 = launches(
+        folder, {"1.0": 500.0, "1.1": 510.0}, {GPUS[0]: 1.0}, gpu_name="NVIDIA H100 80GB HBM3"
+    )
+    _, picture, _ = release_pictures.pictures(releases.tables(on_h100), points)
+    assert "A study, vLLM 0.5.4: 0.6000 J/token." in picture.words
+    assert picture.words.count("A study") == 1
+    elsewhere = launches(folder, {"1.0": 500.0, "1.1": 510.0}, {GPUS[0]: 1.0})
+    assert "A study" not in release_pictures.pictures(releases.tables(elsewhere), points)[1].words
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("vllm,model\n0.5.4,tiny\n", "it has no column source"),
+        (",".join(published._COLUMNS) + "\nx,1,m,bf16,1,8,zero,1,1\n", "could not convert string"),
+        (",".join(published._COLUMNS) + "\nx,1,m,bf16,1,8,-1,1,1\n", "is not an energy per token"),
+        (",".join(published._COLUMNS) + "\nx,1\n", "Its columns must be"),
+    ],
+)
+def test_a_file_of_published_points_that_is_none(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "file.csv").write_text(content)
+    with pytest.raises(UsageError, match=says):
+        published.read(tmp_path / "file.csv")
+
+
+def test_releases_have_the_dates_of_the_file_that_says_where_they_are_from() -> None:
+    dates = release_chart.release_dates()
+    assert (dates["0.5.4"], dates["0.25.1"]) == ("2024-08-05", "2026-07-14")
+    assert list(dates.values()) == sorted(dates.values())
