@@ -8,7 +8,7 @@ import pytest
 from pytest_energy.commands.main import main
 from tests.conftest import ROOT
 
-COMMANDS = ["init", "gate", "sweep", "noise", "report", "history", "fleet", "doctor"]
+COMMANDS = ["init", "gate", "sweep", "bisect", "noise", "report", "history", "fleet", "doctor"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
