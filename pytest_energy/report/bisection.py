@@ -97,12 +97,15 @@ def _answer(of: Bisection) -> Iterator[str]:
             else:
                 yield f"{_at(of, step)} {than}: {share}, {_sure(step.confidence)} sure"
         yield effort
-    elif answer.outcome is Outcome.NOTHING:
+    elif not answer.steps:
         detected = answer.whole.smallest_detected
         would = "" if detected is None else f"; {100 * detected:.1f} % would have been detected"
-        yield f"nothing to bisect: {bad} is not worse than {good}, {cell}{would}; {effort}"
-    elif not answer.steps:
-        yield f"cannot tell whether {bad} is worse than {good}, {cell}; {effort}"
+        found = (
+            f"nothing to bisect: {bad} is not worse than {good}"
+            if answer.outcome is Outcome.NOTHING
+            else f"cannot tell whether {bad} is worse than {good}"
+        )
+        yield f"{found}, {cell}{would}; {effort}"
     else:
         (step,) = answer.steps
         between = f"between {of.names[step.before]} and {of.names[step.at]}"
@@ -130,7 +133,9 @@ def _notes(of: Bisection, step: Step) -> Iterator[str]:
     at, before = of.launches[step.at][-1], of.launches[step.before][-1]
     at_it = f"at {_at(of, step)}"
     if isinstance(of.found, Answer) and of.found.outcome is Outcome.FOUND:
-        yield f"{at_it}: {_share(step.share)} of the change from {of.names[0]} to {of.names[-1]}"
+        rest = "; the rest is at other releases" if step.share.high < 1 else ""
+        ends = f"from {of.names[0]} to {of.names[-1]}"
+        yield f"{at_it}: {_share(step.share)} of the change {ends}{rest}"
     changed = what_changed(before.environment, at.environment)
     changed = [line for line in changed if not line.startswith("vllm: ")]
     yield f"{at_it} what changed: {'; '.join(changed) or 'nothing that is recorded'}"

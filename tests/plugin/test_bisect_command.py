@@ -333,6 +333,25 @@ def test_what_is_refused(
     assert not Path("found").exists()
 
 
+def test_arguments_of_pytest_without_dashes_before_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        bisect("-k", "bs8")
+    assert capsys.readouterr().err.endswith(" -o found -- -k bs8\n")
+
+
+def test_a_step_that_is_most_of_the_change_says_that_there_is_more(
+    engines: Engines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rise = {"1.3": 560.0, "1.4": 560.0, "1.5": 575.0}
+    engines.power_w = lambda version: rise.get(version, 500.0)
+    assert bisect() == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1.3 takes 12" in said
+    assert "of the change from 1.0 to 1.5; the rest is at other releases" in said
+
+
 def test_an_environment_that_cannot_be_made_is_skipped(
     engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

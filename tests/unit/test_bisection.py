@@ -1,5 +1,6 @@
-"""The search for the release at which a cell got worse."""
+"""The search for the release at which a cell got worse, and for the setting that did it."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,8 +11,12 @@ from hypothesis import strategies as st
 
 from benchmarks import bisect_error_rates as simulated
 from benchmarks.bisect_error_rates import Scenario
+from pytest_energy.measure.measurement import measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
+from pytest_energy.recording import recording_file
+from pytest_energy.store.noise import NoiseStore
+from pytest_energy.verdict.ablation import Arm, ablation
 from pytest_energy.verdict.bisection import (
     MOST,
     Answer,
@@ -21,6 +26,9 @@ from pytest_energy.verdict.bisection import (
     Question,
     advance,
 )
+from pytest_energy.verdict.contrasts import difference, losses
+from pytest_energy.verdict.rule import Verdict
+from tests.conftest import ROOT
 from tests.unit.test_error_rates import at_least, at_most
 
 QUIET = NoiseFloor(0.005, 10, measured=True)
@@ -179,3 +187,77 @@ def test_launches_that_agree_by_luck_look_no_more_exact_than_an_assumed_noise() 
     assert [answer.outcome for answer, _ in answers] == [Outcome.FOUND] * 2
     by_assumption, by_measured_noise = (len(launched) for _, launched in answers)
     assert by_assumption > by_measured_noise
+
+
+@pytest.mark.parametrize(
+    ("gpu", "good", "bad", "cells"),
+    [
+        ("gpu-bae4faf4", "vllm-0.25.1", "vllm-0.25.1-no-async", 2),
+        ("gpu-908b0762", "reference", "no-async", 4),
+    ],
+)
+def test_recorded_launches_with_and_without_async_scheduling_as_if_of_releases(
+    gpu: str, good: str, bad: str, cells: int
+) -> None:
+    """Of an H200: +5 to +18 % J/token, two or three launches of each, again and again."""
+    noise_store, recorded = NoiseStore(ROOT / "baselines"), {}
+    for side in (good, bad):
+        folder = ROOT / "recordings" / "h200-sxm-141gb" / gpu / side
+        for periods in recording_file.read_launches([folder]):
+            m = measure(*periods)
+            recorded.setdefault(m.key, {good: [], bad: []})[side].append(m)
+    assert len(recorded) == cells
+    for key, sides in recorded.items():
+        launches = [m for side in sides.values() for m in side if m.valid]
+        gpu_name, ids = launches[0].environment.gpu_name, [m.launch_id for m in launches]
+        noise = noise_store.floor(key, gpu_name, Metric.JOULES_PER_TOKEN, ids)
+        question = Question(Metric.JOULES_PER_TOKEN, 0.03, noise)
+        for at in range(1, 8):
+            values = {
+                name: itertools.cycle([m.joules_per_token for m in side if m.valid])
+                for name, side in sides.items()
+            }
+            answer, launched = search(
+                lambda i, at=at, values=values: next(values[bad if i >= at else good]),
+                range(8),
+                question,
+            )
+            assert answer.outcome is Outcome.FOUND
+            assert [(step.before, step.at) for step in answer.steps] == [(at - 1, at)]
+            assert len(launched) <= 14
+
+
+def test_a_shares_interval_holds_it_as_often_as_it_says() -> None:
+    rng, runs, held = np.random.default_rng(4), 2000, 0
+    for _ in range(runs):
+        own = 0.01 * math.sqrt(rng.chisquare(10) / 10)
+        values = {
+            i: np.exp(loss + 0.01 * rng.standard_normal(count)).tolist()
+            for i, (loss, count) in enumerate([(0.0, 3), (0.07, 2), (0.02, 2)])
+        }
+        found = losses(Metric.JOULES_PER_TOKEN, values, NoiseFloor(own, 10, measured=True)).share(
+            difference(1, 2), difference(1, 0)
+        )
+        held += found.low <= 5 / 7 <= found.high
+    assert at_least(0.95, runs) <= held / runs <= at_most(0.95, runs)
+
+
+def test_a_share_of_what_may_be_nothing_has_no_interval() -> None:
+    found = losses(Metric.JOULES_PER_TOKEN, {0: [1.0], 1: [1.001], 2: [1.02]}, QUIET)
+    share = found.share(difference(2, 0), difference(1, 0))
+    assert (share.low, share.high) == (-math.inf, math.inf)
+
+
+def test_settings_that_depend_on_each_other_do_not_add_up() -> None:
+    """Either one set back helps nothing, and both take all of it away."""
+    one, other = Arm({"async_scheduling": True}), Arm({"block_size": 16})
+    both = Arm({**one.values, **other.values})
+    found = ablation(
+        QUESTION, [1.0] * 2, [1.1] * 2, [(one, [1.1] * 2), (other, [1.1] * 2)], (both, [1.0] * 2)
+    )
+    assert [part.verdict for part in found.parts] == [Verdict.PASS, Verdict.PASS, Verdict.REGRESSED]
+    assert found.interaction is not None
+    assert found.interaction.low > 0
+    assert found.interaction.value == pytest.approx(1)
+    assert found.unexplained is not None
+    assert found.unexplained.value == pytest.approx(0)
