@@ -105,7 +105,8 @@ def _answer(of: Bisection) -> Iterator[str]:
             if answer.outcome is Outcome.NOTHING
             else f"cannot tell whether {bad} is worse than {good}"
         )
-        yield f"{found}, {cell}{would}; {effort}"
+        why = f"; {answer.reason}" if answer.reason else ""
+        yield f"{found}, {cell}{why}{would}; {effort}"
     else:
         (step,) = answer.steps
         between = f"between {of.names[step.before]} and {of.names[step.at]}"
@@ -268,7 +269,7 @@ def _plain_answer(of: Bisection) -> dict[str, Any]:
     return {
         "outcome": answer.outcome.value,
         "steps": steps,
-        "reason": answer.reason or "; ".join(answer.whole.reasons),
+        "reason": answer.reason,
         "whole_change": _plain_change(answer.whole.ratio),
         "smallest_detected": answer.whole.smallest_detected,
     }

@@ -50,6 +50,7 @@ MOST = LOOKS[-1]
 _LEVEL = DOUBT / len(LOOKS)
 _DOUBT_OF_PLACE = DOUBT / 2  # beyond it the step is looked for, else its size
 _PAIR = 2  # releases that hold a step between them
+_UNDECIDED = f"{DEFAULT_LAUNCHES} launches of each leave it open"
 _TOO_SMALL = f"at this noise {MOST} launches of each release would not show where it is"
 _EXHAUSTED = f"{MOST} launches of each release there do not show where it is"
 
@@ -129,7 +130,7 @@ class Answer:
         whole: the rule's decision on bad and good.
         steps: one if found; all parts of the change, the largest first, if it is split; what is
             left of the list, if it cannot be told.
-        reason: why it cannot be told, or there is nothing to bisect; else empty.
+        reason: why it cannot be told, or not in full; else empty.
     """
 
     outcome: Outcome
@@ -153,8 +154,9 @@ def advance(
     if isinstance(whole, Next):
         return whole
     if whole.verdict is not Verdict.REGRESSED:
-        unclear = whole.verdict is Verdict.INCONCLUSIVE
-        return Answer(Outcome.CANNOT_TELL if unclear else Outcome.NOTHING, whole)
+        if whole.verdict is Verdict.INCONCLUSIVE:
+            return Answer(Outcome.CANNOT_TELL, whole, reason=_UNDECIDED)
+        return Answer(Outcome.NOTHING, whole)
     found = _search(known, tuple(releases))
     if isinstance(found, Next):
         return found
