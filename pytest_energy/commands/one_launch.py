@@ -176,7 +176,8 @@ def _told(case: ElementTree.Element) -> str:
     for kind in ("failure", "error"):
         found = case.find(kind)
         if found is not None:
-            return (found.text or found.get("message") or "").strip()
+            told = (found.text or found.get("message") or "").strip()
+            return told.partition("\n  next: ")[0]  # which is for a user of pytest
     return f"{case.get('name')} is invalid"
 
 

@@ -200,7 +200,7 @@ def _launch(
             _check(folder, release, gpus)
         progress.ended(launch, failure is not None, time.monotonic() - begun_s)
         if failure is not None:
-            again = "not tried again" if progress.is_given_up(launch.release) else "tried once more"
+            again = "tried again later" if progress.comes_again(launch) else "not tried again"
             print(
                 f"pytest-energy: vLLM {launch.release} was not measured ({again}): {failure}",
                 file=sys.stderr,

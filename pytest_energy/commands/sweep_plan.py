@@ -78,6 +78,13 @@ class Progress:
         """Whether a release has failed twice in a row."""
         return self._failures[release] > 1
 
+    def comes_again(self, launch: Planned) -> bool:
+        """Whether a release is launched in a later block than that of `launch`."""
+        later = [of for of in self.open if of.block > launch.block]
+        return not self.is_given_up(launch.release) and launch.release in {
+            of.release for of in later
+        }
+
     @property
     def open(self) -> list[Planned]:
         """Launches that are not recorded."""

@@ -123,7 +123,7 @@ def test_a_release_that_does_not_load_is_said_and_the_others_are_compared(
     assert (sweep.made.count("0.10.2"), sweep.made.count("0.9.1")) == (2, 3)
     said = capsys.readouterr()
     assert [line.partition(":")[0] for line in said.err.splitlines()] == ["pytest-energy"] * 2
-    assert "(tried once more): engine failed during load: no kernel image" in said.err
+    assert "(tried again later): engine failed during load: no kernel image" in said.err
     assert "(not tried again): engine failed during load" in said.err
     assert "3 open: vLLM 0.10.2 in block 1, vLLM 0.10.2 in block 2, " in said.out
     assert "  bs=2  0.9.1" in said.out
