@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import interleaving_table, launch_table, second_gpu_table, server_table
+from pytest_energy.report import release_table, releases
 from pytest_energy.store.noise import NoiseStore
 
 ROOT = Path(__file__).parents[1]
@@ -170,10 +171,19 @@ def _comparisons() -> str:
     return "\n".join(lines)
 
 
+def _releases() -> str:
+    folders = [f"{H200}/vllm-0.20.2", f"{H200}/vllm-0.25.1"]
+    tables = releases.tables(releases.read(ROOT / folder for folder in folders))
+    lines = ["# Releases side by side", "", f"$ pytest-energy sweep --table {' '.join(folders)}"]
+    lines[-1] = f"    {lines[-1]} -o table"
+    return "\n\n".join(["\n".join(lines), *map(release_table.markdown, tables)]) + "\n"
+
+
 WRITERS: Mapping[str, Callable[[], str]] = {
     "launches": _launches,
     "comparisons": _comparisons,
     "verdicts": _verdicts,
+    "releases": _releases,
 }
 
 

@@ -185,7 +185,10 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
         if place.cells
     ]
     if not found:
-        why = next((line for place in places.values() for line in place.left_out), "there is none")
+        why = next(
+            (line for place in places.values() for line in place.left_out),
+            "none had its GPUs to itself",
+        )
         raise ResultsError(f"no launch is valid, so there is nothing to compare: {why}.")
     return tuple(found)
 

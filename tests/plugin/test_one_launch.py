@@ -20,9 +20,10 @@ from tests.plugin.test_gate_in_ci import CONFTEST, TESTS
 
 @pytest.fixture
 def suite(project: Project) -> Suite:
-    """A suite of one cell, measured within a second."""
+    """A suite of two cells, measured within seconds, that ends at the first test that fails."""
     project.pytester.makeconftest(CONFTEST)
-    project.pytester.makepyfile(test_tiny=TESTS)
+    project.pytester.makepyfile(test_tiny=TESTS.replace("[2]", "[2, 4]"))
+    project.pytester.makeini("[pytest]\naddopts = -x")
     return Suite(project.path / "test_tiny.py")
 
 
@@ -33,10 +34,11 @@ def test_a_launch_has_its_recordings_and_changes_nothing_else(
     before = project.files()
     assert one_launch.record(suite, python, Path("kept/one")) is None
     made = {path for path in project.files() if path not in before}
-    (path,) = made
-    assert path.startswith("kept/one/")
-    ((recorded,),) = recording_file.read_launches([project.path / path])
-    assert recorded.environment.vllm == releases.of_python(python).version == "1.2"
+    assert all(path.startswith("kept/one/") for path in made)
+    found = [first for first, *_ in recording_file.read_launches([project.path / "kept"])]
+    assert sorted(recorded.key.batch_size for recorded in found) == [2, 4]
+    assert {recorded.environment.vllm for recorded in found} == {"1.2"}
+    assert releases.of_python(python).version == "1.2"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,18 @@ def test_a_launch_that_fails_says_why_and_looks_like_none(
     )
     assert failure is not None
     assert says in failure
+    assert not Path("kept/one").exists()
+
+
+@pytest.mark.nightly
+def test_a_launch_of_which_a_part_was_not_begun_failed(suite: Suite, project: Project) -> None:
+    project.pytester.makepyfile(test_other=TESTS.replace("[2]", "[8]"))
+    failure = one_launch.record(
+        Suite(project.path, ("--energy-minutes", "0.001")),
+        release(project.path, "1.2"),
+        Path("kept/one"),
+    )
+    assert "no further launch would have ended within --energy-minutes 0.001" in str(failure)
     assert not Path("kept/one").exists()
 
 
