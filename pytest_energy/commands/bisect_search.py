@@ -174,7 +174,7 @@ class Search:
         self, name: str, python: str, shown: str, arguments: Sequence[str] = ()
     ) -> str | None:
         """Launch an engine; returns why that failed as often as it is tried, else None."""
-        failure = None
+        failure, digits = None, "#.4g" if self.metric is Metric.JOULES_PER_TOKEN else ",.0f"
         for _ in range(_TRIES):
             self._made += 1
             print(f"pytest-energy: launch {self._made}: {shown}", end="", flush=True)
@@ -184,7 +184,7 @@ class Search:
             self._longest_s = max(self._longest_s, took_s)
             if failure is None:
                 (value,) = self._values(self.kept.of(name)[-1:])
-                print(f": {value:#.4g} {UNIT[self.metric]}, {took_s:.0f} s", flush=True)
+                print(f": {value:{digits}} {UNIT[self.metric]}, {took_s:.0f} s", flush=True)
                 return None
             print(f": failed after {took_s:.0f} s", flush=True)
         return failure

@@ -33,7 +33,7 @@ class Engines:
     """Stand-ins for launches: each writes a recording of constant power.
 
     Attributes:
-        power_w: of a version.
+        power_w, tokens_per_s: of a version.
         settings: of a version, and how much power each costs unless it is set back.
         failing: versions whose launches fail, and why.
         launched: versions and engine arguments, in order.
@@ -41,6 +41,7 @@ class Engines:
 
     def __init__(self, project: Project) -> None:
         self.power_w = since(WORSE, 535.0)
+        self.tokens_per_s: Callable[[str], float] = lambda _: 1000.0
         self.settings: Mapping[str, Mapping[str, Any]] = {}
         self.saved_w: Mapping[str, float] = {}
         self.failing: dict[str, str] = {}
@@ -63,6 +64,7 @@ class Engines:
                 Marked.from_arguments((), MARKER).cell(size, self._path),
                 launch_id,
                 self.power_w(version) - saved_w + (0.5, -0.5, 1.0)[number % 3],
+                tokens_per_s=self.tokens_per_s(version) + number % 3,
                 cycles=12.5,
                 environment={
                     "vllm": version,
@@ -114,6 +116,14 @@ def test_the_release_is_found_and_said_first(
     (step,) = answer()["steps"]
     assert (step["before"], step["at"]) == ("1.2", "1.3")
     assert step["change"]["low"] < 0.07 < step["change"]["high"]
+
+
+def test_throughput_that_fell(engines: Engines, capsys: pytest.CaptureFixture[str]) -> None:
+    engines.tokens_per_s = lambda version: 1000.0 if version < "1.2" else 800.0
+    assert bisect("--metric", "tokens_per_s") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r" 1\.2 gives (19\.\d|20\.\d) ± \d\.\d % fewer tokens/s than 1\.1, ", said)
+    assert re.search(r"launch 1: 1\.0 \(is 1\.5 worse than 1\.0\?\): 1,?00\d tokens/s", said)
 
 
 def test_good_and_bad_may_be_named_and_the_list_given_in_other_ways(engines: Engines) -> None:
