@@ -2,7 +2,7 @@
 
     python -m benchmarks.error_rates_page
 
-The five scripts benchmarks/*_error_rates.py simulate; tests/test_docs.py holds the page to their
+The six scripts benchmarks/*_error_rates.py simulate; tests/test_docs.py holds the page to their
 results.
 """
 
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from benchmarks import (
+    bisect_error_rates,
     chart_error_rates,
     fleet_error_rates,
     gate_error_rates,
@@ -97,13 +98,26 @@ says otherwise, half of the variance being common to all cells. *False alarm* is
 with one; the other columns say how often a change is found within a month, and the median day. The
 first row rests on {runs} runs, the others, and all changes, on a tenth.
 """
+_BISECT = """\
+## The search for a release
+
+`python -m benchmarks.bisect_error_rates --runs {runs}` (seeded): `pytest-energy bisect` among as
+many releases, the good and the bad one included. J/token rises at a release drawn at random, or at
+two, by half each, or by as much at every release. *Right* is an answer that names the release, both
+of two, or none if there is none: a steady rise has no release that could be named, and without a
+change there is nothing to bisect. *Wrong* is any other name, and one of two that is said to be the
+only one. The rest *cannot tell*. Launches are those of all releases, failed ones included; GPUs
+drift along a straight line over twenty launches. Noise is known to ten degrees of freedom, but for
+the row in which it is assumed to be 1 %. A step as large as the tolerance, +3 %, does not reach it
+in half of all launches. Each row rests on {runs} runs.
+"""
 
 
 def page() -> str:
     """As it is written."""
-    gate, interleaved, fleet, steady, chart = (
+    gate, interleaved, fleet, steady, chart, bisect = (
         json.loads((RESULTS / f"{name}-error-rates.json").read_text())
-        for name in ("gate", "interleaved", "fleet", "steadiness", "chart")
+        for name in ("gate", "interleaved", "fleet", "steadiness", "chart", "bisect")
     )
     recorded = sum(len(row["cell"]["launches"]) for row in steady["cells"])
     parts = (
@@ -117,6 +131,9 @@ def page() -> str:
         *steadiness_error_rates.tables(steady["cells"]),
         _CHART.format(runs=chart["runs"]),
         *chart_error_rates.table(chart["rows"]),
+        "",
+        _BISECT.format(runs=bisect["runs"]),
+        *bisect_error_rates.table(bisect["rows"]),
     )
     return "\n".join(parts).rstrip() + "\n"
 

@@ -150,6 +150,10 @@ def test_error_rates_are_those_that_were_simulated() -> None:
     assert all(results["runs"] >= 10_000 for results in simulated)
     chart = json.loads((ROOT / "benchmarks" / "results" / "chart-error-rates.json").read_text())
     assert max(max(row["false_alarms"]) for row in chart["rows"]) <= 0.01
+    bisect = json.loads((ROOT / "benchmarks" / "results" / "bisect-error-rates.json").read_text())
+    assert max(row["wrong"] for row in bisect["rows"]) <= 0.01
+    found = [row for row in bisect["rows"] if row["title"] == "one step" and row["change"] >= 0.05]
+    assert min(row["right"] for row in found if row["deviation"] <= 0.005) >= 0.95
     results = json.loads((ROOT / "benchmarks" / "results" / "gate-error-rates.json").read_text())
     rows = {
         row["deviation"]: row
