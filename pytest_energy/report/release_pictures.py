@@ -11,12 +11,12 @@ from pytest_energy.report import charts, plane, release_chart, sides
 from pytest_energy.report.groups import Group, Move, Series
 from pytest_energy.report.pictures import Picture
 from pytest_energy.report.published import Published
-from pytest_energy.report.releases import POWER, Figures, Table
+from pytest_energy.report.releases import POWER, Figures, Table, chains
 from pytest_energy.report.results import Interval, ReportedSide
 
 
 def pictures(tables: Sequence[Table], published: Sequence[Published] = ()) -> list[Picture]:
-    """The pictures of each table, model and workload; with a second release all of them."""
+    """Those of each table, model and workload; without a second release one of them."""
     lines = [(table, figures) for table in tables for figures in _by_workload(table)]
     found = []
     for number, (table, figures) in enumerate(lines, 1):
@@ -73,9 +73,11 @@ def _of_workload(
     )
     if drawn is not None:
         yield replace(drawn, caption=f"{drawn.caption} Those of changes hold together.")
-    if len(releases) < 2:
+    longest = max(chains(releases), key=len)
+    if len(longest) < 2:
         return
-    yield release_chart.over_releases(f"{prefix}releases", title, table, figures, published)
+    in_it = [of for of in figures if of.release in longest]
+    yield release_chart.over_releases(f"{prefix}releases", title, table, in_it, published)
     yield plane.power_throughput_plane(f"{prefix}power-throughput", replace(group, moves=in_a_row))
 
 
@@ -85,7 +87,7 @@ def _label(release: str) -> str:
 
 def _side(of: Figures) -> ReportedSide:
     """As one engine of a report, with the table's figures."""
-    side = sides.side_of_launches(of.launches, ASSUMED_NOISE)
+    side = sides.side_of_launches(of.shown, ASSUMED_NOISE)
     return replace(
         side,
         joules_per_token=of.values[Metric.JOULES_PER_TOKEN.value],
@@ -108,7 +110,9 @@ def _moves(
             if ratio is not None:
                 to_reference.append(_move(found, size, table.reference, name, ratio))
         in_a_row += [
-            _move(found, size, before, name, None) for before, name in itertools.pairwise(made)
+            _move(found, size, before, name, None)
+            for chain in chains(made)
+            for before, name in itertools.pairwise(chain)
         ]
     return tuple(to_reference), tuple(in_a_row)
 

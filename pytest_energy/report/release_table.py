@@ -98,8 +98,8 @@ def _figures(table: Table) -> Part:
         for name, pattern in ((_ENERGY.value, "#.4g"), (POWER, ".0f"), (_RATE.value, ",.0f")):
             ratio = of.ratios.get(name)
             texts += [format(of.values[name].value, pattern), _with_half(ratio) if ratio else "-"]
-        rows.append((of.cell, [*texts, str(len(of.launches))]))
-    over = ", then over GPUs" if len(table.gpus) > 1 else ""
+        rows.append((of.cell, [*texts, str(len(of.shown))]))
+    over = " of the GPUs that launched all, then over these" if len(table.gpus) > 1 else ""
     legend = (
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
         "GPU; ± 95 % for all cells and releases together, of launches."
@@ -117,11 +117,11 @@ def _points(ratio: float) -> str:
 
 def _in_role(table: Table, role: str) -> dict[tuple[CellKey, str], list[Step]]:
     """By cell and release the steps from the release with this role, one per GPU."""
-    found: dict[tuple[CellKey, str], list[Step]] = {}
+    found: dict[tuple[CellKey, str], list[Step]] = {(f.cell, f.release): [] for f in table.figures}
     for step in table.steps:
         if role in step.roles:
-            found.setdefault((step.cell, step.release), []).append(step)
-    return found
+            found[step.cell, step.release].append(step)
+    return {place: steps for place, steps in found.items() if steps}
 
 
 def _steps(table: Table) -> Part:
@@ -212,8 +212,8 @@ def figure_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
         {
             **_place(table, of.cell, of.release),
             "reference": table.reference,
-            "gpus": len(of.by_gpus),
-            "launches": len(of.launches),
+            "gpus": len(of.on),
+            "launches": len(of.shown),
             **_flat(of.values, ""),
             "ratio_gpus": of.ratio_gpus,
             **_flat(of.ratios, "_ratio"),

@@ -8,11 +8,12 @@ of a launch is pooled over all releases and GPUs of a cell, and moderated by the
 share). They are of launches: other GPUs may see other ratios.
 
 Verdicts are the rule's (verdict/rule.py), GPU by GPU: each release against the one before, the
-first, and the best so far, which is the one with the least J/token. As the data choose the best,
-the error level is shared by all pairs of releases.
+first, and the best so far, which is the one with the least J/token, all under the same settings. As
+the data choose the best, the error level is shared by all pairs of releases.
 """
 
 import math
+import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,8 @@ class Figures:
 
     Attributes:
         by_gpus: its valid launches.
+        on: GPUs that `values` are of: those that have launched all releases, if there are any, so
+            that GPUs do not pass for releases.
         values: by quantity, geometric means over the launches of a GPU, then over GPUs, with 95 %
             intervals.
         ratios: by quantity, release ÷ reference with intervals that hold together; empty for the
@@ -82,14 +85,15 @@ class Figures:
     cell: CellKey
     release: str
     by_gpus: Mapping[Gpus, Sequence[Measurement]]
+    on: tuple[Gpus, ...]
     values: Mapping[str, Interval]
     ratios: Mapping[str, Interval]
     ratio_gpus: int
 
     @property
-    def launches(self) -> list[Measurement]:
-        """On all GPUs."""
-        return [m for of in self.by_gpus.values() for m in of]
+    def shown(self) -> list[Measurement]:
+        """The launches that `values` are of."""
+        return [m for gpus in self.on for m in self.by_gpus[gpus]]
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Table:
     Attributes:
         releases: in the order of their versions.
         figures: by cell, and in the order of releases.
-        steps: in the same order.
+        steps: by cell and GPU, in the order of releases.
         comparisons: verdicts that share the error level.
         left_out: invalid launches, and why.
     """
@@ -225,16 +229,17 @@ def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
             for release in releases
             if release in of_cell
         ]
-    comparisons = len(Metric) * sum(
-        math.comb(len([1 for by_gpus in of.values() if gpus in by_gpus]), 2)
-        for of in cells.values()
-        for gpus in _gpus(of)
-    )
-    steps = [
-        step
+    judged = [
+        (key, gpus, chain)
         for key, of_cell in cells.items()
         for gpus in _gpus(of_cell)
-        for step in _steps(key, gpus, releases, cells, Terms(max(1, comparisons)))
+        for chain in chains([name for name in releases if gpus in of_cell.get(name, {})])
+    ]
+    comparisons = len(Metric) * sum(math.comb(len(chain), 2) for _, _, chain in judged)
+    steps = [
+        step
+        for key, gpus, chain in judged
+        for step in _steps(key, gpus, chain, cells, Terms(max(1, comparisons)))
     ]
     return Table(
         machine, reference, tuple(releases), tuple(figures), tuple(steps), comparisons,
@@ -258,21 +263,30 @@ def _figures(
     noise: Mapping[str, Moderated],
     together: float,
 ) -> Figures:
-    by_gpus = of_cell[release]
+    by_gpus, on = of_cell[release], _on(of_cell, release)
     common = [gpus for gpus in by_gpus if gpus in reference]
     values, ratios = {}, {}
     for name, known in noise.items():
-        own = {gpus: log_moments(_values(name, of)) for gpus, of in by_gpus.items()}
-        mean = math.fsum(mean for mean, _, _ in own.values()) / len(own)
-        root = _root([len(of) for of in by_gpus.values()], len(own))
-        values[name] = _interval(mean, root, known, CONFIDENCE)
+        own = {gpus: log_moments(_values(name, of))[0] for gpus, of in by_gpus.items()}
+        root = _root([len(by_gpus[gpus]) for gpus in on], len(on))
+        values[name] = _interval(statistics.fmean(own[g] for g in on), root, known, CONFIDENCE)
         if not common or by_gpus is reference:
             continue
-        logs = [own[gpus][0] - log_moments(_values(name, reference[gpus]))[0] for gpus in common]
+        logs = [own[gpus] - log_moments(_values(name, reference[gpus]))[0] for gpus in common]
         counts = [len(side[gpus]) for side in (by_gpus, reference) for gpus in common]
         root = _root(counts, len(common))
-        ratios[name] = _interval(math.fsum(logs) / len(logs), root, known, together)
-    return Figures(key, release, by_gpus, values, ratios, len(common))
+        ratios[name] = _interval(statistics.fmean(logs), root, known, together)
+    return Figures(key, release, by_gpus, on, values, ratios, len(common))
+
+
+def _on(of_cell: _Launches, release: str) -> tuple[Gpus, ...]:
+    """The GPUs that have launched all releases; else all under its settings; else itself."""
+    (chain,) = (chain for chain in chains(of_cell) if release in chain)
+    found = (
+        set.intersection(*(set(of_cell[other]) for other in others))
+        for others in (of_cell, chain, [release])
+    )
+    return tuple(sorted(next(filter(None, found))))
 
 
 def _values(name: str, launches: Iterable[Measurement]) -> list[float]:
@@ -341,16 +355,23 @@ def _groups(
     ]
 
 
+def chains(releases: Iterable[str]) -> list[list[str]]:
+    """Releases under the same settings, in order: only these are steps."""
+    found: dict[str, list[str]] = {}
+    for release in releases:
+        found.setdefault(release.partition(" ")[2], []).append(release)
+    return list(found.values())
+
+
 def _steps(
     key: CellKey,
     gpus: Gpus,
-    releases: Sequence[str],
+    made: Sequence[str],
     cells: Mapping[CellKey, _Launches],
     terms: Terms,
 ) -> list[Step]:
-    """The verdicts on one cell on one GPU."""
+    """The verdicts on one cell on one GPU, of releases in order."""
     of_cell = cells[key]
-    made = [release for release in releases if gpus in of_cell.get(release, {})]
     energy = {
         release: geometric_mean(_values(QUANTITIES[0], of_cell[release][gpus])) for release in made
     }

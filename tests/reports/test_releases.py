@@ -96,7 +96,8 @@ def test_gpus_that_differ_more_than_releases_do_not_hide_the_change(folder: Path
     ratio = after.ratios[ENERGY.value]
     assert ratio.value == pytest.approx(1.04, abs=1e-4)
     assert ratio.high - ratio.low < 0.02
-    assert (after.ratio_gpus, len(after.by_gpus)) == (2, 3)
+    assert (after.ratio_gpus, len(after.by_gpus), len(after.on)) == (2, 3, 2)
+    assert after.values[ENERGY.value].value == pytest.approx(0.52 * math.sqrt(1.1), rel=1e-3)
     assert before.values[ENERGY.value].value == pytest.approx(0.5 * math.sqrt(1.1), rel=1e-3)
     assert after.ratios["power_w"].value == pytest.approx(1.04, abs=1e-4)
     assert after.ratios["tokens_per_s"].value == pytest.approx(1.0, abs=1e-4)
@@ -144,6 +145,21 @@ def test_a_step_too_small_for_the_rule_is_found_once_steps_add_up(folder: Path) 
     assert "among\n  all 36 comparisons" in text
 
 
+def test_settings_are_compared_with_the_reference_and_are_no_step(folder: Path) -> None:
+    made = launches(folder, {"1.0": 500.0, "1.1": 510.0}, {GPUS[0]: 1.0})
+    eager = {"engine_args_under_test": {"enforce_eager": True}}
+    made += launches(folder, {"1.0": 700.0, "1.1": 707.0}, {GPUS[0]: 1.0}, **eager)
+    table = only(releases.tables(made))
+    assert table.releases == ("1.0", "1.0 enforce_eager=True", "1.1", "1.1 enforce_eager=True")
+    ratios = [f.ratios[ENERGY.value].value for f in table.figures[1:]]
+    assert ratios == pytest.approx([1.4, 1.02, 1.414], abs=1e-3)
+    assert [(step.release, step.against) for step in table.steps] == [
+        ("1.1", "1.0"),
+        ("1.1 enforce_eager=True", "1.0 enforce_eager=True"),
+    ]
+    assert table.comparisons == 4
+
+
 def test_gpus_that_disagree_are_counted(folder: Path) -> None:
     made = []
     for size in (2, 4, 8):
@@ -171,7 +187,7 @@ def test_invalid_launches_are_left_out_and_said(folder: Path) -> None:
     made = launches(folder, {"1.0": 500.0, "1.1": 510.0}, {GPUS[0]: 1.0})
     made[5] = dataclasses.replace(made[5], faults=("unsteady: J/token rose",))
     table = only(releases.tables(made))
-    assert [len(figures.launches) for figures in table.figures] == [3, 2]
+    assert [len(figures.shown) for figures in table.figures] == [3, 2]
     (line,) = table.left_out
     assert line.startswith("left out: vLLM 1.1, tiny bs=2 64/250, launch 1.1-")
     assert line in " ".join("\n".join(release_table.lines(table)).split())
