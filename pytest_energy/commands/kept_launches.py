@@ -10,8 +10,12 @@ from pytest_energy.commands import one_launch
 from pytest_energy.commands.one_launch import Suite
 from pytest_energy.errors import UsageError
 from pytest_energy.measure.measurement import Measurement, measure
+from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.folder import files_below
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.verdict.judge import judge
+from pytest_energy.verdict.rule import Verdict
 
 
 @dataclass
@@ -32,14 +36,15 @@ class KeptLaunches:
 
         Raises:
             RecordingError: a file is damaged.
-            UsageError: they are of another cell, or on other GPUs, than the launches read before.
+            UsageError: they cannot be compared with the launches read before.
         """
         if name not in self._known:
             place = self._place(name)
             read = _measured(place) if place.is_dir() and files_below(place) else []
-            for m in read:
-                self._refuse_other(m, place)
-            self._known[name] = sorted(read, key=lambda m: m.launch_id)
+            self._known[name] = []
+            for m in sorted((m for m in read if m.valid), key=lambda m: m.launch_id):
+                self._refuse_other(m, str(place))
+                self._known[name].append(m)
         return self._known[name]
 
     def add(self, name: str, python: str, engine_args: Sequence[str] = ()) -> str | None:
@@ -50,8 +55,8 @@ class KeptLaunches:
             engine_args: further settings under test, "NAME=VALUE" each.
 
         Raises:
-            UsageError: several cells were measured, or another one, or on other GPUs. The
-                recordings are kept where no later call finds them.
+            UsageError: several cells were measured, or the launch cannot be compared with the
+                others. Its recordings are kept where no later call finds them.
             OSError: the folder cannot be used.
         """
         kept, place = self.of(name), self._place(name)
@@ -64,36 +69,41 @@ class KeptLaunches:
         try:
             found = _measured(folder)
             _refuse_several(found)
-            self._refuse_other(found[0], folder)
+            (m,) = found
+            self._refuse_other(m, f"this launch of {name}")
         except UsageError:
-            folder.rename(one_launch.kept_apart(folder))
+            folder.rename(place / f".{found[0].launch_id}")  # hidden from readers, and not lost
             raise
-        kept += [m for m in found if m.valid]
-        return None if found[0].valid else "; ".join(found[0].faults)
+        if not m.valid:
+            return "; ".join(m.faults)
+        kept.append(m)
+        return None
 
     def _place(self, name: str) -> Path:
         slug = slugify(name)
         digest = "" if slug == name else f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
         return self.folder / f"{slug}{digest}"
 
-    def _refuse_other(self, found: Measurement, place: Path) -> None:
+    def _refuse_other(self, found: Measurement, what: str) -> None:
         """Refuse what cannot be compared with the launches known so far."""
         first = next((known[0] for known in self._known.values() if known), None)
         if first is None:
             return
         if found.key != first.key:
             raise UsageError(
-                f"{place} holds {found.key.name}, and the other launches are of {first.key.name}: "
+                f"{what} is of {found.key.name}, and the others are of {first.key.name}: "
                 f"{'; '.join(first.key.differences(found.key))}.\n"
                 "Give each cell a folder of its own: --output DIR"
             )
-        if found.environment.gpus != first.environment.gpus:
-            here, there = (" and ".join(m.environment.gpus) for m in (found, first))
+        if not found.valid:
+            return
+        judged = judge(Metric.JOULES_PER_TOKEN, [found], Baseline.of([first]))
+        if judged.verdict is Verdict.NOT_COMPARABLE:
+            gpu = first.environment.gpu_uuids[0]
             raise UsageError(
-                f"{place} was measured on {here}, and the other launches on {there}. GPUs of one "
-                "model differ by more than releases, so these are not compared.\n"
-                f"Go on with the first GPU: export CUDA_VISIBLE_DEVICES={there.split(' and ')[0]}, "
-                "or start anew: --output DIR"
+                f"{what} cannot be compared with the others: {'; '.join(judged.reasons)}.\n"
+                f"Go on as they were made, on the same GPU (export CUDA_VISIBLE_DEVICES={gpu}), or "
+                "start anew: --output DIR"
             )
 
 

@@ -49,7 +49,6 @@ LOOKS = 2, 3, 5, 8  # launches of a release
 MOST = LOOKS[-1]
 _LEVEL = DOUBT / len(LOOKS)
 _DOUBT_OF_PLACE = DOUBT / 2  # beyond it the step is looked for, else its size
-_PAIR = 2  # releases that hold a step between them
 _UNDECIDED = f"{DEFAULT_LAUNCHES} launches of each leave it open"
 _TOO_SMALL = f"at this noise {MOST} launches of each release would not show where it is"
 _EXHAUSTED = f"{MOST} launches of each release there do not show where it is"

@@ -296,19 +296,28 @@ def test_several_cells_are_refused(engines: Engines, capsys: pytest.CaptureFixtu
     assert bisect() == 0
 
 
-def test_gpus_are_not_mixed(engines: Engines, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"gpu_uuids": ("GPU-other",)}, "the reference ran on another GPU"),
+        ({"power_limit_w": 500.0}, "the power limit is 500.0 W, the baseline's was 700.0 W"),
+    ],
+)
+def test_gpus_and_power_limits_are_not_mixed(
+    engines: Engines, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], says: str
+) -> None:
     """Launches on the first one still count afterwards."""
     record = engines.record
 
     def elsewhere(suite: Suite, python: str, folder: Path) -> str | None:
-        engines.environment = {"gpu_uuids": ("GPU-other",)} if len(engines.launched) > 3 else {}
+        engines.environment = changed if len(engines.launched) > 3 else {}
         return record(suite, python, folder)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(one_launch, "record", elsewhere)
         assert bisect() == 2
     said = capsys.readouterr().err
-    assert "was measured on GPU-other, and the other launches on GPU-0000" in said
+    assert f"this launch of 1.2 cannot be compared with the others: {says}" in said
     assert "export CUDA_VISIBLE_DEVICES=GPU-0000" in said
     engines.environment = {}
     assert bisect() == 0
