@@ -12,7 +12,7 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE
 from pytest_energy.report.bisection import Bisection
-from pytest_energy.report.words import UNIT
+from pytest_energy.report.words import UNIT, count
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import ablation
 from pytest_energy.verdict.ablation import Ablation, Arm, Made
@@ -194,19 +194,22 @@ class Search:
         before, at = self._of(step.before), self._of(step.at)
         single, cannot = ablation.arms(before[-1].environment, at[-1].environment)
         problems = list(cannot)
-        count = len(single) + (len(single) > 1)
+        arms = len(single) + (len(single) > 1)
         candidate, of_step = self.candidates[step.at], self._values(at)
+        if single:
+            said = f"{candidate.name} is found; {count(len(single), 'setting')} to set back"
+            print(f"pytest-energy: {said}", flush=True)
 
         def launches(arm: Arm) -> list[float]:
             return self._values(self.kept.of(_name(candidate, arm)))
 
-        def measured(arms: Sequence[Arm]) -> list[Made]:
+        def measured(of: Sequence[Arm]) -> list[Made]:
             """Of those that could be launched, one launch of each after the other."""
-            left = {arm.arguments: arm for arm in arms}
+            left = {arm.arguments: arm for arm in of}
             while open_ := [
                 arm
                 for arm in left.values()
-                if ablation.is_open(question, of_step, launches(arm), count)
+                if ablation.is_open(question, of_step, launches(arm), arms)
             ]:
                 for arm in open_:
                     problem = self._arm(candidate, arm)
@@ -223,15 +226,20 @@ class Search:
     def _arm(self, candidate: Candidate, arm: Arm) -> str | None:
         """Launch a release with settings set back; returns why that cannot be, else None."""
         name = _name(candidate, arm)
-        if not self._has_time():
-            return f"{name}: {_NO_TIME}"
-        failure = self._environment(candidate) or self._tried(
-            name, candidate.python(), name, arm.arguments
-        )
-        if failure is not None:
-            return f"{name}: {failure.splitlines()[0]}"
-        wrong = arm.not_taken(self.kept.of(name)[-1].environment.engine_settings)
-        return f"{name}: {'; '.join(wrong)}" if wrong else None
+        made = self.kept.of(name)
+
+        def not_taken() -> str:
+            return "; ".join(arm.not_taken(made[-1].environment.engine_settings)) if made else ""
+
+        if not not_taken():
+            if not self._has_time():
+                return f"{name}: {_NO_TIME}"
+            failure = self._environment(candidate) or self._tried(
+                name, candidate.python(), name, arm.arguments
+            )
+            if failure is not None:
+                return f"{name}: {failure.splitlines()[0]}"
+        return f"{name}: {not_taken()}" if not_taken() else None
 
 
 def _name(candidate: Candidate, arm: Arm) -> str:
