@@ -30,7 +30,8 @@ _KEY = "The key of an attached server is read from PYTEST_ENERGY_API_KEY."
 _LIMIT = "If it needs longer: --energy-load-timeout SECONDS"
 _UNREPORTED = (
     "the server started, but has not reported its engine's settings and GPUs: this vLLM makes its "
-    "engine where that cannot be seen, as with several API servers or another front end.\n"
+    "engine where that cannot be seen, as with several API servers, another front end or a V0 "
+    "engine.\n"
     "Have it start a single API server in Python, or start it yourself and measure it: --energy-url"
 )
 ANOTHER = (

@@ -7,13 +7,19 @@ vllm and vllm_worker.py only:
 
 The options are those of `vllm serve`. Once the engine is loaded one line goes to FACTS_FD: what
 vllm_worker.describe returns, or {"event": "error", "message": ...}. Nothing else is changed: the
-server runs vLLM's own code.
+server runs vLLM's own code. Servers of V0 engines, which vLLM had up to 0.10, are not measured.
 """
 
 import functools
 import json
 import os
 import sys
+
+NO_V1 = (
+    "this vLLM has no V1 engine ({error}), and the server of a V0 engine does not report what runs "
+    "in it.\nMeasure the offline engine (engine='offline'), or start the server yourself and "
+    "measure it: --energy-url"
+)
 
 
 def report(facts_fd, **event):
@@ -93,7 +99,11 @@ def serve(arguments, refuse):
     `refuse` is called with the options before anything is started.
     """
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    try:
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+    except ImportError:  # older ones
+        from vllm.utils import FlexibleArgumentParser
 
     command, parser = ServeSubcommand(), FlexibleArgumentParser(prog="vllm")
     command.subparser_init(parser.add_subparsers(dest="subparser"))
@@ -111,7 +121,10 @@ def main(describe, refuse_replicas, refused):
     try:
         report_when_loaded(facts_fd, describe, refused)
     except ImportError as error:
-        report(facts_fd, event="error", message=f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
+        if error.name in ("vllm.v1", "vllm.v1.engine"):
+            message = NO_V1.format(error=error)
+        report(facts_fd, event="error", message=message)
         raise
     try:
         serve(sys.argv[2:], lambda options: refuse_unmeasurable(options, refuse_replicas, refused))

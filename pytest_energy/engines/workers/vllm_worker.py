@@ -77,7 +77,8 @@ REPORTED_PACKAGES = (
 
 NO_TEMPLATE = (
     "the model has no chat template, so its prompts cannot be rendered.\n"
-    "Add one to the model's folder: chat_template.jinja, or chat_template in tokenizer_config.json."
+    "Add one to the model's folder: chat_template.jinja, or chat_template in "
+    "tokenizer_config.json, which older transformers read, too."
 )
 REJECTED = (
     "the model's chat template does not accept the prompt of line {line}: {error}\n"

@@ -14,7 +14,12 @@ import itertools
 import json
 
 import torch
-from vllm.model_executor.model_loader import dummy_loader, weight_utils
+from vllm.model_executor.model_loader import weight_utils
+
+try:
+    from vllm.model_executor.model_loader import dummy_loader
+except ImportError:  # older ones
+    dummy_loader = None
 
 DEVIATION = 0.02
 _SEED = 1234
@@ -61,7 +66,7 @@ def synthesise(param: torch.Tensor, *_: object, **__: object) -> None:
 for module in (weight_utils, dummy_loader):
     if not hasattr(module, "initialize_single_dummy_weight"):
         raise UnsupportedWeights(
-            f"this vLLM fills dummy weights in an unknown way ({module.__name__}).\n"
+            "this vLLM fills dummy weights in an unknown way.\n"
             "Load the model's own (weights='auto'), or, if it is not quantized, use vLLM's dummies "
             "(weights='dummy')."
         )
