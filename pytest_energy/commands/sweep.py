@@ -187,7 +187,7 @@ def _launch(
             print(f"pytest-energy: no further launch would end within --minutes {minutes:g}")
             return
         release, folder = found[launch.release], launch.folder(of_gpus)
-        number = len(progress.planned) - len(progress.open) + 1
+        number = progress.planned.index(launch) + 1
         print(
             f"pytest-energy: launch {number} of {len(progress.planned)}, block {launch.block}: "
             f"vLLM {launch.release}{_left(progress.left_s)}",

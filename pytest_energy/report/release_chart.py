@@ -101,11 +101,15 @@ def over_releases(
     legend(figure, handles, ["measured here", *(f"published: {source}" for source in sources)])
     caption = (
         "Bars are 95 % intervals over engine launches. Above: the change from the release before, "
-        "in the colour of the gate's verdict on it (green: improved or pass; red: regressed)."
+        "in the colour of the gate's verdict on it (green: improved or pass; red: regressed; "
+        "brown: inconclusive)."
     )
     if sources:
         caption += " Published points are of other workloads and machines, and judge nothing."
-    words = ". ".join(_in_words(key, figures, beside[key]) for key in cells)
+    words = ". ".join(
+        _in_words([of for of in figures if of.cell == key], _before(table, key), beside[key])
+        for key in cells
+    )
     return Picture(
         name,
         f"Energy per token over vLLM releases: {title}",
@@ -171,17 +175,22 @@ def _changes(
     for release in shown:
         if release not in steps:
             continue
-        judged = [step.judgements[_ENERGY] for step in steps[release]]
-        verdict = min((of.verdict.value for of in judged), key=PRECEDENCE.index)
-        ratio = geometric_mean([of.ratio.value for of in judged if of.ratio is not None])
+        change, verdict = _judged(steps[release])
         axes.annotate(
-            percent(ratio).removesuffix(" %"),
+            change.removesuffix(" %"),
             (releases.index(release), 0.97),
             xycoords=("data", "axes fraction"),
             color=_COLOURS.get(verdict, MUTED),
             ha="center",
             va="top",
         )
+
+
+def _judged(steps: Sequence[Step]) -> tuple[str, str]:
+    """The change over GPUs, and the first of their verdicts in the order of PRECEDENCE."""
+    judged = [step.judgements[_ENERGY] for step in steps]
+    ratio = geometric_mean([of.ratio.value for of in judged if of.ratio is not None])
+    return percent(ratio), min((of.verdict.value for of in judged), key=PRECEDENCE.index)
 
 
 def _releases(axes: Axes, releases: Sequence[str], shown: Sequence[int]) -> None:
@@ -202,8 +211,13 @@ def _label(release: str) -> str:
     return f"{name}\n{day.day} {day:%b}\n{day.year}"
 
 
-def _in_words(key: object, figures: Sequence[Figures], points: Sequence[Published]) -> str:
-    of_cell = [of for of in figures if of.cell == key]
-    words = [f"vLLM {of.release} {in_words(of.values[_ENERGY.value], 'J/token')}" for of in of_cell]
+def _in_words(
+    of_cell: Sequence[Figures], steps: Mapping[str, Sequence[Step]], points: Sequence[Published]
+) -> str:
+    words = []
+    for of in of_cell:
+        text = f"vLLM {of.release} {in_words(of.values[_ENERGY.value], 'J/token')}"
+        judged = _judged(steps[of.release]) if of.release in steps else ()
+        words.append(", ".join([text, *judged]))
     words += [f"{p.source}, vLLM {p.vllm}: {number(p.joules_per_token)} J/token" for p in points]
     return f"Batch size {of_cell[0].cell.batch_size}: {'; '.join(words)}"

@@ -234,6 +234,7 @@ def test_the_table_fits_in_80_columns_and_its_pictures_on_their_canvas(tmp_path:
             *paths
         }
     assert "10 May" in drawn[1].svg("light")  # of 0.20.2
+    assert "; vLLM 0.25.1 0.07180 J/token (0.07123 to 0.07238), -2.4 %, pass. " in drawn[1].words
 
 
 def test_published_points_are_drawn_beside_cells_like_theirs(folder: Path) -> None:
