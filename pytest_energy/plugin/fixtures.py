@@ -148,7 +148,9 @@ class Gated:
         try:
             return session_of(self._item.config).update(cell), None
         except (EnergyError, OSError) as error:
-            return None, f"the baseline of {cell.name} was not updated: {self._why(error)}"
+            as_other = self._as_other(f"not updated: {error} {cell.key.canonical}")
+            why = f"; why: {as_other}" if as_other else f": {self._why(error)}"
+            return None, f"the baseline of {cell.name} was not updated{why}"
 
     def _add_noise(self) -> None:
         """Add the cell's launches to the runner's noise; nothing is judged."""

@@ -491,13 +491,12 @@ def test_an_update_that_failed_is_not_tried_again_behind_its_message(
     monkeypatch.setattr(os, "fsync", full_once)
     result = project.run("--energy-replay", "old", "--energy-update")
     result.assert_outcomes(passed=2, failed=2)
-    said = "the baseline of tiny bs=2 64/250 was not updated: No space left on device."
+    not_updated = "the baseline of tiny bs=2 64/250 was not updated"
     result.stdout.fnmatch_lines(
         [
-            said,
+            f"{not_updated}: No space left on device.",
             "Mend that, or give another store: --energy-baselines DIR",
-            said,
-            "... (in full at tiny bs=2 64/250)",
+            f"{not_updated}; why: as for energy (test_tiny.py::test_energy[[]bs2])",
         ]
     )
     (path,) = (project.path / "baselines").rglob("*.json")
