@@ -269,10 +269,10 @@ def _words(found: Drift, baseline: Baseline) -> str:
     if found.unlinked:
         others = ", ".join(found.unlinked)
         return (
-            "whether the baseline would drift is unknown: no GPU has run both vLLM "
-            f"{baseline.environment.vllm} and what other GPUs' baselines are of (vLLM {others}).\n"
-            "Measure that engine here, too: --energy-reference-python /its/venv/bin/python. Or say "
-            f"why it need not be known: {why}"
+            "whether the baseline would drift is unknown: the store has neither this engine (vLLM "
+            f"{baseline.environment.vllm}) nor this GPU; other GPUs have run vLLM {others}.\n"
+            "Measure that here, too: --energy-reference-python /its/venv/bin/python. Or say why it "
+            f"need not be known: {why}"
         )
     return ""
 

@@ -26,8 +26,8 @@ class Drift(NamedTuple):
 
     Attributes:
         losses: that reach the tolerance, one line per metric.
-        unlinked: versions of the engines that other GPUs have run, if this GPU has neither run any
-            of them nor has an earlier baseline.
+        unlinked: versions of the engines that other GPUs have run, if neither this one is among
+            them nor this GPU has an earlier baseline.
     """
 
     losses: tuple[str, ...] = ()
@@ -41,16 +41,16 @@ def drift(new: Baseline, elsewhere: Sequence[Baseline], tolerance: Mapping[str, 
 
     Args:
         new: with its history.
-        elsewhere: baselines of the same cell on other GPUs of the same model; none counts if the
-            host sets the pace in one, since hosts share no ratios.
+        elsewhere: baselines of the same cell on other GPUs of the same model; their figures do not
+            count if the host sets the pace in one, since hosts share no ratios.
         tolerance: relative, by metric.
     """
+    known = {_engine(state) for baseline in elsewhere for state in _states(baseline)}
     if any(baseline.is_host_bound for baseline in (new, *elsewhere)):
         elsewhere = ()
     accepted = max((i for i, state in enumerate(new.history) if state.update_reason), default=0)
     before = [(state, "") for state in new.history[accepted:]]
     before += [(state, " on other GPUs") for state in _carried(new, elsewhere)]
-    known = {_engine(state) for baseline in elsewhere for state in _states(baseline)}
     if not before and known and _engine(new.as_history) not in known:
         return Drift(unlinked=tuple(sorted({str(vllm) for vllm, _ in known})))
     losses = []

@@ -81,8 +81,8 @@ def test_an_engine_and_a_gpu_that_are_both_new_need_a_reference_or_a_reason(
     with pytest.raises(BaselineError) as refused:
         update(store, new)
     assert str(refused.value) == (
-        "whether the baseline would drift is unknown: no GPU has run both vLLM 0.1.0 and what "
-        "other GPUs' baselines are of (vLLM 0.0.0).\nMeasure that engine here, too: "
+        "whether the baseline would drift is unknown: the store has neither this engine (vLLM "
+        "0.1.0) nor this GPU; other GPUs have run vLLM 0.0.0.\nMeasure that here, too: "
         "--energy-reference-python /its/venv/bin/python. Or say why it need not be known: "
         '--energy-update-reason "..."'
     )
@@ -102,15 +102,20 @@ def test_another_gpu_model_and_another_cell_are_no_link_and_none_is_asked_for(
 
 
 def test_hosts_that_set_the_pace_share_no_ratios(cell: Cell) -> None:
-    here, there = (
-        Baseline.of(launches(cell, gpu, engine, 1.0))
-        for gpu, engine in (("GPU-a", 1), ("GPU-b", 0))
-    )
-    slow = replace(
-        there, launches=tuple(replace(launch, host_bound_share=0.9) for launch in there.launches)
-    )
-    assert drift(here, [there], TOLERANCE) == Drift(unlinked=("0.0.0",))
-    assert drift(here, [slow], TOLERANCE) == Drift()
+    for_a = [Baseline.of(launches(cell, "GPU-a", engine, 1.0)) for engine in (0, 1)]
+    elsewhere = replace(host_bound(for_a[1]), history=(for_a[0].as_history,))
+    here = Baseline.of(launches(cell, "GPU-b", 1, 1.3))
+    assert drift(here, [elsewhere], TOLERANCE) == Drift()
+    new = Baseline.of(launches(cell, "GPU-b", 2, 1.0))
+    assert drift(new, [elsewhere], TOLERANCE) == Drift(unlinked=("0.0.0", "0.1.0"))
+    lost = replace(new, history=(Baseline.of(launches(cell, "GPU-b", 0, 1.0)).as_history,))
+    (loss,) = drift(lost, [elsewhere], TOLERANCE).losses
+    assert loss.startswith("J/token +4.0 % against the best entry (")
+
+
+def host_bound(baseline: Baseline) -> Baseline:
+    slow = (replace(launch, host_bound_share=0.9) for launch in baseline.launches)
+    return replace(baseline, launches=tuple(slow))
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
