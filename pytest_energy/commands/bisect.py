@@ -96,11 +96,11 @@ def run(options: argparse.Namespace) -> int:
     from pytest_energy.commands.kept_launches import KeptLaunches
     from pytest_energy.commands.one_launch import Suite
     from pytest_energy.report import bisection
-    from pytest_energy.safety.files import write_atomically
+    from pytest_energy.safety.files import exclusively, write_atomically
     from pytest_energy.store.noise import NoiseStore
 
-    one_launch.refuse_without_tests(options.suites)
     suite = Suite(options.suites, tuple(options.pytest_arguments))
+    one_launch.refuse_uncollected(suite)
     noise_store = NoiseStore(options.baselines)
     noise_store.check()
     search = Search(
@@ -111,7 +111,11 @@ def run(options: argparse.Namespace) -> int:
         noise_store,
         options.minutes,
     )
-    found = search.run()
+    try:
+        with exclusively(options.output):
+            found = search.run()
+    except KeyboardInterrupt:
+        return one_launch.tell_interrupted()
     text = json.dumps(bisection.plain(found), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(options.output / "bisection.json", f"{text}\n".encode())
     print("\n".join(["", *bisection.lines(found)]))

@@ -88,6 +88,15 @@ def refuse_uncollected(suite: Suite) -> None:
             raise UsageError(f"{suite.path}: {_ended_early(status, temporary)}")
 
 
+def tell_interrupted() -> int:
+    """Say what an interruption left; returns the exit status."""
+    print(
+        "\npytest-energy: interrupted. Complete launches are kept: the same command goes on.",
+        file=sys.stderr,
+    )
+    return 128 + signal.SIGINT
+
+
 def kept_apart(folder: Path) -> Path:
     """Where a launch is kept until it is complete, and if it never is; no reader looks there."""
     return folder.with_name(f".{folder.name}.incomplete")

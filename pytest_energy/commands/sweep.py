@@ -18,7 +18,6 @@ from pytest_energy.errors import UsageError
 from pytest_energy.settings import MIN_LAUNCHES
 
 _RECORDINGS = "recordings"
-_INTERRUPTED = 130
 
 _DESCRIPTION = """\
 Launch vLLM releases on one GPU with one workload, and compare them: J/token, W
@@ -125,11 +124,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         left = _measure(kept, options)
     except KeyboardInterrupt:
-        print(
-            "\npytest-energy: interrupted. Complete launches are kept: the same command goes on.",
-            file=sys.stderr,
-        )
-        return _INTERRUPTED
+        return one_launch.tell_interrupted()
     if any(kept.rglob("*.json.gz")):
         _write([kept], options, points)
     _tell_open(left)

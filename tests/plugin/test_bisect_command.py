@@ -80,6 +80,9 @@ class Engines:
 def engines(project: Project, monkeypatch: pytest.MonkeyPatch) -> Engines:
     made = Engines(project)
     monkeypatch.setattr(one_launch, "record", made.record)
+    monkeypatch.setattr(
+        one_launch, "refuse_uncollected", lambda suite: one_launch.refuse_without_tests(suite.path)
+    )
     monkeypatch.setattr(releases, "of_python", lambda p: Release(Path(p).parent.name, p))
     monkeypatch.setattr(
         releases, "made", lambda line, _: Release(line[6:], f"/made/{line[6:]}/python")
@@ -167,8 +170,8 @@ def test_an_interrupted_search_goes_on_with_what_is_recorded(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(one_launch, "record", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            bisect()
+        assert bisect() == 130
+    assert "the same command goes on" in capsys.readouterr().err
     assert bisect() == 0
     in_all = len(engines.launched)
     found = answer()
@@ -358,6 +361,14 @@ def test_what_is_refused(
     assert bisect(*arguments, versions=versions) == 2
     assert says in capsys.readouterr().err
     assert engines.launched == []
+    assert not Path("found").exists()
+
+
+def test_tests_that_select_nothing_are_refused_before_a_launch(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bisect("--", "-k", "nothing") == 2
+    assert "no energy test is selected" in capsys.readouterr().err
     assert not Path("found").exists()
 
 
