@@ -81,9 +81,9 @@ def step_times(windows: Sequence[Window]) -> StepTimes | None:
     """
     first = windows[0].recording
     lengths, captured = first.key.workload.fixed_lengths, captured_tokens(first)
-    if first.key.engine != "offline" or lengths is None or captured is None:
+    if first.key.engine != "offline" or first.environment.is_v0:
         return None
-    if first.environment.prompts_run_apart:
+    if lengths is None or captured is None:
         return None
     steps = [_steps(window) for window in windows]
     took_ms, tokens, prompts = (np.concatenate([s[i] for s in steps]) for i in range(3))

@@ -143,9 +143,14 @@ class Fingerprint:
         return tuple(sorted(self.gpu_uuids))
 
     @property
-    def prompts_run_apart(self) -> bool:
-        """Whether a step holds prompts or generates, but not both: vLLM's V0 engines."""
+    def is_v0(self) -> bool:
+        """Whether vLLM ran a V0 engine."""
         return bool(self.engine_settings.get("vllm_engine") == "V0")
+
+    @property
+    def prompts_run_apart(self) -> bool:
+        """Whether a step holds prompts or generates, but not both."""
+        return self.is_v0 and not self.engine_settings.get("enable_chunked_prefill")
 
     @property
     def settings_under_test(self) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def test_every_token_counts_once_and_what_is_lacking_is_unknown(v0_python: str) 
     with OfflineEngine(v0_python, {"model": "tiny"}, 120, 120) as engine:
         assert engine.ready is not None
         settings = engine.ready.settings
-        assert settings["vllm_engine"] == "V0"
+        assert (settings["vllm_engine"], settings["enable_chunked_prefill"]) == ("V0", False)
         unknown = {name for name, value in settings.items() if value is None}
         assert unknown == {
             "async_scheduling", "cudagraph_mode", "max_cudagraph_capture_size", "quantization"
@@ -77,6 +77,17 @@ def test_what_it_does_not_do_is_refused(
         OfflineEngine(v0_python, {"model": "tiny", **arguments}, 120, 120) as engine,
     ):
         drive(engine, 4, 1_000_000)
+
+
+def test_gpus_that_it_cannot_read_by_name_are_refused(
+    v0_python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1f3a,GPU-2b")
+    with (
+        pytest.raises(EngineError, match=r"is GPU-1f3a,GPU-2b, but this vLLM reads only indices"),
+        OfflineEngine(v0_python, {"model": "tiny"}, 120, 120),
+    ):
+        pass
 
 
 class Driver:

@@ -179,11 +179,12 @@ def test_a_v0_engine_generates_nothing_while_it_computes_prompts() -> None:
     waiting = replace(recorded, tokens=replace(recorded.tokens, tokens=(7,) * steps))
     environment = replace(waiting.environment, engine_settings={"vllm_engine": "V0"})
     of_v0 = replace(waiting, environment=environment)
-    assert [any("batch_not_full" in f for f in measure(r).faults) for r in (waiting, of_v0)] == [
-        True,
-        False,
-    ]
-    assert any("batch_not_full" in f for f in measure(half_empty(of_v0)).faults)
+    settings = {"vllm_engine": "V0", "enable_chunked_prefill": True}
+    mixed = replace(waiting, environment=replace(environment, engine_settings=settings))
+    for recorded, is_faulty in (
+        (waiting, True), (of_v0, False), (mixed, True), (half_empty(of_v0), True)
+    ):  # fmt: skip
+        assert any("batch_not_full" in f for f in measure(recorded).faults) is is_faulty
 
 
 def unused(recorded: Recording, idle_power_w: float) -> Recording:

@@ -15,7 +15,7 @@ stdout and stderr. When the command pipe closes (the parent died) the whole sess
         load_format "random" is our own: synthetic weights of the usual size (inside/)
         → {"event": "ready", "versions": {...}, "settings": {...}, "vocabulary_size": n,
            "kv_cache_tokens": n, "gpu_uuids": [...], "synthetic_weights": {...} or null}
-           in the settings of V0 engines "vllm_engine" is "V0"
+           in the settings of V0 engines "vllm_engine" is "V0", with "enable_chunked_prefill"
     {"command": "tokenize", "name": name,
      "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
         → {"event": "tokenized", "lengths": [[n, n or null], ...]}
@@ -79,6 +79,10 @@ NO_TEMPLATE = (
     "the model has no chat template, so its prompts cannot be rendered.\n"
     "Add one to the model's folder: chat_template.jinja, or chat_template in "
     "tokenizer_config.json, which older transformers read, too."
+)
+NAMED_GPUS = (
+    "CUDA_VISIBLE_DEVICES is {named}, but this vLLM reads only indices there.\n"
+    "Give the GPUs' indices, as nvidia-smi -L lists them."
 )
 REJECTED = (
     "the model's chat template does not accept the prompt of line {line}: {error}\n"
@@ -165,7 +169,13 @@ def load(engine_args):
         arguments = EngineArgs(**engine_args)
     except TypeError as error:
         raise unknown_argument(error) from error
-    engine = LLMEngine.from_engine_args(arguments)
+    try:
+        engine = LLMEngine.from_engine_args(arguments)
+    except ValueError as error:
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if "invalid literal for int()" in str(error) and repr(named.split(",")[0]) in str(error):
+            raise Refused(NAMED_GPUS.format(named=named)) from error
+        raise
     return engine if output_kind("DELTA") else Deltas(engine)
 
 
@@ -307,12 +317,21 @@ def describe(engine, load_format=None):
             "block_size": cache.block_size,
             "tensor_parallel_size": parallel.tensor_parallel_size,
             "pipeline_parallel_size": parallel.pipeline_parallel_size,
-            # A V1 engine's scheduler is in its core.
-            **({"vllm_engine": "V0"} if hasattr(engine, "scheduler") else {}),
+            **v0_settings(engine, scheduler),
         },
         "kv_cache_tokens": (cache.num_gpu_blocks or 0) * (cache.block_size or 0),
         "vocabulary_size": model.get_vocab_size(),
         "gpu_uuids": gpu_uuids(config),
+    }
+
+
+def v0_settings(engine, scheduler):
+    """What only a V0 engine has to say; the scheduler of a V1 engine is in its core."""
+    if not hasattr(engine, "scheduler"):
+        return {}
+    return {
+        "vllm_engine": "V0",
+        "enable_chunked_prefill": bool(scheduler.chunked_prefill_enabled),
     }
 
 

@@ -5,6 +5,7 @@ generates. The engine cannot sleep, holds the parts of its configuration itself,
 knows no UUIDs. The engine argument `fault` may be "short": requests end one token early.
 """
 
+import os
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -38,12 +39,16 @@ class LLMEngine:
         self.parallel_config = SimpleNamespace(
             world_size=1, tensor_parallel_size=1, pipeline_parallel_size=1
         )
-        self.scheduler_config = SimpleNamespace(max_num_seqs=8, max_num_batched_tokens=2048)
+        self.scheduler_config = SimpleNamespace(
+            max_num_seqs=8, max_num_batched_tokens=2048, chunked_prefill_enabled=False
+        )
         self.load_config = SimpleNamespace(load_format=arguments.load_format)
         self.device_config = SimpleNamespace(device_type="cpu")
 
     @classmethod
     def from_engine_args(cls, arguments):
+        for name in filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")):
+            int(name)
         return cls(arguments)
 
     def add_request(self, request_id, inputs, params):
