@@ -109,13 +109,21 @@ def _requirements(folder: Path, gate: Gate) -> Iterator[Need]:
 
 
 def package() -> str:
-    """The requirement that installs this package elsewhere; from git, the commit installed here."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError, KeyError):
+    """The requirement that installs this package elsewhere.
+
+    From git, the commit installed here. What was installed from a folder or a file need not be on
+    an index: its tag, at an address to be completed.
+    """
+    found = {}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
         origin = importlib.metadata.distribution("pytest-energy").read_text("direct_url.json")
         found = json.loads(origin or "{}")
-        commit = found["vcs_info"]["commit_id"]
-        return f"pytest-energy[report] @ git+{found['url']}@{commit}"
-    return f"pytest-energy[report]=={__version__}"
+    if not found:
+        return f"pytest-energy[report]=={__version__}"
+    url, at = "https://github.com/OWNER/pytest-energy", f"v{__version__}"
+    if "vcs_info" in found:
+        url, at = found["url"], found["vcs_info"]["commit_id"]
+    return f"pytest-energy[report] @ git+{url}@{at}"
 
 
 def _pin_it(folder: Path, file: Path, text: str) -> str:
@@ -136,6 +144,10 @@ def _models(folder: Path, marked: Sequence[Marked]) -> Iterator[Need]:
             what, _, remedy = str(error).partition("\n")
             yield Need(f"a model that {file} can use: {what}", False, remedy)
             continue
+        if not Path(name).expanduser().is_absolute() and _is_outside(folder, model):
+            remedy = f"copy it there, or name the runner's own folder (a whole path) in {file}"
+            yield Need(f"the model {name} in this repository", False, remedy)
+            continue
         yield Need(f"the model {model_in_words(name, model)}", True)
         if of.names.get("weights") not in SYNTHETIC and _is_lacked(folder, model):
             remedy = (
@@ -151,10 +163,16 @@ def model_in_words(name: str, model: Model) -> str:
 
 def _is_lacked(folder: Path, model: Model) -> bool:
     """Whether a model's folder lies in the repository with files that a checkout would lack."""
-    place, top = Path(model.location), folder.resolve()
-    if model.config_sha256 is None or not place.is_relative_to(top):
+    if model.config_sha256 is None or _is_outside(folder, model):
         return False
-    return bool(checkout.not_in_git(folder, [place.relative_to(top)])[0])
+    place = Path(model.location).relative_to(folder.resolve())
+    return bool(checkout.not_in_git(folder, [place])[0])
+
+
+def _is_outside(folder: Path, model: Model) -> bool:
+    """Whether a model's folder lies outside of the repository."""
+    place = Path(model.location)
+    return model.config_sha256 is not None and not place.is_relative_to(folder.resolve())
 
 
 def _workflow(folder: Path, gate: Gate) -> Iterator[Need]:

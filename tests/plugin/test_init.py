@@ -1,12 +1,14 @@
 """`pytest-energy init`: a repository with a model and a pin becomes one with a gate."""
 
 import ast
+import importlib.metadata
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,11 +26,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setattr(nvml, "list_gpus", lambda: ())
+    install_from(monkeypatch, None)
     folder = tmp_path / "repository"
     folder.mkdir()
     git(folder, "init", "--quiet")
     monkeypatch.chdir(folder)
     return folder
+
+
+def install_from(monkeypatch: pytest.MonkeyPatch, origin: dict[str, Any] | None) -> None:
+    """Let this package seem to be installed from there; None: from an index."""
+    found = importlib.metadata.distribution
+    installed = SimpleNamespace(read_text=lambda name: json.dumps(origin) if origin else None)
+    monkeypatch.setattr(
+        "importlib.metadata.distribution",
+        lambda name: installed if name == "pytest-energy" else found(name),
+    )
 
 
 def git(folder: Path, *words: str) -> None:
@@ -373,10 +386,32 @@ def test_an_installation_from_git_is_what_the_gate_installs(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = {"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "0a1b"}}
-    installed = SimpleNamespace(read_text=lambda name: json.dumps(origin))
-    monkeypatch.setattr("importlib.metadata.distribution", lambda name: installed)
+    install_from(monkeypatch, origin)
     save(here / "tiny" / "config.json", CONFIG)
     assert main(["init", "--vllm", "0.20.2"]) == 0
     assert (here / "requirements" / "energy.txt").read_text() == (
         "pytest-energy[report] @ git+https://example.org/x.git@0a1b\n"
+    )
+
+
+def test_an_installation_from_a_folder_asks_where_the_gate_finds_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_from(monkeypatch, {"url": "file:///clone", "dir_info": {"editable": True}})
+    save(here / "tiny" / "config.json", CONFIG)
+    assert main(["init", "--vllm", "0.20.2"]) == 0
+    assert (here / "requirements" / "energy.txt").read_text() == (
+        "pytest-energy[report] @ git+https://github.com/OWNER/pytest-energy@v0.1.0\n"
+    )
+    what = "the address of pytest-energy in requirements/energy.txt, which says OWNER"
+    assert check(capsys)[what] == "write there the account where pytest-energy lies"
+
+
+def test_a_model_beside_the_repository_is_not_in_the_runners_checkout(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(here.parent / "tiny" / "config.json", CONFIG)
+    assert main(["init", "--vllm", "0.20.2", "--model", "../tiny"]) == 0
+    assert check(capsys)["the model ../tiny in this repository"] == (
+        "copy it there, or name the runner's own folder (a whole path) in suites/test_tiny.py"
     )
