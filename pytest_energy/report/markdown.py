@@ -156,7 +156,7 @@ def _history(states: Sequence[HistoryEntry]) -> str:
         "|---|---|---|---:|---:|---|" + "---:|" * 3 + "---|",
     ]
     found = steps.steps(states)[-_MAX_STATES:]
-    for state, step in zip(map(summary.state, newest), found, strict=True):
+    for state, step in zip(summary.states(newest), found, strict=True):
         texts = (
             state.cell,
             state.vllm,

@@ -21,7 +21,7 @@ def page(results: Results, gallery: Gallery) -> str:
         lstrip_blocks=True,
     )
     found, states = causes.causes(results), summary.history(results)
-    history = list(zip(map(summary.state, states), steps.steps(states), strict=True))[-_MAX_STATES:]
+    history = list(zip(summary.states(states), steps.steps(states), strict=True))[-_MAX_STATES:]
     return printable(
         environment.get_template("report.html.j2").render(
             head=summary.headline(results),

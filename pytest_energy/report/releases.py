@@ -170,6 +170,12 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
     Raises:
         ResultsError: there is no valid launch, or a table has none of the reference.
     """
+    if not launches:
+        raise ResultsError(
+            "nothing to compare: each of these launches had another engine co-resident on its "
+            "GPUs.\nJudge them in pairs: pytest --energy-replay DIR/candidate "
+            "--energy-reference-replay DIR/reference"
+        )
     places: dict[Machine, _Place] = {}
     for m in launches:
         on = m.environment
@@ -189,10 +195,7 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
         if place.cells
     ]
     if not found:
-        why = next(
-            (line for place in places.values() for line in place.left_out),
-            "none had its GPUs to itself",
-        )
+        why = next(line for place in places.values() for line in place.left_out)
         raise ResultsError(f"no launch is valid, so there is nothing to compare: {why}.")
     return tuple(found)
 

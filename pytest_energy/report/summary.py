@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
 from pytest_energy.report.explanation import NO_READING, READING
+from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.gpu_shares import gpu_shares
 from pytest_energy.report.results import Entry, HistoryEntry, ReportedSide, Results, Run
 from pytest_energy.report.words import (
@@ -295,11 +296,16 @@ class State:
     reason: str
 
 
-def state(entry: HistoryEntry) -> State:
-    """The state's line."""
+def states(entries: Sequence[HistoryEntry]) -> list[State]:
+    """Their lines; of several GPUs each with its own."""
+    several = len({entry.gpu for entry in entries}) > 1
+    return [_state(entry, f", {named(entry.gpu.uuids)}" * several) for entry in entries]
+
+
+def _state(entry: HistoryEntry, on: str) -> State:
     energy = entry.joules_per_token
     return State(
-        cell=entry.cell.name,
+        cell=f"{entry.cell.name}{on}",
         vllm=entry.vllm,
         date=entry.date[:10],
         energy=f"{energy.value:#.4g} ({energy.low:#.4g} to {energy.high:#.4g})",

@@ -148,6 +148,13 @@ def test_the_history_of_the_store(project: Project) -> None:
     assert widths.iloc[0] == pytest.approx(1.01854, abs=1e-4)
     assert "vLLM 0.0.2" in Path("history/pictures/history-light.svg").read_text()
     assert "| tiny bs=8 64/250 | 0.0.3 |" in Path("history/report.md").read_text()
+    project.record("other", power_w=490.0, environment={"gpu_uuids": ("GPU-b",), "vllm": "0.0.2"})
+    assert project.run("--energy-replay", "other", "--energy-update").ret == 0
+    assert run("history", "baselines", "-o", "history") == 0
+    for page in ("report.md", "report.html"):
+        said = Path("history", page).read_text()
+        assert "tiny bs=8 64/250, GPU-00000000<" in said.replace(" |", "<")
+        assert "tiny bs=8 64/250, GPU-b<" in said.replace(" |", "<")
 
 
 @pytest.mark.parametrize(

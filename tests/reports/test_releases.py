@@ -28,6 +28,7 @@ from tests.conftest import ROOT
 from tests.plugin.project import MARKER
 
 H200 = ROOT / "recordings" / "h200-sxm-141gb"
+INTERLEAVED = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.20.2-to-0.25.1"
 RECORDED = [H200 / "vllm-0.20.2", H200 / "vllm-0.25.1"]
 GPUS = [f"GPU-{n}" + simulated.UUID[5:] for n in range(1, 4)]
 ENERGY = Metric.JOULES_PER_TOKEN
@@ -193,6 +194,11 @@ def test_invalid_launches_are_left_out_and_said(folder: Path) -> None:
     assert line in " ".join("\n".join(release_table.lines(table)).split())
     with pytest.raises(ResultsError, match=r"no launch is valid.* unsteady: J/token rose"):
         releases.tables(made[5:])
+
+
+def test_interleaved_launches_alone_are_judged_in_pairs_instead() -> None:
+    with pytest.raises(ResultsError, match=r"co-resident on its GPUs.\nJudge them in pairs: "):
+        releases.tables(releases.read([INTERLEAVED]))
 
 
 def test_recorded_launches_give_the_ratios_that_pandas_gives(tmp_path: Path) -> None:
