@@ -109,7 +109,7 @@ def _read(paths: Sequence[Path], of_one_engine: bool) -> dict[str, list[Measurem
         if differing and of_one_engine:
             raise RecordingError(
                 f"the recordings of one cell differ in {differing}, so they are not launches of "
-                "one engine. Replay them separately."
+                "one engine on the same GPUs. Replay them separately."
             )
     return cells
 

@@ -179,7 +179,10 @@ def differing_engines(fingerprints: Sequence[Fingerprint]) -> str | None:
     names = "gpu_name", "gpu_uuids", "power_limit_w", "energy_scope", "vllm"
     for name in (*names, "engine_args_under_test"):
         values = sorted(
-            {str(list(f.gpus) if name == "gpu_uuids" else f.plain.get(name)) for f in fingerprints}
+            {
+                " + ".join(f.gpus) if name == "gpu_uuids" else str(f.plain.get(name))
+                for f in fingerprints
+            }
         )
         if len(values) > 1:
             return f"{name} ({', '.join(values)})"
