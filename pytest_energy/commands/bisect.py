@@ -24,7 +24,7 @@ Find the vLLM release at which a cell got worse. Good and bad are launched
 alternately until the gate's rule calls bad regressed; then releases between
 them, with as few launches as the noise allows, until one is found with 99 %
 confidence. Settings that differ there are then set back, one at a time, and
-what each of them costs is told.
+the cost of each is reported.
 
     pytest-energy bisect --versions 0.22.0,0.22.1,0.23.0,0.24.0 \\
         -o bisection -- -k bs8
