@@ -261,7 +261,7 @@ class Readers:
         try:
             model = Model.from_folder(path.parent)
         except UsageError as error:
-            return tells(error, path, "Copy the model's config.json there")
+            return tells(error, path, "Copy the model's config.json there", "Fetch it: git")
         if (model.vocabulary_size or 10**9) < 10_000:
             synthetic_tokenizer.write(self.folder, {"vocab_size": model.vocabulary_size})
 

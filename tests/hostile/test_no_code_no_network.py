@@ -75,6 +75,9 @@ _ALLOWED = {
     ("engines/installed.py", "subprocess"),  # the measured interpreter
     ("commands/gate.py", "subprocess"),  # pytest, before it becomes pytest
     ("commands/checkout.py", "subprocess"),  # git
+    ("commands/one_launch.py", "subprocess"),  # pytest
+    ("commands/one_launch.py", "ctypes"),  # prctl
+    ("engines/workers/vllm_worker.py", "ctypes"),  # CUDA's driver
     ("engines/workers/inside/pytest_energy_weights.py", "torch"),
     ("engines/workers/inside/pytest_energy_weights.py", "vllm"),
     ("engines/workers/vllm_worker.py", "torch"),

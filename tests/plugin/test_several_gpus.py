@@ -97,5 +97,9 @@ def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
         "suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py"
     }
     on_disk = {str(path.relative_to(ROOT)) for path in (ROOT / "suites").rglob("test_*.py")}
-    host_bound = "suites/host_bound/test_llama_3_1_8b_512_in.py"
-    assert on_disk == several | {"suites/test_llama_3_1_8b.py", host_bound}
+    assert on_disk == several | {
+        "suites/test_llama_3_1_8b.py",
+        "suites/host_bound/test_llama_3_1_8b_512_in.py",
+        "suites/releases/test_llama_3_1_8b.py",
+        "suites/releases/test_llama_3_1_8b_bs512.py",
+    }
