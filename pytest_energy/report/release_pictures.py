@@ -8,6 +8,7 @@ from pytest_energy.cell.key import CellKey, canonical
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE
 from pytest_energy.report import charts, plane, release_chart, sides
+from pytest_energy.report.drawing import MAX_SERIES
 from pytest_energy.report.groups import Group, Move, Series
 from pytest_energy.report.pictures import Picture
 from pytest_energy.report.published import Published
@@ -57,28 +58,41 @@ def _of_workload(
 ) -> Iterator[Picture]:
     found = {(f.cell.batch_size, f.release): (f, _side(f)) for f in figures}
     releases = [name for name in table.releases if any(name == release for _, release in found)]
+    drawn = _drawn(releases, table.reference)
     series = tuple(
         Series(
             _label(name),
             tuple((size, side) for (size, release), (_, side) in found.items() if release == name),
         )
-        for name in releases
+        for name in drawn
     )
     key = figures[0].cell
     title = f"{key.model} {key.workload.short} on {table.machine.gpu_name}"
     group = Group(key, title, str(table.machine), series)
-    to_reference, in_a_row = _moves(table, found, releases)
-    drawn = charts.against_batch_size(
+    to_reference, in_a_row = _moves(table, found, drawn)
+    left = len(releases) - len(drawn)
+    note = f" {left} of {len(releases)} releases are not drawn." if left else ""
+    against = charts.against_batch_size(
         f"{prefix}against-batch-size", replace(group, moves=to_reference)
     )
-    if drawn is not None:
-        yield replace(drawn, caption=f"{drawn.caption} Those of changes hold together.")
+    if against is not None:
+        yield replace(against, caption=f"{against.caption} Those of changes hold together.{note}")
     longest = max(chains(releases), key=len)
     if len(longest) < 2:
         return
     in_it = [of for of in figures if of.release in longest]
     yield release_chart.over_releases(f"{prefix}releases", title, table, in_it, published)
-    yield plane.power_throughput_plane(f"{prefix}power-throughput", replace(group, moves=in_a_row))
+    if in_a_row:
+        path = replace(group, moves=in_a_row)
+        picture = plane.power_throughput_plane(f"{prefix}power-throughput", path)
+        yield replace(picture, caption=f"{picture.caption}{note}")
+
+
+def _drawn(releases: Sequence[str], reference: str) -> list[str]:
+    """As many as can be told apart, in order: the reference, else the first, and the newest."""
+    first = reference if reference in releases else releases[0]
+    kept = list(dict.fromkeys([first, *reversed(releases)]))[:MAX_SERIES]
+    return [release for release in releases if release in kept]
 
 
 def _label(release: str) -> str:

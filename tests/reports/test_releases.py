@@ -243,6 +243,17 @@ def test_the_table_fits_in_80_columns_and_its_pictures_on_their_canvas(tmp_path:
     assert "; vLLM 0.25.1 0.07180 J/token (0.07123 to 0.07238), -2.4 %, pass. " in drawn[1].words
 
 
+def test_of_too_many_releases_the_first_and_the_newest_are_drawn(folder: Path) -> None:
+    made = launches(folder, {f"1.{n}": 500.0 + n for n in range(10)}, {GPUS[0]: 1.0})
+    against, over, plane = release_pictures.pictures(releases.tables(made))
+    for picture in (against, plane):
+        assert picture.caption.endswith(" 2 of 10 releases are not drawn.")
+        assert "vLLM 1.0" in picture.words
+        assert "vLLM 1.9" in picture.words
+        assert "vLLM 1.2" not in picture.words
+    assert "vLLM 1.2" in over.words
+
+
 def test_published_points_are_drawn_beside_cells_like_theirs(folder: Path) -> None:
     file = folder / "published.csv"
     file.write_text(
