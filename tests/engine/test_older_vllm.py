@@ -11,6 +11,7 @@ import pytest
 
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.offline import OfflineEngine
+from pytest_energy.engines.server import ServerEngine
 from pytest_energy.engines.workers import vllm_worker
 from pytest_energy.errors import EngineError
 from tests.engine.conftest import FAKE_PACKAGES
@@ -77,6 +78,14 @@ def test_what_it_does_not_do_is_refused(
         OfflineEngine(v0_python, {"model": "tiny", **arguments}, 120, 120) as engine,
     ):
         drive(engine, 4, 1_000_000)
+
+
+def test_its_server_is_refused(v0_python: str) -> None:
+    with (
+        pytest.raises(EngineError, match=r"has no V1 engine(.|\n)*engine='offline'"),
+        ServerEngine(v0_python, {"model": "tiny"}, 120, 120),
+    ):
+        pass
 
 
 def test_gpus_that_it_cannot_read_by_name_are_refused(

@@ -1,8 +1,9 @@
 """A stand-in for vLLM 0.5.4, whose engine is a V0.
 
 It has no kinds of outputs: each holds all tokens of its request so far. A step computes prompts or
-generates. The engine cannot sleep, holds the parts of its configuration itself, and its platform
-knows no UUIDs. The engine argument `fault` may be "short": requests end one token early.
+generates. The engine holds the parts of its configuration itself, its platform knows no UUIDs, and,
+as in releases that came later, sleeping drops the KV cache. The engine argument `fault` may be
+"short": requests end one token early.
 """
 
 import os
@@ -59,6 +60,12 @@ class LLMEngine:
         for name in request_id:
             self.waiting.pop(name, None)
             self.running.pop(name, None)
+
+    def is_sleeping(self):
+        return False
+
+    def sleep(self, level=1):
+        raise AssertionError("the KV cache is lost")
 
     def stop_remote_worker_execution_loop(self):
         assert not self.running
