@@ -36,7 +36,12 @@ class Further:
     def judgement(self, question: Question, evidence: Evidence, budget: int | None) -> Judgement:
         """What the launches so far say; `budget` as in `Judge.judge`."""
         judgement = self.judge.judge(
-            question.metric, question.limits, evidence.measurements, evidence.reference, budget
+            question.metric,
+            question.limits,
+            evidence.measurements,
+            evidence.reference,
+            budget,
+            self._set_aside(question.cell, evidence),
         )
         return replace(
             judgement, left_out=evidence.left_out, reference_from=evidence.reference_from
@@ -71,23 +76,21 @@ class Further:
         if self.settings.reference is None and not reference.may_install(cell.key, on, self.store):
             return 0
         trusted = self.stand_in is None or not (
-            self.stand_in.is_out_of_band(on) or self._is_outdated(cell, evidence, self.stand_in)
+            self.stand_in.is_out_of_band(on) or self._set_aside(cell, evidence)
         )
         in_run = evidence.reference_from == "run"
         if not in_run and trusted and not self._asks_for_reference(cell, evidence):
             return 0
         return min(made + 1, reference.MOST_LAUNCHES)
 
-    def _is_outdated(self, cell: Cell, evidence: Evidence, stand_in: StandIn) -> bool:
-        """Whether the cell would be judged by a baseline from before the machine changed."""
+    def _set_aside(self, cell: Cell, evidence: Evidence) -> str:
+        """Why the cell's baseline stands for no launch made now; empty if it does, or need not."""
+        if self.stand_in is None or evidence.reference_from or not evidence.measurements:
+            return ""
         on = evidence.measurements[-1].environment
         stored = self.store.find(cell.key, on.gpu_name, on.gpus)
-        return (
-            not evidence.reference_from
-            and stored is not None
-            and self.judge.counts(stored)
-            and stand_in.is_outdated(stored, on)
-        )
+        counts = stored is not None and self.judge.counts(stored)
+        return self.stand_in.set_aside(stored, on) if stored and counts else ""
 
     def _asks_for_reference(self, cell: Cell, evidence: Evidence) -> bool:
         """Whether what is stored or cached does not do; asked where a run looks at its launches."""

@@ -195,12 +195,17 @@ class StandIn:
         """Whether the GPUs are not what they were, so that no earlier launch stands for one now."""
         return self._launches(on.gpus).chart(Machine.of(on)).is_out
 
-    def is_outdated(self, baseline: Baseline, on: Fingerprint) -> bool:
-        """Whether the machine has changed since a baseline of these GPUs: driver, kernel, ..."""
-        changed = Machine.of(baseline.environment).has_become(Machine.of(on))
-        if changed:
+    def set_aside(self, baseline: Baseline, on: Fingerprint) -> str:
+        """Why a baseline of these GPUs stands for no launch made now; empty if it does."""
+        was, machine = Machine.of(baseline.environment), Machine.of(on)
+        if was.has_become(machine):
             self._outdated.setdefault(on.gpus, {})[baseline.key] = baseline
-        return changed
+            changed = was.differences(machine)
+            return f"the baseline is from before the machine changed ({changed}), and is set aside"
+        if self.is_out_of_band(on):
+            state = gpu_chart.state(self._launches(on.gpus), machine)
+            return f"the baseline is set aside, since the GPU is {state}"
+        return ""
 
     def cached(self, key: CellKey, on: Fingerprint) -> list[Cached]:
         """Launches of a cell that were made on these GPUs, newest first."""

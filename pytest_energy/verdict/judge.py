@@ -53,6 +53,7 @@ class Judge:
         candidate: Sequence[Measurement],
         reference: Sequence[Measurement] = (),
         budget: int | None = None,
+        set_aside: str = "",
     ) -> Judgement:
         """Judge one metric of one cell.
 
@@ -62,6 +63,7 @@ class Judge:
             reference: of the interleaved engine, one per pair, or of launches that stand in for a
                 baseline; empty for the stored baseline.
             budget: launches at most; None to judge all launches at once.
+            set_aside: why the stored baseline must not be compared with; empty if it may be.
 
         Raises:
             BaselineError, NoiseError: a file is damaged.
@@ -90,6 +92,7 @@ class Judge:
             noise,
             self.store.near_misses(key, gpu_name, on) if baseline is None else (),
             vary[metric],
+            set_aside,
         )
 
     def launches_of_baseline(
@@ -143,6 +146,7 @@ def judge(
     noise: Mapping[Metric, NoiseFloor] = ASSUMED_NOISE,
     near_misses: Sequence[NearMiss] = (),
     vary: Variation | None = None,
+    set_aside: str = "",
 ) -> Judgement:
     """Judge the launches of one cell by its reference.
 
@@ -155,8 +159,11 @@ def judge(
         noise: of the runner, between launches.
         near_misses: why other baselines do not fit, if there is no reference.
         vary: how much periods differ, of engines that were interleaved period by period.
+        set_aside: why the reference must not be compared with; empty if it may be.
     """
-    case = case_of(metric, candidate, reference, limits, terms, noise[metric], near_misses)
+    case = case_of(
+        metric, candidate, reference, limits, terms, noise[metric], near_misses, set_aside
+    )
     decision = decide(case, terms)
     compared = reference if decision.ratio is not None else None
     undecided = decision.ratio if decision.verdict is Verdict.INCONCLUSIVE else None

@@ -28,8 +28,9 @@ def case_of(
     terms: Terms,
     noise: NoiseFloor,
     near_misses: Sequence[NearMiss],
+    set_aside: str = "",
 ) -> Case:
-    """What the rule looks at."""
+    """What the rule looks at; the arguments are those of judge.py."""
     tolerance = terms.tolerance(metric, limits.tolerance)
     if metric is not Metric.JOULES_PER_TOKEN:
         limits = NO_LIMITS  # each limit is checked once, with J/token
@@ -42,7 +43,8 @@ def case_of(
         candidate=[getattr(m, metric.value) for m in candidate],
         reference=getattr(reference, metric.value) if reference else (),
         noise=noise,
-        not_comparable=_not_comparable(candidate, reference, terms.paired, near_misses),
+        not_comparable=_not_comparable(candidate, reference, terms.paired, near_misses)
+        or ([set_aside] if set_aside else []),
         missing=_missing(near_misses) if reference is None else (),
         slow=_slow(candidate, limits),
         over_budget=_over_budget(candidate, limits),

@@ -429,6 +429,61 @@ def test_a_baseline_from_before_the_machine_changed_passes_no_engine(
     assert engines.launched == ["new"]
 
 
+@pytest.mark.parametrize(
+    ("ends", "because"),
+    [
+        (1, "the reference was not launched: no further launch would have ended within *"),
+        (9, "the reference could not be launched on this GPU: *illegal memory access*"),
+    ],
+)
+def test_nor_if_the_reference_cannot_be_launched(
+    project: Project,
+    engines: Engines,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: int,
+    because: str,
+) -> None:
+    project.record("before", environment={"driver": "580", "date": "2026-11-01"})
+    assert project.run("--energy-replay", "before", "--energy-update").ret == 0
+    engines.gpu, engines.driver, engines.fails = ELSEWHERE, "590", {("old", 1)}
+    engines.power_w = lambda name, launch: 488.0
+    monkeypatch.setattr(
+        GpuMinutes, "allow_another", property(lambda _: len(engines.launched) < ends)
+    )
+    result = run(project, engines, "-k", "test_energy", "--energy-minutes", "9")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "NOT COMPARABLE: tiny bs=2 *",
+            "  the baseline is from before the machine changed (driver 580 → 590*), and is set *",
+            f"  {because}",
+        ]
+    )
+
+
+def test_a_baseline_passes_no_engine_on_a_gpu_that_left_its_band(
+    project: Project, engines: Engines
+) -> None:
+    measure_reference(project, engines, 4)
+    engines.power_w = lambda name, launch: 600.0
+    run(project, engines)
+    chart = next((project.path / "cache").rglob("launches.jsonl"))
+    there = chart.parent.with_name(ELSEWHERE.lower())
+    chart.parent.rename(there)
+    lines = (there / "launches.jsonl").read_text().replace(HERE, ELSEWHERE)
+    (there / "launches.jsonl").write_text(lines)
+    engines.gpu, engines.fails = ELSEWHERE, {("old", 1)}
+    engines.power_w = lambda name, launch: 500.0
+    result = run(project, engines, "-k", "test_energy and bs2")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "NOT COMPARABLE: tiny bs=2 *",
+            "  the baseline is set aside, since the GPU is out of its band since 20*",
+        ]
+    )
+
+
 def test_a_cell_that_the_cache_leaves_undecided_gets_launches_of_both(
     project: Project, engines: Engines
 ) -> None:
