@@ -17,6 +17,7 @@ from pytest_energy.store import baseline_file, files
 from pytest_energy.store.baseline import Baseline, EarlierBaseline
 from pytest_energy.store.baseline_file import Entry
 from pytest_energy.store.drift import Drift, drift
+from pytest_energy.store.gpu_launches import Machine
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,9 @@ class Store:
             tolerance: relative, by metric ("joules_per_token", "tokens_per_s"): a loss against the
                 best or the oldest engine before that reaches it needs a reason (drift.py).
             reason: why such a loss is accepted.
-            reference: launches of the reference on the same GPUs. They begin the history if there
-                is none, and link these GPUs with those that have run it.
+            reference: launches of the reference. They begin the history if there is none, and link
+                these GPUs with those that have run it; those on other GPUs, or from before the
+                machine changed, do not count.
 
         Raises:
             BaselineError: fewer than three launches, a launch twice, an invalid measurement,
@@ -168,10 +170,8 @@ class Store:
         with exclusively(self.folder):
             self._files.clear()  # other processes may have changed them
             self._listing.forget()
-            earlier = [m for m in reference if m.valid and not m.co_resident]
-            return self._replace(
-                [m for _, m in sorted(launches.items())], tolerance, reason, earlier
-            )
+            measured = [m for _, m in sorted(launches.items())]
+            return self._replace(measured, tolerance, reason, _alike(reference, measured[0]))
 
     def _replace(
         self,
@@ -197,7 +197,8 @@ class Store:
             if (other.key, other.gpu_name) == (key, baseline.gpu_name)
             and other.gpus != baseline.gpus
         ]
-        held_up = _words(drift(baseline, elsewhere, tolerance), baseline)
+        found = drift(baseline, elsewhere, tolerance)
+        held_up = _words(found._replace(unlinked=()) if previous else found, baseline)
         if held_up and reason is None:
             raise BaselineError(held_up)
         if held_up:
@@ -275,6 +276,17 @@ def _words(found: Drift, baseline: Baseline) -> str:
             f"need not be known: {why}"
         )
     return ""
+
+
+def _alike(reference: Sequence[Measurement], measured: Measurement) -> list[Measurement]:
+    """The launches of the reference that were made as those that were measured."""
+    now = measured.environment
+    return [
+        m
+        for m in reference
+        if m.valid and not m.co_resident and (m.key, m.environment.gpus) == (measured.key, now.gpus)
+        and not Machine.of(m.environment).has_become(Machine.of(now))
+    ]  # fmt: skip
 
 
 def _not_one_baseline(launches: Sequence[Measurement]) -> str | None:

@@ -26,8 +26,8 @@ class Drift(NamedTuple):
 
     Attributes:
         losses: that reach the tolerance, one line per metric.
-        unlinked: versions of the engines that other GPUs have run, if neither this one is among
-            them nor this GPU has an earlier baseline.
+        unlinked: versions of the engines that other GPUs have run, if this GPU has run none of
+            them.
     """
 
     losses: tuple[str, ...] = ()
@@ -51,8 +51,8 @@ def drift(new: Baseline, elsewhere: Sequence[Baseline], tolerance: Mapping[str, 
     accepted = max((i for i, state in enumerate(new.history) if state.update_reason), default=0)
     before = [(state, "") for state in new.history[accepted:]]
     before += [(state, " on other GPUs") for state in _carried(new, elsewhere)]
-    if not before and known and _engine(new.as_history) not in known:
-        return Drift(unlinked=tuple(sorted({str(vllm) for vllm, _ in known})))
+    linked = any(_engine(state) in known for state in _states(new))
+    unlinked = () if linked else tuple(sorted({str(vllm) for vllm, _ in known}))
     losses = []
     for metric, unit, worse, best in _METRICS:
         if not before or metric not in tolerance:
@@ -60,7 +60,7 @@ def drift(new: Baseline, elsewhere: Sequence[Baseline], tolerance: Mapping[str, 
         figures = {state: float(getattr(state, metric)) for state, _ in before}
         for name, (old, where) in (
             ("best", best(before, key=lambda entry: figures[entry[0]])),
-            ("oldest", min(before, key=lambda entry: entry[0].date or "")),
+            ("oldest", min(before, key=lambda entry: _date(entry[0]))),
         ):
             change = getattr(new.summary, metric) / figures[old] - 1
             if worse * change >= tolerance[metric]:
@@ -69,13 +69,14 @@ def drift(new: Baseline, elsewhere: Sequence[Baseline], tolerance: Mapping[str, 
                     f"({figures[old]:g}, vLLM {old.vllm}, {old.date})"
                 )
                 break
-    return Drift(tuple(losses))
+    return Drift(tuple(losses), unlinked)
 
 
 def _carried(new: Baseline, elsewhere: Sequence[Baseline]) -> list[EarlierBaseline]:
     """The engines that other GPUs alone have run, with what they would take on this one."""
     rows = [(gpu, state) for gpu, of in enumerate((new, *elsewhere)) for state in _states(of)]
-    newest = {_engine(state): state for _, state in sorted(rows, key=lambda row: row[1].date or "")}
+    in_order = sorted((state for _, state in rows), key=_date)
+    newest = {_engine(state): state for state in in_order}
     first = 1 + len(elsewhere)
     node_of = {engine: node for node, engine in enumerate(newest, first)}  # after those of the GPUs
     nodes = first + len(newest)
@@ -87,12 +88,14 @@ def _carried(new: Baseline, elsewhere: Sequence[Baseline]) -> list[EarlierBaseli
     _, groups = connected_components(links, directed=False)
     logs = [[math.log(state.joules_per_token), math.log(state.tokens_per_s)] for _, state in rows]
     levels = np.linalg.lstsq(design, np.asarray(logs))[0]
-    accepted = max((state.date or "" for _, state in rows if state.update_reason), default="")
+    accepted = max(
+        (_date(state) for gpu, state in _accepted(rows) if groups[gpu] == groups[0]), default=""
+    )
     here = {_engine(state) for state in _states(new)}
     carried = []
     for engine, state in newest.items():
         node = node_of[engine]
-        if engine in here or groups[node] != groups[0] or (state.date or "") < accepted:
+        if engine in here or groups[node] != groups[0] or _date(state) < accepted:
             continue
         energy, rate = (rounded(float(figure)) for figure in np.exp(levels[0] + levels[node]))
         carried.append(
@@ -101,6 +104,29 @@ def _carried(new: Baseline, elsewhere: Sequence[Baseline]) -> list[EarlierBaseli
             )
         )
     return carried
+
+
+def _accepted(rows: Sequence[tuple[int, EarlierBaseline]]) -> list[tuple[int, EarlierBaseline]]:
+    """The losses that were accepted with a reason, and on which GPU.
+
+    A GPU's first baseline, if no other GPU had run its engine by then, has one for want of a link.
+    """
+    first = dict(reversed(rows))
+    run_before = {
+        (gpu, state)
+        for gpu, state in rows
+        for other, earlier in rows
+        if other != gpu and _engine(earlier) == _engine(state) and _date(earlier) <= _date(state)
+    }
+    return [
+        row
+        for row in rows
+        if row[1].update_reason and (row[1] != first[row[0]] or row in run_before)
+    ]
+
+
+def _date(state: EarlierBaseline) -> str:
+    return state.date or ""
 
 
 def _states(baseline: Baseline) -> list[EarlierBaseline]:

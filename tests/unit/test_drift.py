@@ -93,6 +93,46 @@ def test_an_engine_and_a_gpu_that_are_both_new_need_a_reference_or_a_reason(
     assert found.update_reason is None
 
 
+def test_a_reference_that_links_nothing_is_no_answer(cell: Cell, store: Store) -> None:
+    """Neither the engine itself, nor launches on another GPU, nor under another power limit."""
+    update(store, launches(cell, "GPU-a", 0, 1.0))
+    new = launches(cell, "GPU-b", 1, 0.9)
+    other_limit = [
+        replace(m, environment=replace(m.environment, power_limit_w=400.0))
+        for m in launches(cell, "GPU-b", 0, 0.9, count=2)
+    ]
+    for reference in (
+        launches(cell, "GPU-b", 1, 0.9),
+        launches(cell, "GPU-a", 0, 1.0),
+        other_limit,
+    ):
+        with pytest.raises(BaselineError, match="whether the baseline would drift is unknown"):
+            update(store, new, reference)
+    update(store, new, launches(cell, "GPU-b", 0, 0.9, count=2))
+
+
+def test_a_reason_for_want_of_a_link_accepts_no_loss(cell: Cell, store: Store) -> None:
+    """Neither before the GPU is linked nor afterwards."""
+
+    def fork(gpu: str, day: int) -> list[Measurement]:
+        changed = {"vllm": "fork", "date": f"day {day:02d}"}
+        return [
+            replace(m, environment=replace(m.environment, **changed))
+            for m in launches(cell, gpu, 1, 1.0)
+        ]
+
+    update(store, launches(cell, "GPU-a", 0, 1.0))
+    update(store, launches(cell, "GPU-c", 0, 1.1))
+    update(store, launches(cell, "GPU-c", 1, 1.1))
+    update(store, launches(cell, "GPU-d", 1, 1.2))
+    update(store, fork("GPU-z", 1), reason="a new GPU")
+    with pytest.raises(BaselineError, match=r"J/token \+4\.0 % against the best entry on other"):
+        update(store, launches(cell, "GPU-d", 2, 1.2))
+    update(store, fork("GPU-a", 2))
+    with pytest.raises(BaselineError, match=r"J/token \+4\.0 % against the best entry on other"):
+        update(store, launches(cell, "GPU-d", 2, 1.2))
+
+
 def test_another_gpu_model_and_another_cell_are_no_link_and_none_is_asked_for(
     cell: Cell, store: Store
 ) -> None:
@@ -144,7 +184,7 @@ def test_ten_steps_of_two_percent_do_not_pass_wherever_they_are_stored(
         new = replace(of(number), history=history)
         elsewhere = [kept[other] for other in kept if other != gpu]
         found = drift(new, elsewhere, TOLERANCE)
-        if found.unlinked:
+        if found.unlinked and not previous:
             new = replace(new, history=(of(number - 1).as_history,))
             found = drift(new, elsewhere, TOLERANCE)
             assert not found.unlinked
