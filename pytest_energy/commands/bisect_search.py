@@ -201,7 +201,7 @@ class Search:
             print(f"pytest-energy: {said}", flush=True)
 
         def launches(arm: Arm) -> list[float]:
-            return self._values(self.kept.of(_name(candidate, arm)))
+            return self._values(self.kept.of(_name(candidate, arm), arm.arguments))
 
         def measured(of: Sequence[Arm]) -> list[Made]:
             """Of those that could be launched, one launch of each after the other."""
@@ -226,7 +226,7 @@ class Search:
     def _arm(self, candidate: Candidate, arm: Arm) -> str | None:
         """Launch a release with settings set back; returns why that cannot be, else None."""
         name = _name(candidate, arm)
-        made = self.kept.of(name)
+        made = self.kept.of(name, arm.arguments)
 
         def not_taken() -> str:
             return "; ".join(arm.not_taken(made[-1].environment.engine_settings)) if made else ""

@@ -12,8 +12,10 @@ from pytest_energy.errors import UsageError
 from pytest_energy.measure.measurement import Measurement, measure
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
+from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.recording.folder import files_below
 from pytest_energy.store.baseline import Baseline
+from pytest_energy.store.gpu_launches import Machine
 from pytest_energy.verdict.judge import judge
 from pytest_energy.verdict.rule import Verdict
 
@@ -31,8 +33,11 @@ class KeptLaunches:
     suite: Suite
     _known: dict[str, list[Measurement]] = field(default_factory=dict)
 
-    def of(self, name: str) -> list[Measurement]:
+    def of(self, name: str, engine_args: Sequence[str] = ()) -> list[Measurement]:
         """The valid launches of an engine, in the order in which they were made.
+
+        Args:
+            name, engine_args: of the engine, as in `add`.
 
         Raises:
             RecordingError: a file is damaged.
@@ -43,7 +48,7 @@ class KeptLaunches:
             read = _measured(place) if place.is_dir() and files_below(place) else []
             self._known[name] = []
             for m in sorted((m for m in read if m.valid), key=lambda m: m.launch_id):
-                self._refuse_other(m, str(place))
+                self._refuse_other(m, str(place), name, engine_args)
                 self._known[name].append(m)
         return self._known[name]
 
@@ -59,7 +64,7 @@ class KeptLaunches:
                 others. Its recordings are kept where no later call finds them.
             OSError: the folder cannot be used.
         """
-        kept, place = self.of(name), self._place(name)
+        kept, place = self.of(name, engine_args), self._place(name)
         numbers = [int(path.name) for path in place.glob("*") if path.name.isdecimal()]
         folder = place / str(max(numbers, default=0) + 1)
         suite = replace(self.suite, engine_args=(*self.suite.engine_args, *engine_args))
@@ -70,7 +75,7 @@ class KeptLaunches:
             found = _measured(folder)
             _refuse_several(found)
             (m,) = found
-            self._refuse_other(m, f"this launch of {name}")
+            self._refuse_other(m, f"this launch of {name}", name, engine_args)
         except UsageError:
             folder.rename(place / f".{found[0].launch_id}")  # hidden from readers, and not lost
             raise
@@ -84,8 +89,15 @@ class KeptLaunches:
         digest = "" if slug == name else f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
         return self.folder / f"{slug}{digest}"
 
-    def _refuse_other(self, found: Measurement, what: str) -> None:
-        """Refuse what cannot be compared with the launches known so far."""
+    def _refuse_other(
+        self, found: Measurement, what: str, name: str, engine_args: Sequence[str]
+    ) -> None:
+        """Refuse what cannot be compared with the launches known so far.
+
+        Args:
+            found, what: a launch, and in words.
+            name, engine_args: of its engine.
+        """
         first = next((known[0] for known in self._known.values() if known), None)
         if first is None:
             return
@@ -98,13 +110,40 @@ class KeptLaunches:
         if not found.valid:
             return
         judged = judge(Metric.JOULES_PER_TOKEN, [found], Baseline.of([first]))
-        if judged.verdict is Verdict.NOT_COMPARABLE:
+        reasons = judged.reasons if judged.verdict is Verdict.NOT_COMPARABLE else ()
+        of_engine = (self._known[name] or [found])[0].environment
+        reasons = reasons or _changed(first.environment, of_engine, found.environment, engine_args)
+        if reasons:
             gpu = first.environment.gpu_uuids[0]
             raise UsageError(
-                f"{what} cannot be compared with the others: {'; '.join(judged.reasons)}.\n"
+                f"{what} cannot be compared with the others: {'; '.join(reasons)}.\n"
                 f"Go on as they were made, on the same GPU (export CUDA_VISIBLE_DEVICES={gpu}), or "
                 "start anew: --output DIR"
             )
+
+
+def _changed(
+    first: Fingerprint, of_engine: Fingerprint, now: Fingerprint, engine_args: Sequence[str]
+) -> tuple[str, ...]:
+    """What is not as it was when a search began, and may be taken for a release.
+
+    Args:
+        first, of_engine: the first launch of all, and of the same engine.
+        now: a later launch.
+        engine_args: that make this engine what it is.
+    """
+    machines = Machine.of(first), Machine.of(now)
+    found = [machines[0].differences(machines[1])] if machines[0].has_become(machines[1]) else []
+    own = {argument.partition("=")[0] for argument in engine_args}
+    was, given = (
+        {name: value for name, value in of.engine_args_under_test.items() if name not in own}
+        for of in (first, now)
+    )
+    if was != given:
+        found.append(f"settings under test {was or 'none'} → {given or 'none'}")
+    if of_engine.vllm != now.vllm:
+        found.append(f"vLLM {of_engine.vllm} → {now.vllm}")
+    return tuple(found)
 
 
 def _measured(folder: Path) -> list[Measurement]:

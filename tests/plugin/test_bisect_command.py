@@ -331,6 +331,46 @@ def test_gpus_and_power_limits_are_not_mixed(
     assert answer()["launches_now"] == len(engines.launched) - 5
 
 
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        ({"driver": "590"}, "driver 580 → 590"),
+        ({"engine_args_under_test": {"x": 1}}, "settings under test none → {'x': 1}"),
+        ({"vllm": "2.0"}, "vLLM 1.0 → 2.0"),
+    ],
+)
+def test_a_search_goes_on_as_it_began(
+    engines: Engines, capsys: pytest.CaptureFixture[str], now: dict[str, Any], says: str
+) -> None:
+    engines.environment = {"driver": "580"}
+    assert bisect(versions=("1.0", "1.5")) == 0
+    *_, last = sorted(Path("found/launches/1.0").rglob("*.gz"))
+    last.unlink()
+    last.parent.rmdir()
+    engines.environment |= now
+    assert bisect() == 2
+    said = capsys.readouterr().err
+    assert f"this launch of 1.0 cannot be compared with the others: {says}.\n" in said
+
+
+def test_settings_that_are_set_back_are_no_change_of_the_search(engines: Engines) -> None:
+    engines.settings = {v: {"block_size": 16 if v < WORSE else 32} for v in VERSIONS}
+    record = engines.record
+
+    def told(suite: Suite, python: str, folder: Path) -> str | None:
+        given = {"block_size": 16} if suite.engine_args else {}
+        engines.environment = {"engine_args_under_test": {**given, "x": 1}}
+        return record(suite, python, folder)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(one_launch, "record", told)
+        assert bisect() == 0
+        assert bisect() == 0
+    (part,) = answer()["ablation"]["set_back"]
+    assert part["values"] == {"block_size": 16}
+    assert answer()["launches_now"] == 0
+
+
 def test_another_cell_needs_another_folder(
     engines: Engines, capsys: pytest.CaptureFixture[str]
 ) -> None:
