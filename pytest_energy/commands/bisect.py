@@ -183,9 +183,10 @@ def _lines(requirements: Path) -> list[str]:
     """
     try:
         lines = requirements.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise UsageError(
-            f"{requirements} cannot be read: {error.strerror}.\n"
+            f"{requirements} cannot be read: {why}.\n"
             "Give a file with one requirement or wheel of vLLM per line: --requirements FILE"
         ) from None
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
