@@ -261,6 +261,12 @@ def read(folder: Path, gpus: Sequence[str] | None, now: datetime.datetime) -> Gp
         gpus: UUIDs, sorted; None for those of the first line.
         now: dates that lie more than a day ahead do not count.
     """
+    made = [line for line in _lines(folder, gpus) if line.made <= now + AHEAD]
+    return GpuLaunches(tuple(sorted(made, key=lambda line: line.made)))
+
+
+def _lines(folder: Path, gpus: Sequence[str] | None) -> list[Line]:
+    """The lines in a folder, whatever their dates; `gpus` as in `read`."""
     found: dict[tuple[str, str], Line] = {}
     with contextlib.suppress(OSError, Malformed):
         content = untrusted.read(folder / NAME, _MAX_BYTES)
@@ -268,20 +274,24 @@ def read(folder: Path, gpus: Sequence[str] | None, now: datetime.datetime) -> Gp
             with contextlib.suppress(Malformed):
                 line = checked(_LINE, untrusted.parse(text))
                 gpus = line.gpus if gpus is None else gpus
-                if line.gpus == tuple(gpus) and line.made <= now + AHEAD:
+                if line.gpus == tuple(gpus):
                     found[line.launch_id, line.cell] = line
-    return GpuLaunches(tuple(sorted(found.values(), key=lambda line: line.made)))
+    return list(found.values())
 
 
 def append(folder: Path, measured: Measurement, now: datetime.datetime) -> None:
     """Add a launch's line, in place of the oldest if there are too many.
+
+    Lines from the future are kept, for the clock may be behind, and are the first to make room.
 
     Raises:
         OSError: it could not be written; the file is as it was.
     """
     new = Line.of(measured)
     with exclusively(folder):
-        known = {(of.launch_id, of.cell): of for of in read(folder, new.gpus, now).lines}
-        lines = [*(known | {(new.launch_id, new.cell): new}).values()][-MOST_LINES:]
+        place = new.launch_id, new.cell
+        known = [of for of in _lines(folder, new.gpus) if (of.launch_id, of.cell) != place]
+        known.sort(key=lambda line: (line.made <= now + AHEAD, line.made))
+        lines = [*known, new][-MOST_LINES:]
         content = b"".join(_LINE.dump_json(line) + b"\n" for line in lines)
         write_atomically(folder / NAME, content)

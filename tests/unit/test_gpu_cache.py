@@ -52,3 +52,18 @@ def test_runs_that_add_and_read_at_once_lose_no_launch_and_read_no_part_of_one(
         newest = [f"20261128T{number:02}0000-123456" for number in range(9, 9 - MOST_LAUNCHES, -1)]
         left = cache.find(of.key, on, ENGINE, {})
         assert [kept.measured.launch_id for kept in left] == newest
+
+
+def test_a_clock_that_is_behind_for_a_while_costs_no_line_of_the_chart(
+    cell: Cell, tmp_path: Path
+) -> None:
+    before, meanwhile = kept(cell, 1), kept(cell, 2)
+    early = replace(meanwhile.environment, date="2020-01-01T00:00:00+00:00")
+    GpuCache(tmp_path, NOW).add(before)
+    behind = GpuCache(tmp_path, datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
+    behind.add(replace(meanwhile, environment=early))
+    gpus = before.environment.gpus
+    assert [of.launch_id for of in behind.launches(gpus).lines] == [meanwhile.launch_id]
+    assert {of.launch_id for of in GpuCache(tmp_path, NOW).launches(gpus).lines} == {
+        before.launch_id, meanwhile.launch_id
+    }  # fmt: skip
