@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_energy.commands import releases
+from pytest_energy.commands import one_launch, releases
 from pytest_energy.commands.kept_launches import KeptLaunches
 from pytest_energy.commands.releases import Release
 from pytest_energy.errors import LaunchError, UsageError
@@ -163,7 +163,13 @@ class Search:
         return f"the change is between {after} and {until}"
 
     def _environment(self, candidate: Candidate) -> str | None:
-        """Make a release's environment; returns why that failed, else None."""
+        """Make a release's environment; returns why that failed, else None.
+
+        Raises:
+            UsageError: there is no GPU to launch it on.
+        """
+        if candidate.release is None:
+            one_launch.visible_gpus()
         try:
             candidate.python()
         except UsageError as error:

@@ -40,6 +40,26 @@ class Suite:
     engine_args: tuple[str, ...] = ()
 
 
+def visible_gpus(instead: str = "") -> tuple[str, ...]:
+    """The UUIDs of the GPUs that launches can be made on, sorted.
+
+    Args:
+        instead: what can be done without one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from pytest_energy.meters.nvml import visible_uuids
+
+    gpus = tuple(sorted(visible_uuids()))
+    if not gpus:
+        raise UsageError(
+            "no GPU is visible, so there is nothing to measure on.\n"
+            f"Look for why: pytest-energy doctor. {instead}".rstrip()
+        )
+    return gpus
+
+
 def record(suite: Suite, python: str, folder: Path) -> str | None:
     """Launch the suite's cells once; returns why that failed, in words, else None.
 

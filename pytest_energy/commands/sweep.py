@@ -217,14 +217,7 @@ def _gpus() -> tuple[str, ...]:
     Raises:
         UsageError: there are none, or which of several is not said.
     """
-    from pytest_energy.meters.nvml import visible_uuids
-
-    gpus = tuple(sorted(visible_uuids()))
-    if not gpus:
-        raise UsageError(
-            "no GPU is visible, so there is nothing to measure on.\n"
-            "Look for why: pytest-energy doctor. Or compare recordings: --table DIR"
-        )
+    gpus = one_launch.visible_gpus("Or compare recordings: --table DIR")
     if len(gpus) > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
         raise UsageError(
             f"{len(gpus)} GPUs are visible, and a sweep is of one (or of as many as its engine "

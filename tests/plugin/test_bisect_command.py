@@ -80,6 +80,7 @@ class Engines:
 def engines(project: Project, monkeypatch: pytest.MonkeyPatch) -> Engines:
     made = Engines(project)
     monkeypatch.setattr(one_launch, "record", made.record)
+    monkeypatch.setattr("pytest_energy.meters.nvml.visible_uuids", lambda: (simulated.UUID,))
     monkeypatch.setattr(
         one_launch, "refuse_uncollected", lambda suite: one_launch.refuse_without_tests(suite.path)
     )
@@ -94,6 +95,18 @@ def engines(project: Project, monkeypatch: pytest.MonkeyPatch) -> Engines:
 def bisect(*arguments: str, versions: Sequence[str] = VERSIONS) -> int:
     given = () if not versions else ("--versions", ",".join(versions))
     return main(["bisect", *given, "--suites", "test_tiny.py", "-o", "found", *arguments])
+
+
+def test_without_a_gpu_no_environment_is_made(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pytest_energy.meters.nvml.visible_uuids", lambda: ())
+    monkeypatch.setattr(releases, "made", lambda *_: pytest.fail("an environment was made"))
+    assert bisect() == 2
+    assert capsys.readouterr().err == (
+        "pytest-energy: no GPU is visible, so there is nothing to measure on.\n"
+        "Look for why: pytest-energy doctor.\n"
+    )
 
 
 def answer() -> dict[str, Any]:
