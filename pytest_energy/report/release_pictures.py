@@ -61,7 +61,7 @@ def _of_workload(
     drawn = _drawn(releases, table.reference)
     series = tuple(
         Series(
-            _label(name),
+            _label(name, table.reference),
             tuple((size, side) for (size, release), (_, side) in found.items() if release == name),
         )
         for name in drawn
@@ -76,7 +76,8 @@ def _of_workload(
         f"{prefix}against-batch-size", replace(group, moves=to_reference)
     )
     if against is not None:
-        yield replace(against, caption=f"{against.caption} Those of changes hold together.{note}")
+        together = "Those of changes hold for all cells and releases together."
+        yield replace(against, caption=f"{against.caption} {together}{note}")
     longest = max(chains(releases), key=len)
     if len(longest) < 2:
         return
@@ -95,8 +96,8 @@ def _drawn(releases: Sequence[str], reference: str) -> list[str]:
     return [release for release in releases if release in kept]
 
 
-def _label(release: str) -> str:
-    return f"vLLM {release}"
+def _label(release: str, reference: str) -> str:
+    return f"vLLM {release}{' (reference)' * (release == reference)}"
 
 
 def _side(of: Figures) -> ReportedSide:
@@ -122,9 +123,9 @@ def _moves(
         for name in made:
             ratio = found[size, name][0].ratios.get(Metric.JOULES_PER_TOKEN.value)
             if ratio is not None:
-                to_reference.append(_move(found, size, table.reference, name, ratio))
+                to_reference.append(_move(table, found, size, table.reference, name, ratio))
         in_a_row += [
-            _move(found, size, before, name, None)
+            _move(table, found, size, before, name, None)
             for chain in chains(made)
             for before, name in itertools.pairwise(chain)
         ]
@@ -132,6 +133,7 @@ def _moves(
 
 
 def _move(
+    table: Table,
     found: dict[tuple[int, str], tuple[Figures, ReportedSide]],
     size: int,
     before: str,
@@ -142,8 +144,8 @@ def _move(
         batch_size=size,
         reference=found[size, before][1],
         candidate=found[size, after][1],
-        reference_label=_label(before),
-        candidate_label=_label(after),
+        reference_label=_label(before, table.reference),
+        candidate_label=_label(after, table.reference),
         change=change,
         tolerance=None,
         reading=None,

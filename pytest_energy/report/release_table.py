@@ -19,10 +19,7 @@ _ENERGY, _RATE = Metric.JOULES_PER_TOKEN, Metric.TOKENS_PER_S
 _FIGURES = (
     *("cell", "vLLM", "J/token", "change, %", "W", "change, %", "tokens/s", "change, %", "n"),
 )
-_STEPS = (
-    *("cell", "vLLM", "J/token, %", "W, %", "tokens/s, %", "static, %", "dynamic, %"),
-    "detects, %",
-)
+_STEPS = "cell", "vLLM", "J/token", "W", "tokens/s", "static", "dynamic", "detects"
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def _figures(table: Table) -> Part:
     over = " of the GPUs that launched all, then over these" if len(table.gpus) > 1 else ""
     legend = (
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
-        "GPU; ± 95 % for all cells and releases together, of launches."
+        "GPU, ± 95 % over launches, for all cells and releases together."
     )
     return Part(f"Releases, against vLLM {table.reference}", _FIGURES, _once(rows), legend)
 
@@ -134,7 +131,7 @@ def _steps(table: Table) -> Part:
         "dynamic: work per token; both in % of J/token before; -: not known, or conditions "
         "differ. detects: the smallest rise of J/token that these launches show in 95 % of cases."
     )
-    return Part("Steps, from the release before", _STEPS, _once(rows), legend)
+    return Part("Steps from the release before, %", _STEPS, _once(rows), legend)
 
 
 def _step(steps: Sequence[Step]) -> list[str]:
@@ -179,8 +176,8 @@ def _verdicts(table: Table, metric: Metric) -> Part:
         texts = [_verdict(steps, metric) for steps in of_roles[:-1]]
         rows.append((key, [release, *texts, _best(of_roles[-1], metric)]))
     legend = (
-        f"The gate's rule on {UNIT[metric]}, each GPU for itself, at 1 % of false alarms among all "
-        f"{table.comparisons} comparisons of pairs of releases"
+        f"The gate's rule on {UNIT[metric]}, each GPU for itself, at a risk of 1 % of a false "
+        f"alarm among all {table.comparisons} comparisons of releases"
         + ("; 1/2: on one GPU of two." if len(table.gpus) > 1 else ".")
     )
     title = f"Verdicts on {UNIT[metric]}, against an earlier release"
