@@ -74,7 +74,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--minutes", type=float, default=math.inf, metavar="M",
-        help="begin no launch that would pass these",
+        help="minutes that this call may use: no launch is begun that would pass them",
     )  # fmt: skip
     add_output(parser, "the recordings and the answer")
     parser.add_argument(

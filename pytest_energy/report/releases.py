@@ -173,7 +173,7 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
     if not launches:
         raise ResultsError(
             "nothing to compare: each of these launches had another engine co-resident on its "
-            "GPUs.\nJudge them in pairs: pytest --energy-replay DIR/candidate "
+            "GPUs.\nJudge them in pairs: pytest SUITE --energy-replay DIR/candidate "
             "--energy-reference-replay DIR/reference"
         )
     places: dict[Machine, _Place] = {}
