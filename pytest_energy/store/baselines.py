@@ -272,8 +272,8 @@ def _words(found: Drift, baseline: Baseline) -> str:
         return (
             "whether the baseline would drift is unknown: the store has neither this engine (vLLM "
             f"{baseline.environment.vllm}) nor this GPU; other GPUs have run vLLM {others}.\n"
-            "Measure that here, too: --energy-reference-python /its/venv/bin/python. Or say why it "
-            f"need not be known: {why}"
+            "Measure that here, too: --energy-reference-python /its/venv/bin/python (recordings: "
+            f"--energy-reference-replay DIR). Or say why it need not be known: {why}"
         )
     return ""
 

@@ -83,8 +83,8 @@ def test_an_engine_and_a_gpu_that_are_both_new_need_a_reference_or_a_reason(
     assert str(refused.value) == (
         "whether the baseline would drift is unknown: the store has neither this engine (vLLM "
         "0.1.0) nor this GPU; other GPUs have run vLLM 0.0.0.\nMeasure that here, too: "
-        "--energy-reference-python /its/venv/bin/python. Or say why it need not be known: "
-        '--energy-update-reason "..."'
+        "--energy-reference-python /its/venv/bin/python (recordings: --energy-reference-replay "
+        'DIR). Or say why it need not be known: --energy-update-reason "..."'
     )
     update(store, new, launches(cell, "GPU-b", 0, 1.1, count=2))
     found = store.find(cell.key, GPU_NAME, ["GPU-b"])
