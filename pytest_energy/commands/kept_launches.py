@@ -114,11 +114,11 @@ class KeptLaunches:
         of_engine = (self._known[name] or [found])[0].environment
         reasons = reasons or _changed(first.environment, of_engine, found.environment, engine_args)
         if reasons:
-            gpu = first.environment.gpu_uuids[0]
+            gpus = ",".join(first.environment.gpu_uuids)
             raise UsageError(
                 f"{what} cannot be compared with the others: {'; '.join(reasons)}.\n"
-                f"Go on as they were made, on the same GPU (export CUDA_VISIBLE_DEVICES={gpu}), or "
-                "start anew: --output DIR"
+                "Go on as they were made, on the same GPU "
+                f"(export CUDA_VISIBLE_DEVICES={gpus}), or start anew: --output DIR"
             )
 
 

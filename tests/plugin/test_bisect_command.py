@@ -366,6 +366,16 @@ def test_a_search_goes_on_as_it_began(
     assert f"this launch of 1.0 cannot be compared with the others: {says}.\n" in said
 
 
+def test_all_gpus_of_an_engine_are_named_to_go_on_with(
+    engines: Engines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines.environment = {"gpu_uuids": ("GPU-b", "GPU-a")}
+    assert bisect(versions=("1.0", "1.5")) == 0
+    engines.environment = {"gpu_uuids": ("GPU-b", "GPU-c")}
+    assert bisect() == 2
+    assert "export CUDA_VISIBLE_DEVICES=GPU-b,GPU-a)" in capsys.readouterr().err
+
+
 def test_settings_that_are_set_back_are_no_change_of_the_search(engines: Engines) -> None:
     engines.settings = {v: {"block_size": 16 if v < WORSE else 32} for v in VERSIONS}
     record = engines.record
