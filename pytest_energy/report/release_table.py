@@ -52,7 +52,7 @@ def lines(table: Table) -> list[str]:
                 shown.append(above)
             shown.append(row)
         shown.append(wrapped(part.legend))
-    return [*shown, *map(wrapped, table.left_out)]
+    return [*shown, *map(wrapped, table.notes)]
 
 
 def markdown(table: Table) -> str:
@@ -67,8 +67,8 @@ def markdown(table: Table) -> str:
             texts = [size if row[0] else "", *row[1:]]
             rows.append(f"| {' | '.join(map(escape, texts))} |")
         blocks += ["\n".join(rows), escape(part.legend)]
-    if table.left_out:
-        blocks.append("\n".join(f"- {escape(line)}" for line in table.left_out))
+    if table.notes:
+        blocks.append("\n".join(f"- {escape(line)}" for line in table.notes))
     return "\n\n".join(blocks)
 
 

@@ -14,7 +14,7 @@ the data choose the best, the error level is shared by all pairs of releases.
 
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,9 +34,11 @@ from pytest_energy.measure.spread import (
     pooled,
 )
 from pytest_energy.recording import recording_file
+from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.results import Interval, engine_name, interval
 from pytest_energy.report.sides import floor_of_power
 from pytest_energy.settings import MIN_LAUNCHES
+from pytest_energy.store import gpu_launches
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.noise import floor_of
 from pytest_energy.store.noise_pooling import moderated
@@ -124,7 +126,7 @@ class Table:
         figures: by cell, and in the order of releases.
         steps: by cell and GPU, in the order of releases.
         comparisons: verdicts that share the error level.
-        left_out: invalid launches, and why.
+        notes: invalid launches that are left out, and GPUs whose machine changed.
     """
 
     machine: Machine
@@ -133,7 +135,7 @@ class Table:
     figures: tuple[Figures, ...]
     steps: tuple[Step, ...]
     comparisons: int
-    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> list[Gpus]:
@@ -246,8 +248,30 @@ def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
     ]
     return Table(
         machine, reference, tuple(releases), tuple(figures), tuple(steps), comparisons,
-        tuple(place.left_out),
+        (*place.left_out, *_changes(cells)),
     )  # fmt: skip
+
+
+def _changes(cells: Mapping[CellKey, _Launches]) -> Iterator[str]:
+    """GPUs whose machine changed between launches, which may be taken for a release's change."""
+    machines: dict[Gpus, set[tuple[str, gpu_launches.Machine]]] = {}
+    for gpus, m in (
+        (gpus, m)
+        for of_cell in cells.values()
+        for by_gpus in of_cell.values()
+        for gpus, launches in by_gpus.items()
+        for m in launches
+    ):
+        found = machines.setdefault(gpus, set())
+        found.add((m.environment.date or "", gpu_launches.Machine.of(m.environment)))
+    for gpus, dated in sorted(machines.items()):
+        (_, first), *others = sorted(dated, key=lambda of: of[0])
+        changed = dict.fromkeys(first.differences(of) for _, of in others if first.has_become(of))
+        if changed:
+            yield (
+                f"{named(gpus)}: the machine changed between launches ({'; '.join(changed)}), "
+                "which ratios and verdicts hold, too"
+            )
 
 
 def _order(key: CellKey) -> tuple[str, int, str]:

@@ -189,11 +189,25 @@ def test_invalid_launches_are_left_out_and_said(folder: Path) -> None:
     made[5] = dataclasses.replace(made[5], faults=("unsteady: J/token rose",))
     table = only(releases.tables(made))
     assert [len(figures.shown) for figures in table.figures] == [3, 2]
-    (line,) = table.left_out
+    (line,) = table.notes
     assert line.startswith("left out: vLLM 1.1, tiny bs=2 64/250, launch 1.1-")
     assert line in " ".join("\n".join(release_table.lines(table)).split())
     with pytest.raises(ResultsError, match=r"no launch is valid.* unsteady: J/token rose"):
         releases.tables(made[5:])
+
+
+def test_a_machine_that_changed_between_launches_is_said(folder: Path) -> None:
+    """Its change may be taken for a release's."""
+    dated = {"driver": "580", "date": "2026-11-01T00:00:00+00:00"}
+    before = launches(folder, {"1.0": 500.0}, dict.fromkeys(GPUS[:2], 1.0), **dated)
+    dated = {"driver": "590", "date": "2026-11-02T00:00:00+00:00"}
+    after = launches(folder, {"1.1": 500.0}, {GPUS[0]: 1.0}, **dated)
+    assert only(releases.tables(before)).notes == ()
+    table = only(releases.tables([*after, *before]))
+    assert table.notes == (
+        f"{GPUS[0][:12]}: the machine changed between launches (driver 580 → 590), which ratios "
+        "and verdicts hold, too",
+    )
 
 
 def test_interleaved_launches_alone_are_judged_in_pairs_instead() -> None:
