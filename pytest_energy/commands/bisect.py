@@ -179,7 +179,7 @@ def _lines(requirements: Path) -> list[str]:
     """The requirements in a file.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: it cannot be read, or has options of pip.
     """
     try:
         lines = requirements.read_text(encoding="utf-8").splitlines()
@@ -189,7 +189,14 @@ def _lines(requirements: Path) -> list[str]:
             f"{requirements} cannot be read: {why}.\n"
             "Give a file with one requirement or wheel of vLLM per line: --requirements FILE"
         ) from None
-    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    found = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    option = next((line for line in found if line.startswith("-")), None)
+    if option is not None:
+        raise UsageError(
+            f"{requirements} has an option, {option}, where each line is a release.\n"
+            "Leave it out, and name an index to uv: export UV_INDEX=URL"
+        )
+    return found
 
 
 def _of_line(line: str, options: argparse.Namespace) -> "Candidate":

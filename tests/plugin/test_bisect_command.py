@@ -411,6 +411,7 @@ def test_another_cell_needs_another_folder(
         (("--good", "0.9"), VERSIONS, "--good 0.9 is not in the list: 1.0, 1.1, 1.2"),
         (("--good", "1.3", "--bad", "1.2"), VERSIONS, "no bad release after the good one"),
         (("--requirements", "none.txt"), (), "none.txt cannot be read: No such file"),
+        (("--requirements", "index.txt"), (), "has an option, --index-url https://x, where each"),
         (("--requirements", "binary.txt"), (), "binary.txt cannot be read: it is not text"),
         (("--suites", "none.py"), VERSIONS, "there is no file or folder none.py"),
     ],
@@ -423,6 +424,7 @@ def test_what_is_refused(
     says: str,
 ) -> None:
     Path("binary.txt").write_bytes(b"vllm==1.0\xff")
+    Path("index.txt").write_text("--index-url https://x\nvllm==1.0\nvllm==1.1\n")
     assert bisect(*arguments, versions=versions) == 2
     assert says in capsys.readouterr().err
     assert engines.launched == []
