@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
         help="the store that holds the runner's noise (default: baselines)",
     )  # fmt: skip
     parser.add_argument(
-        "--minutes", type=float, default=math.inf, metavar="M",
+        "--minutes", type=releases.positive(float), default=math.inf, metavar="M",
         help="minutes that this call may use: no launch is begun that would pass them",
     )  # fmt: skip
     add_output(parser, "the recordings and the answer")

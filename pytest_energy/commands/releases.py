@@ -1,10 +1,11 @@
 """The vLLM releases that a command launches, and the interpreters that hold them."""
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pytest_energy.errors import UsageError
 
@@ -48,6 +49,19 @@ def add_options(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveG
         help="Python of these environments (default: 3.12)",
     )
     return which
+
+
+def positive(kind: type) -> Any:
+    """The type of an option that takes a positive number of this kind."""
+
+    def parse(text: str) -> Any:
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return number
+
+    parse.__name__ = "number"  # argparse names it if the text is no number
+    return parse
 
 
 def versions(text: str) -> tuple[str, ...]:

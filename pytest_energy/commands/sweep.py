@@ -59,14 +59,14 @@ def add(commands: Any) -> None:
     add_output(parser, "recordings, table and pictures")
     parser.add_argument(
         "--launches",
-        type=_positive(int),
+        type=releases.positive(int),
         default=MIN_LAUNCHES,
         metavar="N",
         help=f"launches of each release, and so blocks (default: {MIN_LAUNCHES})",
     )
     parser.add_argument(
         "--minutes",
-        type=_positive(float),
+        type=releases.positive(float),
         metavar="M",
         help="GPU minutes that this call may use: no launch is begun that would pass them",
     )
@@ -96,17 +96,6 @@ def add(commands: Any) -> None:
         help='further ones, after --: -- -k "bs8 or bs64"',
     )
     parser.set_defaults(run=run, failure=NOT_WRITTEN)
-
-
-def _positive(kind: type) -> Any:
-    def parse(text: str) -> Any:
-        number = kind(text)
-        if not 0 < number < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-        return number
-
-    parse.__name__ = "number"  # argparse names it if the text is no number
-    return parse
 
 
 def run(options: argparse.Namespace) -> int:

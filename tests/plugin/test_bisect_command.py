@@ -109,6 +109,13 @@ def test_without_a_gpu_no_environment_is_made(
     )
 
 
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_minutes_are_a_positive_number(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bisect("--minutes", minutes)
+    assert f"--minutes: {minutes} is not a positive number" in capsys.readouterr().err
+
+
 def answer() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path("found/bisection.json").read_text())
     return found
@@ -198,7 +205,7 @@ def test_an_interrupted_search_goes_on_with_what_is_recorded(
 
 
 def test_minutes_that_are_used_up(engines: Engines, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bisect("--minutes", "0") == 5
+    assert bisect("--minutes", "1e-12") == 5
     text = capsys.readouterr().out
     assert "cannot tell yet: the minutes are used up" in text
     assert engines.launched == []
