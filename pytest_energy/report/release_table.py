@@ -99,9 +99,17 @@ def _figures(table: Table) -> Part:
     over = " of the GPUs that launched all, then over these" if len(table.gpus) > 1 else ""
     legend = (
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
-        "GPU, ± 95 % over launches, for all cells and releases together."
+        f"GPU, ± 95 % over {_over(table)}, for all cells and releases together."
     )
     return Part(f"Releases, against vLLM {table.reference}", _FIGURES, _once(rows), legend)
+
+
+def _over(table: Table) -> str:
+    """What the intervals of ratios are of."""
+    kinds = {of.of_blocks for of in table.figures if of.ratios}
+    if kinds == {True}:
+        return "GPUs and launches"
+    return "launches (over GPUs, too, if three launched all)" if True in kinds else "launches"
 
 
 def _with_half(ratio: Interval) -> str:

@@ -3,9 +3,12 @@
 GPUs of one model differ by more than releases do, so a release is compared with the reference on
 the same GPU, and the log ratios are averaged over the GPUs that have launched both. The deviation
 of a launch is pooled over all releases and GPUs of a cell, and moderated by the other cells
-(store/noise_pooling.py). The intervals of all ratios of one quantity in a table hold together with
-95 % (Šidák 1967, J. Am. Stat. Assoc. 62:626, whose inequality allows for a reference that they
-share). They are of launches: other GPUs may see other ratios.
+(store/noise_pooling.py). Where three or more GPUs have launched all releases, what counts instead
+is how ratios scatter over these GPUs, launches included: the residual of complete blocks, log
+figure = GPU + release (Fisher 1935, The Design of Experiments). The intervals of all ratios of one
+quantity in a table hold together with 95 % (Šidák 1967, J. Am. Stat. Assoc. 62:626, whose
+inequality allows for a reference that they share). Those of launches alone say nothing of other
+GPUs.
 
 Verdicts are the rule's (verdict/rule.py), GPU by GPU: each release against the one before, the
 first, and the best so far, which is the one with the least J/token, all under the same settings. As
@@ -18,6 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from packaging.version import InvalidVersion, Version
 
 from pytest_energy.cell.key import CellKey
@@ -28,6 +32,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import (
     CONFIDENCE,
     NoiseFloor,
+    Spread,
     exp,
     geometric_mean,
     log_moments,
@@ -49,6 +54,7 @@ from pytest_energy.verdict.judgement import NO_LIMITS, Judgement
 from pytest_energy.verdict.rule import Terms
 
 POWER = "power_w"
+MIN_BLOCKS = 3  # GPUs that have launched all releases
 QUANTITIES = (Metric.JOULES_PER_TOKEN.value, POWER, Metric.TOKENS_PER_S.value)
 ROLES = ("before", "first", "best so far")
 
@@ -82,6 +88,7 @@ class Figures:
         ratios: by quantity, release ÷ reference with intervals that hold together; empty for the
             reference, and if no GPU has launched both.
         ratio_gpus: how many GPUs have launched both.
+        of_blocks: whether the intervals of ratios are by how these scatter over GPUs.
     """
 
     cell: CellKey
@@ -91,6 +98,7 @@ class Figures:
     values: Mapping[str, Interval]
     ratios: Mapping[str, Interval]
     ratio_gpus: int
+    of_blocks: bool
 
     @property
     def shown(self) -> list[Measurement]:
@@ -229,8 +237,9 @@ def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
     figures = []
     for key, of_cell in cells.items():
         noise = {name: _noise(name, key, cells) for name in QUANTITIES}
+        blocks = {name: _of_blocks(name, key, cells) for name in QUANTITIES}
         figures += [
-            _figures(key, release, of_cell, of_cell.get(reference, {}), noise, together)
+            _figures(key, release, of_cell, of_cell.get(reference, {}), noise, blocks, together)
             for release in releases
             if release in of_cell
         ]
@@ -288,6 +297,7 @@ def _figures(
     of_cell: _Launches,
     reference: Mapping[Gpus, Sequence[Measurement]],
     noise: Mapping[str, Moderated],
+    blocks: Mapping[str, Moderated | None],
     together: float,
 ) -> Figures:
     by_gpus, on = of_cell[release], _on(of_cell, release)
@@ -301,9 +311,11 @@ def _figures(
             continue
         logs = [own[gpus] - log_moments(_values(name, reference[gpus]))[0] for gpus in common]
         counts = [len(side[gpus]) for side in (by_gpus, reference) for gpus in common]
-        root = _root(counts, len(common))
-        ratios[name] = _interval(statistics.fmean(logs), root, known, together)
-    return Figures(key, release, by_gpus, on, values, ratios, len(common))
+        scatter = blocks[name]
+        root = math.sqrt(2 / len(common)) if scatter else _root(counts, len(common))
+        ratios[name] = _interval(statistics.fmean(logs), root, scatter or known, together)
+    of_blocks = bool(ratios) and None not in blocks.values()
+    return Figures(key, release, by_gpus, on, values, ratios, len(common), of_blocks)
 
 
 def _on(of_cell: _Launches, release: str) -> tuple[Gpus, ...]:
@@ -339,6 +351,34 @@ def _noise(name: str, key: CellKey, cells: Mapping[CellKey, _Launches]) -> Moder
     return comparison.moderated(
         math.fsum(squares for _, squares, _ in moments), sum(d for _, _, d in moments), floor
     )
+
+
+def _of_blocks(name: str, key: CellKey, cells: Mapping[CellKey, _Launches]) -> Moderated | None:
+    """How much what a GPU's launches of a release give varies beside GPU and release.
+
+    Moderated by the model's other cells; None if fewer than three GPUs have launched all releases.
+    """
+    known = {
+        other: scatter
+        for other, of_cell in cells.items()
+        if (other.model, other.spread_over) == (key.model, key.spread_over)
+        and (scatter := _residual(name, of_cell))
+    }
+    own = known.pop(key, None)
+    return Moderated(moderated(own, list(known.values()))) if own else None
+
+
+def _residual(name: str, of_cell: _Launches) -> Spread | None:
+    """What GPU and release leave of a cell's means, if its blocks are complete."""
+    complete = sorted(set.intersection(*map(set, of_cell.values())))
+    degrees = (len(complete) - 1) * (len(of_cell) - 1)
+    if len(complete) < MIN_BLOCKS or not degrees:
+        return None
+    logs = np.array(
+        [[log_moments(_values(name, by[gpus]))[0] for gpus in complete] for by in of_cell.values()]
+    )
+    left = logs - logs.mean(axis=0) - logs.mean(axis=1, keepdims=True) + logs.mean()
+    return Spread(math.sqrt(float((left**2).sum()) / degrees), degrees)
 
 
 def _floor(

@@ -6,6 +6,7 @@ import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 from scipy import stats
@@ -121,6 +122,28 @@ def test_the_intervals_hold_together(folder: Path) -> None:
         assert math.log(ratio.high / ratio.value) == pytest.approx(half, rel=1e-3)
         assert math.log(ratio.value / ratio.low) == pytest.approx(half, rel=1e-3)
         assert ratio.value == pytest.approx(expected, abs=1e-3)
+
+
+def test_of_three_gpus_intervals_are_by_how_ratios_scatter_over_them(folder: Path) -> None:
+    """The residual of complete blocks, log figure = GPU + release; one launch each is enough."""
+    power_w = {"1.0": 500.0, "1.1": 520.0, "1.2": 530.0}
+    by_gpu = {GPUS[0]: (1.0, 1.01, 0.99), GPUS[1]: (1.1, 1.1, 1.11), GPUS[2]: (0.9, 0.89, 0.9)}
+    made = [
+        launches(folder, {version: power}, {gpu: times[number]})[1]
+        for number, (version, power) in enumerate(power_w.items())
+        for gpu, times in by_gpu.items()
+    ]
+    table = only(releases.tables(made))
+    logs = np.log([m.joules_per_token for m in made]).reshape(3, 3)
+    left = logs - logs.mean(0) - logs.mean(1)[:, None] + logs.mean()
+    level = 0.95 ** (1 / 2)
+    half = stats.t.ppf((1 + level) / 2, 4) * math.sqrt((left**2).sum() / 4) * math.sqrt(2 / 3)
+    for figures, own in zip(table.figures[1:], logs[1:], strict=True):
+        ratio = figures.ratios[ENERGY.value]
+        assert figures.of_blocks
+        assert math.log(ratio.value) == pytest.approx((own - logs[0]).mean(), abs=1e-6)
+        assert math.log(ratio.high / ratio.value) == pytest.approx(half, rel=1e-6)
+    assert "± 95 % over GPUs and launches, for all" in " ".join(release_table.lines(table))
 
 
 def test_a_step_too_small_for_the_rule_is_found_once_steps_add_up(folder: Path) -> None:
