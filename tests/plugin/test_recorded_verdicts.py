@@ -112,6 +112,8 @@ def test_on_every_gpu_the_unchanged_engine_raises_no_alarm_and_the_bad_ones_do(
             "--energy-replay",
             folder / "vllm-0.25.1",
             "--energy-update",
+            "--energy-update-reason",
+            "a new GPU",
             baselines=tmp_path / "store",
         ).ret
         == 0
