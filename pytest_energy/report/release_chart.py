@@ -87,12 +87,8 @@ def over_releases(
         of_cell = {of.release: of for of in figures if of.cell == key}
         _measured(axes, [releases.index(release) for release in of_cell], [*of_cell.values()])
         _beside(axes, releases, sources, beside[key])
-        _panel(
-            axes,
-            f"batch size {key.batch_size:,}: energy per token, J (above: change, %)",
-            of_cell,
-            beside[key],
-        )
+        what = f"batch size {key.batch_size:,}: energy per token, J (above: change, %)"
+        _panel(axes, what, of_cell, beside[key])
         _changes(axes, [releases[i] for i in shown], releases, _before(table, key))
     _releases(all_axes[-1], releases, shown)
     first = all_axes[0]

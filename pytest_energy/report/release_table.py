@@ -10,7 +10,8 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.markdown import escape
-from pytest_energy.report.releases import POWER, ROLES, Step, Table
+from pytest_energy.report.release_noise import POWER
+from pytest_energy.report.releases import ROLES, Step, Table
 from pytest_energy.report.results import Interval
 from pytest_energy.report.table import fitted, split_name, wrapped
 from pytest_energy.report.words import PRECEDENCE, UNIT, count, percent

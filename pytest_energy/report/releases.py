@@ -17,11 +17,10 @@ the data choose the best, the error level is shared by all pairs of releases.
 
 import math
 import statistics
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from packaging.version import InvalidVersion, Version
 
 from pytest_energy.cell.key import CellKey
@@ -31,35 +30,24 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import (
     CONFIDENCE,
-    NoiseFloor,
-    Spread,
     exp,
     geometric_mean,
     log_moments,
-    pooled,
 )
 from pytest_energy.recording import recording_file
+from pytest_energy.report import release_noise
 from pytest_energy.report.gpu_chart import named
+from pytest_energy.report.release_noise import POWER, Gpus, Launches, values
 from pytest_energy.report.results import Interval, engine_name, interval
-from pytest_energy.report.sides import floor_of_power
-from pytest_energy.settings import MIN_LAUNCHES
 from pytest_energy.store import gpu_launches
 from pytest_energy.store.baseline import Baseline
-from pytest_energy.store.noise import floor_of
-from pytest_energy.store.noise_pooling import moderated
-from pytest_energy.verdict import comparison
 from pytest_energy.verdict.comparison import Moderated, error_bound
 from pytest_energy.verdict.judge import judge
 from pytest_energy.verdict.judgement import NO_LIMITS, Judgement
 from pytest_energy.verdict.rule import Terms
 
-POWER = "power_w"
-MIN_BLOCKS = 3  # GPUs that have launched all releases
 QUANTITIES = (Metric.JOULES_PER_TOKEN.value, POWER, Metric.TOKENS_PER_S.value)
 ROLES = ("before", "first", "best so far")
-
-Gpus = tuple[str, ...]
-_Launches = dict[str, dict[Gpus, list[Measurement]]]  # of a cell, by release
 
 
 @dataclass(frozen=True)
@@ -153,7 +141,7 @@ class Table:
 
 @dataclass
 class _Place:
-    cells: dict[CellKey, _Launches] = field(default_factory=dict)
+    cells: dict[CellKey, Launches] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -236,8 +224,8 @@ def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
     together = CONFIDENCE ** (1 / max(1, shared))
     figures = []
     for key, of_cell in cells.items():
-        noise = {name: _noise(name, key, cells) for name in QUANTITIES}
-        blocks = {name: _of_blocks(name, key, cells) for name in QUANTITIES}
+        noise = {name: release_noise.noise(name, key, cells) for name in QUANTITIES}
+        blocks = {name: release_noise.of_blocks(name, key, cells) for name in QUANTITIES}
         figures += [
             _figures(key, release, of_cell, of_cell.get(reference, {}), noise, blocks, together)
             for release in releases
@@ -261,7 +249,7 @@ def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
     )  # fmt: skip
 
 
-def _changes(cells: Mapping[CellKey, _Launches]) -> Iterator[str]:
+def _changes(cells: Mapping[CellKey, Launches]) -> Iterator[str]:
     """GPUs whose machine changed between launches, which may be taken for a release's change."""
     machines: dict[Gpus, set[tuple[str, gpu_launches.Machine]]] = {}
     for gpus, m in (
@@ -287,14 +275,14 @@ def _order(key: CellKey) -> tuple[str, int, str]:
     return key.name.replace(f" bs={key.batch_size} ", " "), key.batch_size, key.canonical
 
 
-def _gpus(of_cell: _Launches) -> list[Gpus]:
+def _gpus(of_cell: Launches) -> list[Gpus]:
     return sorted({gpus for by_gpus in of_cell.values() for gpus in by_gpus})
 
 
 def _figures(
     key: CellKey,
     release: str,
-    of_cell: _Launches,
+    of_cell: Launches,
     reference: Mapping[Gpus, Sequence[Measurement]],
     noise: Mapping[str, Moderated],
     blocks: Mapping[str, Moderated | None],
@@ -302,23 +290,23 @@ def _figures(
 ) -> Figures:
     by_gpus, on = of_cell[release], _on(of_cell, release)
     common = [gpus for gpus in by_gpus if gpus in reference]
-    values, ratios = {}, {}
+    means, ratios = {}, {}
     for name, known in noise.items():
-        own = {gpus: log_moments(_values(name, of))[0] for gpus, of in by_gpus.items()}
+        own = {gpus: log_moments(values(name, of))[0] for gpus, of in by_gpus.items()}
         root = _root([len(by_gpus[gpus]) for gpus in on], len(on))
-        values[name] = _interval(statistics.fmean(own[g] for g in on), root, known, CONFIDENCE)
+        means[name] = _interval(statistics.fmean(own[g] for g in on), root, known, CONFIDENCE)
         if not common or by_gpus is reference:
             continue
-        logs = [own[gpus] - log_moments(_values(name, reference[gpus]))[0] for gpus in common]
+        logs = [own[gpus] - log_moments(values(name, reference[gpus]))[0] for gpus in common]
         counts = [len(side[gpus]) for side in (by_gpus, reference) for gpus in common]
         scatter = blocks[name]
         root = math.sqrt(2 / len(common)) if scatter else _root(counts, len(common))
         ratios[name] = _interval(statistics.fmean(logs), root, scatter or known, together)
     of_blocks = bool(ratios) and None not in blocks.values()
-    return Figures(key, release, by_gpus, on, values, ratios, len(common), of_blocks)
+    return Figures(key, release, by_gpus, on, means, ratios, len(common), of_blocks)
 
 
-def _on(of_cell: _Launches, release: str) -> tuple[Gpus, ...]:
+def _on(of_cell: Launches, release: str) -> tuple[Gpus, ...]:
     """The GPUs that have launched all releases; else all under its settings; else itself."""
     (chain,) = (chain for chain in chains(of_cell) if release in chain)
     found = (
@@ -326,10 +314,6 @@ def _on(of_cell: _Launches, release: str) -> tuple[Gpus, ...]:
         for others in (of_cell, chain, [release])
     )
     return tuple(sorted(next(filter(None, found))))
-
-
-def _values(name: str, launches: Iterable[Measurement]) -> list[float]:
-    return [getattr(m, name) for m in launches]
 
 
 def _root(launches: Iterable[int], gpus: int) -> float:
@@ -340,86 +324,6 @@ def _root(launches: Iterable[int], gpus: int) -> float:
 def _interval(log: float, root: float, noise: Moderated, confidence: float) -> Interval:
     half = error_bound(noise.spread, noise.assumed, (1 + confidence) / 2) * root
     return interval(exp(log), exp(log - half), exp(log + half))
-
-
-def _noise(name: str, key: CellKey, cells: Mapping[CellKey, _Launches]) -> Moderated:
-    """How much a launch varies in a cell, by all launches of the table."""
-    floor = _floor(name, key, cells)
-    if floor.measured:
-        return comparison.moderated(0.0, 0, floor)
-    moments = [log_moments(group) for group in _groups(name, cells[key])]
-    return comparison.moderated(
-        math.fsum(squares for _, squares, _ in moments), sum(d for _, _, d in moments), floor
-    )
-
-
-def _of_blocks(name: str, key: CellKey, cells: Mapping[CellKey, _Launches]) -> Moderated | None:
-    """How much what a GPU's launches of a release give varies beside GPU and release.
-
-    Moderated by the model's other cells; None if fewer than three GPUs have launched all releases.
-    """
-    known = {
-        other: scatter
-        for other, of_cell in cells.items()
-        if (other.model, other.spread_over) == (key.model, key.spread_over)
-        and (scatter := _residual(name, of_cell))
-    }
-    own = known.pop(key, None)
-    return Moderated(moderated(own, list(known.values()))) if own else None
-
-
-def _residual(name: str, of_cell: _Launches) -> Spread | None:
-    """What GPU and release leave of a cell's means, if its blocks are complete."""
-    complete = sorted(set.intersection(*map(set, of_cell.values())))
-    degrees = (len(complete) - 1) * (len(of_cell) - 1)
-    if len(complete) < MIN_BLOCKS or not degrees:
-        return None
-    logs = np.array(
-        [[log_moments(_values(name, by[gpus]))[0] for gpus in complete] for by in of_cell.values()]
-    )
-    left = logs - logs.mean(axis=0) - logs.mean(axis=1, keepdims=True) + logs.mean()
-    return Spread(math.sqrt(float((left**2).sum()) / degrees), degrees)
-
-
-def _floor(
-    name: str,
-    key: CellKey,
-    cells: Mapping[CellKey, _Launches],
-    judged: Collection[tuple[str, Gpus]] = (),
-) -> NoiseFloor:
-    """The noise of a cell as the gate takes it from a store, by launches that are not judged.
-
-    Args:
-        name: of the quantity.
-        key: of the cell.
-        cells: all launches.
-        judged: releases, and the GPUs that they are judged on.
-    """
-    known = {
-        other: between
-        for other, of_cell in cells.items()
-        if (other.model, other.spread_over) == (key.model, key.spread_over)
-        and (between := pooled(_groups(name, of_cell, judged)))
-    }
-    own = known.pop(key, None)
-    if name != POWER:
-        return floor_of(Metric(name), own, list(known.values()))
-    if own and own.degrees_of_freedom >= MIN_LAUNCHES - 1:
-        found = moderated(own, list(known.values()))
-        return NoiseFloor(found.deviation, found.degrees_of_freedom, measured=True)
-    return floor_of_power({metric: _floor(metric.value, key, cells, judged) for metric in Metric})
-
-
-def _groups(
-    name: str, of_cell: _Launches, without: Collection[tuple[str, Gpus]] = ()
-) -> list[list[float]]:
-    """Of each release on each GPU, a value per launch."""
-    return [
-        _values(name, launches)
-        for release, by_gpus in of_cell.items()
-        for gpus, launches in by_gpus.items()
-        if (release, gpus) not in without
-    ]
 
 
 def chains(releases: Iterable[str]) -> list[list[str]]:
@@ -434,13 +338,13 @@ def _steps(
     key: CellKey,
     gpus: Gpus,
     made: Sequence[str],
-    cells: Mapping[CellKey, _Launches],
+    cells: Mapping[CellKey, Launches],
     terms: Terms,
 ) -> list[Step]:
     """The verdicts on one cell on one GPU, of releases in order."""
     of_cell = cells[key]
     energy = {
-        release: geometric_mean(_values(QUANTITIES[0], of_cell[release][gpus])) for release in made
+        release: geometric_mean(values(QUANTITIES[0], of_cell[release][gpus])) for release in made
     }
     found = []
     for number, release in enumerate(made[1:], 1):
@@ -450,10 +354,10 @@ def _steps(
         )
         for against in dict.fromkeys(roles.values()):
             judged = (release, gpus), (against, gpus)
-            noise = {m: _floor(m.value, key, cells, judged) for m in Metric}
+            noise = {m: release_noise.floor(m.value, key, cells, judged) for m in Metric}
             candidate, reference = of_cell[release][gpus], of_cell[against][gpus]
             baseline = Baseline.of(reference)
-            power = [geometric_mean(_values(POWER, side)) for side in (candidate, reference)]
+            power = [geometric_mean(values(POWER, side)) for side in (candidate, reference)]
             found.append(
                 Step(
                     cell=key,
