@@ -11,8 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from pytest_energy.cell.key import CellKey
 from pytest_energy.measure.metric import Metric
-from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.report.drawing import (
     Mark,
     error_bars,
@@ -36,9 +36,17 @@ from pytest_energy.report.pictures import (
     style,
 )
 from pytest_energy.report.published import Published
-from pytest_energy.report.releases import ROLES, Figures, Step, Table, in_order
+from pytest_energy.report.releases import (
+    ROLES,
+    Figures,
+    Step,
+    Table,
+    first_verdict,
+    in_order,
+    mean_ratio,
+)
 from pytest_energy.report.results import Interval, interval
-from pytest_energy.report.words import PRECEDENCE, percent
+from pytest_energy.report.words import percent
 
 _ENERGY = Metric.JOULES_PER_TOKEN
 _COLOURS = {"regressed": BAD, "improved": GOOD, "pass": GOOD, "inconclusive": OPEN}
@@ -156,13 +164,10 @@ def _exact(value: float) -> Interval:
     return interval(value, value, value)
 
 
-def _before(table: Table, key: object) -> dict[str, list[Step]]:
+def _before(table: Table, key: CellKey) -> dict[str, list[Step]]:
     """Steps from the release before, by release, one per GPU."""
-    found: dict[str, list[Step]] = {}
-    for step in table.steps:
-        if step.cell == key and ROLES[0] in step.roles:
-            found.setdefault(step.release, []).append(step)
-    return found
+    steps = table.in_role(ROLES[0])
+    return {release: of for (cell, release), of in steps.items() if cell == key}
 
 
 def _changes(
@@ -183,10 +188,8 @@ def _changes(
 
 
 def _judged(steps: Sequence[Step]) -> tuple[str, str]:
-    """The change over GPUs, and the first of their verdicts in the order of PRECEDENCE."""
-    judged = [step.judgements[_ENERGY] for step in steps]
-    ratio = geometric_mean([of.ratio.value for of in judged if of.ratio is not None])
-    return percent(ratio), min((of.verdict.value for of in judged), key=PRECEDENCE.index)
+    """The change over GPUs, and the first of their verdicts."""
+    return percent(mean_ratio(steps, _ENERGY)), first_verdict(steps, _ENERGY)[0]
 
 
 def _releases(axes: Axes, releases: Sequence[str], shown: Sequence[int]) -> None:

@@ -11,10 +11,10 @@ from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.markdown import escape
 from pytest_energy.report.release_noise import POWER
-from pytest_energy.report.releases import ROLES, Step, Table
+from pytest_energy.report.releases import ROLES, Step, Table, first_verdict, mean_ratio
 from pytest_energy.report.results import Interval
 from pytest_energy.report.table import fitted, split_name, wrapped
-from pytest_energy.report.words import PRECEDENCE, UNIT, count, percent
+from pytest_energy.report.words import UNIT, count, percent
 
 _ENERGY, _RATE = Metric.JOULES_PER_TOKEN, Metric.TOKENS_PER_S
 _FIGURES = (
@@ -121,19 +121,9 @@ def _points(ratio: float) -> str:
     return percent(ratio).removesuffix(" %")
 
 
-def _in_role(table: Table, role: str) -> dict[tuple[CellKey, str], list[Step]]:
-    """By cell and release the steps from the release with this role, one per GPU."""
-    found: dict[tuple[CellKey, str], list[Step]] = {(f.cell, f.release): [] for f in table.figures}
-    for step in table.steps:
-        if role in step.roles:
-            found[step.cell, step.release].append(step)
-    return {place: steps for place, steps in found.items() if steps}
-
-
 def _steps(table: Table) -> Part:
     rows = [
-        (key, [release, *_step(steps)])
-        for (key, release), steps in _in_role(table, "before").items()
+        (key, [release, *_step(steps)]) for (key, release), steps in table.in_role(ROLES[0]).items()
     ]
     legend = (
         "J/token = W ÷ tokens/s. static: what the pace alone changed, static power ÷ tokens/s; "
@@ -145,9 +135,9 @@ def _steps(table: Table) -> Part:
 
 def _step(steps: Sequence[Step]) -> list[str]:
     """Means over GPUs; what one of them does not know is left open."""
-    energy = _mean_ratio(steps, _ENERGY)
+    energy = mean_ratio(steps, _ENERGY)
     power = geometric_mean([step.power for step in steps])
-    texts = [_points(ratio) for ratio in (energy, power, _mean_ratio(steps, _RATE))]
+    texts = [_points(ratio) for ratio in (energy, power, mean_ratio(steps, _RATE))]
     static = [share for step in steps if (share := static_share(step)) is not None]
     detected = [found for step in steps if (found := _detected(step)) is not None]
     if len(static) < len(steps):
@@ -156,11 +146,6 @@ def _step(steps: Sequence[Step]) -> list[str]:
         middle, half = (math.fsum(part) / len(static) for part in zip(*static, strict=True))
         texts += [f"{100 * middle:+.1f} ±{100 * half:.1f}", f"{100 * (energy - 1 - middle):+.1f}"]
     return [*texts, f"{100 * max(detected):+.1f}" if len(detected) == len(steps) else "-"]
-
-
-def _mean_ratio(steps: Sequence[Step], metric: Metric) -> float:
-    ratios = [step.judgements[metric].ratio for step in steps]
-    return geometric_mean([ratio.value for ratio in ratios if ratio is not None])
 
 
 def static_share(step: Step) -> tuple[float, float] | None:
@@ -178,7 +163,7 @@ def _detected(step: Step) -> float | None:
 
 
 def _verdicts(table: Table, metric: Metric) -> Part:
-    by_role = [_in_role(table, role) for role in ROLES]
+    by_role = [table.in_role(role) for role in ROLES]
     rows = []
     for key, release in by_role[0]:
         of_roles = [of[key, release] for of in by_role]
@@ -196,11 +181,9 @@ def _verdicts(table: Table, metric: Metric) -> Part:
 
 def _verdict(steps: Sequence[Step], metric: Metric) -> str:
     """The change, and the first of the GPUs' verdicts in the order of PRECEDENCE."""
-    verdicts = [step.judgements[metric].verdict.value for step in steps]
-    first = min(verdicts, key=PRECEDENCE.index)
-    number = verdicts.count(first)
-    share = f" {number}/{len(verdicts)}" if number < len(verdicts) else ""
-    return f"{_points(_mean_ratio(steps, metric))} {first}{share}"
+    first, number = first_verdict(steps, metric)
+    share = f" {number}/{len(steps)}" if number < len(steps) else ""
+    return f"{_points(mean_ratio(steps, metric))} {first}{share}"
 
 
 def _best(steps: Sequence[Step], metric: Metric) -> str:

@@ -39,6 +39,7 @@ from pytest_energy.report import release_noise
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.release_noise import POWER, Gpus, Launches, values
 from pytest_energy.report.results import Interval, engine_name, interval
+from pytest_energy.report.words import PRECEDENCE
 from pytest_energy.store import gpu_launches
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.comparison import Moderated, error_bound
@@ -137,6 +138,29 @@ class Table:
     def gpus(self) -> list[Gpus]:
         """Those that it is averaged over."""
         return sorted({gpus for figures in self.figures for gpus in figures.by_gpus})
+
+    def in_role(self, role: str) -> dict[tuple[CellKey, str], list[Step]]:
+        """By cell and release the steps from the release with this role, one per GPU."""
+        found: dict[tuple[CellKey, str], list[Step]] = {
+            (figures.cell, figures.release): [] for figures in self.figures
+        }
+        for step in self.steps:
+            if role in step.roles:
+                found[step.cell, step.release].append(step)
+        return {place: steps for place, steps in found.items() if steps}
+
+
+def mean_ratio(steps: Sequence[Step], metric: Metric) -> float:
+    """The change that steps show, over their GPUs."""
+    ratios = [step.judgements[metric].ratio for step in steps]
+    return geometric_mean([ratio.value for ratio in ratios if ratio is not None])
+
+
+def first_verdict(steps: Sequence[Step], metric: Metric) -> tuple[str, int]:
+    """The first of the GPUs' verdicts in the order of PRECEDENCE, and how many have it."""
+    verdicts = [step.judgements[metric].verdict.value for step in steps]
+    first = min(verdicts, key=PRECEDENCE.index)
+    return first, verdicts.count(first)
 
 
 @dataclass
