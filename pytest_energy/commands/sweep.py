@@ -149,7 +149,7 @@ def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
     folder = kept / "+".join(uuid[:12] for uuid in gpus)
     with exclusively(folder):
         launched = _Launched(folder, gpus)
-        planned = plan([*found], options.launches)
+        planned = plan([*found], options.launches, gpus)
         recorded = [launch for launch in planned if launch.folder(folder).exists()]
         for launch in recorded:
             launched.check(launch, found[launch.release])

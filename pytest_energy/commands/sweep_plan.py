@@ -19,22 +19,22 @@ class Planned:
         return of_gpus / f"block-{self.block}" / self.release
 
 
-def plan(releases: Sequence[str], blocks: int) -> list[Planned]:
+def plan(releases: Sequence[str], blocks: int, gpus: Sequence[str]) -> list[Planned]:
     """Every release once a block, so that no drift favours one.
 
-    Their order in a block follows from its number and from which releases there are, so that a
-    sweep that goes on keeps to its plan.
+    Their order in a block follows from its number, the GPUs and which releases there are, so that
+    a sweep that goes on keeps to its plan, and that of another GPU has another.
     """
     return [
         Planned(block, release)
         for block in range(1, blocks + 1)
-        for release in _order(releases, block)
+        for release in _order(releases, block, gpus)
     ]
 
 
-def _order(releases: Sequence[str], block: int) -> list[str]:
+def _order(releases: Sequence[str], block: int, gpus: Sequence[str]) -> list[str]:
     names = sorted(releases)
-    random.Random(f"{block} {' '.join(names)}").shuffle(names)
+    random.Random(" ".join([str(block), *sorted(gpus), *names])).shuffle(names)
     return names
 
 
