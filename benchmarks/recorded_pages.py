@@ -53,10 +53,17 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"pytest suites --energy-replay {H200}/gpu-739044fb/{engine}"
         for engine in ("unchanged", "triton-attn")
     ),
-    "H200, on a GPU without baselines, by three launches of the reference there": tuple(
-        f"pytest suites --energy-replay {H200}/gpu-908b0762/{engine} --energy-reference-replay "
-        f"{H200}/gpu-908b0762/reference --energy-interleave never"
-        for engine in ("unchanged", "no-async", "max-num-batched-tokens-512")
+    "H200, on GPUs without baselines, by launches of the reference there": tuple(
+        f"pytest suites --energy-replay {H200}/gpu-{gpu}/{engine} --energy-reference-replay "
+        f"{H200}/gpu-{gpu}/reference --energy-interleave never"
+        for gpu, engines in (
+            ("908b0762", ("unchanged", "no-async", "max-num-batched-tokens-512")),
+            ("d7eb4dc2", ("unchanged", "no-async")),
+            ("abc63f35", ("unchanged", "no-async")),
+            ("b314284d", ("unchanged",)),
+            ("8f41b681", ("no-async",)),
+        )
+        for engine in engines
     ),
     "H200, against the stored baseline of 0.20.2": (
         f"pytest {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1",
@@ -83,8 +90,13 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"pytest-energy noise suites --energy-replay {H100}/gpu-e4e905c4/vllm-0.25.1-256-in "
         f"{H100}/gpu-6ac11e84/baseline {H100}/gpu-6ac11e84/unchanged",
         f"pytest-energy noise suites --energy-replay {H200}/gpu-739044fb/baseline "
-        f"{H200}/gpu-739044fb/unchanged {H200}/gpu-908b0762/reference "
-        f"{H200}/gpu-908b0762/unchanged",
+        f"{H200}/gpu-739044fb/unchanged "
+        + " ".join(
+            f"{H200}/gpu-{gpu}/{engine}"
+            for gpu in ("908b0762", "d7eb4dc2", "abc63f35", "b314284d")
+            for engine in ("reference", "unchanged")
+        )
+        + f" {H200}/gpu-8f41b681/reference",
         f"pytest-energy noise {_HOST_BOUND} --energy-replay {H200}/vllm-0.25.1",
         f"pytest-energy noise {_8_AND_64} --energy-replay {H100}/vllm-0.25.1",
         f"pytest-energy noise benchmarks/cpu_bound "

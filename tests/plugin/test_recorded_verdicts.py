@@ -255,30 +255,53 @@ def test_a_launch_of_the_candidate_whose_host_was_slow_for_a_while_is_left_out(
     assert left_out == ["bs=64", "bs=256"]
 
 
-def on_a_gpu_without_baselines(suite: Suite, candidate: str, reference: Path) -> Result:
+def on_a_gpu_without_baselines(suite: Suite, candidate: Path, *reference: Path) -> Result:
     """A candidate by launches of the reference on the same GPU."""
     return suite(
-        "--energy-replay", RECORDINGS / "gpu-908b0762" / candidate,
-        "--energy-reference-replay", reference, "--energy-interleave", "never", tests="suites",
+        "--energy-replay", candidate,
+        "--energy-reference-replay", *reference, "--energy-interleave", "never", tests="suites",
     )  # fmt: skip
 
 
+def launches_in(folder: str) -> list[Path]:
+    """Of one engine on one H200, in the order in which they were made."""
+    return sorted((RECORDINGS / folder).iterdir())
+
+
+NEW_GPUS = ("gpu-908b0762", "gpu-d7eb4dc2", "gpu-abc63f35", "gpu-b314284d", "gpu-8f41b681")
+
+
+@pytest.mark.parametrize("gpu", NEW_GPUS[:-1])
 def test_on_a_gpu_without_baselines_one_launch_passes_by_two_of_the_reference(
-    suite: Suite, tmp_path: Path
+    suite: Suite, gpu: str
 ) -> None:
-    reference = RECORDINGS / "gpu-908b0762" / "reference"
-    for launch in sorted(reference.iterdir())[:2]:
-        shutil.copytree(launch, tmp_path / launch.name)
-    for candidate in ("unchanged/20261129T081226Z-fea589", "max-num-batched-tokens-512"):
-        result = on_a_gpu_without_baselines(suite, candidate, tmp_path)
-        result.assert_outcomes(passed=8)
+    reference = launches_in(f"{gpu}/reference")[:2]
+    result = on_a_gpu_without_baselines(suite, launches_in(f"{gpu}/unchanged")[0], *reference)
+    result.assert_outcomes(passed=8)
 
 
+def test_on_a_gpu_without_baselines_a_setting_that_changes_nothing_passes(suite: Suite) -> None:
+    candidate = RECORDINGS / "gpu-908b0762" / "max-num-batched-tokens-512"
+    reference = launches_in("gpu-908b0762/reference")[:2]
+    on_a_gpu_without_baselines(suite, candidate, *reference).assert_outcomes(passed=8)
+
+
+@pytest.mark.parametrize("gpu", ["gpu-d7eb4dc2", "gpu-abc63f35"])
+@pytest.mark.parametrize("again", [2, 3])
+def test_an_engine_launched_again_passes_by_the_launches_of_a_run_before(
+    suite: Suite, gpu: str, again: int
+) -> None:
+    reference = launches_in(f"{gpu}/reference")
+    result = on_a_gpu_without_baselines(suite, reference[again], *reference[:2])
+    result.assert_outcomes(passed=8)
+
+
+@pytest.mark.parametrize("gpu", [*NEW_GPUS[:3], NEW_GPUS[-1]])
 def test_on_a_gpu_without_baselines_an_engine_without_asynchronous_scheduling_is_regressed(
-    suite: Suite,
+    suite: Suite, gpu: str
 ) -> None:
-    reference = RECORDINGS / "gpu-908b0762" / "reference"
-    result = on_a_gpu_without_baselines(suite, "no-async", reference)
+    recorded = RECORDINGS / gpu
+    result = on_a_gpu_without_baselines(suite, recorded / "no-async", recorded / "reference")
     for metric in ("J/token", "tokens/s"):
         found = verdicts(result, metric)
         assert found == dict.fromkeys(("bs=1", "bs=8", "bs=64", "bs=256"), "regressed")
@@ -432,6 +455,13 @@ UNCHANGED_H200 = (
             "gpu-739044fb/unchanged",
             "gpu-908b0762/reference",
             "gpu-908b0762/unchanged",
+            "gpu-d7eb4dc2/reference",
+            "gpu-d7eb4dc2/unchanged",
+            "gpu-abc63f35/reference",
+            "gpu-abc63f35/unchanged",
+            "gpu-b314284d/reference",
+            "gpu-b314284d/unchanged",
+            "gpu-8f41b681/reference",
         ),
     ),
 )
