@@ -6,7 +6,7 @@ vLLM's dummy loader.
 
 vLLM's own dummy weights are uniform between -0.001 and 0.001, those of norms among them, so
 activations shrink from layer to layer: to some 1e-11 before the last projection of an MLP. bfloat16
-holds that; FP8 rounds it to zero, and multiplying zeros draws less power (docs/measurements.md).
+holds that; FP8 rounds it to zero, and multiplying zeros draws less power (docs/generated/fp8.md).
 Here matrices are normal with a deviation of 0.02, as models are initialized, and norms are 1.
 """
 
