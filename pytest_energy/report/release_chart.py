@@ -36,15 +36,8 @@ from pytest_energy.report.pictures import (
     style,
 )
 from pytest_energy.report.published import Published
-from pytest_energy.report.releases import (
-    ROLES,
-    Figures,
-    Step,
-    Table,
-    first_verdict,
-    in_order,
-    mean_ratio,
-)
+from pytest_energy.report.release_steps import ROLES, Step, first_verdict, mean_ratio
+from pytest_energy.report.releases import Figures, Table, in_order
 from pytest_energy.report.results import Interval, interval
 from pytest_energy.report.words import percent
 
@@ -165,8 +158,8 @@ def _exact(value: float) -> Interval:
 
 
 def _before(table: Table, key: CellKey) -> dict[str, list[Step]]:
-    """Steps from the release before, by release, one per GPU."""
-    steps = table.in_role(ROLES[0])
+    """Steps from the release before, by release, as they are judged."""
+    steps = table.judged(ROLES[0])
     return {release: of for (cell, release), of in steps.items() if cell == key}
 
 

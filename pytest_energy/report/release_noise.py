@@ -53,12 +53,19 @@ def of_blocks(name: str, key: CellKey, cells: Mapping[CellKey, Launches]) -> Mod
     return Moderated(moderated(own, list(known.values()))) if own else None
 
 
+def complete_blocks(of_cell: Launches) -> tuple[Gpus, ...]:
+    """The GPUs that have launched all releases of a cell; empty if fewer than three have."""
+    complete = sorted(set.intersection(*map(set, of_cell.values())))
+    enough = len(complete) >= MIN_BLOCKS and len(of_cell) > 1
+    return tuple(complete) if enough else ()
+
+
 def _residual(name: str, of_cell: Launches) -> Spread | None:
     """What GPU and release leave of a cell's means, if its blocks are complete."""
-    complete = sorted(set.intersection(*map(set, of_cell.values())))
-    degrees = (len(complete) - 1) * (len(of_cell) - 1)
-    if len(complete) < MIN_BLOCKS or not degrees:
+    complete = complete_blocks(of_cell)
+    if not complete:
         return None
+    degrees = (len(complete) - 1) * (len(of_cell) - 1)
     logs = np.array(
         [[log_moments(values(name, by[gpus]))[0] for gpus in complete] for by in of_cell.values()]
     )

@@ -13,7 +13,8 @@ from pytest_energy.report.groups import Group, Move, Series
 from pytest_energy.report.pictures import Picture
 from pytest_energy.report.published import Published
 from pytest_energy.report.release_noise import POWER
-from pytest_energy.report.releases import Figures, Table, chains
+from pytest_energy.report.release_steps import chains
+from pytest_energy.report.releases import Figures, Table
 from pytest_energy.report.results import Interval, ReportedSide
 
 

@@ -11,7 +11,8 @@ from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.markdown import escape
 from pytest_energy.report.release_noise import POWER
-from pytest_energy.report.releases import ROLES, Step, Table, first_verdict, mean_ratio
+from pytest_energy.report.release_steps import ROLES, Step, first_verdict, mean_ratio
+from pytest_energy.report.releases import Table
 from pytest_energy.report.results import Interval
 from pytest_energy.report.table import fitted, split_name, wrapped
 from pytest_energy.report.words import UNIT, count, percent
@@ -122,8 +123,10 @@ def _points(ratio: float) -> str:
 
 
 def _steps(table: Table) -> Part:
+    judged = table.judged(ROLES[0])
     rows = [
-        (key, [release, *_step(steps)]) for (key, release), steps in table.in_role(ROLES[0]).items()
+        (place[0], [place[1], *_step(steps, judged[place])])
+        for place, steps in table.in_role(ROLES[0]).items()
     ]
     legend = (
         "J/token = W ÷ tokens/s. static: what the pace alone changed, static power ÷ tokens/s; "
@@ -133,19 +136,24 @@ def _steps(table: Table) -> Part:
     return Part("Steps from the release before, %", _STEPS, _once(rows), legend)
 
 
-def _step(steps: Sequence[Step]) -> list[str]:
-    """Means over GPUs; what one of them does not know is left open."""
-    energy = mean_ratio(steps, _ENERGY)
-    power = geometric_mean([step.power for step in steps])
-    texts = [_points(ratio) for ratio in (energy, power, mean_ratio(steps, _RATE))]
+def _step(steps: Sequence[Step], judged: Sequence[Step]) -> list[str]:
+    """Means over GPUs; what one of them does not know is left open.
+
+    Args:
+        steps: on each GPU.
+        judged: the same, or the one over GPUs.
+    """
+    energy = mean_ratio(judged, _ENERGY)
+    power = geometric_mean([step.power for step in judged])
+    texts = [_points(ratio) for ratio in (energy, power, mean_ratio(judged, _RATE))]
     static = [share for step in steps if (share := static_share(step)) is not None]
-    detected = [found for step in steps if (found := _detected(step)) is not None]
+    detected = [found for step in judged if (found := _detected(step)) is not None]
     if len(static) < len(steps):
         texts += ["-", "-"]
     else:
         middle, half = (math.fsum(part) / len(static) for part in zip(*static, strict=True))
         texts += [f"{100 * middle:+.1f} ±{100 * half:.1f}", f"{100 * (energy - 1 - middle):+.1f}"]
-    return [*texts, f"{100 * max(detected):+.1f}" if len(detected) == len(steps) else "-"]
+    return [*texts, f"{100 * max(detected):+.1f}" if len(detected) == len(judged) else "-"]
 
 
 def static_share(step: Step) -> tuple[float, float] | None:
@@ -163,20 +171,29 @@ def _detected(step: Step) -> float | None:
 
 
 def _verdicts(table: Table, metric: Metric) -> Part:
-    by_role = [table.in_role(role) for role in ROLES]
+    by_role = [table.judged(role) for role in ROLES]
     rows = []
     for key, release in by_role[0]:
         of_roles = [of[key, release] for of in by_role]
         texts = [_verdict(steps, metric) for steps in of_roles[:-1]]
         rows.append((key, [release, *texts, _best(of_roles[-1], metric)]))
     legend = (
-        f"The gate's rule on {UNIT[metric]}, each GPU for itself, at a risk of 1 % of a false "
+        f"The gate's rule on {UNIT[metric]}, {_judged_on(table)}, at a risk of 1 % of a false "
         f"alarm among all {table.comparisons} comparisons of releases"
-        + ("; 1/2: on one GPU of two." if len(table.gpus) > 1 else ".")
+        + ("; 1/2: on one GPU of two." if not table.over_gpus and len(table.gpus) > 1 else ".")
     )
     title = f"Verdicts on {UNIT[metric]}, against an earlier release"
     columns = ("cell", "vLLM", *(f"{role}, %" for role in ROLES))
     return Part(title, columns, _once(rows), legend)
+
+
+def _judged_on(table: Table) -> str:
+    pooled = {step.cell for step in table.over_gpus}
+    if not pooled:
+        return "each GPU for itself"
+    over = "over the GPUs that launched all releases"
+    others = any(step.cell not in pooled for step in table.steps)
+    return f"{over}, if three did, else each GPU for itself" if others else over
 
 
 def _verdict(steps: Sequence[Step], metric: Metric) -> str:
@@ -232,11 +249,12 @@ def _place(table: Table, key: CellKey, release: str) -> dict[str, Any]:
 
 
 def step_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """A row per verdict: kind of GPUs, cell, GPU, release, earlier release and metric."""
+    """A row per verdict: kind of GPUs, cell, GPU (or several), release, earlier one and metric."""
     return [
         {
             **_place(table, step.cell, step.release),
-            "gpu_uuids": " ".join(step.gpus),
+            "gpus": len(step.over),
+            "gpu_uuids": " ".join(uuid for gpus in step.over for uuid in gpus),
             "against": step.against,
             "roles": ", ".join(step.roles),
             "metric": metric.value,
@@ -246,9 +264,9 @@ def step_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
             "tolerance": judged.tolerance,
             "power_ratio": step.power,
             "static_share": share[0] if (share := static_share(step)) else None,
-            "comparisons": table.comparisons,
+            "comparisons": step.comparisons,
         }
         for table in tables
-        for step in table.steps
+        for step in (*table.over_gpus, *table.steps)
         for metric, judged in step.judgements.items()
     ]

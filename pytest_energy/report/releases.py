@@ -9,10 +9,6 @@ figure = GPU + release (Fisher 1935, The Design of Experiments). The intervals o
 quantity in a table hold together with 95 % (Šidák 1967, J. Am. Stat. Assoc. 62:626, whose
 inequality allows for a reference that they share). Those of launches alone say nothing of other
 GPUs.
-
-Verdicts are the rule's (verdict/rule.py), GPU by GPU: each release against the one before, the
-first, and the best so far, which is the one with the least J/token, all under the same settings. As
-the data choose the best, the error level is shared by all pairs of releases.
 """
 
 import math
@@ -31,24 +27,18 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import (
     CONFIDENCE,
     exp,
-    geometric_mean,
     log_moments,
 )
 from pytest_energy.recording import recording_file
-from pytest_energy.report import release_noise
+from pytest_energy.report import release_noise, release_steps
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.release_noise import POWER, Gpus, Launches, values
+from pytest_energy.report.release_steps import Step, chains
 from pytest_energy.report.results import Interval, engine_name, interval
-from pytest_energy.report.words import PRECEDENCE
 from pytest_energy.store import gpu_launches
-from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.comparison import Moderated, error_bound
-from pytest_energy.verdict.judge import judge
-from pytest_energy.verdict.judgement import NO_LIMITS, Judgement
-from pytest_energy.verdict.rule import Terms
 
 QUANTITIES = (Metric.JOULES_PER_TOKEN.value, POWER, Metric.TOKENS_PER_S.value)
-ROLES = ("before", "first", "best so far")
 
 
 @dataclass(frozen=True)
@@ -96,25 +86,6 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A release against an earlier one, in one cell on one GPU.
-
-    Attributes:
-        roles: of the earlier one, of ROLES.
-        judgements: by metric.
-        power: release ÷ earlier one, of mean power.
-    """
-
-    cell: CellKey
-    release: str
-    against: str
-    gpus: Gpus
-    roles: tuple[str, ...]
-    judgements: Mapping[Metric, Judgement]
-    power: float
-
-
-@dataclass(frozen=True)
 class Table:
     """Releases on GPUs of one kind.
 
@@ -122,7 +93,8 @@ class Table:
         releases: in the order of their versions.
         figures: by cell, and in the order of releases.
         steps: by cell and GPU, in the order of releases.
-        comparisons: verdicts that share the error level.
+        over_gpus: the same over the GPUs of complete blocks, of cells that have them.
+        comparisons: verdicts that share the error level; over GPUs, where there are such.
         notes: invalid launches that are left out, and GPUs whose machine changed.
     """
 
@@ -131,6 +103,7 @@ class Table:
     releases: tuple[str, ...]
     figures: tuple[Figures, ...]
     steps: tuple[Step, ...]
+    over_gpus: tuple[Step, ...]
     comparisons: int
     notes: tuple[str, ...] = ()
 
@@ -141,26 +114,20 @@ class Table:
 
     def in_role(self, role: str) -> dict[tuple[CellKey, str], list[Step]]:
         """By cell and release the steps from the release with this role, one per GPU."""
+        return self._by_place(role, self.steps)
+
+    def judged(self, role: str) -> dict[tuple[CellKey, str], list[Step]]:
+        """The same, but one over the GPUs if there is one."""
+        return self._by_place(role, self.steps) | self._by_place(role, self.over_gpus)
+
+    def _by_place(self, role: str, steps: Sequence[Step]) -> dict[tuple[CellKey, str], list[Step]]:
         found: dict[tuple[CellKey, str], list[Step]] = {
             (figures.cell, figures.release): [] for figures in self.figures
         }
-        for step in self.steps:
+        for step in steps:
             if role in step.roles:
                 found[step.cell, step.release].append(step)
         return {place: steps for place, steps in found.items() if steps}
-
-
-def mean_ratio(steps: Sequence[Step], metric: Metric) -> float:
-    """The change that steps show, over their GPUs."""
-    ratios = [step.judgements[metric].ratio for step in steps]
-    return geometric_mean([ratio.value for ratio in ratios if ratio is not None])
-
-
-def first_verdict(steps: Sequence[Step], metric: Metric) -> tuple[str, int]:
-    """The first of the GPUs' verdicts in the order of PRECEDENCE, and how many have it."""
-    verdicts = [step.judgements[metric].verdict.value for step in steps]
-    first = min(verdicts, key=PRECEDENCE.index)
-    return first, verdicts.count(first)
 
 
 @dataclass
@@ -255,20 +222,9 @@ def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
             for release in releases
             if release in of_cell
         ]
-    judged = [
-        (key, gpus, chain)
-        for key, of_cell in cells.items()
-        for gpus in _gpus(of_cell)
-        for chain in chains([name for name in releases if gpus in of_cell.get(name, {})])
-    ]
-    comparisons = len(Metric) * sum(math.comb(len(chain), 2) for _, _, chain in judged)
-    steps = [
-        step
-        for key, gpus, chain in judged
-        for step in _steps(key, gpus, chain, cells, Terms(max(1, comparisons)))
-    ]
+    steps, over_gpus, comparisons = release_steps.steps(cells, releases)
     return Table(
-        machine, reference, tuple(releases), tuple(figures), tuple(steps), comparisons,
+        machine, reference, tuple(releases), tuple(figures), steps, over_gpus, comparisons,
         (*place.left_out, *_changes(cells)),
     )  # fmt: skip
 
@@ -297,10 +253,6 @@ def _changes(cells: Mapping[CellKey, Launches]) -> Iterator[str]:
 
 def _order(key: CellKey) -> tuple[str, int, str]:
     return key.name.replace(f" bs={key.batch_size} ", " "), key.batch_size, key.canonical
-
-
-def _gpus(of_cell: Launches) -> list[Gpus]:
-    return sorted({gpus for by_gpus in of_cell.values() for gpus in by_gpus})
 
 
 def _figures(
@@ -348,51 +300,3 @@ def _root(launches: Iterable[int], gpus: int) -> float:
 def _interval(log: float, root: float, noise: Moderated, confidence: float) -> Interval:
     half = error_bound(noise.spread, noise.assumed, (1 + confidence) / 2) * root
     return interval(exp(log), exp(log - half), exp(log + half))
-
-
-def chains(releases: Iterable[str]) -> list[list[str]]:
-    """Releases under the same settings, in order: only these are steps."""
-    found: dict[str, list[str]] = {}
-    for release in releases:
-        found.setdefault(release.partition(" ")[2], []).append(release)
-    return list(found.values())
-
-
-def _steps(
-    key: CellKey,
-    gpus: Gpus,
-    made: Sequence[str],
-    cells: Mapping[CellKey, Launches],
-    terms: Terms,
-) -> list[Step]:
-    """The verdicts on one cell on one GPU, of releases in order."""
-    of_cell = cells[key]
-    energy = {
-        release: geometric_mean(values(QUANTITIES[0], of_cell[release][gpus])) for release in made
-    }
-    found = []
-    for number, release in enumerate(made[1:], 1):
-        earlier = made[:number]
-        roles = dict(
-            zip(ROLES, (earlier[-1], earlier[0], min(earlier, key=energy.__getitem__)), strict=True)
-        )
-        for against in dict.fromkeys(roles.values()):
-            judged = (release, gpus), (against, gpus)
-            noise = {m: release_noise.floor(m.value, key, cells, judged) for m in Metric}
-            candidate, reference = of_cell[release][gpus], of_cell[against][gpus]
-            baseline = Baseline.of(reference)
-            power = [geometric_mean(values(POWER, side)) for side in (candidate, reference)]
-            found.append(
-                Step(
-                    cell=key,
-                    release=release,
-                    against=against,
-                    gpus=gpus,
-                    roles=tuple(role for role, other in roles.items() if other == against),
-                    judgements={
-                        m: judge(m, candidate, baseline, NO_LIMITS, terms, noise) for m in Metric
-                    },
-                    power=power[0] / power[1],
-                )
-            )
-    return found

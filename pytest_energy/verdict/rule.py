@@ -27,7 +27,7 @@ the tolerance with probability 5 %.
 import enum
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import NoiseFloor, expm1
@@ -184,8 +184,22 @@ def decide(case: Case, terms: Terms) -> Decision:
         if reasons:
             return Decision(verdict, verdict, tuple(reasons))
     ratio = (compare_pairs if terms.paired else compare)(case.candidate, case.reference, case.noise)
-    launches, limit = ratio.launches, tolerated(case.metric, case.tolerance)
     stored = None if terms.paired else len(case.reference)
+    found = of_ratio(case.metric, ratio, case.tolerance, terms, stored)
+    broken = (*case.over_budget.values(), *case.slow.values())
+    return replace(found, verdict=Verdict.REGRESSED, reasons=broken) if broken else found
+
+
+def of_ratio(
+    metric: Metric, ratio: Comparison, tolerance: float, terms: Terms, stored: int | None
+) -> Decision:
+    """The verdict if all preconditions hold and no limit is broken; the way in for releases.
+
+    Args:
+        metric, ratio, tolerance, terms: what is judged.
+        stored: launches of the reference; None if each of the candidate brings another of them.
+    """
+    launches, limit = ratio.launches, tolerated(metric, tolerance)
 
     def detected(look: int) -> float:
         return smallest_detected(ratio, stored, limit, look, terms.levels(look).alarm)
@@ -193,12 +207,12 @@ def decide(case: Case, terms: Terms) -> Decision:
     levels = terms.levels(launches)
     smallest = detected(terms.looks(launches)[-1])
     blind = detected(terms.horizon(launches)) > math.log(2)
-    verdict = on_ratio(case.metric, ratio, case.tolerance, levels)
+    verdict = on_ratio(metric, ratio, tolerance, levels)
     if verdict is Verdict.PASS and blind:
         verdict = Verdict.INCONCLUSIVE
-    broken = (*case.over_budget.values(), *case.slow.values())
-    final = Verdict.REGRESSED if broken else verdict
-    return Decision(final, verdict, broken, ratio, levels, expm1(smallest), blind)
+    return Decision(
+        verdict, verdict, ratio=ratio, levels=levels, smallest_detected=expm1(smallest), blind=blind
+    )
 
 
 def _preconditions(case: Case, terms: Terms) -> Iterator[tuple[Verdict, Sequence[str]]]:
@@ -216,7 +230,7 @@ def _preconditions(case: Case, terms: Terms) -> Iterator[tuple[Verdict, Sequence
 
 
 def on_ratio(metric: Metric, ratio: Comparison, tolerance: float, levels: Levels) -> Verdict:
-    """The verdict if all preconditions hold and no limit is broken."""
+    """The same of one look, whether or not it is the last, even if the gate is blind."""
     worse, limit = loss(metric, ratio), tolerated(metric, tolerance)
     by_chance = ratio.bound(1 - levels.alarm)
     if levels.may_alarm and worse >= limit and worse > by_chance:

@@ -1,0 +1,200 @@
+"""The verdicts on releases, each against the one before, the first, and the best so far.
+
+The best is the one with the least J/token so far, all under the same settings. As the data choose
+it, the error level is shared by all pairs of releases. Verdicts are the rule's (verdict/rule.py):
+over the GPUs, if three or more have launched all releases, by how ratios scatter over them
+(release_noise.py), and on each GPU for itself.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_energy.cell.key import CellKey
+from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.spread import exp, geometric_mean, log_moments
+from pytest_energy.report import release_noise
+from pytest_energy.report.release_noise import POWER, Gpus, Launches, values
+from pytest_energy.report.words import PRECEDENCE
+from pytest_energy.store.baseline import Baseline
+from pytest_energy.verdict.comparison import Comparison
+from pytest_energy.verdict.judge import judge
+from pytest_energy.verdict.judgement import NO_LIMITS, Judgement
+from pytest_energy.verdict.rule import Terms, of_ratio
+
+ROLES = ("before", "first", "best so far")
+_ENERGY = Metric.JOULES_PER_TOKEN
+
+
+@dataclass(frozen=True)
+class Step:
+    """A release against an earlier one, in one cell on one GPU, or over several.
+
+    Attributes:
+        over: the GPUs.
+        roles: of the earlier one, of ROLES.
+        judgements: by metric.
+        power: release ÷ earlier one, of mean power.
+        comparisons: verdicts that share the error level.
+    """
+
+    cell: CellKey
+    release: str
+    against: str
+    over: tuple[Gpus, ...]
+    roles: tuple[str, ...]
+    judgements: Mapping[Metric, Judgement]
+    power: float
+    comparisons: int
+
+
+def mean_ratio(steps: Sequence[Step], metric: Metric) -> float:
+    """The change that steps show, over their GPUs."""
+    ratios = [step.judgements[metric].ratio for step in steps]
+    return geometric_mean([ratio.value for ratio in ratios if ratio is not None])
+
+
+def first_verdict(steps: Sequence[Step], metric: Metric) -> tuple[str, int]:
+    """The first of the steps' verdicts in the order of PRECEDENCE, and how many have it."""
+    verdicts = [step.judgements[metric].verdict.value for step in steps]
+    first = min(verdicts, key=PRECEDENCE.index)
+    return first, verdicts.count(first)
+
+
+def chains(releases: Iterable[str]) -> list[list[str]]:
+    """Releases under the same settings, in order: only these are steps."""
+    found: dict[str, list[str]] = {}
+    for release in releases:
+        found.setdefault(release.partition(" ")[2], []).append(release)
+    return list(found.values())
+
+
+def steps(
+    cells: Mapping[CellKey, Launches], releases: Sequence[str]
+) -> tuple[tuple[Step, ...], tuple[Step, ...], int]:
+    """All steps.
+
+    Args:
+        cells: launches of each cell.
+        releases: in order.
+
+    Returns:
+        Those on each GPU; those over the GPUs of complete blocks; and how many verdicts share the
+        error level if each cell is judged over GPUs where it can be.
+    """
+    on_gpus = [
+        (key, gpus, chain)
+        for key, of_cell in cells.items()
+        for gpus in sorted({gpus for by_gpus in of_cell.values() for gpus in by_gpus})
+        for chain in chains([name for name in releases if gpus in of_cell.get(name, {})])
+    ]
+    over = [
+        (key, on, chain)
+        for key, of_cell in cells.items()
+        if (on := release_noise.complete_blocks(of_cell))
+        for chain in chains([name for name in releases if name in of_cell])
+    ]
+    pooled = {key for key, _, _ in over}
+    alone = _pairs(chain for _, _, chain in on_gpus)
+    shown = _pairs(
+        [chain for key, _, chain in on_gpus if key not in pooled] + [chain for _, _, chain in over]
+    )
+    return (
+        tuple(step for of in on_gpus for step in _on_gpu(*of, cells, Terms(max(1, alone)))),
+        tuple(step for of in over for step in _over(*of, cells, Terms(max(1, shown)))),
+        shown,
+    )
+
+
+def _pairs(of: Iterable[Sequence[str]]) -> int:
+    """How many verdicts there may be, as the data choose the best."""
+    return len(Metric) * sum(math.comb(len(chain), 2) for chain in of)
+
+
+def _against(
+    chain: Sequence[str], energy: Mapping[str, float]
+) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Each release with the earlier ones that it is compared with, and their roles."""
+    for number, release in enumerate(chain[1:], 1):
+        earlier = chain[:number]
+        in_roles = earlier[-1], earlier[0], min(earlier, key=energy.__getitem__)
+        for against in dict.fromkeys(in_roles):
+            roles = (role for role, of in zip(ROLES, in_roles, strict=True) if of == against)
+            yield release, against, tuple(roles)
+
+
+def _on_gpu(
+    key: CellKey,
+    gpus: Gpus,
+    chain: Sequence[str],
+    cells: Mapping[CellKey, Launches],
+    terms: Terms,
+) -> Iterator[Step]:
+    made = {release: cells[key][release][gpus] for release in chain}
+    energy = {name: geometric_mean(values(_ENERGY.value, of)) for name, of in made.items()}
+    for release, against, roles in _against(chain, energy):
+        judged = (release, gpus), (against, gpus)
+        noise = {m: release_noise.floor(m.value, key, cells, judged) for m in Metric}
+        candidate, baseline = made[release], Baseline.of(made[against])
+        power = [geometric_mean(values(POWER, side)) for side in (candidate, made[against])]
+        judgements = {m: judge(m, candidate, baseline, NO_LIMITS, terms, noise) for m in Metric}
+        yield Step(
+            key,
+            release,
+            against,
+            (gpus,),
+            roles,
+            judgements,
+            power[0] / power[1],
+            terms.comparisons,
+        )
+
+
+def _over(
+    key: CellKey,
+    on: tuple[Gpus, ...],
+    chain: Sequence[str],
+    cells: Mapping[CellKey, Launches],
+    terms: Terms,
+) -> Iterator[Step]:
+    of_cell = cells[key]
+    names = [*(metric.value for metric in Metric), POWER]
+    logs = {
+        release: {
+            name: statistics.fmean(log_moments(values(name, of_cell[release][g]))[0] for g in on)
+            for name in names
+        }
+        for release in chain
+    }
+    for release, against, roles in _against(
+        chain, {r: of[_ENERGY.value] for r, of in logs.items()}
+    ):
+        change = {name: exp(logs[release][name] - logs[against][name]) for name in names}
+        judgements = {m: _judged(m, change[m.value], key, cells, len(on), terms) for m in Metric}
+        yield Step(key, release, against, on, roles, judgements, change[POWER], terms.comparisons)
+
+
+def _judged(
+    metric: Metric,
+    change: float,
+    key: CellKey,
+    cells: Mapping[CellKey, Launches],
+    gpus: int,
+    terms: Terms,
+) -> Judgement:
+    """The rule on a change over GPUs, each of which stands for a launch of both releases."""
+    scatter = release_noise.of_blocks(metric.value, key, cells)
+    assert scatter is not None  # of complete blocks
+    ratio = Comparison(change, gpus, math.sqrt(2 / gpus), scatter.spread, scatter.assumed)
+    tolerance = terms.tolerance(metric, None)
+    decision = of_ratio(metric, ratio, tolerance, terms, gpus)
+    return Judgement(
+        metric=metric,
+        verdict=decision.verdict,
+        tolerance=tolerance,
+        reasons=(),
+        ratio=ratio,
+        smallest_detected=decision.smallest_detected,
+        blind=decision.blind,
+    )
