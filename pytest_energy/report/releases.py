@@ -35,6 +35,7 @@ from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.release_noise import POWER, Gpus, Launches, values
 from pytest_energy.report.release_steps import Step, chains
 from pytest_energy.report.results import Interval, engine_name, interval
+from pytest_energy.report.words import count
 from pytest_energy.store import gpu_launches
 from pytest_energy.verdict.comparison import Moderated, error_bound
 
@@ -134,19 +135,25 @@ class Table:
 class _Place:
     cells: dict[CellKey, Launches] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    interleaved: set[str] = field(default_factory=set)
+
+    @property
+    def notes(self) -> Iterator[str]:
+        yield from self.left_out
+        if self.interleaved:
+            yield (
+                f"left out: {count(len(self.interleaved), 'launch', 'launches')} with another "
+                "engine co-resident on the GPUs, which pairs alone judge"
+            )
 
 
 def read(paths: Iterable[Path]) -> list[Measurement]:
-    """The launches at or below `paths` that had their GPUs to themselves.
+    """The launches at or below `paths`.
 
     Raises:
         RecordingError: a file is damaged, or a path holds none.
     """
-    return [
-        measurement.measure(*periods)
-        for periods in recording_file.read_launches([*paths])
-        if periods[0].co_resident is None
-    ]
+    return [measurement.measure(*periods) for periods in recording_file.read_launches([*paths])]
 
 
 def tables(launches: Sequence[Measurement], reference: str | None = None) -> tuple[Table, ...]:
@@ -159,7 +166,7 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
     Raises:
         ResultsError: there is no valid launch, or a table has none of the reference.
     """
-    if not launches:
+    if all(m.co_resident for m in launches):
         raise ResultsError(
             "nothing to compare: each of these launches had another engine co-resident on its "
             "GPUs.\nJudge them in pairs: pytest SUITE --energy-replay DIR/candidate "
@@ -170,6 +177,9 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
         on = m.environment
         place = places.setdefault(Machine(on.gpu_name, len(on.gpus), on.power_limit), _Place())
         label = engine_name(on.vllm or "?", on.settings_under_test).removeprefix("vLLM ")
+        if m.co_resident:
+            place.interleaved.add(m.launch_id)
+            continue
         if not m.valid:
             place.left_out += [
                 f"left out: vLLM {label}, {m.key.name}, launch {m.launch_id}: {fault}"
@@ -225,7 +235,7 @@ def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
     steps, over_gpus, comparisons = release_steps.steps(cells, releases)
     return Table(
         machine, reference, tuple(releases), tuple(figures), steps, over_gpus, comparisons,
-        (*place.left_out, *_changes(cells)),
+        (*place.notes, *_changes(cells)),
     )  # fmt: skip
 
 

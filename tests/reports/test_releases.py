@@ -325,6 +325,15 @@ def test_interleaved_launches_alone_are_judged_in_pairs_instead() -> None:
         releases.tables(releases.read([INTERLEAVED]))
 
 
+def test_interleaved_launches_among_others_are_left_out_and_said() -> None:
+    alone = INTERLEAVED.parent / "gpu-a30fa4a8" / "vllm-0.25.1"
+    table = only(releases.tables(releases.read([INTERLEAVED, alone])))
+    (note,) = table.notes
+    assert note == (
+        "left out: 6 launches with another engine co-resident on the GPUs, which pairs alone judge"
+    )
+
+
 def test_recorded_launches_give_the_ratios_that_pandas_gives(tmp_path: Path) -> None:
     measured = releases.read(RECORDED)
     found = releases.tables(measured)
