@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import interleaving_table, launch_table, second_gpu_table, server_table
-from pytest_energy.report import release_table, releases
+from pytest_energy.report import collect, prefill_decode, release_table, releases
 from pytest_energy.store.noise import NoiseStore
 
 ROOT = Path(__file__).parents[1]
@@ -191,11 +191,25 @@ def _releases() -> str:
     return "\n\n".join(["\n".join(lines), *map(release_table.markdown, tables)]) + "\n"
 
 
+def _prefill_decode() -> str:
+    lines = [f"# {prefill_decode.TITLE}", "", prefill_decode.NOTE, ""]
+    columns = prefill_decode.COLUMNS
+    for title, folder in (("H200", H200), ("H100", H100)):
+        rows = prefill_decode.found(collect.read([ROOT / folder]))
+        told = [prefill_decode.line(row) for row in rows]
+        lines += [f"## {title}", "", f"$ pytest-energy report {folder} -o report", ""]
+        lines[-2] = f"    {lines[-2]}"
+        lines += [f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *told)]
+        lines += [""]
+    return "\n".join(lines)
+
+
 WRITERS: Mapping[str, Callable[[], str]] = {
     "launches": _launches,
     "comparisons": _comparisons,
     "verdicts": _verdicts,
     "releases": _releases,
+    "prefill-decode": _prefill_decode,
 }
 
 

@@ -164,7 +164,7 @@ def pictures() -> list[tuple[Picture, str]]:
     folders, noise = [ROOT / label for label in PICTURES], NoiseStore(ROOT / "baselines")
 
     def group_of(folders: Sequence[Path]) -> groups.Group:
-        run, entries = collect.run("recordings", ""), collect.compared(folders, noise)
+        run, entries = collect.run("recordings", ""), collect.compared(collect.read(folders), noise)
         (group,) = groups.groups(results.Results(results.SCHEMA_VERSION, (run,), entries))
         return group
 

@@ -84,12 +84,17 @@ def write(results: "Results", folder: Path, recordings: Sequence[Path] = ()) -> 
 
 
 def _results(files: Sequence[Path], recordings: Sequence[Path], baselines: Path) -> "Results":
-    from pytest_energy.report import collect, results, results_file
+    from pytest_energy.report import collect, prefill_decode, results, results_file
     from pytest_energy.store.noise import NoiseStore
 
     found = [results_file.read(path) for path in files]
     if recordings:
-        entries = collect.compared(recordings, NoiseStore(baselines))
+        engines = collect.read(recordings)
+        entries = collect.compared(engines, NoiseStore(baselines))
         run = collect.run("recordings", "recordings " + ", ".join(map(os.path.relpath, recordings)))
-        found.append(results.Results(results.SCHEMA_VERSION, (run,), entries))
+        found.append(
+            results.Results(
+                results.SCHEMA_VERSION, (run,), entries, (), prefill_decode.found(engines)
+            )
+        )
     return results_file.together(found)

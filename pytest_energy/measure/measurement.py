@@ -16,6 +16,7 @@ from pytest_energy.measure import checks, latency
 from pytest_energy.measure.conditions import Conditions, conditions, static_power_w
 from pytest_energy.measure.cycles import Cycles
 from pytest_energy.measure.limits import StepTimes, step_times
+from pytest_energy.measure.mix import Mix, mix_of
 from pytest_energy.measure.steadiness import Steadiness, parts, steadiness
 from pytest_energy.measure.window import MIN_CYCLES, Window, window_of
 from pytest_energy.recording.faults import by_chance, fault, unrecoverable, without_figures
@@ -49,6 +50,7 @@ class Measurement:
         clients: what a server's clients saw, one entry per period; empty if there were none.
         steadiness: how steady the launch was; None if it was not tested.
         step_times: what its steps held, and how long they took; None if they were not seen.
+        mix: how its energy follows its mix of input and output tokens; None if it is not known.
     """
 
     key: CellKey
@@ -65,6 +67,7 @@ class Measurement:
     clients: tuple[Client, ...] = ()
     steadiness: Steadiness | None = None
     step_times: StepTimes | None = None
+    mix: Mix | None = None
 
     @property
     def latencies_ms(self) -> dict[str, dict[str, float]]:
@@ -152,6 +155,7 @@ def measure(*periods: Recording, ended: bool = True) -> Measurement:
         clients=tuple(period.client for period in periods if period.client is not None),
         steadiness=steady,
         step_times=step_times(windows) if windows and ended else None,
+        mix=mix_of(windows) if windows and ended else None,
     )
 
 

@@ -46,28 +46,64 @@ def entry_of(judgement: Judgement, key: CellKey, floors: Floors, said: Explanati
     )
 
 
-def compared(paths: Sequence[Path], noise_store: NoiseStore) -> tuple[Entry, ...]:
+Engines = Sequence[Sequence[Sequence[Measurement]]]
+
+
+def compared(engines: Engines, noise_store: NoiseStore) -> tuple[Entry, ...]:
     """Recordings compared by engine, not judged: each with the first one given for its cell.
 
-    Launches belong to one engine if they agree in GPU model, GPU, power limit, vLLM version and
-    settings under test, wherever their files lie. Different GPUs are never compared, nor launches
-    that had the GPU to themselves with launches that shared it with a co-resident engine.
+    Different GPUs are never compared, nor launches that had the GPU to themselves with launches
+    that shared it with a co-resident engine.
 
     Args:
-        paths: files or folders, in the order of the engines.
+        engines: as `read` gives them.
         noise_store: for the intervals.
 
     Raises:
-        RecordingError: a file is damaged, or a path holds none.
         NoiseError: a noise file is damaged.
     """
     entries = []
-    for reference, *others in _engines(paths):
+    for reference, *others in engines:
         for engine in others:
             entries += [_comparison(engine, reference, metric, noise_store) for metric in Metric]
         if not others:
             entries += [_comparison(reference, (), metric, noise_store) for metric in Metric]
     return tuple(entries)
+
+
+def read(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
+    """By cell and GPU the engines in the order given, and their launches; each launch once.
+
+    Launches belong to one engine if they agree in GPU model, GPU, power limit, vLLM version and
+    settings under test, wherever their files lie.
+
+    Args:
+        paths: files or folders, in the order of the engines.
+
+    Raises:
+        RecordingError: a file is damaged, or a path holds none.
+    """
+    found: dict[tuple[Any, ...], dict[str, dict[str, Measurement]]] = {}
+    for path in paths:
+        for periods in recording_file.read_launches([path]):
+            first, environment = periods[0], periods[0].environment
+            place = (
+                (first.key.model, first.key.batch_size, first.key.canonical),
+                (
+                    environment.gpu_name,
+                    environment.gpus,
+                    environment.power_limit,
+                    first.co_resident is not None,
+                ),
+            )
+            engine = repr((environment.vllm, environment.engine_args_under_test))
+            launches = found.setdefault(place, {}).setdefault(engine, {})
+            launches[first.launch_id] = measurement.measure(*periods)
+    by_place = [engines for _, engines in sorted(found.items(), key=lambda item: item[0])]
+    return [
+        [[launch for _, launch in sorted(launches.items())] for launches in engines.values()]
+        for engines in by_place
+    ]
 
 
 def run(source: Source, settings: str, exit_status: int | None = None) -> Run:
@@ -168,28 +204,3 @@ def _compare(
         noise=noise,
         changed=tuple(attribution.what_changed(baseline.environment, candidate[-1].environment)),
     )
-
-
-def _engines(paths: Sequence[Path]) -> list[list[list[Measurement]]]:
-    """By cell and GPU the engines in the order given, and their launches; each launch once."""
-    found: dict[tuple[Any, ...], dict[str, dict[str, Measurement]]] = {}
-    for path in paths:
-        for periods in recording_file.read_launches([path]):
-            first, environment = periods[0], periods[0].environment
-            place = (
-                (first.key.model, first.key.batch_size, first.key.canonical),
-                (
-                    environment.gpu_name,
-                    environment.gpus,
-                    environment.power_limit,
-                    first.co_resident is not None,
-                ),
-            )
-            engine = repr((environment.vllm, environment.engine_args_under_test))
-            launches = found.setdefault(place, {}).setdefault(engine, {})
-            launches[first.launch_id] = measurement.measure(*periods)
-    by_place = [engines for _, engines in sorted(found.items(), key=lambda item: item[0])]
-    return [
-        [[launch for _, launch in sorted(launches.items())] for launches in engines.values()]
-        for engines in by_place
-    ]

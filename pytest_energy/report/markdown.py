@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pytest_energy.report import causes, changes, steps, summary
+from pytest_energy.report import causes, changes, prefill_decode, steps, summary
 from pytest_energy.report.causes import Cause, Fact
 from pytest_energy.report.results import HistoryEntry, Results
 
@@ -55,7 +55,19 @@ def page(results: Results) -> str:
     blocks += _explanations(found, sum(map(len, blocks)))
     if states:
         blocks.append(_history(states))
+    blocks += _prefill_decode(results)
     return "\n\n".join(filter(None, [*blocks, *_footer(results)])) + "\n"
+
+
+def _prefill_decode(results: Results) -> list[str]:
+    """Its table; empty without figures."""
+    lines = prefill_decode.lines(results)[:_MAX_ROWS]
+    if not lines:
+        return []
+    rows = [prefill_decode.COLUMNS, ("---",) * len(prefill_decode.COLUMNS)]
+    rows += [tuple(map(escape, line)) for line in lines]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return [f"### {prefill_decode.TITLE}", prefill_decode.NOTE, table]
 
 
 def _what_changed(results: Results) -> str:

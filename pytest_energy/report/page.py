@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pytest_energy.report import causes, changes, launches, steps, summary
+from pytest_energy.report import causes, changes, launches, prefill_decode, steps, summary
 from pytest_energy.report.gallery import Gallery
 from pytest_energy.report.pictures import DARK, LIGHT, printable
 from pytest_energy.report.results import Results
@@ -42,6 +42,8 @@ def page(results: Results, gallery: Gallery) -> str:
             launch_columns=launches.COLUMNS,
             launches=launches.lines(results)[:_MAX_LINES],
             not_drawn=gallery.not_drawn,
+            prefill_decode=prefill_decode,
+            prefill_decode_lines=prefill_decode.lines(results)[:_MAX_LINES],
             history=history,
             accepted=any(state.reason for state, _ in history),
             older=len(states) - len(history),

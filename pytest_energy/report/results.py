@@ -307,6 +307,29 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ReportedPrefillDecode:
+    """Energy of prefill and decode of one engine on one GPU at one batch size, or why not.
+
+    Attributes:
+        engine: what was measured, as tables call it.
+        lengths: tokens in and out of each cell that it rests on, "256/256".
+        launches: of all these cells.
+        joules_per_input_token, joules_per_output_token: both or neither is known.
+        why_not: empty if they are.
+    """
+
+    model: Text
+    gpu: Gpu
+    engine: Text
+    batch_size: Count
+    lengths: Annotated[tuple[Text, ...], MinLen(1)]
+    launches: Count
+    joules_per_input_token: Interval | None = None
+    joules_per_output_token: Interval | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, config=STRICT)
 class Run:
     """How the entries came about.
 
@@ -333,6 +356,7 @@ class Results:
     runs: Annotated[tuple[Run, ...], MinLen(1)]
     entries: tuple[Entry, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
+    prefill_decode: tuple[ReportedPrefillDecode, ...] = ()
 
     def __post_init__(self) -> None:
         for entry in self.entries:

@@ -83,4 +83,7 @@ def together(several: Sequence[Results]) -> Results:
         runs += results.runs
         # Runs that share a store share its history.
         history.update({repr(state): state for state in results.history})
-    return Results(SCHEMA_VERSION, tuple(runs), tuple(entries), tuple(history.values()))
+    energies = tuple(
+        dict.fromkeys(found for results in several for found in results.prefill_decode)
+    )
+    return Results(SCHEMA_VERSION, tuple(runs), tuple(entries), tuple(history.values()), energies)

@@ -53,6 +53,7 @@ from pytest_energy.report import (
     history,
     markdown,
     noise_table,
+    prefill_decode,
     publish,
     results,
     results_file,
@@ -148,14 +149,11 @@ class Readers:
                     (ours, baseline),
                 ):
                     self._report(new, old, metric, terms)
-            entries = collect.compared(
-                [self.folder / "recordings"], NoiseStore(self.folder / "none")
-            )
-            self._pages(
-                results.Results(
-                    results.SCHEMA_VERSION, (results.Run("", "", "recordings", "", None),), entries
-                )
-            )
+            engines = collect.read([self.folder / "recordings"])
+            entries = collect.compared(engines, NoiseStore(self.folder / "none"))
+            runs = (results.Run("", "", "recordings", "", None),)
+            energies = prefill_decode.found(engines)
+            self._pages(results.Results(results.SCHEMA_VERSION, runs, entries, (), energies))
 
     def _stored(self, launches: Sequence[Measurement], folder: Path) -> Baseline | None:
         """What becomes a baseline and noise can be read back."""

@@ -52,6 +52,28 @@ def test_recordings_are_compared_with_the_first_and_not_judged(compared: Path) -
         assert word not in text
 
 
+def test_prefill_and_decode_are_told_or_refused(tmp_path: Path) -> None:
+    quiet = ROOT / "recordings" / "h100-sxm-80gb" / "gpu-2d029cfc"
+    assert run("report", quiet, "-o", tmp_path, "--baselines", ROOT / "baselines") == 0
+    rows = {
+        (row.batch_size, row.lengths): row
+        for row in results_file.read(tmp_path / "results.json").prefill_decode
+    }
+    told = rows[64, ("448/256",)]
+    assert told.joules_per_input_token is not None
+    assert told.joules_per_output_token is not None
+    assert 0.011 < told.joules_per_input_token.value < 0.018
+    # What a request takes is what its prompt and its tokens take.
+    per_token = told.joules_per_input_token.value * 448 / 256 + told.joules_per_output_token.value
+    assert per_token == pytest.approx(0.1065, rel=0.02)
+    both = "input tokens per output token must differ by a factor of 2, not of 1.1"
+    assert rows[64, ("448/256", "512/256")].why_not == both
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "Energy of prefill and decode" in text
+        assert both in text
+
+
 def test_a_lone_recording_is_shown_without_a_comparison(tmp_path: Path) -> None:
     assert run("report", RECORDINGS / "gpu-8bb286c2", "-o", tmp_path) == 0
     found = results_file.read(tmp_path / "results.json")

@@ -35,7 +35,9 @@ def written(folder: Path, cell: Cell, powers_w: list[float], version: str = "1.0
 
 def test_power_of_three_launches_has_students_interval(cell: Cell, tmp_path: Path) -> None:
     powers_w = [500.0, 505.0, 512.0]
-    side = collect.compared([written(tmp_path, cell, powers_w)], NoiseStore(tmp_path))[0].candidate
+    side = collect.compared(
+        collect.read([written(tmp_path, cell, powers_w)]), NoiseStore(tmp_path)
+    )[0].candidate
     assert side is not None
     logs = np.log(powers_w)
     low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
@@ -49,7 +51,9 @@ def test_power_of_one_launch_has_the_interval_that_it_cannot_exceed(
     cell: Cell, tmp_path: Path
 ) -> None:
     """1 % of J/token and 3 % of tokens/s are assumed."""
-    side = collect.compared([written(tmp_path, cell, [500.0])], NoiseStore(tmp_path))[0].candidate
+    side = collect.compared(collect.read([written(tmp_path, cell, [500.0])]), NoiseStore(tmp_path))[
+        0
+    ].candidate
     assert side is not None
     half = float(stats.t.ppf(0.975, 3)) * 0.04
     assert side.power_w.high / side.power_w.value == pytest.approx(math.exp(half), rel=1e-5)
@@ -62,7 +66,7 @@ def test_a_recording_given_twice_counts_once_and_order_names_the_reference(
         written(tmp_path, cell, [power_w] * 3, version)
         for power_w, version in ((500.0, "1.0"), (550.0, "2.0"))
     )
-    entries = collect.compared([new, old, new], NoiseStore(tmp_path))
+    entries = collect.compared(collect.read([new, old, new]), NoiseStore(tmp_path))
     assert [
         (entry.reference.vllm, entry.candidate.vllm)
         for entry in entries
@@ -83,7 +87,7 @@ def test_what_changed_and_the_split_are_the_gates(cell: Cell, tmp_path: Path) ->
         written(tmp_path, cell, [power_w] * 3, version)
         for power_w, version in ((500.0, "1.0"), (550.0, "2.0"))
     )
-    energy = collect.compared([old, new], NoiseStore(tmp_path))[0]
+    energy = collect.compared(collect.read([old, new]), NoiseStore(tmp_path))[0]
     assert energy.changed is not None
     assert energy.changed.differences == {"vllm": "1.0 → 2.0"}
     assert energy.split is not None
@@ -170,7 +174,7 @@ def test_periods_of_a_launch_are_one_launch_and_their_traces_are_drawn() -> None
         for periods in recording_file.read_launches([folder])
     }
     assert max(map(len, launches.values())) > 1
-    for entry in collect.compared([folder], NoiseStore(folder)):
+    for entry in collect.compared(collect.read([folder]), NoiseStore(folder)):
         assert entry.candidate is not None
         for launch in entry.candidate.launches:
             measured = measurement.measure(*launches[entry.cell.batch_size, launch.launch_id])
@@ -192,7 +196,7 @@ def test_launches_with_a_co_resident_engine_are_not_compared_with_others(
         recording_file.write(
             replace(made, co_resident=CoResident("other", 10.0, 0, True, 0.1)), file
         )
-    entries = collect.compared([alone, tmp_path / "2.0"], NoiseStore(tmp_path))
+    entries = collect.compared(collect.read([alone, tmp_path / "2.0"]), NoiseStore(tmp_path))
     assert [(entry.candidate.vllm, entry.reference) for entry in entries if entry.candidate] == [
         ("1.0", None)
     ] * 2 + [("2.0", None)] * 2
