@@ -11,6 +11,7 @@ from pytest_energy.measure import measurement
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
+from pytest_energy.report.words import count
 from pytest_energy.settings import Settings
 
 
@@ -127,9 +128,10 @@ def _unpaired(
     """Why the launches of two sides are not pairs, first with first; None if they are."""
     if len(candidate) != len(reference):
         return (
-            f"{len(candidate)} launches of {cell.name} cannot be paired with {len(reference)} of "
-            "the reference.\nGive as many recordings for --energy-reference-replay as for "
-            "--energy-replay, or --energy-interleave never if they are not pairs."
+            f"{count(len(candidate), 'launch', 'launches')} of {cell.name} cannot be paired with "
+            f"{len(reference)} of the reference.\nGive as many recordings for "
+            "--energy-reference-replay as for --energy-replay, or --energy-interleave never if "
+            "they are not pairs."
         )
     for mine, other in zip(candidate, reference, strict=True):
         if mine.launch_id == other.launch_id:

@@ -759,7 +759,7 @@ def propose(runner: Runner) -> subprocess.CompletedProcess[str]:
         "ACTOR": "somebody",
         "BASELINES": "baselines",
         "BASE": "main",
-        "GPU": "h100",
+        "GPU": "h100 a",
         "REASON": reason,
     }
     return runner.run(BASELINE, "propose", "Open the pull request", **env)
@@ -773,7 +773,7 @@ def test_new_baselines_are_proposed_with_the_report(runner: Runner, repository: 
     (sent / "gpu" / "link.json").symlink_to("/etc/passwd")
     done = propose(runner)
     assert done.returncode == 0, done.stderr
-    branch = "energy-baseline/17-1"
+    branch = "energy-baseline/17-1-h100-a"
     changed = git("diff", "--name-only", "main", branch, cwd=runner.folder).splitlines()
     assert changed == ["baselines/gpu/model.json", "baselines/gpu/noise/other model.json"]
     assert git("show", f"{branch}:baselines/gpu/model.json", cwd=repository) == "new"

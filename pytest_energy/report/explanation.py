@@ -257,8 +257,13 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
         )
         if "--energy-reference-" in rerun:  # whose launches could not be had or compared
             here = f"fix the cause and measure again: {rerun}"
+        if replayed:
+            here = (
+                "compare with recordings of the baseline's vLLM on this GPU: --energy-replay DIR "
+                "--energy-reference-replay DIR --energy-interleave never"
+            )
         other = f"run on the baseline's hardware, or store a baseline for this one: {update}"
-        return [other] if replayed else [here, f"or {other}"]
+        return [here, f"or {other}"]
     if verdict is Verdict.INVALID and not replayed:
         return [f"fix the cause and measure again: {rerun}"]
     # What is wrong with the recordings as a whole says on a second line what to do.

@@ -252,7 +252,7 @@ BOTH = TESTS.replace("def test_energy(energy):\n        energy.check()", "").rep
     [
         ("INVALID", "throttled: hot", "leave the invalid launches out"),
         ("NO BASELINE", "no baseline", "if the cell is new, store a baseline"),
-        ("NOT COMPARABLE", "another GPU model", "run on the baseline's hardware"),
+        ("NOT COMPARABLE", "another GPU model", "compare with recordings of the baseline's vLLM"),
     ],
 )
 def test_a_cause_that_both_fixtures_share_is_told_once(
