@@ -251,25 +251,29 @@ def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
     if verdict is Verdict.NO_BASELINE:
         return [f"if the cell is new, store a baseline: {update}"]
     if verdict is Verdict.NOT_COMPARABLE:
-        here = (
-            f"compare with the baseline's vLLM on this GPU: {rerun} --energy-reference-python "
-            "PYTHON   (or --energy-reference-install)"
-        )
-        if "--energy-reference-" in rerun:  # whose launches could not be had or compared
-            here = f"fix the cause and measure again: {rerun}"
-        if replayed:
-            here = (
-                "compare with recordings of the baseline's vLLM on this GPU: --energy-replay DIR "
-                "--energy-reference-replay DIR --energy-interleave never"
-            )
         other = f"run on the baseline's hardware, or store a baseline for this one: {update}"
-        return [here, f"or {other}"]
+        return [_compare_here(rerun, replayed), f"or {other}"]
     if verdict is Verdict.INVALID and not replayed:
         return [f"fix the cause and measure again: {rerun}"]
     # What is wrong with the recordings as a whole says on a second line what to do.
     if verdict is Verdict.INVALID and not any("\n" in reason for reason in judgement.reasons):
         return [f"leave the invalid launches out, or record new ones: {rerun} --energy-record DIR"]
     return []
+
+
+def _compare_here(rerun: str, replayed: bool) -> str:
+    """How to judge an engine on a GPU that no baseline is of."""
+    if replayed:
+        return (
+            "compare with recordings of the baseline's vLLM on this GPU: --energy-replay DIR "
+            "--energy-reference-replay DIR --energy-interleave never"
+        )
+    if "--energy-reference-" in rerun:  # whose launches could not be had or compared
+        return f"fix the cause and measure again: {rerun}"
+    return (
+        f"compare with the baseline's vLLM on this GPU: {rerun} --energy-reference-python "
+        "PYTHON   (or --energy-reference-install)"
+    )
 
 
 def _accept_against_a_reference(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:
