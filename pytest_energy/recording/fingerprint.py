@@ -1,12 +1,13 @@
 """The fingerprint of a measurement: what may explain a change.
 
-It is an allow-list: no environment variable, no path and no user name is in it.
+It is an allow-list: no secret, no path and no user name is in it.
 """
 
 import datetime
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -23,7 +24,13 @@ from pytest_energy.safety.untrusted import Malformed
 
 _MAX_SETTINGS = 5_000  # characters
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-_VERSIONS = ("vllm", "torch", "cuda", "python", "packages")
+_VERSIONS = ("vllm", "torch", "cuda", "python", "packages", "vllm_variables")
+# Variables that move or log something, and leave the engine as it is.
+_INERT = re.compile(
+    r"VLLM_((.*_)?(LOG|LOGGING|USAGE)(_.*)?|DO_NOT_TRACK|(.*_)?(HOST|IP|PORT|URL)"
+    r"|(.*_)?TIMEOUT(_S|_SECONDS)?|(CACHE|CONFIG)_ROOT|(.*_)?CACHE_(DIR|PATH)"
+    r"|(ASSETS|MEDIA)_CACHE(_.*)?|(RPC_BASE|DEBUG_DUMP)_PATH|BUILD_.*|IMAGE_TAG)"
+)
 
 Watts = Annotated[float, Gt(0), Le(1e6)]
 
@@ -72,6 +79,8 @@ class Fingerprint:
         date: start of the load, ISO 8601.
         pytest_energy: its version.
         vllm, torch, cuda, python, packages: versions in the engine's environment.
+        vllm_variables: environment variables of vLLM's that may change the engine; None in older
+            recordings, and for a server that ran already.
         engine_settings: as the engine resolved them.
         engine_args_under_test: those given on the command line.
         synthetic_weights: what was seen of them at work.
@@ -94,6 +103,7 @@ class Fingerprint:
     cuda: Name | None = None
     python: Name | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
+    vllm_variables: Mapping[str, str] | None = None
     engine_settings: Mapping[str, Any] = field(default_factory=dict)
     engine_args_under_test: Annotated[Mapping[str, Any], AfterValidator(_short)] = field(
         default_factory=dict
@@ -177,10 +187,10 @@ def differing_engines(fingerprints: Sequence[Fingerprint]) -> str | None:
     It reads "name (one, other)".
     """
     names = "gpu_name", "gpu_uuids", "power_limit_w", "energy_scope", "vllm"
-    for name in (*names, "engine_args_under_test"):
+    for name in (*names, "engine_args_under_test", "vllm_variables"):
         values = sorted(
             {
-                " + ".join(f.gpus) if name == "gpu_uuids" else str(f.plain.get(name))
+                " + ".join(f.gpus) if name == "gpu_uuids" else str(f.plain.get(name) or None)
                 for f in fingerprints
             }
         )
@@ -207,7 +217,23 @@ def checked_versions(reported: Mapping[str, Any]) -> dict[str, Any]:
     """
     held = {name: reported[name] for name in _VERSIONS if name in reported}
     checked(_ADAPTER, {"gpu_name": "any", **held})
+    if held.get("vllm_variables"):
+        held["vllm_variables"] = vllm_variables(held["vllm_variables"])
     return held
+
+
+def vllm_variables(given: Mapping[str, str]) -> dict[str, str]:
+    """Those of vLLM's environment variables that may change the engine; secrets are none of them.
+
+    Args:
+        given: all that begin with "VLLM_".
+    """
+    return {
+        name: redact.home(redact.secrets(redact.paths(value)))
+        for name, value in sorted(given.items())
+        if not _INERT.fullmatch(name)
+        if not redact.says_secret(name.removesuffix("_TOKEN_THRESHOLD"))
+    }
 
 
 def fingerprint(

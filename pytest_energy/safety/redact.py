@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pytest_energy.safety import untrusted
 
 _SECRET = {
+    "apikey",
     "auth",
     "authorization",
     "credential",

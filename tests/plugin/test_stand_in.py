@@ -12,6 +12,7 @@ import pytest
 from pytest_energy.engines import environment
 from pytest_energy.errors import EngineError
 from pytest_energy.launch.gpu_minutes import GpuMinutes
+from pytest_energy.recording.fingerprint import vllm_variables
 from tests import simulated
 from tests.plugin.project import Project, summary
 
@@ -28,11 +29,12 @@ class Engines:
         self.fails: set[tuple[str, int]] = set()
         self.gpu, self.driver = HERE, "580"
         self.packages = {"new": {**INSTALLED, "vllm": "0.0.2"}, "old": INSTALLED}
+        self.variables: dict[str, str] = {}
         self._folder = folder
 
     def python(self, name: str, from_folder: bool = False) -> str:
         """An interpreter that says what is installed, and does no more."""
-        answer = json.dumps(["3.12.3", self.packages[name], from_folder])
+        answer = json.dumps(["3.12.3", self.packages[name], from_folder, self.variables])
         path = self._folder / name
         path.write_text(f"#!/bin/sh\necho '{answer}'\n")
         path.chmod(0o755)
@@ -63,6 +65,7 @@ class Engines:
                         "vllm": self.packages[name]["vllm"],
                         "python": "3.12.3",
                         "packages": self.packages[name],
+                        "vllm_variables": vllm_variables(self.variables),
                         "engine_args_under_test": settings.engine_args_under_test,
                     },
                 ),
@@ -164,14 +167,19 @@ def test_so_it_is_on_a_gpu_that_has_baselines(project: Project, engines: Engines
 
 @pytest.mark.parametrize(
     "change",
-    ["driver", "packages", "damaged", "other", "old", "from folder"],
+    ["driver", "packages", "damaged", "other", "old", "from folder", "variables", "unknown"],
 )
 def test_cached_launches_that_do_not_stand_for_one_made_now_cost_a_launch(
     project: Project, engines: Engines, change: str
 ) -> None:
+    if change == "variables":
+        engines.variables = {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
     run(project, engines)
+    engines.variables = {}
     for path in (project.path / "cache").rglob("*.json.gz"):
         content = json.loads(gzip.decompress(path.read_bytes()))
+        if change == "unknown":  # as in recordings of earlier versions
+            del content["environment"]["vllm_variables"]
         if change == "damaged":
             path.write_bytes(path.read_bytes()[:-20])
             continue
@@ -195,6 +203,28 @@ def test_cached_launches_that_do_not_stand_for_one_made_now_cost_a_launch(
         result = run(project, engines)
     result.assert_outcomes(passed=4)
     assert engines.launched == ["new", "old", "old"]
+
+
+def test_variables_that_leave_the_engine_as_it_is_cost_no_launch(
+    project: Project, engines: Engines
+) -> None:
+    engines.variables = {"VLLM_KV_CACHE_LAYOUT": "HND", "VLLM_LOGGING_LEVEL": "DEBUG"}
+    run(project, engines)
+    engines.variables = {"VLLM_KV_CACHE_LAYOUT": "HND", "VLLM_PORT": "4711", "VLLM_API_KEY": "x"}
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new"]
+
+
+def test_launches_under_other_variables_are_another_engine_in_the_gpu_s_chart(
+    project: Project, engines: Engines
+) -> None:
+    measure_reference(project, engines, 4)
+    engines.variables = {"VLLM_ATTENTION_BACKEND": "FLEX_ATTENTION"}
+    engines.power_w = lambda name, launch: 600.0
+    result = run(project, engines)
+    result.assert_outcomes(passed=4)
+    assert engines.launched == ["new", "old", "old"]
+    result.stdout.no_fnmatch_line("*out of its band*")
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_decides_nothing(

@@ -12,7 +12,7 @@ from pytest_energy.store.gpu_cache import MOST_LAUNCHES, GpuCache
 from tests.simulated import recording
 
 NOW = datetime.datetime(2026, 11, 29, tzinfo=datetime.UTC)
-ENGINE = Installed("3.12.3", {"vllm": "0.0.1"}, from_folder=False)
+ENGINE = Installed("3.12.3", {"vllm": "0.0.1"}, from_folder=False, vllm_variables={})
 
 
 def kept(cell: Cell, number: int) -> Recording:
@@ -24,6 +24,7 @@ def kept(cell: Cell, number: int) -> Recording:
             "date": f"2026-11-28T{number:02}:00:00+00:00",
             "python": ENGINE.python,
             "packages": ENGINE.packages,
+            "vllm_variables": {},
         },
     )
 

