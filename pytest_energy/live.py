@@ -85,6 +85,8 @@ class LiveSource:
     def close(self) -> None:
         """Let other runs use the GPUs."""
         self._locks.release()
+        if self.reference is not None:
+            self.reference.close()
 
     def evidence(self, cell: Cell) -> Evidence:
         """The cell's measurements; the first call launches engines, whether or not that fails."""

@@ -159,8 +159,15 @@ def _install(pins: Fingerprint) -> tuple[Path, BinaryIO]:
         )
     lines = [f"{name}=={version}" for name, version in sorted(pins.packages.items())]
     version = ".".join(pins.python.split(".")[:2])
-    requirements = environment.write_requirements(lines)
-    return environment.make(requirements, version, environment.resolve(requirements, version))
+    try:
+        requirements = environment.write_requirements(lines)
+        resolved = environment.resolve(requirements, version, overrides=True)
+        return environment.make(requirements, version, resolved, overrides=True)
+    except (UsageError, OSError) as error:
+        raise UsageError(
+            f"--energy-reference-install: {error}\n"
+            "Or name the reference's interpreter: --energy-reference-python PATH"
+        ) from None
 
 
 @dataclass
@@ -180,12 +187,18 @@ class StandIn:
     _made: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
     _known: dict[tuple[str, ...], GpuLaunches] = field(default_factory=dict)
     _outdated: dict[tuple[str, ...], dict[CellKey, Baseline]] = field(default_factory=dict)
+    _lock: BinaryIO | None = None
 
     @cached_property
     def engine(self) -> LaunchSettings:
         """How it is launched."""
         made, self._lock = self.make()
         return made
+
+    def close(self) -> None:
+        """Let other runs change its environment."""
+        if self._lock is not None:
+            self._lock.close()
 
     @cached_property
     def _installed(self) -> Installed:
@@ -208,13 +221,17 @@ class StandIn:
         return ""
 
     def cached(self, key: CellKey, on: Fingerprint) -> list[Cached]:
-        """Launches of a cell that were made on these GPUs, newest first."""
+        """Launches of a cell that were made on these GPUs, newest first.
+
+        Raises:
+            EnergyError: the reference cannot be launched.
+        """
+        arguments = self.engine.engine_args_under_test
         machine, launches = Machine.of(on), self._launches(on.gpus)
         if launches.chart(machine).is_out:
             state = gpu_chart.state(launches, machine)
             self.progress(f"{gpu_chart.named(on.gpus)} {state}: the reference is measured anew")
             return []
-        arguments = self.engine.engine_args_under_test
         return self.cache.find(key, on, self._installed, arguments)
 
     def keep(self, *recordings: Recording) -> None:

@@ -49,8 +49,14 @@ def folder() -> Path:
     return cache / "pytest-energy" / "environments"
 
 
-def resolve(requirements: Path, python_version: str) -> str:
+def resolve(requirements: Path, python_version: str, *, overrides: bool = False) -> str:
     """The lines that pin all that a requirements file asks for, and branches by their commits.
+
+    Args:
+        requirements: the file.
+        python_version: "3.12".
+        overrides: whether its lines hold whatever packages ask for: an environment that was made
+            step by step may hold versions that do not go together.
 
     Raises:
         UsageError: there is no uv or no such file, or uv could not do it.
@@ -66,7 +72,7 @@ def resolve(requirements: Path, python_version: str) -> str:
     return _uv(
         requirements, "compile", "--no-header", "--no-annotate", "--no-strip-extras",
         "--emit-index-url", "--emit-find-links", "--python-version", python_version,
-        _argument(requirements),
+        *_overrides(requirements, overrides), _argument(requirements),
     )  # fmt: skip
 
 
@@ -87,11 +93,13 @@ def commits(resolved: str) -> dict[str, str]:
     return {match[1]: match[2] for match in _COMMIT.finditer(resolved)}
 
 
-def make(requirements: Path, python_version: str, resolved: str) -> tuple[Path, BinaryIO]:
+def make(
+    requirements: Path, python_version: str, resolved: str, *, overrides: bool = False
+) -> tuple[Path, BinaryIO]:
     """An environment with what a requirements file asks for.
 
     Args:
-        requirements, python_version: as resolved.
+        requirements, python_version, overrides: as resolved.
         resolved: what `resolve` gave.
 
     Returns:
@@ -110,15 +118,16 @@ def make(requirements: Path, python_version: str, resolved: str) -> tuple[Path, 
     place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(place.with_suffix(".lock").open("wb"))
+        os.set_inheritable(lock.fileno(), True)  # uv holds it, too, and may outlive this process
         while True:
             if _alone(lock):
-                _bring_up_to_date(place, requirements, python_version, resolved, pinned)
+                held = _overrides(requirements, overrides)
+                _bring_up_to_date(place, requirements, python_version, resolved, pinned, held)
             fcntl.flock(lock, fcntl.LOCK_SH)  # waits while another run makes it
             if (place / _COMPLETE).exists():
                 break
             fcntl.flock(lock, fcntl.LOCK_UN)
         stack.pop_all()
-    os.set_inheritable(lock.fileno(), True)
     _remove_old(place.parent)
     return place / "bin" / "python", lock
 
@@ -139,7 +148,12 @@ def _alone(lock: BinaryIO) -> bool:
 
 
 def _bring_up_to_date(
-    place: Path, requirements: Path, python_version: str, resolved: str, pinned: str
+    place: Path,
+    requirements: Path,
+    python_version: str,
+    resolved: str,
+    pinned: str,
+    held: Sequence[str],
 ) -> None:
     complete = place / _COMPLETE
     if not complete.exists():
@@ -152,7 +166,7 @@ def _bring_up_to_date(
     # From the file itself, whose indexes and hashes are not among the versions.
     _uv(
         requirements, "install", "--exact", "--python", str(place), "--constraints", str(versions),
-        "--overrides", str(of_branches), *_anew(pinned), "-r", _argument(requirements),
+        "--overrides", str(of_branches), *held, *_anew(pinned), "-r", _argument(requirements),
     )  # fmt: skip
     complete.touch()
 
@@ -175,6 +189,10 @@ def _anew(pinned: str) -> list[str]:
     return [f"--reinstall-package={name}" for name in _ADDRESS.findall(pinned)]
 
 
+def _overrides(requirements: Path, wanted: bool) -> list[str]:
+    return ["--overrides", _argument(requirements)] if wanted else []
+
+
 def _argument(requirements: Path) -> str:
     """The file for uv, which runs in its folder; a name may begin as an option does."""
     return f"./{requirements.name}"
@@ -185,7 +203,7 @@ def _uv(requirements: Path, command: str, *arguments: str) -> str:
     group = [] if command == "venv" else ["pip"]
     done = subprocess.run(
         ["uv", *group, command, "--quiet", *arguments],
-        cwd=requirements.parent, capture_output=True, text=True, check=False,
+        cwd=requirements.parent, capture_output=True, text=True, check=False, close_fds=False,
     )  # fmt: skip
     if done.returncode != 0:
         here = f"{sys.version_info.major}.{sys.version_info.minor}"

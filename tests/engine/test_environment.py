@@ -1,5 +1,6 @@
 """Environments of pinned engines, made by the real uv from wheels of the test's own."""
 
+import fcntl
 import functools
 import hashlib
 import http.server
@@ -10,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -257,6 +260,34 @@ def test_one_that_could_not_be_made_is_told_and_made_the_next_time(pin: Path, ca
     for module in python.parents[1].glob("lib/*/site-packages/engine.py"):
         module.unlink()
     assert imported(remake(pin)) == "1.0"
+
+
+def test_uv_that_outlives_a_killed_run_is_waited_for(
+    pin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, go = pin.with_name("slow"), pin.with_name("go")
+    slow.mkdir()
+    (slow / "uv").write_text(
+        f'#!/bin/sh\ncase "$*" in *install*) touch {slow}/begun\n'
+        f'while [ ! -e {go} ]; do sleep 0.05; done;; esac\nexec {shutil.which("uv")} "$@"\n'
+    )
+    (slow / "uv").chmod(0o755)
+    code = (
+        "from pathlib import Path; from pytest_energy.engines import environment as e\n"
+        f"pin = Path({str(pin)!r})\ne.make(pin, {VERSION!r}, e.resolve(pin, {VERSION!r}))"
+    )
+    path = {**os.environ, "PATH": f"{slow}:{os.environ['PATH']}"}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=path) as run:
+        while not (slow / "begun").exists():
+            time.sleep(0.02)
+        run.kill()
+    (lock,) = cache.glob("*.lock")
+    with lock.open("wb") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with ThreadPoolExecutor(1) as other:
+        python = other.submit(remake, pin)
+        go.touch()
+        assert imported(python.result()) == "1.0"
 
 
 def test_a_python_that_is_not_to_be_had(

@@ -27,14 +27,14 @@ class Engines:
         self.launched: list[str] = []
         self.power_w: Callable[[str, int], float] = lambda name, launch: 550.0
         self.fails: set[tuple[str, int]] = set()
-        self.gpu, self.driver = HERE, "580"
+        self.gpu, self.driver, self.python_version = HERE, "580", "3.12.3"
         self.packages = {"new": {**INSTALLED, "vllm": "0.0.2"}, "old": INSTALLED}
         self.variables: dict[str, str] = {}
         self._folder = folder
 
     def python(self, name: str, from_folder: bool = False) -> str:
         """An interpreter that says what is installed, and does no more."""
-        answer = json.dumps(["3.12.3", self.packages[name], from_folder, self.variables])
+        answer = json.dumps([self.python_version, self.packages[name], from_folder, self.variables])
         path = self._folder / name
         path.write_text(f"#!/bin/sh\necho '{answer}'\n")
         path.chmod(0o755)
@@ -63,7 +63,7 @@ class Engines:
                         "gpu_uuids": (self.gpu,),
                         "driver": self.driver,
                         "vllm": self.packages[name]["vllm"],
-                        "python": "3.12.3",
+                        "python": self.python_version,
                         "packages": self.packages[name],
                         "vllm_variables": vllm_variables(self.variables),
                         "engine_args_under_test": settings.engine_args_under_test,
@@ -287,13 +287,13 @@ def test_the_reference_is_installed_as_the_newest_baselines_pin_it(
 ) -> None:
     pinned: list[str] = []
 
-    def resolve(requirements: Path, python_version: str) -> str:
+    def resolve(requirements: Path, python_version: str, **_: bool) -> str:
         pinned.append(f"{python_version}: {' '.join(requirements.read_text().split())}")
         return ""
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "home"))
     monkeypatch.setattr(environment, "resolve", resolve)
-    monkeypatch.setattr(environment, "make", lambda *_: (Path(engines.python("old")), None))
+    monkeypatch.setattr(environment, "make", lambda *_, **__: (Path(engines.python("old")), None))
     project.record(
         "newer",
         environment={"date": "2026-02-01", "python": "3.12.3", "packages": INSTALLED},
@@ -680,8 +680,8 @@ def test_a_new_cell_takes_no_reference_from_those_that_have_baselines(
     project: Project, engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "home"))
-    monkeypatch.setattr(environment, "resolve", lambda *_: "")
-    monkeypatch.setattr(environment, "make", lambda *_: (Path(engines.python("old")), None))
+    monkeypatch.setattr(environment, "resolve", lambda *_, **__: "")
+    monkeypatch.setattr(environment, "make", lambda *_, **__: (Path(engines.python("old")), None))
     project.record(
         "newer",
         environment={"date": "2026-02-01", "python": "3.12.3", "packages": INSTALLED},
