@@ -295,6 +295,7 @@ class _Launches:
         """One launch of one side; returns why it failed, else None."""
         progress = self._numbered(number, side.name)
         latest: dict[str, tuple[Cell, Recording]] = {}
+        ended = False  # as an engine ends, so that what is seen only then was looked for
         try:
             launched = launch.record_launch(
                 cells, side.settings, self.open_meter, progress, is_enough
@@ -306,14 +307,17 @@ class _Launches:
                     latest[cell.key.canonical] = cell, recorded
         except EngineError as error:
             self.is_unusable = error.stage in ("start", "load") and not error.out_of_memory
-            failure = str(failures.explained(error, cells[0].model))
+            failure, ended = str(failures.explained(error, cells[0].model)), True
         except (MeterError, RecordingError, LockError) as error:
             failure = str(error)
         else:
+            ended = True
             return None
         finally:
             for cell, recorded in latest.values():
                 self._add(cell, side.name, recorded)
+            if ended and self.reference is not None and side.name == REFERENCE:
+                self.reference.keep(*(recorded for _, recorded in latest.values()))
         of_two = self.settings.paired or side.name == REFERENCE
         return failures.of_side(side, failure) if of_two else failure
 
@@ -349,8 +353,6 @@ class _Launches:
         return None
 
     def _add(self, cell: Cell, side: str, *recordings: Recording) -> None:
-        if self.reference is not None and side == REFERENCE:
-            self.reference.keep(*recordings)
         measured = measurement.measure(*recordings)
         self._measured.setdefault((side, cell.key.canonical), []).append(measured)
 

@@ -19,9 +19,10 @@ def wheel(
     made = folder / f"{name}-{version}-py3-none-any.whl"
     information = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {package}\n" for package in requires)
+    named = f"Name: {name}\nVersion: {version}\n"
     everything = {
         **files,
-        f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
+        f"{information}/METADATA": f"Metadata-Version: 2.1\n{named}{needs}",
         f"{information}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{path},,\n" for path in everything)

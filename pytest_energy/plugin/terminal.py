@@ -64,6 +64,9 @@ def _live(settings: Settings, why: str) -> str:
     count = f"{'' if exactly else 'up to '}{settings.launches}"
     if settings.paired:
         assert settings.reference is not None
+        # What the cells ask for is not known to xdist's controller.
+        if settings.interleave == "auto":
+            why = why or "unless the reference may stand in for baselines"
         because = f" ({why})" if why else ""
         return (
             f"{count} pairs of launches, interleaved by {_INTERLEAVED[settings.interleave]}"

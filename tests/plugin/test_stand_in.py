@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_energy.engines import environment
-from pytest_energy.errors import EngineError
+from pytest_energy.errors import EngineError, MeterError
 from pytest_energy.launch.gpu_minutes import GpuMinutes
 from pytest_energy.recording.fingerprint import vllm_variables
 from tests import simulated
@@ -27,6 +27,8 @@ class Engines:
         self.launched: list[str] = []
         self.power_w: Callable[[str, int], float] = lambda name, launch: 550.0
         self.fails: set[tuple[str, int]] = set()
+        self.breaks: Exception | None = None  # raised after the reference's first cell
+        self.ends_early: BaseException | None = None  # what a reference raises after a cell
         self.gpu, self.driver, self.python_version = HERE, "580", "3.12.3"
         self.packages = {"new": {**INSTALLED, "vllm": "0.0.2"}, "old": INSTALLED}
         self.variables: dict[str, str] = {}
@@ -70,6 +72,8 @@ class Engines:
                     },
                 ),
             )
+            if name == "old" and self.breaks is not None:
+                raise self.breaks
 
 
 @pytest.fixture
@@ -225,6 +229,34 @@ def test_launches_under_other_variables_are_another_engine_in_the_gpu_s_chart(
     result.assert_outcomes(passed=4)
     assert engines.launched == ["new", "old", "old"]
     result.stdout.no_fnmatch_line("*out of its band*")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "kept"),
+    [
+        (EngineError("run", "the worker was ended by SIGKILL"), 1),
+        # Nobody has looked at the GPU once the engine had ended.
+        (RuntimeError("unforeseen"), 0),
+        (MeterError("the GPU is lost"), 0),
+    ],
+)
+def test_of_a_launch_that_breaks_off_whole_cells_are_kept_if_the_engine_s_end_was_seen(
+    project: Project, engines: Engines, breaks: Exception, kept: int
+) -> None:
+    engines.breaks = breaks
+    run(project, engines)
+    (of_bs2,) = [*(project.path / "cache").rglob("*.json.gz")] or [None]
+    assert bool(kept) == (of_bs2 is not None and "bs2" in of_bs2.parent.name)
+    engines.breaks = None
+    run(project, engines).assert_outcomes(passed=4)
+    assert engines.launched == ["new", "old", "old"]
+
+
+def test_under_xdist_the_header_does_not_promise_what_cells_decide(
+    project: Project, engines: Engines
+) -> None:
+    result = run(project, engines, "-p", "xdist", "-n", "1", "-k", "none_of_this_name")
+    result.stdout.fnmatch_lines(["energy: *(unless the reference may stand in for baselines): *"])
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_decides_nothing(
