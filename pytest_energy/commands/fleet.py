@@ -75,5 +75,5 @@ def run(options: argparse.Namespace) -> int:
             f"{options.store} holds no baselines (GPU/MODEL.json), and {cache.folder} no launches."
             "\nGive the folder that pytest --energy-update wrote: pytest-energy fleet STORE"
         )
-    print("\n".join(fleet.lines(found, cached)))
+    print("\n".join(fleet.lines(found, cached, cache.damaged())))
     return 0

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 from pytest_energy.measure import spread
 from pytest_energy.report import gpu_chart
 from pytest_energy.report.table import fitted, split_name, wrapped
+from pytest_energy.report.words import count
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.gpu_launches import Engine, GpuLaunches, Machine
 
@@ -131,8 +132,14 @@ def relative(places: Sequence[Place]) -> list[tuple[float, float | None]]:
     return found
 
 
-def lines(found: dict[Group, Cells], cached: Sequence[GpuLaunches]) -> list[str]:
-    """The fleet in WIDTH columns."""
+def lines(
+    found: dict[Group, Cells], cached: Sequence[GpuLaunches], damaged: Mapping[str, int]
+) -> list[str]:
+    """The fleet in WIDTH columns.
+
+    Args:
+        damaged: lines by file of the cache.
+    """
     shown: list[str] = []
     for group, cells in found.items():
         shown += [*([""] if shown else []), wrapped(str(group)), *_table(cells)]
@@ -140,6 +147,13 @@ def lines(found: dict[Group, Cells], cached: Sequence[GpuLaunches]) -> list[str]
         wrapped(f"{gpu_chart.named(of.gpus)}: {gpu_chart.with_change(of)}")
         for of in cached
         if of.lines
+    ]
+    charts += [
+        wrapped(
+            f"{name}: {count(number, 'damaged line')} passed over; the next launch of the "
+            "reference there writes the file without"
+        )
+        for name, number in damaged.items()
     ]
     compared = any(len(places) > 1 for cells in found.values() for places in cells.values())
     notes = [wrapped(_LEGEND)] if compared else []

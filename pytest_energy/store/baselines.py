@@ -269,9 +269,11 @@ def _words(found: Drift, baseline: Baseline) -> str:
         )
     if found.unlinked:
         others = ", ".join(found.unlinked)
+        on = baseline.environment
+        engine = " ".join((f"vLLM {on.vllm}", *on.settings_under_test))
         return (
-            "whether the baseline would drift is unknown: the store has neither this engine (vLLM "
-            f"{baseline.environment.vllm}) nor this GPU; other GPUs have run vLLM {others}.\n"
+            "whether the baseline would drift is unknown: the store has neither this engine "
+            f"({engine}) nor this GPU; other GPUs have run vLLM {others}.\n"
             "Measure that here, too: --energy-reference-python /its/venv/bin/python (recordings: "
             f"--energy-reference-replay DIR). Or say why it need not be known: {why}"
         )

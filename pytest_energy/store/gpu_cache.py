@@ -109,6 +109,16 @@ class GpuCache:
             return [launches for launches in found if launches.lines]
         return []
 
+    def damaged(self) -> dict[str, int]:
+        """Files of launches with damaged lines, relative to the cache, and how many."""
+        with contextlib.suppress(OSError):
+            paths = visible(self.folder, f"*/{gpu_launches.NAME}")
+            found = {path: gpu_launches.damaged(path.parent) for path in paths}
+            return {
+                str(p.relative_to(self.folder)): number for p, number in found.items() if number
+            }
+        return {}
+
     def add(self, recorded: Recording) -> None:
         """Keep a launch if it is sound, in place of the oldest.
 

@@ -270,15 +270,31 @@ def read(folder: Path, gpus: Sequence[str] | None, now: datetime.datetime) -> Gp
 def _lines(folder: Path, gpus: Sequence[str] | None) -> list[Line]:
     """The lines in a folder, whatever their dates; `gpus` as in `read`."""
     found: dict[tuple[str, str], Line] = {}
-    with contextlib.suppress(OSError, Malformed):
-        content = untrusted.read(folder / NAME, _MAX_BYTES)
-        for text in content.splitlines()[-MOST_LINES:]:
-            with contextlib.suppress(Malformed):
-                line = checked(_LINE, untrusted.parse(text))
-                gpus = line.gpus if gpus is None else gpus
-                if line.gpus == tuple(gpus):
-                    found[line.launch_id, line.cell] = line
+    for line in _sound_and_damaged(folder)[0]:
+        gpus = line.gpus if gpus is None else gpus
+        if line.gpus == tuple(gpus):
+            found[line.launch_id, line.cell] = line
     return list(found.values())
+
+
+def damaged(folder: Path) -> int:
+    """How many lines in a folder are damaged; one if its file cannot be read."""
+    return _sound_and_damaged(folder)[1]
+
+
+def _sound_and_damaged(folder: Path) -> tuple[list[Line], int]:
+    try:
+        content = untrusted.read(folder / NAME, _MAX_BYTES)
+    except FileNotFoundError:
+        return [], 0
+    except (OSError, Malformed):
+        return [], 1
+    sound = []
+    texts = content.splitlines()[-MOST_LINES:]
+    for text in texts:
+        with contextlib.suppress(Malformed):
+            sound.append(checked(_LINE, untrusted.parse(text)))
+    return sound, len(texts) - len(sound)
 
 
 def append(folder: Path, measured: Measurement, now: datetime.datetime) -> None:

@@ -100,6 +100,18 @@ def test_a_damaged_store_is_said(fleet: Path, capsys: pytest.CaptureFixture[str]
     assert "is damaged" in capsys.readouterr().err
 
 
+def test_damaged_lines_of_the_cache_are_said(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next((fleet / "cache").rglob(gpu_launches.NAME))
+    path.write_text(path.read_text() + "{damaged\n")
+    text = " ".join(" ".join(shown(capsys, fleet, str(fleet / "store"))).split())
+    assert f"{path.parent.name}/launches.jsonl: 1 damaged line passed over; the next" in text
+    path.write_bytes(b"\x00\xff")
+    text = " ".join(" ".join(shown(capsys, fleet, str(fleet / "store"))).split())
+    assert f"{path.parent.name}/launches.jsonl: 1 damaged line passed over; the next" in text
+
+
 def test_history_says_where_the_charts_of_its_gpus_stand(
     cell: Cell, fleet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
