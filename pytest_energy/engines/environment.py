@@ -158,7 +158,10 @@ def _bring_up_to_date(
     complete = place / _COMPLETE
     if not complete.exists():
         shutil.rmtree(place, ignore_errors=True)
-        _uv(requirements, "venv", "--python", python_version, str(place))
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        other = f"\nIf that Python cannot be had, use this one's: --python-version {here}"
+        advice = "" if held or here == python_version else other  # gate's option
+        _uv(requirements, "venv", "--python", python_version, str(place), advice=advice)
     complete.unlink(missing_ok=True)
     versions, of_branches = place / "versions.txt", place / "commits.txt"
     versions.write_text("\n".join(_VERSION.findall(pinned)), encoding="utf-8")
@@ -198,7 +201,7 @@ def _argument(requirements: Path) -> str:
     return f"./{requirements.name}"
 
 
-def _uv(requirements: Path, command: str, *arguments: str) -> str:
+def _uv(requirements: Path, command: str, *arguments: str, advice: str = "") -> str:
     """What a command of uv prints, run in the folder of the requirements file."""
     group = [] if command == "venv" else ["pip"]
     done = subprocess.run(
@@ -206,11 +209,8 @@ def _uv(requirements: Path, command: str, *arguments: str) -> str:
         cwd=requirements.parent, capture_output=True, text=True, check=False, close_fds=False,
     )  # fmt: skip
     if done.returncode != 0:
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        other = f"\nIf that Python cannot be had, use this one's: --python-version {here}"
         raise UsageError(
-            f"the environment of {requirements} could not be made.\n{done.stderr.strip()}"
-            + (other if command == "venv" and here not in arguments else "")
+            f"the environment of {requirements} could not be made.\n{done.stderr.strip()}{advice}"
         )
     return done.stdout
 

@@ -297,6 +297,9 @@ def test_a_python_that_is_not_to_be_had(
     resolved = environment.resolve(pin, VERSION)
     with pytest.raises(UsageError, match=rf"\nIf .*: --python-version {re.escape(VERSION)}$"):
         environment.make(pin, "3.99", resolved)
+    with pytest.raises(UsageError) as of_reference:  # whose Python its baseline says
+        environment.make(pin, "3.99", resolved, overrides=True)
+    assert "--python-version" not in str(of_reference.value)
 
 
 def test_one_that_no_run_has_asked_for_in_a_month_is_removed(pin: Path) -> None:
