@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import simulation
 from benchmarks.simulated_runs import RATE_CORRELATION
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.settings import DEFAULT_LAUNCHES
 from pytest_energy.verdict.comparison import compare
@@ -168,17 +168,17 @@ def cells_of_run(generator: np.random.Generator, s: Scenario, change: float = 0.
     if s.method != WITHIN:
         stored = of_gpu[0 if s.is_known else 1 :]
         root = math.sqrt(len(stored))
-        reference = {m: pooled[m].mean(axis=1, keepdims=True) / root for m in Metric}
+        reference = {m: pooled[m].mean(axis=1, keepdims=True) / root for m in UNDER_LOAD}
         reference[energy] += stored.mean(axis=0)[:, None]
     if s.method == FACTOR:
         reference[energy] += own[energy][0, : s.first].mean() - reference[energy][0]
-    sides = [{m: np.exp(side[m]).tolist() for m in Metric} for side in (candidate, reference)]
+    sides = [{m: np.exp(side[m]).tolist() for m in UNDER_LOAD} for side in (candidate, reference)]
     noise = _noise(generator, s)
     return [
         Cell(
-            {m: sides[0][m][i] for m in Metric},
-            {m: sides[1][m][i] for m in Metric},
-            {m: noise[m][i] for m in Metric},
+            {m: sides[0][m][i] for m in UNDER_LOAD},
+            {m: sides[1][m][i] for m in UNDER_LOAD},
+            {m: noise[m][i] for m in UNDER_LOAD},
         )
         for i in range(s.cells)
     ]
@@ -204,7 +204,7 @@ def _noise(generator: np.random.Generator, s: Scenario) -> dict[Metric, list[Noi
     errors = np.sqrt(generator.chisquare(DEGREES, (2, s.cells)) / DEGREES)
     return {
         metric: [NoiseFloor(true * error, DEGREES, measured=True) for error in of_metric.tolist()]
-        for metric, true, of_metric in zip(Metric, (energy, rate), errors, strict=True)
+        for metric, true, of_metric in zip(UNDER_LOAD, (energy, rate), errors, strict=True)
     }
 
 

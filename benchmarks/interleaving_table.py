@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, measure
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.report.words import UNIT
 from pytest_energy.verdict import comparison
@@ -43,7 +43,7 @@ def rows(folders: Sequence[Path]) -> list[str]:
         candidate = launches(folder / "candidate")
         reference = launches(folder / "reference")
         for key, cell in sorted(candidate.items(), key=lambda item: _place(item[1][0])):
-            lines += [_row(metric, cell, reference[key]) for metric in Metric]
+            lines += [_row(metric, cell, reference[key]) for metric in UNDER_LOAD]
     return lines
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pytest_energy.measure import spread
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
 from pytest_energy.store.noise import floor_of
 from pytest_energy.verdict.rule import Case, Terms, Verdict, decide
@@ -136,7 +136,7 @@ def _run(
     shift = s.drift * s.deviations * generator.standard_normal((1, s.budget if s.paired else 1))
     if s.bad_baseline:
         shift = shift + 1.645 * s.deviations / math.sqrt(s.baseline)
-        for metric in Metric:  # the mean is fixed at its 5th percentile, the spread stays
+        for metric in UNDER_LOAD:  # the mean is fixed at its 5th percentile, the spread stays
             reference[metric] -= reference[metric].mean(axis=1, keepdims=True)
     for metric, sign in ((Metric.JOULES_PER_TOKEN, 1), (Metric.TOKENS_PER_S, -1)):
         candidate[metric] += sign * (shift + math.log1p(s.change))
@@ -145,13 +145,13 @@ def _run(
     floors = _floors(generator, s, cells)
     # All of the noise between interleaved launches is that between their periods, which show it.
     periods = _launches(generator, s, s.budget) if s.paired else None
-    sides = [{m: np.exp(side[m]).tolist() for m in Metric} for side in (candidate, reference)]
+    sides = [{m: np.exp(side[m]).tolist() for m in UNDER_LOAD} for side in (candidate, reference)]
     return [
         _judged(
             s.terms,
-            *({m: side[m][i] for m in Metric} for side in sides),
-            {m: floors[m][i] for m in Metric},
-            {m: periods[m][i] for m in Metric} if periods else {},
+            *({m: side[m][i] for m in UNDER_LOAD} for side in sides),
+            {m: floors[m][i] for m in UNDER_LOAD},
+            {m: periods[m][i] for m in UNDER_LOAD} if periods else {},
         )
         for i in range(cells)
     ]
@@ -175,7 +175,7 @@ def _judged(
     verdicts: dict[Metric, Verdict] = {}
     look = 0
     for look in terms.looks():
-        for metric in Metric:
+        for metric in UNDER_LOAD:
             noise = floor[metric]
             if terms.paired:
                 shown = Spread(float(np.sqrt(np.mean(periods[metric][:look] ** 2))), look)
@@ -220,14 +220,14 @@ def _floors(
 ) -> dict[Metric, list[NoiseFloor]]:
     """The noise that the first cells are judged by."""
     if s.floor == "assumed":
-        return {metric: [ASSUMED_NOISE[metric]] * cells for metric in Metric}
+        return {metric: [ASSUMED_NOISE[metric]] * cells for metric in UNDER_LOAD}
     launches = _launches(generator, s, s.degrees + 1)
     if s.days:
         shifts = s.drift * s.deviations * generator.standard_normal((1, s.degrees + 1))
         launches[Metric.JOULES_PER_TOKEN] += shifts
         launches[Metric.TOKENS_PER_S] -= RATE_RATIO * shifts
     floors = {}
-    for metric in Metric:
+    for metric in UNDER_LOAD:
         found = [
             Spread(float(deviation), s.degrees)
             for deviation in launches[metric].std(axis=1, ddof=1)

@@ -16,7 +16,7 @@ class EngineError(EnergyError):
     """The engine did not load, crashed, hung or miscounted.
 
     Attributes:
-        stage: "start", "load", "tokenize", "run", "pause" or "stop".
+        stage: "start", "load", "tokenize", "run", "pause", "count" or "stop".
         message: what happened, without the log.
         log_tail: the end of its log.
         out_of_memory: whether its log says that GPU memory was short.

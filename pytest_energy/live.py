@@ -93,7 +93,9 @@ class LiveSource:
         key = cell.key.canonical
         if key not in self.found:
             self.check()
-            self._measure([c for c in self.cells if _launch_key(c) == _launch_key(cell)] or [cell])
+            alike = [c for c in self.cells if _launch_key(c) == _launch_key(cell)] or [cell]
+            # The idle engine first, while its GPU is cool.
+            self._measure(sorted(alike, key=lambda c: not c.key.is_idle))
             if self.reference is not None:
                 self.reference.report()
         return self.found[key]
@@ -271,6 +273,12 @@ class _Launches:
             sides.insert(0, Side(REFERENCE, self.settings.reference))
         if number % 2 == 0:
             sides.reverse()  # drift affects both sides alike
+        if self._co_resident and any(cell.key.is_idle for cell in cells):
+            why = "an engine at idle is measured alone on its GPU"
+            if self.settings.interleave == "periods":
+                return f"{why}\nAlternate launches instead: --energy-interleave launches"
+            self.progress(f"launches alternate: {why}")
+            self._co_resident = False
         if self._co_resident:
             try:
                 return self._add_pair(cells, number, *sides)

@@ -17,6 +17,7 @@ from pytest_energy.recording.recording import (
     EnergyCounter,
     GpuSamples,
     GpuTrace,
+    Idle,
     Recording,
     Requests,
     TokenCounter,
@@ -171,6 +172,33 @@ def recording(
     counted = TokenCounter(tuple(times), (batch,) * count, (0,) * count)
     return _recorded(
         cell, launch_id, power_w, shares, environment, idle_power_w, faults, start_s, counted, None
+    )
+
+
+def idle_recording(
+    cell: Cell,
+    launch_id: str = "launch-1",
+    power_w: float = 100.0,
+    without_engine_w: float | None = 70.0,
+    cpu_cores: float = 0.02,
+    tokens: int = 0,
+    seconds: float = 30.0,
+    environment: dict[str, Any] | None = None,
+    faults: Sequence[str] = (),
+    start_s: int = 1000,
+) -> Recording:
+    """A recording of an engine at idle, with a constant power."""
+    first = start_s * 1_000_000_000
+    last = first + round(seconds * 1e9)
+    return Recording(
+        key=cell.key,
+        launch_id=launch_id,
+        environment=fingerprint(**(environment or {})),
+        tokens=TokenCounter((first, last), (0, tokens), (0, 0)),
+        gpus=(trace(first - 300_000_000, last + 700_000_000, power_w),),
+        load_stopped_ns=last,
+        faults=tuple(faults),
+        idle=Idle(without_engine_w, cpu_cores),
     )
 
 

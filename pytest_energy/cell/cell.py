@@ -1,14 +1,20 @@
-"""The cell: one model, engine settings, workload and batch size. Its key finds the baseline."""
+"""The cell: one model, engine settings, workload and batch size. Its key finds the baseline.
+
+A cell of batch size 0 is an engine at idle: loaded, its memory allocated, and without a request.
+"""
 
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from pytest_energy.cell.engine_args import engine_args
-from pytest_energy.cell.key import CellKey
+from pytest_energy.cell.key import NO_REQUESTS, CellKey
 from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.safety import redact
+
+IDLE_SETTLE_S = 10.0  # after the engine has loaded: its clocks sink, its warm-up ends
+IDLE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,7 @@ class Cell:
     to the cell.
 
     Attributes:
+        batch_size: 0 for the engine at idle; its workload only tells the engine's settings.
         engine_args: the suite's own settings, max_num_seqs among them.
         engine: its name; cell/engine_args.py lists them.
     """
@@ -58,6 +65,6 @@ class Cell:
             model_config_sha256=self.model.config_sha256,
             engine=self.engine,
             engine_args=redact.paths(dict(sorted(self.launch_args.items()))),
-            workload=self.workload.key(self.batch_size),
+            workload=self.workload.key(self.batch_size) if self.batch_size else NO_REQUESTS,
             batch_size=self.batch_size,
         )

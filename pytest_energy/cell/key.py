@@ -16,6 +16,7 @@ from pytest_energy.safety.schema import STRICT, Count, Name, checked
 from pytest_energy.safety.untrusted import Malformed
 
 BatchSize = Annotated[int, Ge(1), Le(10**6)]
+_Tokens = Annotated[int, Ge(0), Le(10**9)]
 _SPREAD = {"tp": "tensor_parallel_size", "pp": "pipeline_parallel_size"}
 _EXPLAINED: Mapping[str, str] = {
     "prompts_sha256": " (another file of prompts, or its content was changed)"
@@ -27,7 +28,8 @@ class WorkloadKey:
     """What of a key is the workload's: all that decides which requests are sent.
 
     Attributes:
-        input_tokens, output_tokens: of every request, how they are distributed, or whose they are.
+        input_tokens, output_tokens: of every request, how they are distributed, or whose they are;
+            0 if there is none, because the engine is idle.
         seed: of what is drawn.
         requests: of a pass; None if all requests are alike.
         prompts_sha256: digest of the file of prompts; None if there is none.
@@ -35,8 +37,8 @@ class WorkloadKey:
 
     __pydantic_config__ = STRICT
 
-    input_tokens: Count | LengthDistribution | Literal["prompts"]
-    output_tokens: Count | LengthDistribution | Literal["replies"]
+    input_tokens: _Tokens | LengthDistribution | Literal["prompts"]
+    output_tokens: _Tokens | LengthDistribution | Literal["replies"]
     seed: int
     requests: Count | None = None
     prompts_sha256: Name | None = None
@@ -70,6 +72,9 @@ class WorkloadKey:
         return f"prompts {str(self.prompts_sha256)[:8]}, {answers}"
 
 
+NO_REQUESTS = WorkloadKey(0, 0, seed=0)
+
+
 @dataclass(frozen=True, eq=False)
 class CellKey:
     """What must be equal for two measurements to be compared, the GPU and its power limit aside.
@@ -82,7 +87,7 @@ class CellKey:
         engine: its name, such as "offline".
         engine_args: all that the engine is started with, settings under test aside.
         workload: what is asked of it.
-        batch_size: concurrent requests.
+        batch_size: concurrent requests; 0 for the engine at idle.
     """
 
     __pydantic_config__ = STRICT
@@ -92,7 +97,17 @@ class CellKey:
     engine: Name
     engine_args: Mapping[str, Any]
     workload: WorkloadKey
-    batch_size: BatchSize
+    batch_size: Annotated[int, Ge(0), Le(10**6)]
+
+    def __post_init__(self) -> None:
+        of_none = 0 in (self.workload.input_tokens, self.workload.output_tokens)
+        if (self.workload != NO_REQUESTS) if self.is_idle else of_none:
+            raise ValueError(f"{self.workload} at batch size {self.batch_size}")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is of a loaded engine without requests."""
+        return self.batch_size == 0
 
     @classmethod
     def from_plain(cls, content: Any) -> "CellKey":
@@ -141,7 +156,8 @@ class CellKey:
         quantization = self.engine_args.get("quantization")
         parts += [str(quantization)] if quantization else []
         parts += [f"{short}={size}" for short, size in self.spread_over.items()]
-        return " ".join([*parts, f"bs={self.batch_size}", self.workload.short])
+        asked = ["idle"] if self.is_idle else [f"bs={self.batch_size}", self.workload.short]
+        return " ".join([*parts, *asked])
 
     @property
     def slug(self) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_energy.commands import one_launch, releases
 from pytest_energy.commands.report import add_output
 from pytest_energy.errors import UsageError
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 
 if TYPE_CHECKING:
     from pytest_energy.commands.bisect_search import Candidate
@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
         help="tests of the cell (default: suites)",
     )  # fmt: skip
     parser.add_argument(
-        "--metric", choices=[m.value for m in Metric], default=Metric.JOULES_PER_TOKEN.value,
+        "--metric", choices=[m.value for m in UNDER_LOAD], default=Metric.JOULES_PER_TOKEN.value,
         help="what got worse (default: joules_per_token)",
     )  # fmt: skip
     parser.add_argument(

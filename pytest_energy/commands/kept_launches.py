@@ -98,6 +98,11 @@ class KeptLaunches:
             found, what: a launch, and in words.
             name, engine_args: of its engine.
         """
+        if found.key.is_idle:
+            raise UsageError(
+                f"{what} is of {found.key.name}, and releases are bisected under load.\n"
+                "Select a cell with a batch size: -- -k bs8"
+            )
         first = next((known[0] for known in self._known.values() if known), None)
         if first is None:
             return

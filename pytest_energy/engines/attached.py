@@ -16,6 +16,7 @@ from pytest_energy.engines.engine import EngineReady, Steps
 from pytest_energy.engines.server import WORKER_GRACE_S, HttpEngine
 from pytest_energy.engines.server_process import ANOTHER
 from pytest_energy.engines.server_processes import engines_of, gpus_of, processes_of, start_of
+from pytest_energy.engines.worker_process import cpu_s
 from pytest_energy.errors import EngineError
 from pytest_energy.safety import untrusted
 
@@ -67,6 +68,15 @@ class AttachedEngine(HttpEngine):
     def processes(self) -> frozenset[int]:
         """The server's processes when it was attached."""
         return self._processes
+
+    def cpu_s(self) -> float:
+        """See `Engine`; of the server's processes when it was attached."""
+        return sum(map(cpu_s, self._processes))
+
+    def generated(self) -> int:
+        """See `Engine`; refused if the server has been restarted since it was attached."""
+        self._check_start("count")
+        return super().generated()
 
     def _load(self) -> EngineReady:
         host, port = address_of(self._url)

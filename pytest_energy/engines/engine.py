@@ -303,19 +303,27 @@ class Engine(ABC):
 
     def pause(self) -> Idle:
         """Pause the scheduler, if it is not paused already, until the next load."""
-        self.worker.send("pause", command="pause")
+        return self._asked("pause")
+
+    def generated(self) -> int:
+        """Tokens since its start; changes nothing about the engine, and must have no load."""
+        return self._asked("count").tokens
+
+    def _asked(self, command: str) -> Idle:
+        """What it reports of itself when paused or counted."""
+        self.worker.send(command, command=command)
         while True:
-            event = self._receive("pause", "answer")
+            event = self._receive(command, "answer")
             if event["event"] == "idle":
                 tokens, paused = event["tokens"], event["paused"]
                 if type(tokens) is not int or not (paused is None or isinstance(paused, bool)):
                     raise self.worker.error(
-                        "pause", "the worker's report of its pause is malformed"
+                        command, f"the worker's report of its {command} is malformed"
                     )
                 return Idle(tokens, paused)
             if event["event"] == "steps":
                 raise self.worker.error(
-                    "pause", "the engine kept generating after its load was stopped"
+                    command, "the engine kept generating after its load was stopped"
                 )
 
 

@@ -18,7 +18,7 @@ Runs under the interpreter that runs pytest and obeys the commands of vllm_worke
         lets the requests in flight end, and asks the server for its own count of tokens
         → {"event": "steps", ...}    empty, while tokens still come
         → {"event": "stopped", "run": id, "time_ns": t, "client": {...}}    t: of the last token
-    {"command": "pause"}
+    {"command": "pause"} or {"command": "count"}
         → {"event": "idle", "tokens": n, "paused": null}    tokens: the server's own count
 """
 
@@ -219,7 +219,7 @@ class Worker:
         elif name == "run":
             self.stage = name
             asyncio.run(drive(self.server, channel, command, self._tokenized))
-        elif name == "pause":
+        elif name in ("pause", "count"):
             self.stage = name
             channel.send(event="idle", tokens=self.server.counters()[0], paused=None)
 

@@ -39,13 +39,18 @@ class Guard:
         """What makes measuring pointless, as a recording keeps it: "code: detail"."""
         return [line for facts in self._before.values() for line in changes(facts, facts)]
 
-    def faults(self) -> list[str]:
-        """What was found before and what has changed since, as a recording keeps it."""
+    def faults(self, may_be_busy: bool = False) -> list[str]:
+        """What was found before and what has changed since, as a recording keeps it.
+
+        Args:
+            may_be_busy: whether the idle engine itself may keep the GPU busy; what others do is
+                then found when it has ended.
+        """
         found = suspension(self._suspended_s, read_host.suspended_s())
         for uuid, before in self._before.items():
             after = _again(uuid, before)
             found += changes(before, after)
-            busy = neighbours.busy_percent(uuid, after)
+            busy = None if may_be_busy else neighbours.busy_percent(uuid, after)
             if busy is not None:
                 what = f"the GPU was busy {busy} % of the time when the engine was idle"
                 found.append(fault("hidden_process", f"{uuid}: {what}"))

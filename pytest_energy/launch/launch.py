@@ -4,7 +4,7 @@ import datetime
 import time
 import uuid
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from pytest_energy.errors import EngineError
 from pytest_energy.health import neighbours
 from pytest_energy.health.guard import Guard
 from pytest_energy.health.neighbours import Look
+from pytest_energy.launch import idle
 from pytest_energy.launch.engines import new_engine
+from pytest_energy.launch.idle import AtIdle
 from pytest_energy.launch.load import Load, Progress
 from pytest_energy.meters.host_meter import HostMeter
+from pytest_energy.meters.nvml import visible_uuids
 from pytest_energy.meters.processes import OnGpus, compute_processes, membership, unlisted
 from pytest_energy.meters.zeus_meter import Meter
 from pytest_energy.recording import fingerprint
@@ -56,6 +59,12 @@ def record_launch(
     What is found only once the engine has ended makes all its recordings come again, with that.
     """
     before = Look.when_idle() if settings.url is None else Look.now(())
+    alone_w: dict[str, float] = {}
+    if settings.url is None and any(cell.key.is_idle for cell in cells):
+        progress(f"{cells[0].model.name}: power of the GPUs without the engine")
+        alone_w = idle.power_without_engine_w(
+            visible_uuids(), lambda uuids: open_meter(uuids, lambda pid: False)
+        )
     doing = f"loading ({Path(settings.python).name})"
     if settings.url is not None:
         doing = f"attaching to {settings.url}"
@@ -67,6 +76,7 @@ def record_launch(
                 _check_model_is_there(settings.url, engine)
                 before = _without(engine, before)
             launch = Launch.of(engine, settings, [engine], open_meter, before)
+            launch = replace(launch, without_engine_w=alone_w)
             for cell in cells:
                 recordings.append((cell, launch.record(cell, progress, is_enough)))
                 yield recordings[-1]
@@ -121,6 +131,7 @@ class Launch:
         meter: of the engine's GPUs.
         faults: of its GPUs and the processes on them when it had loaded.
         under_test: settings from the command line.
+        without_engine_w: power of idle GPUs before it was started, by UUID, as far as it is known.
     """
 
     launch_id: str
@@ -128,6 +139,7 @@ class Launch:
     meter: Meter
     faults: tuple[str, ...]
     under_test: Mapping[str, Any]
+    without_engine_w: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -170,7 +182,7 @@ class Launch:
     def record(
         self, cell: Cell, progress: Progress, is_enough: IsEnough, looks_per_cycle: int = 2
     ) -> Recording:
-        """Put the cell's load on the engine and record it.
+        """Put the cell's load on the engine, or leave it idle, and record it.
 
         A cell with a fault before its load ends after a second, because none of its figures counts.
 
@@ -180,12 +192,51 @@ class Launch:
             is_enough: asked with the recording so far and its whole cycles; see `Load.drive`.
             looks_per_cycle: how often it is asked.
         """
-        assert self.engine.ready is not None
+        if cell.key.is_idle:
+            return self._record_idle(cell, progress)
         if cell.workload.prompts_file is not None:
             progress(f"{cell.name}: tokenizing prompts")
         plan = self.engine.prepare(cell.workload, cell.batch_size)
         requests = Requests(*zip(*plan.lengths, strict=True)) if cell.workload.varies else None
-        environment, load = self._environment(requests), Load(self.engine, cell, plan, progress)
+        load = Load(self.engine, cell, plan, progress)
+
+        def apply(so_far: Callable[[int], Recording], has_faults: bool) -> int:
+            def enough(cycles: int) -> bool:
+                return is_enough(so_far(load.last_ns), cycles)
+
+            return self._apply(load, None if has_faults else enough, looks_per_cycle)
+
+        return self._metered(cell, load, apply, requests)
+
+    def _record_idle(self, cell: Cell, progress: Progress) -> Recording:
+        """Record the engine at idle; other processes must leave it alone, too."""
+        known = [self.without_engine_w.get(gpu) for gpu in self.gpu_uuids]
+        alone_w = [power_w for power_w in known if power_w is not None]
+        whole = len(alone_w) == len(known) and bool(known)
+        watched = AtIdle(self.engine, cell.name, sum(alone_w) if whole else None, progress)
+        recorded = self._metered(
+            cell, watched, lambda _, has_faults: watched.watch(briefly=has_faults)
+        )
+        return replace(recorded, idle=watched.facts)
+
+    def _metered(
+        self,
+        cell: Cell,
+        counted: Load | AtIdle,
+        apply: Callable[[Callable[[int], Recording], bool], int],
+        requests: Requests | None = None,
+    ) -> Recording:
+        """What counters and guard show while something is done with the engine.
+
+        Args:
+            cell: that is measured.
+            counted: counts its tokens.
+            apply: does it, given what makes the recording so far and whether there is a fault;
+                returns when the load was stopped, ns.
+            requests: their lengths if they vary.
+        """
+        assert self.engine.ready is not None
+        environment = self._environment(requests)
         guard, host = Guard(self.engine.ready.gpu_uuids), HostMeter(self.engine.processes())
         faults = (*self.faults, *guard.faults_before())
 
@@ -195,7 +246,7 @@ class Launch:
                 key=cell.key,
                 launch_id=self.launch_id,
                 environment=environment,
-                tokens=load.counter,
+                tokens=counted.counter,
                 gpus=self.meter.read(),
                 load_stopped_ns=stopped_ns,
                 kv_cache_tokens=self.engine.ready.kv_cache_tokens,
@@ -207,13 +258,10 @@ class Launch:
                 compiled=self.engine.compiled,
             )
 
-        def enough(cycles: int) -> bool:
-            return is_enough(recording(load.last_ns), cycles)
-
         self.meter.start()
         host.start()
         try:
-            stopped_ns = self._apply(load, None if faults else enough, looks_per_cycle)
+            stopped_ns = apply(recording, bool(faults))
         except EngineError as error:
             why = guard.faults()
             if not why:
@@ -224,7 +272,8 @@ class Launch:
             host.stop()
             self.meter.stop()
         recorded = recording(stopped_ns)
-        return replace(recorded, faults=tuple(dict.fromkeys((*faults, *guard.faults()))))
+        found = guard.faults(may_be_busy=cell.key.is_idle)
+        return replace(recorded, faults=tuple(dict.fromkeys((*faults, *found))))
 
     def _apply(self, load: Load, enough: Callable[[int], bool] | None, looks_per_cycle: int) -> int:
         """Start and stop the load while the meter runs; the time at which it was stopped, ns."""

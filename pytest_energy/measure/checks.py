@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_energy.cell.plan import block_size, tokens_in_flight
+from pytest_energy.measure import idle
 from pytest_energy.measure.conditions import power_after_load_w
 from pytest_energy.measure.cycles import FIGURES, Cycles, boundaries, request_lengths
 from pytest_energy.measure.latency import summary_ms
@@ -52,10 +53,15 @@ def of_cycles(cycles: Cycles, windows: Sequence[Window], batch_size: int) -> lis
         windows: that they come from.
         batch_size: of the cell.
     """
+    gpus = range(len(windows[0].recording.gpus))
+    if not batch_size:
+        return [
+            *idle.faults_of(windows[0].recording, cycles),
+            *itertools.chain.from_iterable(_gpu(windows, index) for index in gpus),
+        ]
     implausible = _implausible(cycles)
     if implausible:
         return implausible
-    gpus = range(len(windows[0].recording.gpus))
     return [
         *(line for window in windows for line in _batch(window, batch_size)),
         *itertools.chain.from_iterable(_gpu_under_load(windows, index) for index in gpus),
@@ -185,7 +191,19 @@ def _slot_share(recording: Recording) -> float:
 
 
 def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
-    """Whether a GPU's power readings, utilization and clocks leave no doubt of its counter."""
+    """Whether a GPU worked, and leaves no doubt of its counter."""
+    spent_j = sum(float(window.energy_j[index].sum()) for window in windows)
+    counter_w = spent_j / sum(float(window.time_s.sum()) for window in windows)
+    idle_why = _idle(windows, index, counter_w)
+    lines = _gpu(windows, index)
+    if idle_why is not None:
+        uuid = windows[0].recording.gpus[index].uuid
+        lines.append(fault("gpu_idle", f"{uuid} {idle_why}"))
+    return lines
+
+
+def _gpu(windows: Sequence[Window], index: int) -> list[str]:
+    """Whether a GPU's power readings and clocks leave no doubt of its counter."""
     trace = windows[0].recording.gpus[index]
     uuid, lines = trace.uuid, []
     average_w = samples_in(windows, index, "average_power_mw", AVERAGED_NS) / 1e3
@@ -202,9 +220,6 @@ def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
                 f"{read_w:.0f} W (more than {100 * agreement:.0f} % apart)"
             )
             lines.append(fault("counter_disagrees", detail))
-    idle = _idle(windows, index, counter_w)
-    if idle is not None:
-        lines.append(fault("gpu_idle", f"{uuid} {idle}"))
     reasons = samples_in(windows, index, "throttle_reasons")
     acted = int(np.bitwise_or.reduce(reasons, initial=0))
     return lines + [

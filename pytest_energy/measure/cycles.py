@@ -12,6 +12,8 @@ of tokens, so J/token is the ratio of their sums. Elsewhere "cycle" means either
 
     finished   0 ··· B ······ B+P ······ B+2P ······ B+3P ······ B+4P ··  stop     B = batch size
                │  warm-up     │ block 1  │ block 2   │ block 3   │         P = requests of a pass
+
+Of an engine at idle they are equal parts of the time, and hold no tokens.
 """
 
 from collections.abc import Sequence
@@ -19,9 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_energy.cell import cell
+from pytest_energy.measure.metric import Metric
 from pytest_energy.recording.counters import span_ns
 from pytest_energy.recording.recording import Recording
 
+IDLE_PARTS = 10
 FIGURES = 1e-9, 1e12  # the J/token, W and tokens/s of any engine lie within
 
 
@@ -52,6 +57,11 @@ class Cycles:
     def power_w(self) -> tuple[float, ...]:
         """Mean power in each cycle."""
         return tuple(energy / time for energy, time in zip(self.energy_j, self.time_s, strict=True))
+
+    def of(self, metric: Metric) -> tuple[float, ...]:
+        """The figure of each cycle."""
+        name = "power_w" if metric is Metric.IDLE_POWER_W else metric.value
+        return tuple(getattr(self, name))
 
     @property
     def tokens_per_s(self) -> tuple[float, ...]:
@@ -88,6 +98,7 @@ def boundaries(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     if not len(total):
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     ends = _cycle_ends if recording.requests is None else _block_ends
+    ends = _idle_ends if recording.key.is_idle else ends
     ends_ns, tokens = ends(recording, time_ns, total)
     for gpu in recording.gpus:
         if gpu.counter.changed_ns:
@@ -107,6 +118,17 @@ def _cycle_ends(
     marks = np.arange(1, total[-1] // cycle_tokens + 1) * cycle_tokens
     relative_ns = np.interp(marks, total, (time_ns - time_ns[0]).astype(float))
     return np.asarray(time_ns[0] + np.rint(relative_ns).astype(np.int64)), marks
+
+
+def _idle_ends(
+    recording: Recording, time_ns: np.ndarray, total: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Equal parts of the time that an engine was at idle; empty if it was not for long enough."""
+    spent_ns = time_ns[-1] - time_ns[0]
+    if spent_ns < cell.IDLE_S * 1e9:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    ends_ns = time_ns[0] + np.arange(IDLE_PARTS + 1) * spent_ns // IDLE_PARTS
+    return ends_ns, np.zeros(IDLE_PARTS + 1, dtype=np.int64)
 
 
 def _block_ends(

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_energy.cell import cell
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import checks, latency
 from pytest_energy.measure.conditions import Conditions, conditions, static_power_w
@@ -21,7 +22,7 @@ from pytest_energy.measure.steadiness import Steadiness, parts, steadiness
 from pytest_energy.measure.window import MIN_CYCLES, Window, window_of
 from pytest_energy.recording.faults import by_chance, fault, unrecoverable, without_figures
 from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.recording.recording import Client, CoResident, Recording
+from pytest_energy.recording.recording import Client, CoResident, Idle, Recording
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Measurement:
         steadiness: how steady the launch was; None if it was not tested.
         step_times: what its steps held, and how long they took; None if they were not seen.
         mix: how its energy follows its mix of input and output tokens; None if it is not known.
+        idle: of an engine at idle; None under load.
     """
 
     key: CellKey
@@ -68,6 +70,7 @@ class Measurement:
     steadiness: Steadiness | None = None
     step_times: StepTimes | None = None
     mix: Mix | None = None
+    idle: Idle | None = None
 
     @property
     def latencies_ms(self) -> dict[str, dict[str, float]]:
@@ -108,6 +111,11 @@ class Measurement:
         return sum(self.cycles.energy_j) / sum(self.cycles.time_s)
 
     @property
+    def idle_power_w(self) -> float:
+        """Mean power, of an engine at idle."""
+        return self.power_w
+
+    @property
     def tokens_per_s(self) -> float:
         """Tokens generated per second over all cycles."""
         assert self.cycles is not None
@@ -130,7 +138,7 @@ def measure(*periods: Recording, ended: bool = True) -> Measurement:
     cycles, gpu_energy_j, steady = None, {}, None
     if whole >= MIN_CYCLES and len(windows) == len(periods):
         faults += checks.of_cycles(_together(windows), windows, first.key.batch_size)
-        if ended and not without_figures(faults):
+        if ended and not first.key.is_idle and not without_figures(faults):
             steady, found_unsteady = _steadiness(windows)
             faults += found_unsteady
         windows[0] = windows[0].after(steady.dropped if steady else 0)
@@ -147,15 +155,16 @@ def measure(*periods: Recording, ended: bool = True) -> Measurement:
         cycles=cycles,
         gpu_energy_j=gpu_energy_j,
         conditions=under_load,
-        static_power_w=static_power_w(periods, under_load),
+        static_power_w=None if first.key.is_idle else static_power_w(periods, under_load),
         dropped_cycles=steady.dropped if steady else 0,
         faults=tuple(dict.fromkeys((*faults, *checks.kv_cache(first)))),
         periods=tuple(Period(window.cycles, window.span_ns[0]) for window in windows),
         co_resident=tuple(p.co_resident for p in periods if p.co_resident is not None),
         clients=tuple(period.client for period in periods if period.client is not None),
         steadiness=steady,
-        step_times=step_times(windows) if windows and ended else None,
-        mix=mix_of(windows) if windows and ended else None,
+        step_times=step_times(windows) if windows and ended and not first.key.is_idle else None,
+        mix=mix_of(windows) if windows and ended and not first.key.is_idle else None,
+        idle=first.idle,
     )
 
 
@@ -211,6 +220,9 @@ def _gpu_energy_j(windows: Sequence[Window]) -> dict[str, float]:
 
 
 def _too_short(periods: Sequence[Recording], windows: Sequence[Window]) -> str:
+    if periods[0].key.is_idle:
+        spent_s = (periods[0].tokens.time_ns[-1] - periods[0].tokens.time_ns[0]) / 1e9
+        return fault("too_short", f"{spent_s:.1f} s at idle, {cell.IDLE_S:g} s needed")
     whole = sum(len(window.time_s) for window in windows)
     unit = "cycles" if periods[0].requests is None else "blocks"
     detail = f"{whole} whole {unit} after warm-up, {MIN_CYCLES} needed"

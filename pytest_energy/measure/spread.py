@@ -54,6 +54,9 @@ class NoiseFloor:
 ASSUMED_NOISE: Mapping[Metric, NoiseFloor] = {
     Metric.JOULES_PER_TOKEN: NoiseFloor(deviation=0.010, degrees_of_freedom=3),
     Metric.TOKENS_PER_S: NoiseFloor(deviation=0.030, degrees_of_freedom=3),
+    # 1.6 % between the launches in recordings/ that loaded and paused an engine (9 degrees of
+    # freedom, 2 s each); rounded up.
+    Metric.IDLE_POWER_W: NoiseFloor(deviation=0.020, degrees_of_freedom=3),
 }
 
 
@@ -100,8 +103,8 @@ def launch_rates(
 
 
 def launch_value(metric: Metric, values: Sequence[float], weights: Sequence[float]) -> float:
-    """One launch's J/token or tokens/s from those of its cycles, and their tokens (or nothing)."""
-    of_metric = launch_means if metric is Metric.JOULES_PER_TOKEN else launch_rates
+    """One launch's figure from those of its cycles, and their tokens (or nothing)."""
+    of_metric = launch_means if metric.is_cost else launch_rates
     return of_metric([values], [weights])[0]
 
 

@@ -14,6 +14,7 @@ from pytest_energy.plugin.arguments import ARGUMENTS
 from pytest_energy.plugin.fixtures import PARENTS_GPUS, check_unchecked, forget, take_back
 from pytest_energy.plugin.fixtures import energy as energy
 from pytest_energy.plugin.fixtures import energy_batch_size as energy_batch_size
+from pytest_energy.plugin.fixtures import idle_power as idle_power
 from pytest_energy.plugin.fixtures import throughput as throughput
 from pytest_energy.plugin.state import FOUND, RUN, Run, fixtures_of
 from pytest_energy.plugin.terminal import Summary, header
@@ -36,7 +37,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options and declare the marker."""
-    lines = [f"energy({', '.join(ARGUMENTS)}): what the energy and throughput fixtures measure."]
+    lines = [f"energy({', '.join(ARGUMENTS)}): what our fixtures measure."]
     lines += [f"    {name}: {text}" for name, text in ARGUMENTS.items()]
     config.addinivalue_line("markers", "\n".join(lines))
     settings = options.settings_of(config)

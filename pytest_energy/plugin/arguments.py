@@ -15,6 +15,7 @@ ARGUMENTS = {
     "tolerance": "relative increase of J/token that fails (default 0.03)",
     "throughput_tolerance": "relative decrease of tokens/s that fails "
     "(default 0.10; 0.05 interleaved)",
+    "idle_tolerance": "relative increase of W at idle that fails (default 0.10)",
     "max_power_w": "power budget; exceeding it fails",
     "max_ttft_ms": "limit of a server's time to first token, 99th percentile",
     "max_itl_ms": "limit of a server's inter-token latency, 99th percentile",

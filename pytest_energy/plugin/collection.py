@@ -12,7 +12,7 @@ import pytest
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin import attached, conflicts
 from pytest_energy.plugin.arguments import ARGUMENTS
-from pytest_energy.plugin.state import CELL, FIXTURES, RUN, fixtures_of, test_id
+from pytest_energy.plugin.state import CELL, FIXTURES, IDLE, RUN, fixtures_of, test_id
 
 if TYPE_CHECKING:
     from pytest_energy.plugin.marker import Marked
@@ -42,7 +42,7 @@ def _marked(node: Any) -> Marked:
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """One test per batch size of the marker."""
+    """One test per batch size of the marker; of an engine at idle one."""
     for node, _ in metafunc.definition.iter_markers_with_node("energy"):
         node.stash[_MEASURES] = True
     try:
@@ -51,6 +51,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         # Raised here it would be an error of the file's collection, which ends no worker of xdist.
         bad = metafunc.config.stash.setdefault(_BAD_MARKERS, {})
         bad.setdefault(str(error), metafunc.definition.nodeid)
+        return
+    if fixtures_of(metafunc) == [IDLE]:
         return
     ids = [f"bs{size}" for size in sizes]
     metafunc.parametrize("energy_batch_size", sizes, ids=ids, indirect=True)
@@ -102,8 +104,8 @@ def _refuse_marker(item: pytest.Item) -> None:
         ours = mark.kwargs.keys() & ARGUMENTS.keys()
         if ours and (node is item or _measures_nothing(node)):
             raise pytest.UsageError(
-                f"{item.nodeid}: it has the energy marker and neither the energy nor the "
-                "throughput fixture of pytest-energy, so nothing would be measured.\n"
+                f"{item.nodeid}: it has the energy marker and none of the fixtures energy, "
+                "throughput and idle_power of pytest-energy, so nothing would be measured.\n"
                 f"Give it one: def {item.name.partition('[')[0]}(energy). Or remove the marker"
                 + ("." if node is item else f" of {node.nodeid}.")
             )
@@ -122,14 +124,20 @@ def _measures_nothing(node: Any) -> bool:
 
 def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> None:
     settings = item.config.stash[RUN].settings
-    if not hasattr(item, "callspec"):
+    at_idle = IDLE in fixtures_of(item)
+    if at_idle and len(fixtures_of(item)) > 1:
+        raise pytest.UsageError(
+            f"{item.nodeid}: idle_power gates an engine without requests, energy and throughput "
+            "gate it under load.\nGive idle_power a test of its own."
+        )
+    if not at_idle and not hasattr(item, "callspec"):
         raise pytest.UsageError(
             f"{item.nodeid}: a method of unittest.TestCase cannot have one test per batch size.\n"
             "Write the test as a function, or as a method of an ordinary class."
         )
     try:
         marked = _marked(item)
-        batch_size = item.callspec.params["energy_batch_size"]
+        batch_size = 0 if at_idle else item.callspec.params["energy_batch_size"]  # type: ignore[attr-defined]
         engine = settings.engine or marked.engine or settings.default_engine
         folders = item.path.parent, *_roots(item)
         cell = marked.cell(batch_size, *folders, engine=engine)
@@ -181,8 +189,8 @@ def open_session(
     run.selected_in_full = whole_folders and len(mine) == len(gated)
     if selected and not mine and config.getoption("energy_exit_status") == "verdict":
         raise pytest.UsageError(
-            "no selected test uses the energy or throughput fixture, so there would be no verdict."
-            "\nName the folder of your suite, or select some of its tests: -k bs8"
+            "no selected test uses the energy, throughput or idle_power fixture, so there would be "
+            "no verdict.\nName the folder of your suite, or select some of its tests: -k bs8"
         )
     if not gated:
         return
@@ -217,6 +225,9 @@ def question(item: pytest.Item, fixture: str) -> Question:
     from pytest_energy.verdict.judgement import Limits
 
     marked, metric = _marked(item), Metric(FIXTURES[fixture])
+    if metric is Metric.IDLE_POWER_W:
+        limits = Limits(marked.idle_tolerance, marked.max_power_w)
+        return Question(test_id(item), item.stash[CELL], metric, limits)
     of_energy = metric is Metric.JOULES_PER_TOKEN
     limits = Limits(
         marked.tolerance if of_energy else marked.throughput_tolerance,

@@ -1,4 +1,4 @@
-"""The `energy` and `throughput` fixtures."""
+"""The `energy`, `throughput` and `idle_power` fixtures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import pytest
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.plugin.collection import question
-from pytest_energy.plugin.state import CELL, FIXTURES, FOUND, RUN, fixtures_of, session_of, test_id
+from pytest_energy.plugin.state import (
+    CELL,
+    FIXTURES,
+    FOUND,
+    IDLE,
+    RUN,
+    fixtures_of,
+    session_of,
+    test_id,
+)
 from pytest_energy.safety.files import in_words
 
 if TYPE_CHECKING:
@@ -47,21 +56,21 @@ class Gated:
 
     @property
     def joules_per_token(self) -> float | None:
-        """Energy per generated token, J; None if no launch was valid."""
+        """Energy per generated token, J; None if no launch was valid, and at idle."""
         candidate = self.judgement.candidate
-        return candidate.joules_per_token.value if candidate else None
+        return candidate.joules_per_token.value if candidate and not candidate.is_idle else None
 
     @property
     def power_w(self) -> float | None:
-        """Mean power under load, W; None if no launch was valid."""
+        """Mean power under load, or at idle, W; None if no launch was valid."""
         candidate = self.judgement.candidate
         return candidate.power_w if candidate else None
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Generated tokens per second; None if no launch was valid."""
+        """Generated tokens per second; None if no launch was valid, and at idle."""
         candidate = self.judgement.candidate
-        return candidate.tokens_per_s.value if candidate else None
+        return candidate.tokens_per_s.value if candidate and not candidate.is_idle else None
 
     @property
     def verdict(self) -> str:
@@ -240,6 +249,12 @@ def energy(request: pytest.FixtureRequest, energy_batch_size: int) -> Gated:
 def throughput(request: pytest.FixtureRequest, energy_batch_size: int) -> Gated:
     """Gates tokens/s; shares its measurement with `energy`."""
     return Gated(request.node, "throughput")
+
+
+@pytest.fixture
+def idle_power(request: pytest.FixtureRequest) -> Gated:
+    """Gates W at idle: the power of the engine that is loaded and has no request."""
+    return Gated(request.node, IDLE)
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ _MUST_BE = {
     "dicts",
     "tolerance": _TOLERANCE,
     "throughput_tolerance": _TOLERANCE,
+    "idle_tolerance": _TOLERANCE,
     "max_power_w": _POSITIVE,
     "max_ttft_ms": _POSITIVE,
     "max_itl_ms": _POSITIVE,
@@ -115,6 +116,7 @@ class Marked:
     )
     tolerance: _Tolerance | None = None
     throughput_tolerance: _Tolerance | None = None
+    idle_tolerance: _Tolerance | None = None
     max_power_w: _Positive | None = None
     max_ttft_ms: _Positive | None = None
     max_itl_ms: _Positive | None = None
@@ -140,13 +142,13 @@ class Marked:
         return marked
 
     def cell(self, batch_size: int, *folders: Path, engine: str = "offline") -> Cell:
-        """The cell of one of the batch sizes.
+        """The cell of one of the batch sizes, or of the engine at idle.
 
         max_num_seqs is the largest batch size, whichever are selected, so that the cells share a
         launch, and a part of the suite measures the same engine as the whole.
 
         Args:
-            batch_size: of the cell.
+            batch_size: of the cell; 0 at idle.
             folders: below which the model and the file of prompts are looked up.
             engine: what is measured.
 

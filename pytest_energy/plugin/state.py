@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from pytest_energy.store.noise import Noise
 
 # The metric that each fixture gates.
-FIXTURES = {"energy": "joules_per_token", "throughput": "tokens_per_s"}
+FIXTURES = {
+    "energy": "joules_per_token",
+    "throughput": "tokens_per_s",
+    "idle_power": "idle_power_w",
+}
+IDLE = "idle_power"
 
 
 @dataclass

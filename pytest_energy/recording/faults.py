@@ -65,8 +65,8 @@ FAULTS: Mapping[str, Fault] = {
         # A server's clients.
         Fault("tokens_disagree", "clients and server counted different numbers of tokens"),
         Fault("client_busy", "the clients may have slowed the server down"),
+        Fault("not_idle", "an engine that had to be idle, or paused, was not"),
         # Interleaved engines.
-        Fault("not_idle", "the paused engine was not idle"),
         Fault("periods_differ", "the periods of a launch ran on different GPUs", no_figures=True),
     )
 }

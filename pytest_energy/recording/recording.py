@@ -180,6 +180,22 @@ class CoResident:
 
 
 @dataclass(frozen=True)
+class Idle:
+    """What the GPUs and the host spent while the engine was loaded and without requests.
+
+    Attributes:
+        without_engine_w: power of the idle GPUs before the engine was started, without a context on
+            them, W, all together; None if it could not be read or the engine was running already.
+        cpu_cores: that all processes of the engine used together.
+    """
+
+    __pydantic_config__ = STRICT
+
+    without_engine_w: Watts | None
+    cpu_cores: Annotated[float, Ge(0), Le(1e6)]
+
+
+@dataclass(frozen=True)
 class Distribution:
     """Durations, rounded to three digits, in order, with how often each occurred.
 
@@ -247,7 +263,7 @@ class Recording:
         key: of the cell.
         launch_id: of one engine start; recordings that share it are not independent evidence.
         environment: the fingerprint.
-        tokens: what the engine generated.
+        tokens: what the engine generated; at idle, at the start and the end of what is measured.
         gpus: in the engine's rank order.
         load_stopped_ns: when the last step under load had ended; the traces go on for a moment.
         kv_cache_tokens: tokens that the KV cache holds; 0 if unknown.
@@ -259,6 +275,7 @@ class Recording:
         host: what the engine waited for on its host; None if it was not looked at.
         load_s: from the engine's start until it was ready; None if it was running or is unknown.
         compiled: whether vLLM compiled meanwhile, a cold launch; None if unknown.
+        idle: of the engine at idle; None under load.
     """
 
     __pydantic_config__ = STRICT
@@ -278,3 +295,4 @@ class Recording:
     host: Annotated[HostSamples, equally_long("time_ns", "steal_us", "run_delay_us")] | None = None
     load_s: Annotated[float, Ge(0), Le(1e6)] | None = None
     compiled: bool | None = None
+    idle: Idle | None = None

@@ -13,11 +13,11 @@ from pytest_energy.recording.series import deltas, equally_long
 from pytest_energy.safety.schema import OtherVersion, checked, version_of
 from pytest_energy.safety.untrusted import Malformed
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 # 1 knew neither interleaving nor clients, 2 no requests of varying lengths, 3 neither host nor
-# load, 4 no other power than the mean of a second; 3 has other names and two series that nobody
-# reads.
-_READ_VERSIONS = (1, 2, 3, 4, SCHEMA_VERSION)
+# load, 4 no other power than the mean of a second, 5 no idle engines; 3 has other names and two
+# series that nobody reads.
+_READ_VERSIONS = (1, 2, 3, 4, 5, SCHEMA_VERSION)
 _RENAMED = {"turn": "period", "beside": "co_resident"}
 _MAX_CYCLES = 1_000_000
 
@@ -31,7 +31,12 @@ def _consistent(recording: Recording) -> Recording:
     if wanted is not None and batch_size > wanted:
         raise ValueError(f"its batch size is {batch_size}, and a pass has only {wanted} requests")
     fixed = recording.key.workload.fixed_lengths
-    if fixed and sum(recording.tokens.tokens) // (batch_size * fixed[1]) > _MAX_CYCLES:
+    if (recording.idle is not None) != recording.key.is_idle:
+        raise ValueError("it is of an engine at idle and of one under load")
+    if recording.key.is_idle:
+        if len(recording.tokens.time_ns) != 2:
+            raise ValueError("the tokens of an engine at idle are counted twice")
+    elif fixed and sum(recording.tokens.tokens) // (batch_size * fixed[1]) > _MAX_CYCLES:
         raise ValueError(f"its tokens make more than {_MAX_CYCLES:,} cycles")
     if len({gpu.uuid for gpu in recording.gpus}) < len(recording.gpus):
         raise ValueError("it holds a GPU twice")
@@ -73,6 +78,7 @@ def from_json(content: Any) -> Recording:
         ) from None
     values = {name: value for name, value in content.items() if name != "schema_version"}
     values = values if version >= 4 else _upgraded(values)
+    values = values if version >= 6 else {"idle": None, **values}
     try:
         # Also those that have a default in Python: a file that lacks one is damaged.
         for field in fields(Recording):

@@ -68,14 +68,9 @@ def _cause(entry: Entry) -> Hashable:
     return (
         entry.run,
         entry.verdict,
-        _engines(entry),
+        entry.engines,
         _of_changes(entry) if by_comparison else tuple(map(_without_figures, entry.reasons)),
     )
-
-
-def _engines(entry: Entry) -> tuple[str, str]:
-    reference, candidate = entry.reference, entry.candidate
-    return (reference.engine if reference else "", candidate.engine if candidate else "")
 
 
 def _of_changes(entry: Entry) -> Hashable:
@@ -233,7 +228,7 @@ def what_changed(results: Results) -> list[tuple[str, list[Fact]]]:
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for entry in results.entries:
         if entry.changed is not None:
-            values = found.setdefault(_engines(entry), {})
+            values = found.setdefault(entry.engines, {})
             for name, text in _changed(entry)[1]:
                 known = values.setdefault(name, [])
                 known += [text] if text not in known else []

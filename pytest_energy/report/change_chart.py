@@ -26,7 +26,11 @@ from pytest_energy.report.words import UNIT, change_in_words, percent
 _ROW_PX = 24
 _MARKS = {"bad": (BAD, "s"), "open": (OPEN, "D"), "good": (GOOD, "o"), "none": (SERIES[0], "o")}
 _DASHED = (0, (4, 3))
-_NAMES = {Metric.JOULES_PER_TOKEN: "energy per token", Metric.TOKENS_PER_S: "throughput"}
+_NAMES = {
+    Metric.JOULES_PER_TOKEN: "energy per token",
+    Metric.TOKENS_PER_S: "throughput",
+    Metric.IDLE_POWER_W: "power at idle",
+}
 _MAX_LABEL = 26
 _WIDTH_PX = 440.0  # its text has a page's size in half of a desk's page
 
@@ -75,6 +79,7 @@ def _labels(entries: Sequence[Entry]) -> dict[int, str]:
     found = {}
     for entry in entries:
         name = f"bs={entry.cell.batch_size}" if len(kinds) == 1 else entry.cell.name
+        name = "idle" if len(kinds) == 1 and entry.idle else name
         if len(engines) > 1 and entry.candidate:
             name = f"{entry.candidate.engine}, {name}"
         if len(runs) > 1:

@@ -57,7 +57,7 @@ def ratio_of(entry: Entry) -> Interval:
 def _loss(entry: Entry) -> float:
     """The change for the worse, in tolerances if there is one."""
     change = math.log(ratio_of(entry).value)
-    worse = change if entry.metric == Metric.JOULES_PER_TOKEN.value else -change
+    worse = change if Metric(entry.metric).is_cost else -change
     return worse / entry.tolerance if entry.tolerance else worse
 
 
@@ -65,7 +65,7 @@ def bound_of(entry: Entry) -> float | None:
     """The change in percent that fails."""
     if entry.tolerance is None:
         return None
-    return 100 * entry.tolerance * (1 if entry.metric == Metric.JOULES_PER_TOKEN.value else -1)
+    return 100 * entry.tolerance * (1 if Metric(entry.metric).is_cost else -1)
 
 
 def tolerance_of(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from pytest_energy import __version__
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import measurement
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.recording import recording_file
 from pytest_energy.report import sides
 from pytest_energy.report.explanation import Explanation, explain_compared
@@ -65,9 +65,15 @@ def compared(engines: Engines, noise_store: NoiseStore) -> tuple[Entry, ...]:
     entries = []
     for reference, *others in engines:
         for engine in others:
-            entries += [_comparison(engine, reference, metric, noise_store) for metric in Metric]
+            entries += [
+                _comparison(engine, reference, metric, noise_store)
+                for metric in metrics_of(reference[0].key)
+            ]
         if not others:
-            entries += [_comparison(reference, (), metric, noise_store) for metric in Metric]
+            entries += [
+                _comparison(reference, (), metric, noise_store)
+                for metric in metrics_of(reference[0].key)
+            ]
     return tuple(entries)
 
 
@@ -131,13 +137,15 @@ def _entry(found: Compared, key: CellKey, floors: Floors, said: Explanation) -> 
     environment = (
         launches[0].environment if launches else reference.environment if reference else None
     )
+    at_idle = key.is_idle
     return Entry(
         run=0,
         cell=sides.reported_cell(key),
         gpu=None if environment is None else sides.reported_gpu(environment),
         metric=found.metric.value,
-        candidate=sides.side_of_launches(launches, floors) if launches else None,
-        reference=sides.side_of_baseline(reference, floors) if reference else None,
+        candidate=sides.side_of_launches(launches, floors) if launches and not at_idle else None,
+        reference=sides.side_of_baseline(reference, floors) if reference and not at_idle else None,
+        idle=sides.idle_of(candidate, reference) if at_idle else None,
         paired=found.paired,
         co_resident=bool(launches and launches[0].co_resident),
         ratio=interval(ratio.value, ratio.low, ratio.high) if ratio else None,
@@ -174,7 +182,7 @@ def _comparison(
     kept = [m for m in reference if m.valid]
     found = _compare([m for m in candidate if m.valid], kept, metric, floors)
     entry = _entry(found, key, floors, explain_compared(key.name, found, left_out))
-    if found.reference is None:
+    if found.reference is None or key.is_idle:
         return entry
     # Its launches are known in full, other than those of a stored baseline.
     return replace(entry, reference=sides.side_of_launches(kept, floors))
@@ -192,15 +200,15 @@ def _compare(
     sample, noise = Sample.of(candidate, floors), floors[metric]
     if not reference:
         return Compared(metric, sample, noise=noise)
-    baseline = Baseline.of(reference)
+    baseline, at_idle = Baseline.of(reference), metric is Metric.IDLE_POWER_W
     values = [getattr(m, metric.value) for m in candidate]
     return Compared(
         metric,
         candidate=sample,
         reference=baseline,
         ratio=comparison.compare(values, getattr(baseline, metric.value), noise),
-        split=attribution.split(candidate, baseline),
-        slowdown=slowdown(candidate, baseline),
+        split=None if at_idle else attribution.split(candidate, baseline),
+        slowdown=None if at_idle else slowdown(candidate, baseline),
         noise=noise,
         changed=tuple(attribution.what_changed(baseline.environment, candidate[-1].environment)),
     )

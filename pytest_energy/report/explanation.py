@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
-from pytest_energy.report import host, launches
+from pytest_energy.report import host, idle, launches
 from pytest_energy.report.results import ReportedChanges
-from pytest_energy.report.words import UNIT, count, percent
+from pytest_energy.report.words import UNIT, count, figure, percent
 from pytest_energy.safety import redact
 from pytest_energy.settings import DEFAULT_LAUNCHES, MIN_LAUNCHES
 from pytest_energy.verdict.attribution import TEMPERATURE, Split
@@ -121,13 +121,13 @@ def _figures(found: Compared, other: str) -> str:
     text = UNIT[found.metric]
     if found.candidate is None:
         return text
-    value = getattr(found.candidate, found.metric.value).value
-    pattern = "#.4g" if found.metric is Metric.JOULES_PER_TOKEN else ",.0f"
+    value = found.candidate.estimates[found.metric].value
     if found.ratio is None or found.reference is None:
-        return f"{text} {value:{pattern}} ({_launches(len(found.candidate.launches))})"
+        return f"{text} {figure(found.metric, value)} ({_launches(len(found.candidate.launches))})"
     compared_with = getattr(found.reference.summary, found.metric.value)
     change = percent(found.ratio.value)
-    return f"{text} {value:{pattern}}, {change} vs the {other}'s {compared_with:{pattern}}"
+    before = figure(found.metric, compared_with)
+    return f"{text} {figure(found.metric, value)}, {change} vs the {other}'s {before}"
 
 
 def _how_sure(found: Compared, tolerance: str = "") -> str:
@@ -149,10 +149,12 @@ def _how_sure(found: Compared, tolerance: str = "") -> str:
 
 
 def _relative(found: Compared) -> tuple[float, float] | None:
-    """Power and throughput, candidate ÷ reference; None if nothing was compared."""
+    """Power and throughput, candidate ÷ reference; None if nothing was compared, and at idle."""
     if found.ratio is None or found.candidate is None or found.reference is None:
         return None
     reference = found.reference.summary
+    if reference.tokens_per_s is None:
+        return None
     return (
         found.candidate.power_w / reference.power_w,
         found.candidate.tokens_per_s.value / reference.tokens_per_s,
@@ -160,8 +162,10 @@ def _relative(found: Compared) -> tuple[float, float] | None:
 
 
 def _power_and_rate(found: Compared) -> list[str]:
-    """The figure as power ÷ throughput; empty if nothing was compared."""
+    """The figure as power ÷ throughput, or what idling costs; empty if nothing was compared."""
     relative, candidate = _relative(found), found.candidate
+    if found.metric is Metric.IDLE_POWER_W:
+        return idle.in_words(found)
     if relative is None or candidate is None:
         return []
     power, rate = map(percent, relative)
@@ -174,6 +178,8 @@ def _power_and_rate(found: Compared) -> list[str]:
 
 def _why(found: Compared) -> list[str]:
     """What made a regression, as far as power, throughput and the split tell."""
+    if found.metric is Metric.IDLE_POWER_W:
+        return idle.why(found)
     power, rate = _relative(found) or (1.0, 1.0)
     clauses = (
         ["power fell, but throughput fell further: every token occupies the GPU for longer"]

@@ -74,6 +74,8 @@ def groups(baselines: Iterable[Baseline], cached: Iterable[GpuLaunches]) -> dict
         return places.setdefault((group, cell), {}).setdefault((gpus, machine), Place(gpus))
 
     for baseline in baselines:
+        if baseline.key.is_idle:
+            continue
         environment, key = baseline.environment, baseline.key
         engine, machine = Engine.of(environment), Machine.of(environment)
         of = place(baseline.gpu_name, baseline.gpus, engine, machine, (key.name, key.slug))

@@ -92,6 +92,8 @@ def groups(results: Results) -> tuple[Group, ...]:
             place = _place(entry.cell, entry.gpu, entry.co_resident)
             found.setdefault(place, (entry.cell, entry.gpu, [], []))[2].append(entry)
     for state in results.history:
+        if state.joules_per_token is None:
+            continue  # at idle
         place = _place(state.cell, state.gpu, co_resident=False)
         found.setdefault(place, (state.cell, state.gpu, [], []))[3].append(state)
     return tuple(

@@ -56,6 +56,8 @@ def _states(baseline: Baseline, noise_store: NoiseStore) -> list[HistoryEntry]:
         baseline.gpu_name,
         [launch.launch_id for launch in baseline.launches],
     )
+    if baseline.key.is_idle:
+        return _at_idle(baseline, floors[Metric.IDLE_POWER_W])
     newest = side_of_baseline(baseline, floors)
     return [
         *(_earlier(baseline, state, floors) for state in baseline.history),
@@ -77,6 +79,8 @@ def _states(baseline: Baseline, noise_store: NoiseStore) -> list[HistoryEntry]:
 def _earlier(baseline: Baseline, state: EarlierBaseline, floors: Floors) -> HistoryEntry:
     energy, rate = floors[Metric.JOULES_PER_TOKEN], floors[Metric.TOKENS_PER_S]
     launches = state.launches
+    assert state.joules_per_token is not None
+    assert state.tokens_per_s is not None
     return HistoryEntry(
         cell=reported_cell(baseline.key),
         gpu=reported_gpu(baseline.environment),
@@ -89,6 +93,24 @@ def _earlier(baseline: Baseline, state: EarlierBaseline, floors: Floors) -> Hist
         noise=energy.source,
         update_reason=state.update_reason,
     )
+
+
+def _at_idle(baseline: Baseline, floor: NoiseFloor) -> list[HistoryEntry]:
+    return [
+        HistoryEntry(
+            cell=reported_cell(baseline.key),
+            gpu=reported_gpu(baseline.environment),
+            date=state.date or "",
+            vllm=state.vllm or "?",
+            launches=state.launches,
+            joules_per_token=None,
+            tokens_per_s=None,
+            power_w=_by_noise_alone(state.power_w, state.launches, floor),
+            noise=floor.source,
+            update_reason=state.update_reason,
+        )
+        for state in (*baseline.history, baseline.as_history)
+    ]
 
 
 def _by_noise_alone(mean: float, launches: int, floor: NoiseFloor) -> Interval:

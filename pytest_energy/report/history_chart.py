@@ -29,7 +29,7 @@ from pytest_energy.report.pictures import (
     style,
 )
 from pytest_energy.report.results import HistoryEntry
-from pytest_energy.report.steps import TOLERANCE, Step, steps
+from pytest_energy.report.steps import TOLERANCE, Step, figure_of, steps
 from pytest_energy.report.words import percent
 
 _FEW = 10  # of a baseline's states, the oldest and the newest are in the words
@@ -82,7 +82,7 @@ def _over_time(name: str, group: Group, width_px: float) -> Picture:
 
 
 def _states(axes: Axes, size: int, states: Sequence[HistoryEntry], room: int) -> None:
-    figures = [state.joules_per_token for state in states]
+    figures = [figure_of(state) for state in states]
     error_bars(axes, range(len(states)), figures, Mark.of(0))
     axes.set_ylim(*range_of(figures))
     axes.set_title(f"batch size {size:,}: energy per token, J", color=INK)
@@ -125,10 +125,10 @@ def _states_in_words(size: int, states: Sequence[HistoryEntry]) -> str:
 
 
 def _state_in_words(state: HistoryEntry, step: Step | None) -> str:
-    text = f"vLLM {state.vllm} {state.date[:10]} {in_words(state.joules_per_token, 'J/token')}"
+    text = f"vLLM {state.vllm} {state.date[:10]} {in_words(figure_of(state), 'J/token')}"
     return f"{text}, {percent(step.change.value)}: {step.verdict}" if step else text
 
 
 def _moved(states: Sequence[HistoryEntry]) -> float:
-    values = [state.joules_per_token.value for state in states]
+    values = [figure_of(state).value for state in states]
     return max(values) / min(values)

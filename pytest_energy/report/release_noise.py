@@ -7,7 +7,7 @@ import numpy as np
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import NoiseFloor, Spread, log_moments, pooled
 from pytest_energy.report.sides import floor_of_power
 from pytest_energy.settings import MIN_LAUNCHES
@@ -99,7 +99,9 @@ def floor(
     if own and own.degrees_of_freedom >= MIN_LAUNCHES - 1:
         found = moderated(own, list(known.values()))
         return NoiseFloor(found.deviation, found.degrees_of_freedom, measured=True)
-    return floor_of_power({metric: floor(metric.value, key, cells, judged) for metric in Metric})
+    return floor_of_power(
+        {metric: floor(metric.value, key, cells, judged) for metric in UNDER_LOAD}
+    )
 
 
 def _groups(

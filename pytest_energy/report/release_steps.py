@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.cell.key import CellKey
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import exp, geometric_mean, log_moments
 from pytest_energy.report import release_noise
 from pytest_energy.report.release_noise import POWER, Gpus, Launches, values
@@ -109,7 +109,7 @@ def steps(
 
 def _pairs(of: Iterable[Sequence[str]]) -> int:
     """How many verdicts there may be, as the data choose the best."""
-    return len(Metric) * sum(math.comb(len(chain), 2) for chain in of)
+    return len(UNDER_LOAD) * sum(math.comb(len(chain), 2) for chain in of)
 
 
 def _against(
@@ -135,10 +135,10 @@ def _on_gpu(
     energy = {name: geometric_mean(values(_ENERGY.value, of)) for name, of in made.items()}
     for release, against, roles in _against(chain, energy):
         judged = (release, gpus), (against, gpus)
-        noise = {m: release_noise.floor(m.value, key, cells, judged) for m in Metric}
+        noise = {m: release_noise.floor(m.value, key, cells, judged) for m in UNDER_LOAD}
         candidate, baseline = made[release], Baseline.of(made[against])
         power = [geometric_mean(values(POWER, side)) for side in (candidate, made[against])]
-        judgements = {m: judge(m, candidate, baseline, NO_LIMITS, terms, noise) for m in Metric}
+        judgements = {m: judge(m, candidate, baseline, NO_LIMITS, terms, noise) for m in UNDER_LOAD}
         yield Step(
             key,
             release,
@@ -159,7 +159,7 @@ def _over(
     terms: Terms,
 ) -> Iterator[Step]:
     of_cell = cells[key]
-    names = [*(metric.value for metric in Metric), POWER]
+    names = [*(metric.value for metric in UNDER_LOAD), POWER]
     logs = {
         release: {
             name: statistics.fmean(log_moments(values(name, of_cell[release][g]))[0] for g in on)
@@ -171,7 +171,9 @@ def _over(
         chain, {r: of[_ENERGY.value] for r, of in logs.items()}
     ):
         change = {name: exp(logs[release][name] - logs[against][name]) for name in names}
-        judgements = {m: _judged(m, change[m.value], key, cells, len(on), terms) for m in Metric}
+        judgements = {
+            m: _judged(m, change[m.value], key, cells, len(on), terms) for m in UNDER_LOAD
+        }
         yield Step(key, release, against, on, roles, judgements, change[POWER], terms.comparisons)
 
 

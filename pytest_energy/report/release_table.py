@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_energy.cell.key import CellKey
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.markdown import escape
@@ -37,7 +37,7 @@ class Part:
 def parts(table: Table) -> list[Part]:
     """Figures, steps, and the verdicts on each metric; without a second release figures alone."""
     found = [_figures(table)]
-    return found + [_steps(table), *(_verdicts(table, metric) for metric in Metric)] * bool(
+    return found + [_steps(table), *(_verdicts(table, metric) for metric in UNDER_LOAD)] * bool(
         table.steps
     )
 

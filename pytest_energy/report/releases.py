@@ -180,6 +180,10 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
         if m.co_resident:
             place.interleaved.add(m.launch_id)
             continue
+        if m.key.is_idle:
+            only = "releases are compared under load"
+            place.left_out.append(f"left out: vLLM {label}, {m.key.name}: {only}")
+            continue
         if not m.valid:
             place.left_out += [
                 f"left out: vLLM {label}, {m.key.name}, launch {m.launch_id}: {fault}"

@@ -156,17 +156,22 @@ class ReportedCell:
     """One model × engine settings × workload × batch size.
 
     Attributes:
-        input_tokens, output_tokens: None if they differ from request to request.
+        batch_size: 0 at idle.
+        input_tokens, output_tokens: None if they differ from request to request, and at idle.
         key: what must be equal for two measurements to be compared.
     """
 
     name: Text
     model: Text
     engine: Text
-    batch_size: Count
+    batch_size: Annotated[int, Ge(0), Lt(10**9 + 1)]
     input_tokens: Count | None
     output_tokens: Count | None
     key: Key
+
+    def __post_init__(self) -> None:
+        if (self.batch_size == 0) != self.key.is_idle:
+            raise ValueError(f"its batch size is {self.batch_size}, and its key's is not")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -224,6 +229,38 @@ class ReportedChanges:
 
 
 @dataclass(frozen=True, config=STRICT)
+class IdleSide:
+    """One engine at idle: means over its launches.
+
+    Attributes:
+        power_w: of its GPUs.
+        without_engine_w: the same before it was started; None if unknown.
+        cpu_cores: that its processes used; None if unknown.
+        launches: their ids.
+    """
+
+    vllm: Text
+    settings_under_test: tuple[Text, ...]
+    power_w: Figure
+    without_engine_w: Figure | None
+    cpu_cores: Share | None
+    launches: Annotated[tuple[Text, ...], MinLen(1)]
+
+    @property
+    def engine(self) -> str:
+        """What was measured, as tables call it."""
+        return engine_name(self.vllm, self.settings_under_test)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ReportedIdle:
+    """Both sides of a cell at idle; None as in an entry."""
+
+    candidate: IdleSide | None
+    reference: IdleSide | None
+
+
+@dataclass(frozen=True, config=STRICT)
 class Entry:
     """One metric of one cell: a judged test or, without a verdict, a comparison of recordings.
 
@@ -237,6 +274,7 @@ class Entry:
         tolerance: relative change for the worse that fails; None if nothing was judged.
         candidate: the engine under test; None if no launch was valid.
         reference: what it was compared with; None if there is nothing to compare with.
+        idle: both sides of an engine at idle, in place of these; None under load.
         paired: whether the launches of both sides were interleaved.
         reference_from: where launches come from that stand in for a baseline; empty if none do.
         co_resident: whether a second, paused engine was on the GPU while each was measured.
@@ -251,7 +289,7 @@ class Entry:
 
     run: Annotated[int, Ge(0)]
     cell: ReportedCell
-    metric: Literal["joules_per_token", "tokens_per_s"]
+    metric: Literal["joules_per_token", "tokens_per_s", "idle_power_w"]
     what: str
     gpu: Gpu | None = None
     test: str | None = None
@@ -262,6 +300,7 @@ class Entry:
     tolerance: Figure | None = None
     candidate: ReportedSide | None = None
     reference: ReportedSide | None = None
+    idle: ReportedIdle | None = None
     paired: bool = False
     reference_from: ReferenceFrom = ""
     co_resident: bool = False
@@ -275,6 +314,19 @@ class Entry:
     why: str = ""
     changed: ReportedChanges | None = None
     next: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        at_idle = self.cell.key.is_idle
+        if (self.metric == "idle_power_w", self.idle is not None) != (at_idle, at_idle):
+            raise ValueError(f"{self.metric} does not go with its cell")
+
+    @property
+    def engines(self) -> tuple[str, str]:
+        """Reference and candidate, as pictures and tables call them; empty if there is none."""
+        sides = (self.reference, self.candidate)
+        at_idle = self.idle and (self.idle.reference, self.idle.candidate)
+        reference, candidate = (side.engine if side else "" for side in at_idle or sides)
+        return reference, candidate
 
     @property
     def is_of_baseline(self) -> bool:
@@ -292,6 +344,7 @@ class HistoryEntry:
         date: of its newest launch, ISO 8601; empty if unknown.
         launches: how many.
         update_reason: why a loss was accepted with it; None if there was none.
+        joules_per_token, tokens_per_s: None at idle.
     """
 
     cell: ReportedCell
@@ -299,8 +352,8 @@ class HistoryEntry:
     date: Annotated[str, MaxLen(100)]
     vllm: Text
     launches: Count
-    joules_per_token: Interval
-    tokens_per_s: Interval
+    joules_per_token: Interval | None
+    tokens_per_s: Interval | None
     power_w: Interval
     noise: str
     update_reason: str | None = None

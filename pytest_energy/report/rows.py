@@ -14,7 +14,7 @@ from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report import launches
 from pytest_energy.report.gpu_shares import MAX_IMBALANCE, gpu_shares, imbalance
 from pytest_energy.report.results import engine_name
-from pytest_energy.report.words import UNIT, cells_in_short
+from pytest_energy.report.words import UNIT, at_idle, cells_in_short
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import Update
 from pytest_energy.verdict.judgement import Judgement
@@ -59,6 +59,8 @@ class Row:
     joules_per_token_half_width: float | None = None
     power_w: float | None = None
     tokens_per_s: float | None = None
+    without_engine_w: float | None = None
+    cpu_cores: float | None = None
     joules_per_total_token: float | None = None
     wh_per_1000_requests: float | None = None
     baseline: float | None = None
@@ -95,7 +97,7 @@ class Row:
         """JUnit properties, absent figures left out."""
         wanted = {f"{self.metric}_{name}" for name in ("verdict", "change", "detects")}
         wanted |= {"joules_per_token", "joules_per_total_token", "wh_per_1000_requests"}
-        wanted |= {"power_w", "tokens_per_s", "gpu_imbalance"}
+        wanted |= {"power_w", "tokens_per_s", "gpu_imbalance", "without_engine_w", "cpu_cores"}
         return {
             name: value if isinstance(value, str) else f"{value:.6g}"
             for name, value in self.named().items()
@@ -124,7 +126,8 @@ def row(
         green = True
     if update is not None:
         verdict, green = update.done, True
-    energy = candidate.joules_per_token if candidate else None
+    loaded = candidate if candidate and not candidate.is_idle else None
+    energy = loaded.joules_per_token if loaded else None
     quoted = per_request(energy.value, cell.key.workload) if energy else None
     gpu_power_w = _gpu_power_w(judgement)
     noise = judgement.noise if ratio and update is None else None
@@ -136,7 +139,9 @@ def row(
         joules_per_token=energy.value if energy else None,
         joules_per_token_half_width=energy.relative_half_width if energy else None,
         power_w=candidate.power_w if candidate else None,
-        tokens_per_s=candidate.tokens_per_s.value if candidate else None,
+        tokens_per_s=loaded.tokens_per_s.value if loaded else None,
+        without_engine_w=candidate.without_engine_w if candidate else None,
+        cpu_cores=candidate.cpu_cores if candidate else None,
         joules_per_total_token=quoted.joules_per_total_token if quoted else None,
         wh_per_1000_requests=quoted.wh_per_1000_requests if quoted else None,
         baseline=getattr(reference.summary, judgement.metric.value) if reference else None,
@@ -195,16 +200,16 @@ def _on(judgement: Judgement) -> str:
 
 
 def _remarks(judgement: Judgement) -> tuple[str, ...]:
-    """On single launches; empty for metrics other than J/token."""
-    if judgement.metric is not Metric.JOULES_PER_TOKEN:
+    """On single launches; empty for tokens/s."""
+    if not judgement.metric.is_cost:
         return ()
     kept = judgement.candidate.launches if judgement.candidate else ()
     return tuple(launches.remarks(kept, judgement.left_out))
 
 
 def _gpu_power_w(judgement: Judgement) -> dict[str, float]:
-    """Mean power of each GPU by UUID; empty for one GPU, and for metrics other than J/token."""
-    if judgement.candidate is None or judgement.metric is not Metric.JOULES_PER_TOKEN:
+    """Mean power of each GPU by UUID; empty for one GPU, and for tokens/s."""
+    if judgement.candidate is None or not judgement.metric.is_cost:
         return {}
     return mean_gpu_power_w(judgement.candidate.launches)
 
@@ -292,7 +297,9 @@ def _launches(cells: Sequence[Row]) -> str:
     references = [r.reference_launches for r in cells if r.reference_launches]
     if references and not paired:
         text += f" against {_range(references)}"
-    return f"{text}, {sum(r.measured_s for r in cells):.0f} s under load"
+    at_idle = {r.metric == Metric.IDLE_POWER_W.value for r in cells}
+    how = "measured" if len(at_idle) > 1 else "at idle" if True in at_idle else "under load"
+    return f"{text}, {sum(r.measured_s for r in cells):.0f} s {how}"
 
 
 def _range(numbers: Sequence[int]) -> str:
@@ -303,6 +310,15 @@ def _range(numbers: Sequence[int]) -> str:
 def period_lines(rows: Sequence[Row]) -> list[str]:
     """How much periods and launches vary, one line per cell and metric that has periods."""
     return [f"{r.cell}, {UNIT[Metric(r.metric)]}: {r.periods}" for r in rows if r.periods]
+
+
+def idle_lines(rows: Sequence[Row]) -> list[str]:
+    """What engines at idle cost, a line per cell."""
+    return [
+        f"{r.cell}: {at_idle(r.power_w, r.without_engine_w, r.cpu_cores)}"
+        for r in rows
+        if r.cpu_cores is not None and r.power_w is not None
+    ]
 
 
 def latency_lines(rows: Sequence[Row]) -> list[str]:
@@ -334,7 +350,8 @@ def gpu_lines(rows: Sequence[Row]) -> list[tuple[str, bool]]:
 def unused(baselines: Sequence[Baseline]) -> list[str]:
     """One line per baseline that no test uses any more."""
     return [
-        f"unused baseline: {b.gpu_name}, {b.key.model}, batch size {b.key.batch_size} "
+        f"unused baseline: {b.gpu_name}, {b.key.model}, "
+        f"{'idle' if b.key.is_idle else f'batch size {b.key.batch_size}'} "
         f"(engine args {', '.join(f'{k}={v}' for k, v in b.key.engine_args.items())})"
         for b in baselines
     ]

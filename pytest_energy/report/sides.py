@@ -15,15 +15,17 @@ from pytest_energy.measure import measurement
 from pytest_energy.measure.change import Drift
 from pytest_energy.measure.limits import StepTimes
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.measure.per_request import per_request
 from pytest_energy.measure.spread import NoiseFloor, expm1
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report.results import (
     Gpu,
+    IdleSide,
     Interval,
     ReportedCell,
     ReportedDrift,
+    ReportedIdle,
     ReportedLaunch,
     ReportedSide,
     ReportedSteps,
@@ -34,6 +36,7 @@ from pytest_energy.settings import MIN_LAUNCHES
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import comparison
+from pytest_energy.verdict.judgement import Sample
 
 Floors = Mapping[Metric, NoiseFloor]
 _NO_NOISE = NoiseFloor(deviation=0.0, degrees_of_freedom=0, measured=True)
@@ -41,7 +44,10 @@ _NO_NOISE = NoiseFloor(deviation=0.0, degrees_of_freedom=0, measured=True)
 
 def floors_of(store: NoiseStore, key: CellKey, gpu_name: str, launch_ids: Sequence[str]) -> Floors:
     """The noise floors that the intervals of these launches rest on."""
-    return {metric: store.floor(key, gpu_name, metric, frozenset(launch_ids)) for metric in Metric}
+    return {
+        metric: store.floor(key, gpu_name, metric, frozenset(launch_ids))
+        for metric in metrics_of(key)
+    }
 
 
 def side_of_launches(measurements: Sequence[Measurement], floors: Floors) -> ReportedSide:
@@ -108,6 +114,25 @@ def side_of_baseline(baseline: Baseline, floors: Floors) -> ReportedSide:
     return _side(launches, baseline.environment, floors, baseline.key.workload)
 
 
+def idle_of(candidate: Sample | None, reference: Baseline | None) -> ReportedIdle:
+    """An engine at idle, and what it is compared with."""
+    return ReportedIdle(
+        _at_idle(Baseline.of(candidate.launches)) if candidate else None,
+        _at_idle(reference) if reference else None,
+    )
+
+
+def _at_idle(launches: Baseline) -> IdleSide:
+    return IdleSide(
+        vllm=launches.environment.vllm or "?",
+        settings_under_test=launches.environment.settings_under_test,
+        power_w=launches.summary.power_w,
+        without_engine_w=known(launches.without_engine_w),
+        cpu_cores=launches.cpu_cores,
+        launches=tuple(kept.launch_id for kept in launches.launches),
+    )
+
+
 def _side(
     launches: Sequence[ReportedLaunch],
     environment: Fingerprint,
@@ -167,8 +192,8 @@ def reported_cell(key: CellKey) -> ReportedCell:
         model=key.model,
         engine=key.engine,
         batch_size=key.batch_size,
-        input_tokens=_same_for_all(key.workload.input_tokens),
-        output_tokens=_same_for_all(key.workload.output_tokens),
+        input_tokens=_same_for_all(key.workload.input_tokens) or None,
+        output_tokens=_same_for_all(key.workload.output_tokens) or None,
         key=key,
     )
 

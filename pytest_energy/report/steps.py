@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure import spread
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.report.results import HistoryEntry, Interval, interval
 from pytest_energy.report.words import change_in_words
 from pytest_energy.verdict.rule import DEFAULT_TOLERANCE
@@ -24,7 +24,7 @@ class Step:
     """From a state to the next.
 
     Attributes:
-        change: of J/token, as a ratio.
+        change: of J/token, or of power at idle, as a ratio.
         verdict: regressed, improved, pass or inconclusive.
     """
 
@@ -44,21 +44,27 @@ class Step:
 
 def step(before: HistoryEntry, after: HistoryEntry) -> Step:
     """The step between two states, whose errors are independent."""
-    old, new = before.joules_per_token, after.joules_per_token
+    old, new = figure_of(before), figure_of(after)
     ratio = new.value / old.value
     up = math.hypot(math.log(new.high / new.value), math.log(old.value / old.low))
     down = math.hypot(math.log(new.value / new.low), math.log(old.high / old.value))
     change = interval(ratio, ratio * spread.exp(-down), ratio * spread.exp(up))
-    return Step(change, _verdict(change))
+    metric = metrics_of(after.cell.key)[0]
+    return Step(change, _verdict(change, DEFAULT_TOLERANCE[metric]))
 
 
-def _verdict(change: Interval) -> str:
+def figure_of(state: HistoryEntry) -> Interval:
+    """What the gate compares: J/token, or at idle W."""
+    return state.joules_per_token or state.power_w
+
+
+def _verdict(change: Interval, tolerance: float) -> str:
     """As the rule has it (verdict/rule.py), with the 95 % interval in place of its levels."""
-    if change.value >= 1 + TOLERANCE and change.low > 1:
+    if change.value >= 1 + tolerance and change.low > 1:
         return "regressed"
-    if change.value <= 1 / (1 + TOLERANCE) and change.high < 1:
+    if change.value <= 1 / (1 + tolerance) and change.high < 1:
         return "improved"
-    return "pass" if change.high < 1 + TOLERANCE else "inconclusive"
+    return "pass" if change.high < 1 + tolerance else "inconclusive"
 
 
 def steps(states: Sequence[HistoryEntry]) -> list[Step | None]:

@@ -8,7 +8,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.report.explanation import NO_READING, READING
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.gpu_shares import gpu_shares
-from pytest_energy.report.results import Entry, HistoryEntry, ReportedSide, Results, Run
+from pytest_energy.report.results import Entry, HistoryEntry, IdleSide, ReportedSide, Results, Run
 from pytest_energy.report.words import (
     PRECEDENCE,
     UNIT,
@@ -97,6 +97,10 @@ def _ended_badly(run: Run) -> bool:
 
 
 def _is_with_itself(entry: Entry) -> bool:
+    if entry.idle:
+        at_idle = (entry.idle.candidate, entry.idle.reference)
+        ids = [set(side.launches) if side else set() for side in at_idle]
+        return not ids[0].isdisjoint(ids[1])
     sides = [side.launches if side else () for side in (entry.candidate, entry.reference)]
     ids = [{launch.launch_id for launch in launches} for launches in sides]
     return not ids[0].isdisjoint(ids[1])
@@ -104,10 +108,7 @@ def _is_with_itself(entry: Entry) -> bool:
 
 def engines(results: Results) -> str:
     """Which engines are compared, in a few words."""
-    pairs = {
-        (e.reference.engine if e.reference else "", e.candidate.engine if e.candidate else "")
-        for e in results.entries
-    }
+    pairs = {entry.engines for entry in results.entries}
     texts = [" → ".join(filter(None, pair)) for pair in sorted(pairs) if any(pair)]
     gpus = sorted(
         {entry.gpu.name for entry in results.entries if entry.gpu}
@@ -170,7 +171,7 @@ def columns(results: Results) -> tuple[str, ...]:
         "verdict": has_verdicts(results),
         "cell": True,
         "gpu": len({entry.gpu for entry in results.entries if entry.gpu}) > 1,
-        "engine": len({e.candidate.engine for e in results.entries if e.candidate}) > 1,
+        "engine": len({e.engines[1] for e in results.entries if e.engines[1]}) > 1,
         "metric": True,
     }
     return tuple(name for name, is_shown in shown.items() if is_shown)
@@ -190,34 +191,43 @@ def lines(results: Results) -> list[Line]:
 def line(entry: Entry) -> Line:
     """The entry's line in the table."""
     side, gpu, ratio = entry.candidate, entry.gpu, entry.ratio
-    is_energy = entry.metric == Metric.JOULES_PER_TOKEN.value
-    figure = _energy if is_energy else _rate
+    metric, at_idle = Metric(entry.metric), entry.idle
+    is_cost = metric.is_cost
+    figure = _rate if metric is Metric.TOKENS_PER_S else _energy
     change = tolerance = detects = "-"
     if ratio is not None:
         change = change_in_words(ratio)
     if entry.tolerance is not None:
-        tolerance = f"{(100 if is_energy else -100) * entry.tolerance:+.3g} %"
+        tolerance = f"{(100 if is_cost else -100) * entry.tolerance:+.3g} %"
     if entry.detects is not None and entry.verdict in ("pass", "improved"):
-        detects = percent(1 + entry.detects if is_energy else 1 / (1 + entry.detects))
+        detects = percent(1 + entry.detects if is_cost else 1 / (1 + entry.detects))
     return Line(
         verdict=entry.verdict or "compared",
         tone=tone(entry),
         cell=entry.cell.name,
         gpu=" ".join((gpu.name, *(uuid[:12] for uuid in gpu.uuids))) if gpu else "-",
-        engine=side.engine if side else "-",
+        engine=entry.engines[1] or "-",
         metric=UNIT[Metric(entry.metric)],
-        candidate=figure(side),
-        reference=figure(entry.reference),
+        candidate=_watts(at_idle.candidate) if at_idle else figure(side),
+        reference=_watts(at_idle.reference) if at_idle else figure(entry.reference),
         change=change,
-        power=f"{side.power_w.value:,.0f}" if side else "-",
+        power=_watts(at_idle.candidate) if at_idle else _power(side),
         tolerance=tolerance,
         detects=detects,
         run=str(entry.run + 1),
     )
 
 
+def _power(side: ReportedSide | None) -> str:
+    return f"{side.power_w.value:,.0f}" if side else "-"
+
+
 def _energy(side: ReportedSide | None) -> str:
     return f"{side.joules_per_token.value:#.4g}" if side else "-"
+
+
+def _watts(side: IdleSide | None) -> str:
+    return f"{side.power_w:.1f}" if side else "-"
 
 
 def _rate(side: ReportedSide | None) -> str:
@@ -238,7 +248,7 @@ def reading(entry: Entry) -> str:
 
     Empty for an unclear change, and for a regression, whose explanation says it.
     """
-    if entry.verdict == "regressed" or not _clear(entry):
+    if entry.verdict == "regressed" or entry.idle or not _clear(entry):
         return ""
     return NO_READING if entry.split is None else READING[entry.split.reading]
 
@@ -263,7 +273,7 @@ def needing_explanation(results: Results) -> list[Entry]:
     return judged + [
         e
         for e in results.entries
-        if e.verdict is None and e.metric == "joules_per_token" and (_clear(e) or e.reasons)
+        if e.verdict is None and e.metric != "tokens_per_s" and (_clear(e) or e.reasons)
     ]
 
 
@@ -271,7 +281,7 @@ def _clear(entry: Entry) -> bool:
     ratio = entry.ratio
     return (
         ratio is not None
-        and entry.metric == Metric.JOULES_PER_TOKEN.value
+        and entry.metric != Metric.TOKENS_PER_S.value
         and not ratio.low <= 1 <= ratio.high
     )
 
@@ -308,9 +318,9 @@ def _state(entry: HistoryEntry, on: str) -> State:
         cell=f"{entry.cell.name}{on}",
         vllm=entry.vllm,
         date=entry.date[:10],
-        energy=f"{energy.value:#.4g} ({energy.low:#.4g} to {energy.high:#.4g})",
+        energy=f"{energy.value:#.4g} ({energy.low:#.4g} to {energy.high:#.4g})" if energy else "-",
         power=f"{entry.power_w.value:,.0f}",
-        rate=f"{entry.tokens_per_s.value:,.0f}",
+        rate=f"{entry.tokens_per_s.value:,.0f}" if entry.tokens_per_s else "-",
         launches=str(entry.launches),
         reason=entry.update_reason or "",
     )
@@ -327,7 +337,8 @@ def noise(results: Results) -> list[str]:
             of_metric = cells.setdefault(UNIT[Metric(entry.metric)], {})
             of_metric.setdefault(entry.noise, []).append(entry.cell.name)
     for state in results.history:
-        of_metric = cells.setdefault("J/token, in the history", {})
+        unit = "J/token" if state.joules_per_token else "W at idle"
+        of_metric = cells.setdefault(f"{unit}, in the history", {})
         of_metric.setdefault(state.noise, []).append(state.cell.name)
     return [
         f"{metric}: {source}" + (f" ({_few(names)})" if len(sources) > 1 else "")

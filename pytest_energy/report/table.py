@@ -9,7 +9,8 @@ from pytest_energy.report.words import PRECEDENCE, UNIT
 
 WIDTH = 80  # columns that are enough for all but the widest figures
 _COLUMNS = (
-    *("cell", "J/token", "change, %", "tokens/s", "change, %", "W", "verdict", "detects, %"),
+    *("cell", "J/token", "change, %", "tokens/s", "change, %", "W", "change, %", "verdict"),
+    "detects, %",
 )
 _LEFT = {"cell", "metric", "release", "set back", "verdict", "vLLM"}
 _ALWAYS = ("cell", "verdict")
@@ -44,6 +45,8 @@ def table(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
 
 def split_name(cell: str) -> tuple[str, str]:
     """A cell's name as the line above its rows, which it shares with other sizes, and its row."""
+    if cell.endswith(" idle"):
+        return cell.removesuffix(" idle"), "  idle"
     model, size, workload = cell.rsplit(" ", 2)
     return f"{model} {workload}", f"  {size}"
 
@@ -137,6 +140,7 @@ def _texts(of_cell: Sequence[Row]) -> tuple[str, ...]:
         _figure(one.tokens_per_s, ",.0f"),
         changes[Metric.TOKENS_PER_S],
         _figure(one.power_w, ".0f"),
+        changes[Metric.IDLE_POWER_W],
         _verdict(of_cell),
         " ".join(detects),
     )
@@ -152,8 +156,8 @@ def _change(r: Row | None) -> str:
 
 def _detects(r: Row) -> str:
     assert r.detects is not None
-    is_energy = r.metric == Metric.JOULES_PER_TOKEN.value
-    return _percent(r.detects if is_energy else -r.detects / (1 + r.detects))
+    is_cost = Metric(r.metric).is_cost
+    return _percent(r.detects if is_cost else -r.detects / (1 + r.detects))
 
 
 def _figure(value: float | None, pattern: str) -> str:

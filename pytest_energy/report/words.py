@@ -22,7 +22,17 @@ PRECEDENCE = (
     "pass",
 )
 
-UNIT = {Metric.JOULES_PER_TOKEN: "J/token", Metric.TOKENS_PER_S: "tokens/s"}
+UNIT = {
+    Metric.JOULES_PER_TOKEN: "J/token",
+    Metric.TOKENS_PER_S: "tokens/s",
+    Metric.IDLE_POWER_W: "W at idle",
+}
+_FIGURE = {Metric.JOULES_PER_TOKEN: "#.4g", Metric.TOKENS_PER_S: ",.0f", Metric.IDLE_POWER_W: ".1f"}
+
+
+def figure(metric: Metric, value: float) -> str:
+    """A metric's value, without its unit."""
+    return format(value, _FIGURE[metric])
 
 
 def percent(ratio: float) -> str:
@@ -34,6 +44,17 @@ def change_in_words(change: "Interval") -> str:
     """A ratio as a relative change with its interval."""
     low = percent(change.low).removesuffix(" %")
     return f"{percent(change.value)} ({low} to {percent(change.high)})"
+
+
+def at_idle(power_w: float, without_engine_w: float | None, cpu_cores: float | None) -> str:
+    """What an engine at idle costs: "98.1 W, 71.0 W without the engine (+27.1 W), …"."""
+    words = [f"{power_w:.1f} W"]
+    if without_engine_w is not None:
+        more = f"{power_w - without_engine_w:+.1f} W"
+        words.append(f"the GPU without the engine {without_engine_w:.1f} W ({more})")
+    if cpu_cores is not None:
+        words.append(f"{cpu_cores:.2f} CPU cores")
+    return ", ".join(words)
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
@@ -48,7 +69,9 @@ def cells_in_short(names: Sequence[str]) -> str:
         model, _, rest = name.partition(" bs=")
         size, _, workload = rest.partition(" ")
         sizes.setdefault((model, workload), []).append(size)
-    return ", ".join(f"{of[0]} bs={','.join(found)} {of[1]}" for of, found in sizes.items())
+    return ", ".join(
+        f"{of[0]} bs={','.join(found)} {of[1]}" if of[1] else of[0] for of, found in sizes.items()
+    )
 
 
 def listed(one: str, values: Sequence[int]) -> str:

@@ -11,7 +11,14 @@ from pytest_energy.measure import limits, spread
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.safety.schema import STRICT, Count, Name, Setting, Short
-from pytest_energy.store.figures import Condition, CycleTokens, Figure, Figures, rounded
+from pytest_energy.store.figures import (
+    Condition,
+    CycleTokens,
+    Figure,
+    Figures,
+    Series,
+    rounded,
+)
 
 # Whence launches come that stand in for a baseline: this run, an earlier one here, recordings.
 ReferenceFrom = Literal["", "run", "cache", "replay"]
@@ -20,6 +27,8 @@ ReferenceFrom = Literal["", "run", "cache", "replay"]
 @dataclass(frozen=True)
 class LaunchValues:
     """One launch: values per cycle, each of shape (cycles,), and the conditions under load.
+
+    At idle there is power alone, and what recording.Idle holds.
 
     Attributes:
         tokens: of each cycle if they differ; empty if they do not.
@@ -30,9 +39,9 @@ class LaunchValues:
     __pydantic_config__ = STRICT
 
     launch_id: Name
-    joules_per_token: Figures
     power_w: Figures
-    tokens_per_s: Figures
+    joules_per_token: Series = ()
+    tokens_per_s: Series = ()
     static_power_w: Condition | None = None
     sm_clock_mhz: Condition | None = None
     temperature_c: Condition | None = None
@@ -42,13 +51,24 @@ class LaunchValues:
     prompt_ms: Condition | None = None
     steps_per_token: Condition | None = None
     host_bound_share: Condition | None = None
+    without_engine_w: Condition | None = None
+    cpu_cores: Condition | None = None
 
     @classmethod
     def from_measurement(cls, measurement: Measurement) -> "LaunchValues":
         """The launch that `measurement`, a valid one, comes from."""
         cycles, conditions = measurement.cycles, measurement.conditions
-        steps = measurement.step_times
+        steps, at_idle = measurement.step_times, measurement.idle
         assert cycles is not None
+        if at_idle is not None:
+            return cls(
+                launch_id=measurement.launch_id,
+                power_w=cycles.power_w,
+                sm_clock_mhz=conditions.sm_clock_mhz,
+                temperature_c=conditions.temperature_c,
+                without_engine_w=at_idle.without_engine_w,
+                cpu_cores=at_idle.cpu_cores,
+            )
         return cls(
             launch_id=measurement.launch_id,
             joules_per_token=cycles.joules_per_token,
@@ -66,19 +86,24 @@ class LaunchValues:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Means over launches, and their number."""
+    """Means over launches, and their number; of an engine at idle of power alone."""
 
     __pydantic_config__ = STRICT
 
-    joules_per_token: Figure
     launches: Count
     power_w: Figure
-    tokens_per_s: Figure
+    joules_per_token: Figure | None = None
+    tokens_per_s: Figure | None = None
+
+    @property
+    def idle_power_w(self) -> float:
+        """Of an engine at idle, of which nothing else is known."""
+        return self.power_w
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EarlierBaseline(Summary):
     """A baseline that a later one replaced.
 
@@ -154,13 +179,35 @@ class Baseline:
     @property
     def power_w(self) -> list[float]:
         """One value per launch: energy over time."""
+        if self.key.is_idle:
+            return spread.launch_means([launch.power_w for launch in self.launches])
         return [
             jpt * rate for jpt, rate in zip(self.joules_per_token, self.tokens_per_s, strict=True)
         ]
 
     @property
+    def idle_power_w(self) -> list[float]:
+        """One value per launch, of an engine at idle."""
+        return self.power_w
+
+    @property
+    def without_engine_w(self) -> float | None:
+        """Power of the GPUs before the engine was started, mean over launches; None if unknown."""
+        known = [launch.without_engine_w for launch in self.launches if launch.without_engine_w]
+        return math.fsum(known) / len(known) if known else None
+
+    @property
+    def cpu_cores(self) -> float | None:
+        """That the engine's processes used at idle; None if unknown."""
+        known = [launch.cpu_cores for launch in self.launches if launch.cpu_cores is not None]
+        return statistics.median(known) if known else None
+
+    @property
     def summary(self) -> Summary:
         """Means over launches, with the digits that files keep."""
+        if self.key.is_idle:
+            power_w = rounded(spread.geometric_mean(self.power_w))
+            return Summary(launches=len(self.launches), power_w=power_w)
         return Summary(
             joules_per_token=rounded(spread.geometric_mean(self.joules_per_token)),
             launches=len(self.launches),

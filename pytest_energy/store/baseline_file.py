@@ -26,6 +26,8 @@ _READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has another name in its fingerprints
 
 def _equally_long(launch: LaunchValues) -> LaunchValues:
     series = [launch.joules_per_token, launch.power_w, launch.tokens_per_s]
+    if not launch.joules_per_token and not launch.tokens_per_s:
+        series = [launch.power_w]  # at idle
     if len({len(values) for values in (*series, launch.tokens or series[0])}) > 1:
         raise ValueError(f"the series of launch {launch.launch_id} differ in length")
     return launch
@@ -48,6 +50,14 @@ class Entry:
     ]
     summary: Summary
     update_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        figures: list[Summary | LaunchValues] = [self.summary, *self.history, *self.launches]
+        for of in figures:
+            for name in ("joules_per_token", "tokens_per_s"):
+                if (not getattr(of, name)) != self.key.is_idle:
+                    what = "has" if self.key.is_idle else "lacks"
+                    raise ValueError(f"{self.key.name} {what} {name}")
 
     @classmethod
     def of(cls, baseline: Baseline) -> "Entry":

@@ -9,6 +9,7 @@ from typing import Literal
 from pytest_energy.cell.key import CellKey, slugify
 from pytest_energy.errors import BaselineError
 from pytest_energy.measure.measurement import Measurement, first_invalid
+from pytest_energy.measure.metric import metrics_of
 from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.safety.files import exclusively, write_atomically
 from pytest_energy.safety.untrusted import Malformed
@@ -38,7 +39,7 @@ class Update:
     Attributes:
         path: of the file.
         done: "created", "changed", or "unchanged" if the baseline held the very launches.
-        change: relative, of J/token; None if the cell is new.
+        change: relative, of J/token or power at idle; None if the cell is new.
     """
 
     path: Path
@@ -151,7 +152,7 @@ class Store:
 
         Args:
             measurements: one per launch.
-            tolerance: relative, by metric ("joules_per_token", "tokens_per_s"): a loss against the
+            tolerance: relative, by metric (its value): a loss against the
                 best or the oldest engine before that reaches it needs a reason (drift.py).
             reason: why such a loss is accepted.
             reference: launches of the reference. They begin the history if there is none, and link
@@ -206,7 +207,8 @@ class Store:
         self._write(path, baseline)
         if previous is None:
             return Update(path, "created", change=None)
-        change = baseline.summary.joules_per_token / previous.summary.joules_per_token - 1
+        metric = metrics_of(key)[0].value
+        change = getattr(baseline.summary, metric) / getattr(previous.summary, metric) - 1
         return Update(path, "changed", change)
 
     def _path(self, baseline: Baseline) -> Path:
@@ -315,11 +317,18 @@ def _not_one_baseline(launches: Sequence[Measurement]) -> str | None:
 
 def _entry_name(baseline: Baseline, taken: Container[str]) -> str:
     key = baseline.key
+    if key.is_idle:
+        return _free(f"{key.engine} idle", baseline, taken)
     tokens_in, tokens_out = (
         length if isinstance(length, int | str) else "lognormal"
         for length in (key.workload.input_tokens, key.workload.output_tokens)
     )
     stem = f"{key.engine} in={tokens_in} out={tokens_out} bs={key.batch_size:04d}"
+    return _free(stem, baseline, taken)
+
+
+def _free(stem: str, baseline: Baseline, taken: Container[str]) -> str:
+    """A name that no other entry has."""
     stem += "".join(f" {uuid[:12]}" for uuid in baseline.gpus)
     name, count = stem, 1
     while name in taken:

@@ -14,11 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
+from pytest_energy.measure.metric import metrics_of
 from pytest_energy.store.baseline import Baseline, EarlierBaseline
 from pytest_energy.store.figures import rounded
 
 _Engine = tuple[str | None, tuple[str, ...]]  # version, settings under test
-_METRICS = (("joules_per_token", "J/token", 1, min), ("tokens_per_s", "tokens/s", -1, max))
+_METRICS = (
+    *(("joules_per_token", "J/token", 1, min), ("tokens_per_s", "tokens/s", -1, max)),
+    ("idle_power_w", "W at idle", 1, min),
+)
 
 
 class Drift(NamedTuple):
@@ -54,8 +58,9 @@ def drift(new: Baseline, elsewhere: Sequence[Baseline], tolerance: Mapping[str, 
     linked = any(_engine(state) in known for state in _states(new))
     unlinked = () if linked else tuple(sorted({str(vllm) for vllm, _ in known}))
     losses = []
+    asked = [metric.value for metric in metrics_of(new.key)]
     for metric, unit, worse, best in _METRICS:
-        if not before or metric not in tolerance:
+        if not before or metric not in tolerance or metric not in asked:
             continue
         figures = {state: float(getattr(state, metric)) for state, _ in before}
         for name, (old, where) in (
@@ -86,7 +91,8 @@ def _carried(new: Baseline, elsewhere: Sequence[Baseline]) -> list[EarlierBaseli
         links[gpu, node] = 1
         design[row, [gpu, node]] = 1
     _, groups = connected_components(links, directed=False)
-    logs = [[math.log(state.joules_per_token), math.log(state.tokens_per_s)] for _, state in rows]
+    names = ("power_w",) if new.key.is_idle else ("joules_per_token", "tokens_per_s")
+    logs = [[math.log(getattr(state, name)) for name in names] for _, state in rows]
     levels = np.linalg.lstsq(design, np.asarray(logs))[0]
     accepted = max(
         (_date(state) for gpu, state in _accepted(rows) if groups[gpu] == groups[0]), default=""
@@ -97,10 +103,14 @@ def _carried(new: Baseline, elsewhere: Sequence[Baseline]) -> list[EarlierBaseli
         node = node_of[engine]
         if engine in here or groups[node] != groups[0] or _date(state) < accepted:
             continue
-        energy, rate = (rounded(float(figure)) for figure in np.exp(levels[0] + levels[node]))
+        figures = [rounded(float(figure)) for figure in np.exp(levels[0] + levels[node])]
+        of_tokens = figures if len(figures) > 1 else (None, None)
         carried.append(
             replace(
-                state, joules_per_token=energy, tokens_per_s=rate, power_w=rounded(energy * rate)
+                state,
+                power_w=rounded(math.prod(figures)),
+                joules_per_token=of_tokens[0],
+                tokens_per_s=of_tokens[1],
             )
         )
     return carried

@@ -19,6 +19,7 @@ _Content = TypeVar("_Content")
 _Launches = TypeVar("_Launches", bound=Sequence[Any])
 
 _START = 10_000  # bytes of a file that tell whose it is
+_FIGURES = re.compile(rb'"(joules_per_token|idle_power_w|power_w)"')
 _CELLS = re.compile(rb'"cells"\s*:\s*([\[{])')  # a list in a noise file
 # A line of JSON cannot begin like this.
 _CONFLICT = re.compile(rb"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?\r?$", re.MULTILINE)
@@ -103,7 +104,7 @@ def _misplaced(path: Path, folder: Path) -> str | None:
     with path.open("rb") as file:
         start = file.read(_START)
     cells = _CELLS.search(start)
-    if cells is None or b'"joules_per_token"' not in start:
+    if cells is None or not _FIGURES.search(start):
         return None
     kind, below = ("noise", ["noise"]) if cells[1] == b"[" else ("baseline", [])
     if len(folders) == 1 + len(below) and folders[1:] == below and name.endswith(".json"):

@@ -126,7 +126,7 @@ class GpuCache:
             OSError: it could not be written.
         """
         measured = measure(recorded)
-        if not measured.valid or recorded.co_resident is not None:
+        if not measured.valid or recorded.co_resident is not None or recorded.key.is_idle:
             return
         if not self.folder.is_absolute():
             return  # the user has no home, and nothing is written where a run happens to start

@@ -230,6 +230,8 @@ class GpuLaunches:
         after = [line for line in after if line.machine == newest.machine]
         launches: dict[str, dict[str, float]] = {}
         for baseline in stored:
+            if baseline.key.is_idle:
+                continue
             for kept, energy in zip(baseline.launches, baseline.joules_per_token, strict=True):
                 launches.setdefault(kept.launch_id, {})[baseline.key.slug] = math.log(energy)
         before = [Point("", launches[launch_id]) for launch_id in sorted(launches)]

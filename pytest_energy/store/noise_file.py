@@ -13,12 +13,12 @@ from pytest_energy.cell.key import CellKey, Key
 from pytest_energy.errors import NoiseError
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.safety.files import write_atomically
 from pytest_energy.safety.schema import STRICT, Name, checked, version_of
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.store import files
-from pytest_energy.store.figures import Condition, CycleTokens, Figures
+from pytest_energy.store.figures import Condition, CycleTokens, Series
 
 SCHEMA_VERSION: Final = 3
 # 1 has another word for interleaved engines; 1 and 2 name no GPU model
@@ -42,10 +42,11 @@ class NoiseLaunch:
     __pydantic_config__ = STRICT
 
     launch_id: Name
-    joules_per_token: Figures
-    tokens_per_s: Figures
     engine: str
     gpu_uuids: tuple[Name, ...]
+    joules_per_token: Series = ()
+    tokens_per_s: Series = ()
+    idle_power_w: Series = ()
     power_limit_w: _NotNegative | None = None
     cpu_model: Name | None = None
     load_1min: _NotNegative | None = None
@@ -61,8 +62,7 @@ class NoiseLaunch:
         settings = ", ".join(environment.settings_under_test)
         return cls(
             launch_id=measurement.launch_id,
-            joules_per_token=measurement.cycles.joules_per_token,
-            tokens_per_s=measurement.cycles.tokens_per_s,
+            **{m.value: measurement.cycles.of(m) for m in metrics_of(measurement.key)},
             engine=f"vllm {environment.vllm}"
             + (f" {settings}" if settings else "")
             + (_INTERLEAVED if measurement.co_resident else ""),
@@ -76,14 +76,15 @@ class NoiseLaunch:
 
     def mean(self, metric: Metric) -> float:
         """Of the launch: energy over tokens, or tokens over time."""
-        over_cycles = (
-            spread.launch_means if metric is Metric.JOULES_PER_TOKEN else spread.launch_rates
-        )
-        return over_cycles([getattr(self, metric.value)], [self.tokens])[0]
+        return spread.launch_value(metric, getattr(self, metric.value), self.tokens)
 
 
 def _equally_long(launch: NoiseLaunch) -> NoiseLaunch:
-    series = launch.joules_per_token, launch.tokens_per_s
+    series = [launch.joules_per_token, launch.tokens_per_s]
+    if not any(series):
+        series = [launch.idle_power_w]
+    if not all(series) or (len(series) > 1 and launch.idle_power_w):
+        raise ValueError(f"launch {launch.launch_id} lacks figures of its cell")
     if len({len(values) for values in (*series, launch.tokens or series[0])}) > 1:
         raise ValueError(f"the series of launch {launch.launch_id} differ in length")
     return launch
@@ -98,6 +99,10 @@ class _Cell:
         tuple[Annotated[NoiseLaunch, AfterValidator(_equally_long)], ...],
         AfterValidator(files.each_launch_once),
     ]
+
+    def __post_init__(self) -> None:
+        if any(bool(launch.idle_power_w) != self.key.is_idle for launch in self.launches):
+            raise ValueError(f"a launch lacks figures of its cell, {self.key.name}")
 
 
 @dataclass(frozen=True)

@@ -97,12 +97,12 @@ def losses(metric: Metric, launches: Mapping[int, Sequence[float]], noise: Noise
 @functools.lru_cache(maxsize=4096)
 def loss_of(metric: Metric, value: float) -> float:
     """A launch's J/token or tokens/s on the log scale on which more is worse."""
-    return math.log(value) if metric is Metric.JOULES_PER_TOKEN else -math.log(value)
+    return math.log(value) if metric.is_cost else -math.log(value)
 
 
 def relative(metric: Metric, loss: float) -> float:
     """A loss as the relative change that a tolerance is given as."""
-    return math.expm1(loss) if metric is Metric.JOULES_PER_TOKEN else -math.expm1(-loss)
+    return math.expm1(loss) if metric.is_cost else -math.expm1(-loss)
 
 
 def difference(one: int, other: int) -> dict[int, float]:

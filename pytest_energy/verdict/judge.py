@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import NearMiss, Store
@@ -78,7 +78,7 @@ class Judge:
         ids = {m.launch_id for m in candidate}
         ids |= {kept.launch_id for kept in (baseline.launches if baseline else ())}
         pairs = reference if self.paired else ()
-        vary = {m: _variation(m, candidate, pairs) for m in Metric}
+        vary = {m: _variation(m, candidate, pairs) for m in metrics_of(key)}
         noise = {}
         for m, found in vary.items():
             floor = self.noise_store.floor(key, gpu_name, m, ids)
@@ -166,6 +166,7 @@ def judge(
     )
     decision = decide(case, terms)
     compared = reference if decision.ratio is not None else None
+    explained = None if metric is Metric.IDLE_POWER_W else compared
     undecided = decision.ratio if decision.verdict is Verdict.INCONCLUSIVE else None
     plans = plan(case, undecided, terms) if undecided and not decision.blind else None
     few_pairs = terms.paired and decision.verdict is Verdict.INCONCLUSIVE
@@ -182,8 +183,8 @@ def judge(
         ratio=decision.ratio,
         candidate=None if case.faults else Sample.of(candidate, noise),
         reference=reference,
-        split=split(candidate, compared) if compared else None,
-        slowdown=slowdown(candidate, compared) if compared else None,
+        split=split(candidate, explained) if explained else None,
+        slowdown=slowdown(candidate, explained) if explained else None,
         by_limits_alone=decision.verdict is not decision.by_comparison,
         broken_limits=(*case.over_budget, *case.slow) if compared else (),
         smallest_detected=decision.smallest_detected,

@@ -1,11 +1,12 @@
 """What a test allows, and the judgement that it gets."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.store.baseline import Baseline, ReferenceFrom
 from pytest_energy.verdict.attribution import Split
@@ -22,7 +23,7 @@ class Limits:
 
     Attributes:
         tolerance: the smallest loss that fails, relative.
-        max_power_w: power budget; J/token only.
+        max_power_w: power budget; not with tokens/s.
         max_ttft_ms, max_itl_ms: of a server's latencies, 99th percentiles; J/token only.
     """
 
@@ -47,13 +48,12 @@ class Sample:
 
     Attributes:
         launches: the valid measurements.
-        joules_per_token, tokens_per_s: estimates over launches.
+        estimates: over launches, of each metric that the cell has.
         power_w: mean over launches.
     """
 
     launches: tuple[Measurement, ...]
-    joules_per_token: Estimate
-    tokens_per_s: Estimate
+    estimates: Mapping[Metric, Estimate]
     power_w: float
 
     @classmethod
@@ -61,14 +61,42 @@ class Sample:
         cls, measurements: Sequence[Measurement], noise: Mapping[Metric, NoiseFloor]
     ) -> "Sample":
         """Summarize valid measurements, one per launch."""
-        energy = [m.joules_per_token for m in measurements]
-        rate = [m.tokens_per_s for m in measurements]
         return cls(
             launches=tuple(measurements),
-            joules_per_token=estimate(energy, noise[Metric.JOULES_PER_TOKEN]),
-            tokens_per_s=estimate(rate, noise[Metric.TOKENS_PER_S]),
+            estimates={
+                metric: estimate([getattr(m, metric.value) for m in measurements], noise[metric])
+                for metric in metrics_of(measurements[0].key)
+            },
             power_w=mean_power_w(measurements),
         )
+
+    @property
+    def joules_per_token(self) -> Estimate:
+        """Of a cell under load."""
+        return self.estimates[Metric.JOULES_PER_TOKEN]
+
+    @property
+    def tokens_per_s(self) -> Estimate:
+        """Of a cell under load."""
+        return self.estimates[Metric.TOKENS_PER_S]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is of an engine at idle."""
+        return Metric.IDLE_POWER_W in self.estimates
+
+    @property
+    def without_engine_w(self) -> float | None:
+        """Power of the same GPUs without the engine, mean over launches; None if unknown."""
+        known = [m.idle.without_engine_w for m in self.launches if m.idle]
+        found = [power_w for power_w in known if power_w is not None]
+        return math.fsum(found) / len(found) if found else None
+
+    @property
+    def cpu_cores(self) -> float | None:
+        """That the engine's processes used at idle, median over launches; None under load."""
+        known = [m.idle.cpu_cores for m in self.launches if m.idle]
+        return statistics.median(known) if known else None
 
 
 def mean_power_w(measurements: Sequence[Measurement]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_energy.measure.latency import LATENCIES
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.store.baseline import Baseline
@@ -32,8 +32,8 @@ def case_of(
 ) -> Case:
     """What the rule looks at; the arguments are those of judge.py."""
     tolerance = terms.tolerance(metric, limits.tolerance)
-    if metric is not Metric.JOULES_PER_TOKEN:
-        limits = NO_LIMITS  # each limit is checked once, with J/token
+    if metric is not metrics_of(candidate[0].key)[0]:
+        limits = NO_LIMITS  # each limit is checked once
     faults = _faults(candidate, limits)
     if faults:
         return Case(metric, tolerance, (), (), noise, faults)

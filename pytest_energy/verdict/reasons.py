@@ -1,6 +1,5 @@
 """What a comparison says, in words. Pure."""
 
-from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import expm1
 from pytest_energy.verdict.comparison import Comparison
 from pytest_energy.verdict.planning import MOST_LAUNCHES, Plan
@@ -23,7 +22,7 @@ def in_words(case: Case, decision: Decision, paired: bool) -> list[str]:
     plural = "s" if paired else "es"
     launches = f"{ratio.launches} {unit}{plural if ratio.launches > 1 else ''}"
     if loss(case.metric, ratio) < tolerated(case.metric, case.tolerance):
-        name = "rise" if case.metric is Metric.JOULES_PER_TOKEN else "fall"
+        name = "rise" if case.metric.is_cost else "fall"
         reason = (
             f"with {launches} a {name} as large as the tolerance of {100 * case.tolerance:.1f} % "
             "cannot be excluded"

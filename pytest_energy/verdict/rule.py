@@ -45,11 +45,13 @@ _MISS_SPENT = {1: 0.20, 2: 0.20, 3: 0.25}
 DEFAULT_TOLERANCE: Mapping[Metric, float] = {
     Metric.JOULES_PER_TOKEN: 0.03,
     Metric.TOKENS_PER_S: 0.10,
+    Metric.IDLE_POWER_W: 0.10,
 }
 # The throughput of interleaved engines is of the same day.
 INTERLEAVED_TOLERANCE: Mapping[Metric, float] = {
     Metric.JOULES_PER_TOKEN: 0.03,
     Metric.TOKENS_PER_S: 0.05,
+    Metric.IDLE_POWER_W: 0.10,
 }
 _LATENCY_LAUNCHES = 3  # a percentile far out in the tail may be off in one launch
 
@@ -244,10 +246,9 @@ def on_ratio(metric: Metric, ratio: Comparison, tolerance: float, levels: Levels
 def loss(metric: Metric, ratio: Comparison) -> float:
     """The log ratio, turned so that more is worse: J/token up, tokens/s down."""
     change = math.log(ratio.value)
-    return change if metric is Metric.JOULES_PER_TOKEN else -change
+    return change if metric.is_cost else -change
 
 
 def tolerated(metric: Metric, tolerance: float) -> float:
     """The tolerance as a loss."""
-    of_energy = metric is Metric.JOULES_PER_TOKEN
-    return math.log1p(tolerance) if of_energy else -math.log1p(-tolerance)
+    return math.log1p(tolerance) if metric.is_cost else -math.log1p(-tolerance)

@@ -96,4 +96,4 @@ def _neighbours(metric: Metric, candidate: Measurement, reference: Measurement) 
 
 
 def _value(metric: Metric, cycles: Cycles) -> float:
-    return launch_value(metric, getattr(cycles, metric.value), cycles.weights)
+    return launch_value(metric, cycles.of(metric), cycles.weights)

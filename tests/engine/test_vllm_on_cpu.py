@@ -61,6 +61,12 @@ def test_synthetic_weights_have_the_usual_size(engine: OfflineEngine) -> None:
     assert found["rounded_to_zero_in_fp8"] < 0.01
 
 
+def test_it_waits_without_tokens_and_without_a_busy_loop(
+    engine: OfflineEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm_cpu.check_idle(engine, vllm_cpu.cell(folder, "offline"), monkeypatch)
+
+
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_the_batch_is_full_and_requests_end_at_an_even_rate(
     engine: OfflineEngine, batch_size: int

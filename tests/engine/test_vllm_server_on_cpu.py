@@ -51,6 +51,12 @@ def test_what_it_reports(engine: ServerEngine) -> None:
     assert ready.settings["tokenizer"] == "the model's"
 
 
+def test_it_waits_without_tokens_and_without_a_busy_loop(
+    engine: ServerEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm_cpu.check_idle(engine, vllm_cpu.cell(folder, "server"), monkeypatch)
+
+
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_clients_and_server_count_the_same_tokens(engine: ServerEngine, batch_size: int) -> None:
     tokens, finished = vllm_cpu.drive(engine, WORKLOAD, batch_size)

@@ -9,11 +9,13 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_energy.cell import cell as cells
 from pytest_energy.cell.cell import Cell
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines import synthetic_tokenizer
@@ -163,6 +165,24 @@ def record(engine: Engine, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> Recor
     settings = LaunchSettings(PYTHON, {}, LOAD_TIMEOUT_S, PROGRESS_TIMEOUT_S)
     launched = Launch.of(engine, settings, [engine], lambda *_: SimulatedMeter(), Look({}, {}))
     return launched.record(cell, lambda text: None, stopping.is_enough)
+
+
+def check_idle(engine: Engine, loaded: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a load the engine waits without a token and nearly without CPU time."""
+    drive(engine, Workload(input_tokens=64, output_tokens=64), 8)
+    generated = engine.generated()
+    assert generated >= 6 * 64 * 8
+    monkeypatch.setattr(cells, "IDLE_SETTLE_S", 2.0)
+    monkeypatch.setattr(cells, "IDLE_S", 6.0)
+    recorded = record(engine, replace(loaded, batch_size=0), monkeypatch)
+    measured = measurement.measure(recorded)
+    assert measured.valid, measured.faults
+    assert measured.idle_power_w == pytest.approx(100.0, rel=0.02)
+    assert recorded.tokens.tokens == (0, 0)
+    assert recorded.idle is not None
+    assert recorded.idle.cpu_cores < 0.5
+    assert engine.generated() == generated  # and it was not paused: it can be put under load
+    drive(engine, Workload(input_tokens=64, output_tokens=64), 8)
 
 
 def check_varying_lengths(recorded: Recording, cell: Cell, folder: Path) -> None:

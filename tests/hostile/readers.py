@@ -41,7 +41,7 @@ from pytest_energy.errors import (
 )
 from pytest_energy.measure import measurement, spread
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.recording import recording_file, schema
@@ -139,7 +139,7 @@ class Readers:
             stores = self.folder / "stores"
             baseline = self._stored(launches, stores)
             of_runs = (Terms(paired=True),) if recorded.co_resident else (Terms(), Terms(4, 5))
-            for metric, terms in itertools.product(Metric, of_runs):
+            for metric, terms in itertools.product(UNDER_LOAD, of_runs):
                 if recorded.co_resident and baseline is not None:
                     variation(metric, launches, launches)
                 for new, old in (
@@ -187,7 +187,7 @@ class Readers:
         assert len(str(lines)) < 100_000
         json.dumps([row.as_dict(), row.properties()], allow_nan=False)
         entry = collect.entry_of(
-            judged, new[0].key, {m: spread.ASSUMED_NOISE[m] for m in Metric}, said
+            judged, new[0].key, {m: spread.ASSUMED_NOISE[m] for m in UNDER_LOAD}, said
         )
         assert results.from_plain(json.loads(json.dumps(results.to_plain(entry)))) == entry
 
@@ -199,7 +199,7 @@ class Readers:
         except BaselineError as error:
             return tells(error, path, *_STORE)
         ours = [measurement.measure(self._ours[0])]
-        for entry, metric in itertools.product(entries, Metric):
+        for entry, metric in itertools.product(entries, UNDER_LOAD):
             self._report(ours, entry, metric)
         states = history.history(Store(path.parents[1]), NoiseStore(self.folder / "none"))
         if states:
@@ -222,11 +222,11 @@ class Readers:
         except NoiseError as error:
             return tells(error, path, *_STORE)
         ours = [measurement.measure(self._ours[0])]
-        for metric in Metric:
+        for metric in UNDER_LOAD:
             key, gpu_name = ours[0].key, "NVIDIA H200"
             name: Any = SimpleNamespace(name="cell bs=64 512/256")
             noise_table.noise_table([(name, metric, store.noise(key, gpu_name, metric))], 8)
-            floors = {m: store.floor(key, gpu_name, m) for m in Metric}
+            floors = {m: store.floor(key, gpu_name, m) for m in UNDER_LOAD}
             baseline = Baseline.of(
                 [dataclasses.replace(ours[0], launch_id=str(i)) for i in range(3)]
             )

@@ -79,7 +79,7 @@ def recorded(folder: Path, content: Any) -> Path:
         ("gpus/0/samples/average_power_mw", [-1] * 176, "holds an impossible value"),
         ("tokens/time_ns", [10**9, -1], "is not in order"),
         ("tokens/tokens", [10**9], "tokens.tokens: it holds an impossible value"),
-        ("key/batch_size", 0, "key.batch_size is 0, but must be at least 1"),
+        ("key/batch_size", 0, "key: 512 tokens in, 256 out at batch size 0"),
         ("key/batch_size", "64", "key.batch_size is '64', but must be a whole number"),
         ("key/workload", None, "key.workload is null, but must be an object"),
         ("key/model", "", "key.model is '', but must be a text of length 1 or more"),

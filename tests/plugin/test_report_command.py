@@ -247,7 +247,7 @@ def test_a_recording_that_names_no_cell_is_refused(
     content["key"].update(change)
     file.write_bytes(gzip.compress(json.dumps(content).encode()))
     assert run("report", "odd", "-o", "report") == 1
-    assert "damaged or not a recording: key." in capsys.readouterr().err
+    assert "damaged or not a recording: key" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_told(

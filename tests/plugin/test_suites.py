@@ -33,7 +33,7 @@ def test_a_marker_without_a_fixture_is_an_error(
     refused(
         project,
         ["--energy-replay", "old", *selection],
-        "it has the energy marker and neither the energy nor the throughput fixture",
+        "it has the energy marker and none of the fixtures energy, throughput and idle_power",
         "def test_my_model(energy)",
         ret=pytest.ExitCode.USAGE_ERROR,
     )

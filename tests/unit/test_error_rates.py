@@ -9,7 +9,7 @@ import pytest
 from benchmarks import fleet_error_rates as fleet
 from benchmarks.gate_error_rates import MIXED, MIXTURES, SUITE
 from benchmarks.simulated_runs import CELLS, Scenario, simulate
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.verdict.rule import Case, Terms, Verdict, decide
 
@@ -151,7 +151,7 @@ def test_a_fleet_is_judged_as_the_rule_decides() -> None:
         s = fleet.Scenario(0.01, 4)
         for cell in fleet.cells_of_run(generator, s, change):
             verdicts, look = fleet.judge(s, cell)
-            for metric, verdict in zip(Metric, verdicts, strict=True):
+            for metric, verdict in zip(UNDER_LOAD, verdicts, strict=True):
                 case = Case(
                     metric,
                     s.terms.tolerance(metric, None),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.measurement import Measurement, measure
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.recording.fingerprint import Fingerprint, Host
 from pytest_energy.recording.recording import Client, Distribution
@@ -34,6 +34,7 @@ TOLERANCE = {metric.value: limit for metric, limit in DEFAULT_TOLERANCE.items()}
 NOISE = {
     Metric.JOULES_PER_TOKEN: NoiseFloor(0.01, 10, measured=True),
     Metric.TOKENS_PER_S: NoiseFloor(0.02, 10, measured=True),
+    Metric.IDLE_POWER_W: NoiseFloor(0.02, 10, measured=True),
 }
 
 
@@ -302,7 +303,7 @@ def test_many_comparisons_share_the_level(cell: Cell, baseline: Baseline) -> Non
 def test_for_every_number_of_launches_some_data_make_the_gate_fire(
     metric: Metric, candidate: int, noise: Any
 ) -> None:
-    worse = 100.0 if metric is Metric.JOULES_PER_TOKEN else 0.01
+    worse = 100.0 if metric.is_cost else 0.01
     ratio = comparison.compare([worse] * candidate, [1.0] * 3, noise[metric])
     levels = Terms(comparisons=100).levels(candidate)
     assert on_ratio(metric, ratio, DEFAULT_TOLERANCE[metric], levels) is Verdict.REGRESSED
@@ -353,7 +354,7 @@ def test_swapping_sides_mirrors_a_change_in_energy(
     assert mirrored.get(one) == (other if other in mirrored else None)
 
 
-@given(candidates, references, all_terms, noises, st.sampled_from(Metric), st.integers(-20, 20))
+@given(candidates, references, all_terms, noises, st.sampled_from(UNDER_LOAD), st.integers(-20, 20))
 def test_scaling_both_sides_changes_no_verdict(
     candidate: list[float],
     reference: list[float],
@@ -381,7 +382,7 @@ def test_scaling_both_sides_changes_no_verdict(
     assert after.standard_error == pytest.approx(before.standard_error, rel=1e-6, abs=1e-12)
 
 
-@given(candidates, references, all_terms, noises, st.sampled_from(Metric), st.integers(2, 4))
+@given(candidates, references, all_terms, noises, st.sampled_from(UNDER_LOAD), st.integers(2, 4))
 def test_repeating_the_same_evidence_never_turns_a_clear_verdict_round(
     candidate: list[float],
     reference: list[float],

@@ -12,7 +12,7 @@ from scipy import stats
 from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import BaselineError
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
 from pytest_energy.store.baselines import Baseline, NearMiss, Store
 from pytest_energy.store.noise import NoiseStore
@@ -626,7 +626,7 @@ def test_what_periods_show_of_the_noise_counts(
     """The spread that periods show raises the floor: of each metric by its own."""
     shown = {
         metric: Variation(Spread(0.2, 5), Spread(0.1, 2), by_periods=0.06 * math.sqrt(2))
-        for metric in Metric
+        for metric in UNDER_LOAD
     }
     shown[RATE] = replace(shown[RATE], by_periods=0.09 * math.sqrt(2))
     monkeypatch.setattr(

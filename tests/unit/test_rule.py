@@ -25,7 +25,7 @@ from pytest_energy.verdict.rule import (
     on_ratio,
 )
 
-ENERGY, RATE = Metric.JOULES_PER_TOKEN, Metric.TOKENS_PER_S
+ENERGY, RATE, IDLE = Metric
 NOISE = NoiseFloor(0.01, 10, measured=True)
 LEVELS = Levels(alarm=0.001, miss=0.02)
 DEGREES, DEVIATION, ROOT = 12, 0.01, 0.8
@@ -43,8 +43,8 @@ def bound(probability: float, deviation: float = DEVIATION) -> float:
 
 def test_the_agreed_levels_and_tolerances() -> None:
     assert (FALSE_ALARMS_PER_RUN, MISSED_PER_COMPARISON) == (0.01, 0.05)
-    assert DEFAULT_TOLERANCE == {ENERGY: 0.03, RATE: 0.10}
-    assert INTERLEAVED_TOLERANCE == {ENERGY: 0.03, RATE: 0.05}
+    assert DEFAULT_TOLERANCE == {ENERGY: 0.03, RATE: 0.10, IDLE: 0.10}
+    assert INTERLEAVED_TOLERANCE == {ENERGY: 0.03, RATE: 0.05, IDLE: 0.10}
     assert [v.name for v in Verdict if v.green] == ["PASS", "IMPROVED"]
 
 
@@ -172,7 +172,7 @@ def test_three_pairs_are_enough_and_launches_that_are_not_paired_need_none() -> 
 
 @pytest.mark.parametrize("metric", Metric)
 def test_a_loss_regresses_and_a_gain_improves(metric: Metric) -> None:
-    worse = 1.2 if metric is ENERGY else 1 / 1.2
+    worse = 1 / 1.2 if metric is RATE else 1.2
     assert on_ratio(metric, ratio(worse), 0.05, LEVELS) is Verdict.REGRESSED
     assert on_ratio(metric, ratio(1 / worse), 0.05, LEVELS) is Verdict.IMPROVED
     assert on_ratio(metric, ratio(1.0), 0.05, LEVELS) is Verdict.PASS

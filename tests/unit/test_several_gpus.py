@@ -20,7 +20,7 @@ from pytest_energy.measure.measurement import (
     mean_gpu_power_w,
     measure,
 )
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import differing_engines
 from pytest_energy.report import collect, explanation, gpu_shares, markdown, page, results, rows
@@ -111,7 +111,7 @@ def test_imbalance_is_the_most_over_the_least(powers: list[float]) -> None:
 
 def test_the_row_of_jpt_alone_tells_the_shares(cell: Cell) -> None:
     new, old = launches(cell, UNEVEN), Baseline.of(launches(cell, UNEVEN, 990.0))
-    energy, rate = (rows.row(cell, judge.judge(metric, new, old)) for metric in Metric)
+    energy, rate = (rows.row(cell, judge.judge(metric, new, old)) for metric in UNDER_LOAD)
     assert rows.gpu_lines([energy, rate]) == [
         (f"tiny bs=8 64/250, energy by GPU: {energy.gpus}", True)
     ]
@@ -183,7 +183,7 @@ def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
     entry = collect.entry_of(
         judged,
         cell.key,
-        {metric: spread.ASSUMED_NOISE[metric] for metric in Metric},
+        {metric: spread.ASSUMED_NOISE[metric] for metric in UNDER_LOAD},
         said,
     )
     assert entry.candidate is not None

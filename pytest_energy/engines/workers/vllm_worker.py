@@ -34,6 +34,8 @@ stdout and stderr. When the command pipe closes (the parent died) the whole sess
         pauses the scheduler until the next run
         → {"event": "idle", "tokens": n, "paused": true, false or null}
            tokens: generated since the start; paused: already, before this (null: it cannot be)
+    {"command": "count"}
+        → {"event": "idle", "tokens": n, "paused": null}    and changes nothing
     {"command": "exit"}
     any failure
         → {"event": "error", "stage": ..., "message": ..., "traceback": ...}, and the process ends
@@ -740,6 +742,9 @@ def serve(channel):
             elif name == "pause":
                 stage = "pause"
                 channel.send(event="idle", tokens=generated, paused=pause(engine))
+            elif name == "count":
+                stage = "count"
+                channel.send(event="idle", tokens=generated, paused=None)
             elif name == "exit":
                 return 0
     except Refused as refusal:
