@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.offline import OfflineEngine
 from pytest_energy.engines.worker_process import command_of, session_members
 from pytest_energy.errors import EngineError
+from pytest_energy.measure import measurement
 from tests.engine import vllm_cpu
 from tests.engine.vllm_cpu import PYTHON
 
@@ -95,6 +97,19 @@ def test_prompts_from_a_file(
     engine: OfflineEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vllm_cpu.check_prompts(engine, folder, "offline", monkeypatch)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_prefill_alone_is_measured(
+    engine: OfflineEngine, folder: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one token out; the mix never differs, so it tells nothing of decode."""
+    cell = vllm_cpu.cell(folder, "offline", input_tokens=255, output_tokens=1)
+    recorded = vllm_cpu.record(engine, replace(cell, batch_size=batch_size), monkeypatch)
+    measured = measurement.measure(recorded)
+    assert measured.faults == ()
+    assert measured.mix is not None
+    assert measured.mix.prompts == pytest.approx(0, abs=1e-6)
 
 
 def test_its_core_is_killed(engine: OfflineEngine) -> None:
