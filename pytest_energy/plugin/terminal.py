@@ -228,6 +228,9 @@ class Summary:
                 reporter.write_line(table.wrapped(line))
         for line, unequal in rows.gpu_lines(parsed):
             reporter.write_line(table.wrapped(line), yellow=unequal)
+        if any(row.verdict in ("created", "changed") for row in parsed):
+            store = os.path.relpath(self._run.settings.baselines)
+            reporter.write_line(f"baselines written below {store}: review and commit them")
         for row in parsed:
             if row.warning:
                 reporter.write_line(f"warning: {row.warning}", yellow=True)

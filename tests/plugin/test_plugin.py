@@ -78,6 +78,7 @@ def test_create_change_and_history(project: Project) -> None:
             "energy: *baselines UPDATED in baselines",
             "  bs=2 * created",
             "  bs=8 * created",
+            "baselines written below baselines: review and commit them",
         ]
     )
     project.record("new", power_w=450.0)
@@ -97,6 +98,7 @@ def test_an_update_with_the_launches_of_the_baseline_changes_nothing(project: Pr
     again = project.run("--energy-replay", "old", "--energy-update", "--energy-report", "report")
     again.assert_outcomes(passed=4)
     again.stdout.fnmatch_lines(["  bs=2 * unchanged", "  bs=8 * unchanged"])
+    again.stdout.no_fnmatch_line("*commit them")
     assert "4 of 4 energy tests unchanged" in (project.path / "report" / "report.md").read_text()
     after = project.files()
     assert {name: after[name] for name in before} == before
