@@ -206,7 +206,7 @@ class StandIn:
 
     def is_out_of_band(self, on: Fingerprint) -> bool:
         """Whether the GPUs are not what they were, so that no earlier launch stands for one now."""
-        return self._launches(on.gpus).chart(Machine.of(on)).is_out
+        return self._launches(on.gpus).is_out(Machine.of(on))
 
     def set_aside(self, baseline: Baseline, on: Fingerprint) -> str:
         """Why a baseline of these GPUs stands for no launch made now; empty if it does."""
@@ -228,7 +228,7 @@ class StandIn:
         """
         arguments = self.engine.engine_args_under_test
         machine, launches = Machine.of(on), self._launches(on.gpus)
-        if launches.chart(machine).is_out:
+        if launches.is_out(machine):
             state = gpu_chart.state(launches, machine)
             self.progress(f"{gpu_chart.named(on.gpus)} {state}: the reference is measured anew")
             return []

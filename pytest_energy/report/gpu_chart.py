@@ -21,9 +21,15 @@ def state(launches: GpuLaunches, machine: Machine | None = None) -> str:
     """Where the chart of the engine that was launched last stands.
 
     Args:
-        launches: at least one.
+        launches: at least one, or a damaged line.
         machine: as it was then; None for as it was last.
     """
+    if launches.damaged:
+        damaged = count(launches.damaged, "damaged line")
+        return (
+            f"not known to be in its band: {damaged} in launches.jsonl, "
+            "which the next launch of the reference mends"
+        )
     machine = machine or launches.lines[-1].machine
     return in_words(launches.chart(machine), str(launches.engine(machine)))
 
@@ -39,7 +45,7 @@ def finding(gpu_uuid: str, launches: GpuLaunches) -> Finding:
     line = with_change(launches)
     if len(launches.gpus) > 1:
         line = f"with {count(len(launches.gpus) - 1, 'more GPU')}, {line}"
-    if not launches.chart(launches.lines[-1].machine).is_out:
+    if not launches.is_out(launches.lines[-1].machine):
         return ok(gpu_uuid, REFERENCE, line)
     remedy = (
         "until then runs launch the reference anew; look for what changed: cooling, power, host"

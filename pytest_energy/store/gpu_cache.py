@@ -82,16 +82,20 @@ class GpuCache:
         if engine.from_folder:
             return []  # the same version may be another engine by now
         launches, machine = self.launches(on.gpus), Machine.of(on)
-        if launches.chart(machine).is_out:
+        if launches.is_out(machine):
             return []
+        # Without its line a launch may be older than an alarm that is lost with the line.
+        known = {line.launch_id for line in launches.lines if line.cell == key.slug}
         alarm = launches.last_alarm(machine)
         found = []
         for path in self._files(key, on):
             with contextlib.suppress(RecordingError):
                 recorded = recording_file.read(path)
                 kept = Cached(recorded, measure(recorded), path)
-                if self._stands_for(kept, key, on, engine, engine_args) and (
-                    alarm is None or age_days(kept.measured.environment, alarm) < 0
+                if (
+                    kept.measured.launch_id in known
+                    and self._stands_for(kept, key, on, engine, engine_args)
+                    and (alarm is None or age_days(kept.measured.environment, alarm) < 0)
                 ):
                     found.append(kept)
         by_id = {kept.measured.launch_id: kept for kept in found}

@@ -178,9 +178,15 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class GpuLaunches:
-    """The lines of one GPU, or set of GPUs, the oldest first."""
+    """The lines of one GPU, or set of GPUs, the oldest first.
+
+    Attributes:
+        damaged: lines that cannot be read. The next launch takes their place; until then nobody
+            knows whether the GPU is in its band.
+    """
 
     lines: tuple[Line, ...]
+    damaged: int = 0
 
     @property
     def gpus(self) -> tuple[str, ...]:
@@ -194,6 +200,10 @@ class GpuLaunches:
     def chart(self, machine: Machine) -> Chart:
         """That of the engine that was launched last on a machine like this."""
         return control_chart.chart(self._points(self.engine(machine), machine))
+
+    def is_out(self, machine: Machine) -> bool:
+        """Whether the GPU has left its band, or may have."""
+        return self.damaged > 0 or self.chart(machine).is_out
 
     def last_alarm(self, machine: Machine) -> datetime.datetime | None:
         """Of any engine; older launches of none stand for one made now."""
@@ -266,7 +276,7 @@ def read(folder: Path, gpus: Sequence[str] | None, now: datetime.datetime) -> Gp
         now: dates that lie more than a day ahead do not count.
     """
     made = [line for line in _lines(folder, gpus) if line.made <= now + AHEAD]
-    return GpuLaunches(tuple(sorted(made, key=lambda line: line.made)))
+    return GpuLaunches(tuple(sorted(made, key=lambda line: line.made)), damaged(folder))
 
 
 def _lines(folder: Path, gpus: Sequence[str] | None) -> list[Line]:

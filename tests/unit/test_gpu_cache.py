@@ -8,6 +8,7 @@ from pathlib import Path
 from pytest_energy.cell.cell import Cell
 from pytest_energy.engines.installed import Installed
 from pytest_energy.recording.recording import Recording
+from pytest_energy.report import gpu_chart
 from pytest_energy.store.gpu_cache import MOST_LAUNCHES, GpuCache
 from tests.simulated import recording
 
@@ -68,3 +69,28 @@ def test_a_clock_that_is_behind_for_a_while_costs_no_line_of_the_chart(
     assert {of.launch_id for of in GpuCache(tmp_path, NOW).launches(gpus).lines} == {
         before.launch_id, meanwhile.launch_id
     }  # fmt: skip
+
+
+def test_launches_count_only_while_the_chart_of_their_gpu_can_be_read(
+    cell: Cell, tmp_path: Path
+) -> None:
+    """Else a GPU whose alarm is lost with a line would be taken to be in its band."""
+    cache, first, second = GpuCache(tmp_path, NOW), kept(cell, 1), kept(cell, 2)
+    on = first.environment
+
+    def found() -> list[str]:
+        return [of.measured.launch_id for of in cache.find(cell.key, on, ENGINE, {})]
+
+    cache.add(first)
+    (chart,) = tmp_path.glob("*/launches.jsonl")
+    sound = chart.read_text()
+    assert found() == [first.launch_id]
+    chart.write_text(sound + "{damaged\n")
+    assert found() == []
+    assert gpu_chart.state(cache.launches(on.gpus)).startswith(
+        "not known to be in its band: 1 damaged line in launches.jsonl"
+    )
+    cache.add(second)
+    assert found() == [second.launch_id, first.launch_id]
+    chart.unlink()
+    assert found() == []
