@@ -33,6 +33,8 @@ class Engines:
         self.packages = {"new": {**INSTALLED, "vllm": "0.0.2"}, "old": INSTALLED}
         self.variables: dict[str, str] = {}
         self._folder = folder
+        # Two launches within a second would have one date, of which an alarm tells the older ones.
+        self._now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=3)
 
     def python(self, name: str, from_folder: bool = False) -> str:
         """An interpreter that says what is installed, and does no more."""
@@ -51,7 +53,8 @@ class Engines:
         progress("tiny: loading (python)")
         if (name, launch) in self.fails:
             raise EngineError("load", "CUDA error: an illegal memory access")
-        now = datetime.datetime.now(datetime.UTC)
+        self._now += datetime.timedelta(minutes=1)
+        now = self._now
         for cell in cells:
             yield (
                 cell,
