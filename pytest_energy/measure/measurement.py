@@ -15,7 +15,7 @@ from pytest_energy.cell import cell
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import checks, latency
 from pytest_energy.measure.conditions import Conditions, conditions, static_power_w
-from pytest_energy.measure.cycles import Cycles
+from pytest_energy.measure.cycles import IDLE_PARTS, Cycles, whole_cycles
 from pytest_energy.measure.limits import StepTimes, step_times
 from pytest_energy.measure.mix import Mix, mix_of
 from pytest_energy.measure.steadiness import Steadiness, parts, steadiness
@@ -136,7 +136,8 @@ def measure(*periods: Recording, ended: bool = True) -> Measurement:
         windows = [found for period in periods if (found := window_of(period)) is not None]
     whole = sum(len(window.time_s) for window in windows)
     cycles, gpu_energy_j, steady = None, {}, None
-    if whole >= MIN_CYCLES and len(windows) == len(periods):
+    needed = IDLE_PARTS if first.key.is_idle else MIN_CYCLES
+    if whole >= needed and len(windows) == len(periods):
         faults += checks.of_cycles(_together(windows), windows, first.key.batch_size)
         if ended and not first.key.is_idle and not without_figures(faults):
             steady, found_unsteady = _steadiness(windows)
@@ -222,6 +223,10 @@ def _gpu_energy_j(windows: Sequence[Window]) -> dict[str, float]:
 def _too_short(periods: Sequence[Recording], windows: Sequence[Window]) -> str:
     if periods[0].key.is_idle:
         spent_s = (periods[0].tokens.time_ns[-1] - periods[0].tokens.time_ns[0]) / 1e9
+        if spent_s >= cell.IDLE_S:
+            covered_s = whole_cycles(periods[0])[1]
+            what = f"the GPU's energy is known for {covered_s:.1f} of {spent_s:.1f} s at idle"
+            return fault("too_short", what)
         return fault("too_short", f"{spent_s:.1f} s at idle, {cell.IDLE_S:g} s needed")
     whole = sum(len(window.time_s) for window in windows)
     unit = "cycles" if periods[0].requests is None else "blocks"

@@ -36,6 +36,8 @@ def _consistent(recording: Recording) -> Recording:
     if recording.key.is_idle:
         if len(recording.tokens.time_ns) != 2:
             raise ValueError("the tokens of an engine at idle are counted twice")
+        if recording.period or recording.co_resident is not None:
+            raise ValueError("an engine at idle is measured alone, and at once")
     elif fixed and sum(recording.tokens.tokens) // (batch_size * fixed[1]) > _MAX_CYCLES:
         raise ValueError(f"its tokens make more than {_MAX_CYCLES:,} cycles")
     if len({gpu.uuid for gpu in recording.gpus}) < len(recording.gpus):

@@ -1,5 +1,6 @@
 """An engine at idle: its cell, what is measured of it, and what makes that invalid. Pure."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,22 @@ def test_what_makes_it_invalid(idle: Cell, fault: str, recorded: dict[str, Any])
     assert measured.faults[0].startswith(fault)
 
 
+@pytest.mark.parametrize("kept", [slice(160), slice(100, None)])
+def test_a_counter_that_does_not_cover_the_window_makes_it_invalid(idle: Cell, kept: slice) -> None:
+    sound = idle_recording(idle)
+    gpu = sound.gpus[0]
+    covered = replace(
+        gpu.counter,
+        unchanged_ns=gpu.counter.unchanged_ns[kept],
+        changed_ns=gpu.counter.changed_ns[kept],
+        energy_mj=gpu.counter.energy_mj[kept],
+    )
+    measured = measure(replace(sound, gpus=(replace(gpu, counter=covered),)))
+    assert not measured.valid
+    (fault,) = measured.faults
+    assert re.match(r"too_short: the GPU's energy is known for \d+\.\d of 30\.0 s at idle", fault)
+
+
 def test_changing_power_throttling_and_readings_that_contradict_make_it_invalid(
     idle: Cell,
 ) -> None:
@@ -108,6 +125,7 @@ def test_recordings_that_are_of_both_kinds_are_refused(cell: Cell, idle: Cell) -
         {**at_idle, "tokens": loaded["tokens"]},
         {**at_idle, "key": {**at_idle["key"], "workload": loaded["key"]["workload"]}},
         {**loaded, "key": {**loaded["key"], "batch_size": 0}},
+        {**at_idle, "period": 1},
     ):
         with pytest.raises(RecordingError, match="damaged or not a recording"):
             schema.from_json(wrong)
