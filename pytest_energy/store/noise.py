@@ -17,7 +17,7 @@ from pytest_energy.cell.key import CellKey, slugify
 from pytest_energy.errors import NoiseError
 from pytest_energy.measure import spread
 from pytest_energy.measure.measurement import Measurement, first_invalid
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor, Spread
 from pytest_energy.safety.files import exclusively
 from pytest_energy.store import files, noise_file
@@ -161,6 +161,7 @@ class NoiseStore:
             for name, launches in self._launches(gpu_name).items()
             # On another number of GPUs they also wait for each other, which is another noise.
             if (name.model, name.spread_over) == (key.model, key.spread_over)
+            and metric in metrics_of(name)
             and (between := _between([k for k in launches if k.launch_id not in judged], metric))
         }
         return floor_of(metric, known.pop(key, None), list(known.values()))

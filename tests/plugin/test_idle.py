@@ -148,6 +148,20 @@ def test_its_noise_is_measured(project: Project) -> None:
     summary(judged).fnmatch_lines(["noise of W at idle between launches: *measured on this cell*"])
 
 
+def test_noise_under_load_and_at_idle_are_apart(project: Project) -> None:
+    project.pytester.makepyfile(test_tiny=TESTS)
+    for label in ("old", "noise", "new"):
+        project.record(label)
+        record(project, label)
+    assert project.run("--energy-replay", "old", "--energy-update").ret == 0
+    for measured in ("test_tiny.py", "test_idle.py"):
+        assert project.run("--energy-replay", "noise", "--energy-noise", measured).ret == 0
+        judged = project.run("--energy-replay", "new")
+        judged.assert_outcomes(passed=5)
+        of_idle = "assumed" if measured == "test_tiny.py" else "assumed, 2 of *"
+        summary(judged).fnmatch_lines([f"noise of W at idle between launches: *{of_idle}"])
+
+
 def test_it_shares_the_launch_with_the_cells_under_load_and_comes_first(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
