@@ -72,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
     found = fleet.groups(Store(options.store).entries(), cached)
     if not found:
         raise ResultsError(
-            f"{options.store} holds no baselines (GPU/MODEL.json), and {cache.folder} no launches."
+            f"{options.store} holds no baselines of engines under load (GPU/MODEL.json), and "
+            f"{cache.folder} no launches."
             "\nGive the folder that pytest --energy-update wrote: pytest-energy fleet STORE"
         )
     print("\n".join(fleet.lines(found, cached, cache.damaged())))

@@ -11,9 +11,9 @@ def in_words(found: Compared) -> list[str]:
     candidate, reference = found.candidate, found.reference
     if found.ratio is None or candidate is None or reference is None:
         return []
-    more_w = candidate.power_w - reference.summary.power_w
+    before_w = reference.summary.power_w
     said = at_idle(candidate.power_w, candidate.without_engine_w, candidate.cpu_cores)
-    return [f"at idle {said}; {more_w:+.1f} W against the {found.other}"]
+    return [f"at idle {said}; {candidate.power_w - before_w:+.1f} W against {before_w:.1f} W"]
 
 
 def why(found: Compared) -> list[str]:

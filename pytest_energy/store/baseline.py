@@ -16,6 +16,7 @@ from pytest_energy.store.figures import (
     CycleTokens,
     Figure,
     Figures,
+    NotNegative,
     Series,
     rounded,
 )
@@ -51,8 +52,8 @@ class LaunchValues:
     prompt_ms: Condition | None = None
     steps_per_token: Condition | None = None
     host_bound_share: Condition | None = None
-    without_engine_w: Condition | None = None
-    cpu_cores: Condition | None = None
+    without_engine_w: NotNegative | None = None
+    cpu_cores: NotNegative | None = None
 
     @classmethod
     def from_measurement(cls, measurement: Measurement) -> "LaunchValues":

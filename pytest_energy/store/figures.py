@@ -21,4 +21,5 @@ Figure = Annotated[float, Ge(_LOW), Le(_HIGH), PlainSerializer(rounded)]
 Figures = Annotated[tuple[Figure, ...], MinLen(1)]
 Series = tuple[Figure, ...]  # empty if the cell has no such figure
 Condition = Annotated[float, Ge(-_HIGH), Le(_HIGH), PlainSerializer(rounded)]
+NotNegative = Annotated[Condition, Ge(0)]
 CycleTokens = tuple[Annotated[int, Ge(1), Le(10**12)], ...]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from annotated_types import Ge
 from pydantic import AfterValidator, TypeAdapter
 
 from pytest_energy.cell.key import CellKey, Key
@@ -18,14 +17,12 @@ from pytest_energy.safety.files import write_atomically
 from pytest_energy.safety.schema import STRICT, Name, checked, version_of
 from pytest_energy.safety.untrusted import Malformed
 from pytest_energy.store import files
-from pytest_energy.store.figures import Condition, CycleTokens, Series
+from pytest_energy.store.figures import CycleTokens, NotNegative, Series
 
 SCHEMA_VERSION: Final = 3
 # 1 has another word for interleaved engines; 1 and 2 name no GPU model
 _READ_VERSIONS = (1, 2, SCHEMA_VERSION)
 _INTERLEAVED, _INTERLEAVED_1 = " interleaved", " in turns"
-
-_NotNegative = Annotated[Condition, Ge(0)]
 
 
 @dataclass(frozen=True)
@@ -47,10 +44,10 @@ class NoiseLaunch:
     joules_per_token: Series = ()
     tokens_per_s: Series = ()
     idle_power_w: Series = ()
-    power_limit_w: _NotNegative | None = None
+    power_limit_w: NotNegative | None = None
     cpu_model: Name | None = None
-    load_1min: _NotNegative | None = None
-    sm_clock_mhz: _NotNegative | None = None
+    load_1min: NotNegative | None = None
+    sm_clock_mhz: NotNegative | None = None
     tokens: CycleTokens = ()
 
     @classmethod

@@ -89,7 +89,7 @@ def test_without_any_gpu_it_says_what_to_give(
     nowhere = str(tmp_path / "nowhere")
     assert main(["fleet", nowhere, "--gpu-cache", str(tmp_path)]) == 1
     message = capsys.readouterr().err
-    assert f"{nowhere} holds no baselines" in message
+    assert f"{nowhere} holds no baselines of engines under load" in message
     assert "pytest-energy fleet STORE" in message
 
 

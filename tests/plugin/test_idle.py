@@ -89,7 +89,7 @@ def test_a_busy_loop_regresses_and_the_message_says_it_in_words(project: Project
             "*REGRESSED: tiny idle, W at idle 180.5, +79.6 % vs the baseline's 100.5",
             "*how sure: 95 % interval *tolerance 10.0 %; 3 launches against 3 of vLLM 0.0.1*",
             "*at idle 180.5 W, the GPU without the engine 70.0 W (+110.5 W), 1.02 CPU cores; "
-            "+80.0 W against the baseline; the engine keeps a CPU core busy while it waits: a busy "
+            "+80.0 W against 100.5 W; the engine keeps a CPU core busy while it waits: a busy "
             "loop (0.02 → 1.02 CPU cores)*",
         ]
     )
@@ -134,6 +134,22 @@ def test_updates_make_a_history_and_a_loss_needs_a_reason(project: Project) -> N
     text = (project.path / "history" / "report.md").read_text()
     assert "tiny idle" in text
     assert "new clocks" in text
+
+
+def test_a_baseline_that_no_engine_has_is_damaged_and_fleets_say_what_they_show(
+    project: Project,
+) -> None:
+    store(project)
+    done = project.pytester.run(
+        sys.executable, "-m", "pytest_energy.commands.main", "fleet", "baselines"
+    )
+    done.stderr.fnmatch_lines(["*baselines holds no baselines of engines under load*"])
+    path = next((project.path / "baselines").rglob("*.json"))
+    path.write_text(path.read_text().replace('"cpu_cores": 0.02', '"cpu_cores": -5'))
+    record(project, "new")
+    result = project.run("--energy-replay", "new", "--energy-report=page")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*is damaged: *cpu_cores is -5*must be at least 0*"])
 
 
 def test_its_noise_is_measured(project: Project) -> None:
