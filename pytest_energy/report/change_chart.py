@@ -74,14 +74,14 @@ def picture(results: Results) -> Picture | None:
 def _labels(entries: Sequence[Entry]) -> dict[int, str]:
     """What distinguishes a row from the others, by the entry's id."""
     kinds = {(e.cell.name.replace(f" bs={e.cell.batch_size} ", " "), e.gpu) for e in entries}
-    engines = {e.candidate.engine for e in entries if e.candidate}
+    engines = {e.engines[1] for e in entries if e.engines[1]}
     runs = {e.run for e in entries}
     found = {}
     for entry in entries:
         name = f"bs={entry.cell.batch_size}" if len(kinds) == 1 else entry.cell.name
         name = "idle" if len(kinds) == 1 and entry.idle else name
-        if len(engines) > 1 and entry.candidate:
-            name = f"{entry.candidate.engine}, {name}"
+        if len(engines) > 1 and entry.engines[1]:
+            name = f"{entry.engines[1]}, {name}"
         if len(runs) > 1:
             name = f"run {entry.run + 1}, {name}"
         found[id(entry)] = f"{shortened(name, _MAX_LABEL)}  {percent(ratio_of(entry).value)}"

@@ -200,15 +200,15 @@ def _compare(
     sample, noise = Sample.of(candidate, floors), floors[metric]
     if not reference:
         return Compared(metric, sample, noise=noise)
-    baseline, at_idle = Baseline.of(reference), metric is Metric.IDLE_POWER_W
+    baseline = Baseline.of(reference)
     values = [getattr(m, metric.value) for m in candidate]
     return Compared(
         metric,
         candidate=sample,
         reference=baseline,
         ratio=comparison.compare(values, getattr(baseline, metric.value), noise),
-        split=None if at_idle else attribution.split(candidate, baseline),
-        slowdown=None if at_idle else slowdown(candidate, baseline),
+        split=attribution.split(candidate, baseline),
+        slowdown=slowdown(candidate, baseline),
         noise=noise,
         changed=tuple(attribution.what_changed(baseline.environment, candidate[-1].environment)),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pytest_energy.errors import EnergyError
 from pytest_energy.measure import spread
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.report.results import Entry, HistoryEntry, Interval, interval
 from pytest_energy.report.sides import (
@@ -31,7 +31,7 @@ def history_of(baselines: Path, entries: Sequence[Entry]) -> tuple[HistoryEntry,
     compared = {
         (entry.cell.key.canonical, entry.gpu)
         for entry in entries
-        if entry.reference and entry.is_of_baseline
+        if entry.engines[0] and entry.is_of_baseline
     }
     try:
         states = history(Store(baselines), NoiseStore(baselines))
@@ -57,7 +57,8 @@ def _states(baseline: Baseline, noise_store: NoiseStore) -> list[HistoryEntry]:
         [launch.launch_id for launch in baseline.launches],
     )
     if baseline.key.is_idle:
-        return _at_idle(baseline, floors[Metric.IDLE_POWER_W])
+        states = *baseline.history, baseline.as_history
+        return [_earlier(baseline, state, floors) for state in states]
     newest = side_of_baseline(baseline, floors)
     return [
         *(_earlier(baseline, state, floors) for state in baseline.history),
@@ -77,40 +78,21 @@ def _states(baseline: Baseline, noise_store: NoiseStore) -> list[HistoryEntry]:
 
 
 def _earlier(baseline: Baseline, state: EarlierBaseline, floors: Floors) -> HistoryEntry:
-    energy, rate = floors[Metric.JOULES_PER_TOKEN], floors[Metric.TOKENS_PER_S]
-    launches = state.launches
-    assert state.joules_per_token is not None
-    assert state.tokens_per_s is not None
+    def figure(mean: float | None, metric: Metric) -> Interval | None:
+        return _by_noise_alone(mean, state.launches, floors[metric]) if mean else None
+
     return HistoryEntry(
         cell=reported_cell(baseline.key),
         gpu=reported_gpu(baseline.environment),
         date=state.date or "",
         vllm=state.vllm or "?",
-        launches=launches,
-        joules_per_token=_by_noise_alone(state.joules_per_token, launches, energy),
-        power_w=_by_noise_alone(state.power_w, launches, floor_of_power(floors)),
-        tokens_per_s=_by_noise_alone(state.tokens_per_s, launches, rate),
-        noise=energy.source,
+        launches=state.launches,
+        joules_per_token=figure(state.joules_per_token, Metric.JOULES_PER_TOKEN),
+        power_w=_by_noise_alone(state.power_w, state.launches, floor_of_power(floors)),
+        tokens_per_s=figure(state.tokens_per_s, Metric.TOKENS_PER_S),
+        noise=floors[metrics_of(baseline.key)[0]].source,
         update_reason=state.update_reason,
     )
-
-
-def _at_idle(baseline: Baseline, floor: NoiseFloor) -> list[HistoryEntry]:
-    return [
-        HistoryEntry(
-            cell=reported_cell(baseline.key),
-            gpu=reported_gpu(baseline.environment),
-            date=state.date or "",
-            vllm=state.vllm or "?",
-            launches=state.launches,
-            joules_per_token=None,
-            tokens_per_s=None,
-            power_w=_by_noise_alone(state.power_w, state.launches, floor),
-            noise=floor.source,
-            update_reason=state.update_reason,
-        )
-        for state in (*baseline.history, baseline.as_history)
-    ]
 
 
 def _by_noise_alone(mean: float, launches: int, floor: NoiseFloor) -> Interval:

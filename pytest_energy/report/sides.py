@@ -176,7 +176,9 @@ def _estimate(values: Sequence[float], floor: NoiseFloor) -> Interval:
 
 
 def floor_of_power(floors: Floors) -> NoiseFloor:
-    """The largest noise that power can have, given that of J/token and tokens/s."""
+    """The largest that power can have, given that of J/token and tokens/s; at idle its own."""
+    if Metric.IDLE_POWER_W in floors:
+        return floors[Metric.IDLE_POWER_W]
     energy, rate = floors[Metric.JOULES_PER_TOKEN], floors[Metric.TOKENS_PER_S]
     return NoiseFloor(
         deviation=energy.deviation + rate.deviation,

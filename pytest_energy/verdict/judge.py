@@ -166,7 +166,6 @@ def judge(
     )
     decision = decide(case, terms)
     compared = reference if decision.ratio is not None else None
-    explained = None if metric is Metric.IDLE_POWER_W else compared
     undecided = decision.ratio if decision.verdict is Verdict.INCONCLUSIVE else None
     plans = plan(case, undecided, terms) if undecided and not decision.blind else None
     few_pairs = terms.paired and decision.verdict is Verdict.INCONCLUSIVE
@@ -183,8 +182,8 @@ def judge(
         ratio=decision.ratio,
         candidate=None if case.faults else Sample.of(candidate, noise),
         reference=reference,
-        split=split(candidate, explained) if explained else None,
-        slowdown=slowdown(candidate, explained) if explained else None,
+        split=split(candidate, compared) if compared else None,
+        slowdown=slowdown(candidate, compared) if compared else None,
         by_limits_alone=decision.verdict is not decision.by_comparison,
         broken_limits=(*case.over_budget, *case.slow) if compared else (),
         smallest_detected=decision.smallest_detected,

@@ -63,10 +63,12 @@ def slowdown(candidate: Sequence[Measurement], reference: Baseline) -> Slowdown 
     """
     before = _steps(reference.launches)
     after = _steps([LaunchValues.from_measurement(m) for m in candidate])
+    if before is None or after is None:
+        return None
     rate = geometric_mean([m.tokens_per_s for m in candidate])
     rate_before = geometric_mean(reference.tokens_per_s)
     lost = math.log(rate_before / rate)
-    if before is None or after is None or lost < _LOST:
+    if lost < _LOST:
         return None
     if math.log(after.per_token / before.per_token) > _MOST * lost:
         return Slowdown(MORE_STEPS, before, after)

@@ -126,7 +126,9 @@ def test_updates_make_a_history_and_a_loss_needs_a_reason(project: Project) -> N
     )
     assert accepted.ret == 0
     accepted.stdout.fnmatch_lines(["  idle *changed*"])
-    assert project.run("--energy-replay", "worse").ret == 0
+    judged = project.run("--energy-replay", "worse", "--energy-report=page")
+    assert judged.ret == 0
+    assert "new clocks" in (project.path / "page" / "report.md").read_text()
     done = project.pytester.run(
         sys.executable, "-m", "pytest_energy.commands.main", "history", "baselines", "-o", "history"
     )
