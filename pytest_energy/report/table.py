@@ -24,8 +24,12 @@ def table(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
     "llama bs=8 512/256" stands as "  bs=8" below "llama 512/256", and with its test if other cells
     have this name, as with other engine arguments. A cell's row has the first of its
     tests' verdicts in the order of PRECEDENCE; if they differ, a line below tells which metric has
-    which. Columns without any figure are left out.
+    which. Columns without any figure are left out. Engines at idle have a table of their own above
+    that of the cells under load, with which they share no column but W.
     """
+    idle = [r for r in rows if r.metric == Metric.IDLE_POWER_W.value]
+    if idle and len(idle) < len(rows):
+        return [*table(idle), *table([r for r in rows if r not in idle])]
     cells = by_cell(rows)
     heading, *lines = fitted(_without_empty([_COLUMNS, *map(_texts, cells)]))
     shown: list[tuple[str, Markup]] = [(heading, {"bold": True})]

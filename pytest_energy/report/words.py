@@ -51,7 +51,7 @@ def at_idle(power_w: float, without_engine_w: float | None, cpu_cores: float | N
     words = [f"{power_w:.1f} W"]
     if without_engine_w is not None:
         more = f"{power_w - without_engine_w:+.1f} W"
-        words.append(f"the GPU without the engine {without_engine_w:.1f} W ({more})")
+        words.append(f"{without_engine_w:.1f} W without the engine ({more})")
     if cpu_cores is not None:
         words.append(f"{cpu_cores:.2f} CPU cores")
     return ", ".join(words)

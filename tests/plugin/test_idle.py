@@ -63,7 +63,7 @@ def test_an_unchanged_engine_passes_and_its_row_shows_watts_alone(project: Proje
         ["cell *W*change, %*verdict*detects, %", "tiny", "  idle *+0.0*pass*"]
     )
     lines.fnmatch_lines(
-        ["*tiny idle: 100.5 W, the GPU without the engine 70.0 W (+30.5 W), 0.02 CPU cores"]
+        ["*tiny idle: 100.5 W, 70.0 W without the engine (+30.5 W), 0.02 CPU cores"]
     )
     lines.no_fnmatch_line("*J/token*")
     given = {
@@ -88,7 +88,7 @@ def test_a_busy_loop_regresses_and_the_message_says_it_in_words(project: Project
         [
             "*REGRESSED: tiny idle, W at idle 180.5, +79.6 % vs the baseline's 100.5",
             "*how sure: 95 % interval *tolerance 10.0 %; 3 launches against 3 of vLLM 0.0.1*",
-            "*at idle 180.5 W, the GPU without the engine 70.0 W (+110.5 W), 1.02 CPU cores; "
+            "*at idle 180.5 W, 70.0 W without the engine (+110.5 W), 1.02 CPU cores; "
             "+80.0 W against 100.5 W; the engine keeps a CPU core busy while it waits: a busy "
             "loop (0.02 → 1.02 CPU cores)*",
         ]
@@ -177,6 +177,10 @@ def test_noise_under_load_and_at_idle_are_apart(project: Project) -> None:
         judged = project.run("--energy-replay", "new")
         judged.assert_outcomes(passed=5)
         of_idle = "assumed" if measured == "test_tiny.py" else "assumed, 2 of *"
+        judged.stdout.fnmatch_lines(
+            ["cell *W *change, %*", "tiny", "  idle *", "cell *J/token *tokens/s *", "tiny 64/250"],
+            consecutive=True,
+        )
         summary(judged).fnmatch_lines([f"noise of W at idle between launches: *{of_idle}"])
 
 
