@@ -139,6 +139,12 @@ def test_it_is_idle_between_loads(engine: OfflineEngine) -> None:
     assert (second.paused, third.paused) in ((False, True), (None, None))
 
 
+def test_it_waits_without_tokens_and_without_a_busy_loop(
+    engine: OfflineEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm_cpu.check_idle(engine, vllm_cpu.cell(folder, "offline"), monkeypatch)
+
+
 def test_a_recording_is_written_and_read(
     engine: OfflineEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
