@@ -81,7 +81,7 @@ def record(suite: Suite, python: str, folder: Path) -> str | None:
     with tempfile.TemporaryDirectory(prefix="pytest-energy-") as name:
         temporary = Path(name)
         with (temporary / "output").open("wb") as output:
-            status, got = _ended(_start(_command(suite, python, part, temporary), output.fileno()))
+            status, got = _ended(_command(suite, python, part, temporary), output.fileno())
         failure = _failure(status, temporary) or _unreadable(part)
     if failure is None:
         part.rename(folder)
@@ -157,16 +157,23 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _ended(process: subprocess.Popen[bytes]) -> tuple[int, list[int]]:
+def _ended(command: Sequence[str], output: int) -> tuple[int, list[int]]:
     """A process's exit status, and the signals that came meanwhile and were passed on to it."""
+    started: list[subprocess.Popen[bytes]] = []
     got: list[int] = []
 
     def pass_on(number: int, _: object) -> None:
         got.append(number)
-        process.send_signal(number)
+        for process in started:
+            process.send_signal(number)
 
+    # Before the start: an exception in one of Python's callbacks around fork() would be dropped.
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        process = _start(command, output)
+        for number in got:
+            process.send_signal(number)
+        started.append(process)
         return process.wait(), got
     finally:
         for number, handler in before.items():

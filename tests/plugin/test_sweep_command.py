@@ -255,7 +255,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_real_sweep_that_is_interrupted_goes_on(project: Project, how: signal.Signals) -> None:
     project.pytester.makeconftest(CONFTEST)
     project.pytester.makepyfile(test_tiny=TESTS)
-    pythons = [release(project.path, "0.9.1"), release(project.path, "0.10.2", 0.002)]
+    pythons = [release(project.path, name, 0.002) for name in ("0.9.1", "0.10.2")]
     command = [
         sys.executable, "-c", RUN, "sweep", "--suites", "test_tiny.py", "--launches", "1",
         "-o", "sweep", "--python", pythons[0], "--python", pythons[1],
