@@ -192,9 +192,7 @@ def _slot_share(recording: Recording) -> float:
 
 def _gpu_under_load(windows: Sequence[Window], index: int) -> list[str]:
     """Whether a GPU worked, and leaves no doubt of its counter."""
-    spent_j = sum(float(window.energy_j[index].sum()) for window in windows)
-    counter_w = spent_j / sum(float(window.time_s.sum()) for window in windows)
-    idle_why = _idle(windows, index, counter_w)
+    idle_why = _idle(windows, index, _counter_w(windows, index))
     lines = _gpu(windows, index)
     if idle_why is not None:
         uuid = windows[0].recording.gpus[index].uuid
@@ -207,8 +205,7 @@ def _gpu(windows: Sequence[Window], index: int) -> list[str]:
     trace = windows[0].recording.gpus[index]
     uuid, lines = trace.uuid, []
     average_w = samples_in(windows, index, "average_power_mw", AVERAGED_NS) / 1e3
-    spent_j = sum(float(window.energy_j[index].sum()) for window in windows)
-    counter_w = spent_j / sum(float(window.time_s.sum()) for window in windows)
+    counter_w = _counter_w(windows, index)
     if len(average_w) < _MIN_POWER_SAMPLES:
         detail = f"{uuid} has {len(average_w)} power samples in the window"
         lines.append(fault("power_unsampled", detail))
@@ -227,6 +224,12 @@ def _gpu(windows: Sequence[Window], index: int) -> list[str]:
         for bit, name in THERMAL_OR_HARDWARE.items()
         if acted & bit
     ]
+
+
+def _counter_w(windows: Sequence[Window], index: int) -> float:
+    """Mean power of a GPU by its energy counter, W."""
+    spent_j = sum(float(window.energy_j[index].sum()) for window in windows)
+    return spent_j / sum(float(window.time_s.sum()) for window in windows)
 
 
 def _idle(windows: Sequence[Window], index: int, counter_w: float) -> str | None:

@@ -137,7 +137,8 @@ def _give_cell(item: pytest.Item, taken: dict[tuple[str, str], pytest.Item]) -> 
         )
     try:
         marked = _marked(item)
-        batch_size = 0 if at_idle else item.callspec.params["energy_batch_size"]  # type: ignore[attr-defined]
+        parameters = {} if at_idle else item.callspec.params  # type: ignore[attr-defined]
+        batch_size = 0 if at_idle else parameters["energy_batch_size"]
         engine = settings.engine or marked.engine or settings.default_engine
         folders = item.path.parent, *_roots(item)
         cell = marked.cell(batch_size, *folders, engine=engine)

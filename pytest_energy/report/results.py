@@ -111,12 +111,23 @@ class ReportedLaunch:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ReportedSide:
+class _Engine:
+    """vLLM's version, and settings under test as given on the command line, "name=value" each."""
+
+    vllm: Text
+    settings_under_test: tuple[Text, ...]
+
+    @property
+    def engine(self) -> str:
+        """What was measured, as pictures and tables call it."""
+        return engine_name(self.vllm, self.settings_under_test)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ReportedSide(_Engine):
     """One engine in one cell.
 
     Attributes:
-        vllm: its version.
-        settings_under_test: "name=value" each, as given on the command line.
         date: of its newest launch, ISO 8601; empty if unknown.
         launches: in order.
         joules_per_token, power_w, tokens_per_s: over the launches, with 95 % intervals.
@@ -125,8 +136,6 @@ class ReportedSide:
         wh_per_1000_requests: Wh; likewise.
     """
 
-    vllm: Text
-    settings_under_test: tuple[Text, ...]
     date: Annotated[str, MaxLen(100)]
     launches: Annotated[tuple[ReportedLaunch, ...], MinLen(1)]
     joules_per_token: Interval
@@ -135,11 +144,6 @@ class ReportedSide:
     static_power_w: Figure | None
     joules_per_total_token: Figure | None = None
     wh_per_1000_requests: Figure | None = None
-
-    @property
-    def engine(self) -> str:
-        """What was measured, as pictures and tables call it."""
-        return engine_name(self.vllm, self.settings_under_test)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -229,7 +233,7 @@ class ReportedChanges:
 
 
 @dataclass(frozen=True, config=STRICT)
-class IdleSide:
+class IdleSide(_Engine):
     """One engine at idle: means over its launches.
 
     Attributes:
@@ -239,17 +243,10 @@ class IdleSide:
         launches: their ids.
     """
 
-    vllm: Text
-    settings_under_test: tuple[Text, ...]
     power_w: Figure
     without_engine_w: Figure | None
     cpu_cores: Share | None
     launches: Annotated[tuple[Text, ...], MinLen(1)]
-
-    @property
-    def engine(self) -> str:
-        """What was measured, as tables call it."""
-        return engine_name(self.vllm, self.settings_under_test)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -316,16 +313,14 @@ class Entry:
     next: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        at_idle = self.cell.key.is_idle
-        if (self.metric == "idle_power_w", self.idle is not None) != (at_idle, at_idle):
+        if {self.metric == "idle_power_w", self.idle is not None} != {self.cell.key.is_idle}:
             raise ValueError(f"{self.metric} does not go with its cell")
 
     @property
     def engines(self) -> tuple[str, str]:
         """Reference and candidate, as pictures and tables call them; empty if there is none."""
-        sides = (self.reference, self.candidate)
-        at_idle = self.idle and (self.idle.reference, self.idle.candidate)
-        reference, candidate = (side.engine if side else "" for side in at_idle or sides)
+        of = self.idle or self
+        reference, candidate = (s.engine if s else "" for s in (of.reference, of.candidate))
         return reference, candidate
 
     @property

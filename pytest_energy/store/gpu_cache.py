@@ -117,7 +117,7 @@ class GpuCache:
         """Files of launches with damaged lines, relative to the cache, and how many."""
         with contextlib.suppress(OSError):
             paths = visible(self.folder, f"*/{gpu_launches.NAME}")
-            found = {path: gpu_launches.damaged(path.parent) for path in paths}
+            found = {path: gpu_launches.read(path.parent, None, self.now).damaged for path in paths}
             return {
                 str(p.relative_to(self.folder)): number for p, number in found.items() if number
             }

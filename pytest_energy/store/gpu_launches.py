@@ -275,23 +275,23 @@ def read(folder: Path, gpus: Sequence[str] | None, now: datetime.datetime) -> Gp
         gpus: UUIDs, sorted; None for those of the first line.
         now: dates that lie more than a day ahead do not count.
     """
-    made = [line for line in _lines(folder, gpus) if line.made <= now + AHEAD]
-    return GpuLaunches(tuple(sorted(made, key=lambda line: line.made)), damaged(folder))
+    lines, damaged = _lines(folder, gpus)
+    made = [line for line in lines if line.made <= now + AHEAD]
+    return GpuLaunches(tuple(sorted(made, key=lambda line: line.made)), damaged)
 
 
-def _lines(folder: Path, gpus: Sequence[str] | None) -> list[Line]:
-    """The lines in a folder, whatever their dates; `gpus` as in `read`."""
+def _lines(folder: Path, gpus: Sequence[str] | None) -> tuple[list[Line], int]:
+    """The lines in a folder, whatever their dates, and how many are damaged; `gpus` as in `read`.
+
+    A file that cannot be read is one damaged line.
+    """
+    sound, damaged = _sound_and_damaged(folder)
     found: dict[tuple[str, str], Line] = {}
-    for line in _sound_and_damaged(folder)[0]:
+    for line in sound:
         gpus = line.gpus if gpus is None else gpus
         if line.gpus == tuple(gpus):
             found[line.launch_id, line.cell] = line
-    return list(found.values())
-
-
-def damaged(folder: Path) -> int:
-    """How many lines in a folder are damaged; one if its file cannot be read."""
-    return _sound_and_damaged(folder)[1]
+    return list(found.values()), damaged
 
 
 def _sound_and_damaged(folder: Path) -> tuple[list[Line], int]:
@@ -320,7 +320,7 @@ def append(folder: Path, measured: Measurement, now: datetime.datetime) -> None:
     new = Line.of(measured)
     with exclusively(folder):
         place = new.launch_id, new.cell
-        known = [of for of in _lines(folder, new.gpus) if (of.launch_id, of.cell) != place]
+        known = [of for of in _lines(folder, new.gpus)[0] if (of.launch_id, of.cell) != place]
         known.sort(key=lambda line: (line.made <= now + AHEAD, line.made))
         lines = [*known, new][-MOST_LINES:]
         content = b"".join(_LINE.dump_json(line) + b"\n" for line in lines)

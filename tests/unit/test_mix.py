@@ -142,7 +142,9 @@ def test_intervals_from_cells_cover_what_was_planted() -> None:
 LINE = {(4096, 1): 66.0, (32, 1024): 0.3805, (256, 256): 0.396}
 
 
-def _cell(lengths: tuple[int, int], energy: float, launches: int = 3, host: bool = False):  # type: ignore[no-untyped-def]
+def _cell(
+    lengths: tuple[int, int], energy: float, launches: int = 3, host: bool = False
+) -> CellLaunches:
     values = tuple(energy * (1 + 0.001 * (i - launches // 2)) for i in range(launches))
     return CellLaunches(*lengths, values, host)
 
