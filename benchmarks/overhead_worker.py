@@ -57,7 +57,7 @@ def overhead(worker, engine, channel, command):
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
-    loop = worker.ClosedLoop(engine, f"b{batch_size}", command["first_wave"], lengths, prompts)
+    loop = worker.ClosedLoop(engine, f"b{batch_size}", command["first_wave"], lengths, prompts, 0)
     worker.drive(loop, channel, 0, lambda total: total >= cycle)
     for number, arm in enumerate(command["arms"]):
         channel.send(event="segment", arm=arm)

@@ -33,6 +33,8 @@ class WorkloadKey:
         seed: of what is drawn.
         requests: of a pass; None if all requests are alike.
         prompts_sha256: digest of the file of prompts; None if there is none.
+        shared_prefix_tokens: of input_tokens, the first ones, which are the same in every prompt;
+            None if there are none.
     """
 
     __pydantic_config__ = STRICT
@@ -42,8 +44,12 @@ class WorkloadKey:
     seed: int
     requests: Count | None = None
     prompts_sha256: Name | None = None
+    shared_prefix_tokens: Count | None = None
 
     def __post_init__(self) -> None:
+        shared, into = self.shared_prefix_tokens, self.input_tokens
+        if shared is not None and not (isinstance(into, int) and shared < into):
+            raise ValueError(f"its prompts of {into} tokens cannot share {shared}")
         if self.requests is None and self.fixed_lengths is None:
             raise ValueError("its requests vary in length, and their number is not given")
 
@@ -56,15 +62,24 @@ class WorkloadKey:
 
     @property
     def short(self) -> str:
-        """Tokens in and out: "512/256", "~512/~256" of medians, "1a2b3c4d/replies" of a file."""
-        into, out = self.input_tokens, self.output_tokens
+        """Tokens in and out: "512/256", "~512/~256" of medians, "1a2b3c4d/replies" of a file.
+
+        "448+64/256" has prompts of 512 tokens, the first 448 of which are the same in all.
+        """
+        into, out, shared = self.input_tokens, self.output_tokens, self.shared_prefix_tokens
+        if shared is not None and isinstance(into, int):
+            return f"{shared}+{into - shared}/{_briefly(out)}"
         from_file = str(self.prompts_sha256)[:8] if into == OF_PROMPTS else _briefly(into)
         return f"{from_file}/{_briefly(out)}"
 
     def __str__(self) -> str:
         """In a few words: "512 tokens in, 256 out"."""
         if self.input_tokens != OF_PROMPTS:
-            return f"{self.input_tokens} tokens in, {self.output_tokens} out"
+            shared = self.shared_prefix_tokens
+            into = f"{self.input_tokens} tokens in" + (
+                f" (the first {shared} shared)" * bool(shared)
+            )
+            return f"{into}, {self.output_tokens} out"
         if self.output_tokens == OF_REPLIES:
             answers = "answers as long as the file's"
         else:

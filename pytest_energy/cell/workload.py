@@ -22,6 +22,8 @@ from pytest_energy.cell.lengths import OF_PROMPTS, OF_REPLIES, LengthDistributio
 from pytest_energy.cell.plan import Plan
 from pytest_energy.cell.prompts import Conversation, Prompts
 
+DEFAULT_INPUT_TOKENS = 512
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -33,12 +35,15 @@ class Workload:
             distributed; None for the lengths that the file of prompts gives.
         seed: of the random prompt tokens, and of the order of what is drawn.
         prompts_file: the file of prompts; None for random tokens.
+        shared_prefix_tokens: of `input_tokens`, the first ones, which are the same in every prompt,
+            as of a system prompt; only if prompts are of one length.
     """
 
-    input_tokens: int | Lognormal = 512
+    input_tokens: int | Lognormal = DEFAULT_INPUT_TOKENS
     output_tokens: int | Lognormal | None = 256
     seed: int = 0
     prompts_file: Prompts | None = None
+    shared_prefix_tokens: int = 0
 
     @property
     def varies(self) -> bool:
@@ -65,6 +70,7 @@ class Workload:
             seed=self.seed,
             requests=self.requests_per_pass(batch_size) if self.varies else None,
             prompts_sha256=None if prompts is None else prompts.sha256,
+            shared_prefix_tokens=self.shared_prefix_tokens or None,
         )
 
     @staticmethod
@@ -93,9 +99,17 @@ class Workload:
         )
 
     def prompts(self, count: int, vocabulary_size: int) -> Sequence[Sequence[int]]:
-        """`count` prompts of random token ids, as long as the longest; equal for equal seeds."""
-        generator, length = random.Random(self.seed), _most(self.input_tokens)
-        return [[generator.randrange(vocabulary_size) for _ in range(length)] for _ in range(count)]
+        """`count` prompts of random token ids, as long as the longest; equal for equal seeds.
+
+        All begin with the shared prefix; engines tell prompts that come again apart behind it.
+        """
+        generator, shared = random.Random(self.seed), self.shared_prefix_tokens
+
+        def tokens(length: int) -> list[int]:
+            return [generator.randrange(vocabulary_size) for _ in range(length)]
+
+        prefix, own = tokens(shared), _most(self.input_tokens) - shared
+        return [prefix + tokens(own) for _ in range(count)]
 
     def drawn(self, batch_size: int) -> list[Conversation]:
         """The conversations of a pass, in order: one from each stratum of the file's.

@@ -14,8 +14,8 @@ from pytest_energy.engines import compile_cache
 from pytest_energy.engines.worker_process import WorkerProcess
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import fingerprint
-from pytest_energy.recording.recording import Client
-from pytest_energy.recording.schema import tokens_from_steps
+from pytest_energy.recording.recording import Client, PrefixCache
+from pytest_energy.recording.schema import prefix_cache_from_json, tokens_from_steps
 from pytest_energy.recording.series import FAR
 from pytest_energy.safety import untrusted
 
@@ -118,6 +118,7 @@ class Engine(ABC):
         self.ready: EngineReady | None = None
         # Of the load that was last stopped; an engine without clients has none.
         self.client: Client | None = None
+        self.prefix_cache: PrefixCache | None = None
         # How long the load took, s, and whether vLLM compiled; None if someone else started it.
         self.load_s: float | None = None
         self.compiled: bool | None = None
@@ -233,7 +234,7 @@ class Engine(ABC):
         assert self.ready is not None
         plan = self.prepare(workload, batch_size)
         self._run += 1
-        self.client = None
+        self.client = self.prefix_cache = None
         self.worker.send(
             "run",
             command="run",
@@ -241,6 +242,7 @@ class Engine(ABC):
             first_wave=plan.first_wave,
             lengths=plan.lengths,
             warm_up_tokens=plan.warm_up_tokens,
+            shared_prefix_tokens=workload.shared_prefix_tokens,
             prompts=workload.prompts(max(64, 2 * batch_size), self.ready.vocabulary_size)
             if workload.prompts_file is None
             else _prompts_name(workload, batch_size),
@@ -269,7 +271,7 @@ class Engine(ABC):
             if self._belongs(event, "steps"):
                 last_steps += self._steps(event)
             elif self._belongs(event, "stopped"):
-                self.client = self._client(event)
+                self.client, self.prefix_cache = self._client(event), self._prefix_cache(event)
                 if type(event["time_ns"]) is not int or not 0 <= event["time_ns"] < FAR:
                     raise self.worker.error(
                         "stop", "the worker's report of its last step is malformed"
@@ -300,6 +302,15 @@ class Engine(ABC):
     def _client(self, event: Mapping[str, Any]) -> Client | None:
         """What clients saw, from a "stopped" event."""
         return None
+
+    def _prefix_cache(self, event: Mapping[str, Any]) -> PrefixCache | None:
+        """What the prefix cache did, from a "stopped" event."""
+        try:
+            return prefix_cache_from_json(event.get("prefix_cache"))
+        except ValueError as error:
+            raise self.worker.error(
+                "stop", f"the worker's report of its prefix cache is malformed: {error}"
+            ) from None
 
     def pause(self) -> Idle:
         """Pause the scheduler, if it is not paused already, until the next load."""

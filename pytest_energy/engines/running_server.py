@@ -74,7 +74,7 @@ def attach(host: str, port: int, api_key: str | None) -> tuple[Server, dict[str,
         request = {"model": server.model, "prompt": [1], "max_tokens": 1}
         with contextlib.suppress(OSError, http.client.HTTPException):
             server.post("/v1/completions", request)
-    _, preempted = server.counters()
+    preempted = server.counters().preemptions
     ready = _ready(server.model, vllm, served[server.model], metrics)
     if preempted is None and not ready["kv_cache_tokens"]:
         raise Failure(

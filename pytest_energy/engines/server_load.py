@@ -19,6 +19,7 @@ from pytest_energy.engines.server_process import (
     Failure,
     refusal,
 )
+from pytest_energy.engines.workers.vllm_worker import OPENING, opening
 
 # Tokens within it count as one step; a decode step of a batch takes longer.
 _STEP_NS = 5_000_000
@@ -27,7 +28,6 @@ _NO_USAGE = (
     "a stream's chunk has no usage, so its tokens cannot be counted.\n"
     "The server must support stream_options.continuous_usage_stats, as vLLM does."
 )
-_OPENING = 4  # tokens in which every prompt differs from the others
 
 
 def distribution(values_us: Sequence[int]) -> dict[str, list[int]]:
@@ -113,7 +113,8 @@ class Request:
 class RequestStream:
     """The requests of a load, in order.
 
-    No two prompts begin alike, so that a server that caches prefixes has to read each whole.
+    No two prompts go on alike behind their shared prefix, so that a server that caches prefixes has
+    to compute each but for that.
 
     Args:
         model: the name that requests give.
@@ -144,11 +145,14 @@ class RequestStream:
         if isinstance(prompts, str):
             self._texts = [json.dumps(c["messages"]).encode() for c in tokenized[prompts]]
             return
-        self._opening = sorted(set(prompts[0]))
+        self._shared = command["shared_prefix_tokens"]
+        self._prefix = b"".join(b"%d," % token for token in prompts[0][: self._shared])
+        self._ids_of_opening = sorted(set(prompts[0]))
         # Pairs of prompt and length recur after this many requests.
         for number in range(math.lcm(len(prompts), len(self._lengths))):
             prompt = prompts[number % len(prompts)][: self._lengths[number % len(self._lengths)][0]]
-            self._tails.append(b"".join(b",%d" % token for token in prompt[_OPENING:]))
+            own = prompt[self._shared + OPENING :]
+            self._tails.append(b"".join(b",%d" % token for token in own))
 
     def next(self) -> Request:
         """The next request."""
@@ -164,12 +168,13 @@ class RequestStream:
         return Request(path, body, input_tokens, output_tokens)
 
     def _ids(self, number: int, input_tokens: int) -> bytes:
-        unique, ids = next(self._unique), self._opening
-        opening = b",".join(
-            b"%d" % ids[unique // len(ids) ** place % len(ids)]
-            for place in range(min(_OPENING, input_tokens))
+        own = min(OPENING, input_tokens - self._shared)
+        tokens = opening(next(self._unique), self._ids_of_opening, own)
+        return b'"prompt":[%b%b%b]' % (
+            self._prefix,
+            b",".join(b"%d" % token for token in tokens),
+            self._tails[number % len(self._tails)],
         )
-        return b'"prompt":[%b%b]' % (opening, self._tails[number % len(self._tails)])
 
     def _text(self, number: int) -> bytes:
         """A text is sent as it is; its salt keeps it from matching a cached prefix."""

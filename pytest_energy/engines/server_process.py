@@ -12,10 +12,12 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 LAUNCHER = Path(__file__).parent / "workers" / "vllm_server.py"
 GENERATED, PREEMPTED = "vllm:generation_tokens_total", "vllm:num_preemptions_total"
+_PROMPTS = "vllm:prompt_tokens_total"
+_QUERIED, _CACHED = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
 EVENT_BYTES = 1_000_000  # of one event of a stream, or the launcher's line; they have some 500
 DEATH_GRACE_S = 1.0  # for a server to end after the first sign that it will
 EXCERPT_BYTES = 500
@@ -62,6 +64,37 @@ class RejectedText(Failure):
 
 class Broken(Failure):
     """What a dying server does; how it ended says more, if it does end."""
+
+
+class Counters(NamedTuple):
+    """What a server has counted so far; None if it does not.
+
+    Attributes:
+        generated: tokens.
+        preemptions: of requests.
+        prompt_tokens: that it was sent.
+        queried_tokens: of prompts, that its prefix cache was asked for; none if that is off.
+        cached_tokens: of these, that it served.
+    """
+
+    generated: int
+    preemptions: int | None
+    prompt_tokens: int | None
+    queried_tokens: int | None
+    cached_tokens: int | None
+
+    def since(self, before: "Counters", name: str) -> int | None:
+        """What one of them has counted since `before`; None if it has not."""
+        then, now = getattr(before, name), getattr(self, name)
+        return None if then is None or now is None else now - then
+
+    def served_since(self, before: "Counters") -> dict[str, int] | None:
+        """Prompt tokens since `before`, and those from the prefix cache; None if not counted."""
+        cached = self.since(before, "cached_tokens")
+        tokens = self.since(before, "queried_tokens") or self.since(before, "prompt_tokens")
+        if cached is None or tokens is None or not 0 <= cached <= tokens:
+            return None
+        return {"prompt_tokens": tokens, "cached_tokens": cached}
 
 
 class Server:
@@ -191,8 +224,8 @@ class Server:
             raise Failure(f"the server's /tokenize does not answer as vLLM would: {answer}")
         return count
 
-    def counters(self) -> tuple[int, int | None]:
-        """Tokens generated so far and preemptions (None if not counted), by the server's count.
+    def counters(self) -> Counters:
+        """Its own count of tokens and more.
 
         Raises:
             Failure: it does not count tokens, or is no longer the one that was found.
@@ -215,7 +248,8 @@ class Server:
             why = f"it counted {self._generated} tokens, and now {generated}"
             raise Failure(ANOTHER.format(url=self.url, why=why))
         self._generated = generated
-        return generated, counter(text, PREEMPTED)
+        others = (counter(text, name) for name in (PREEMPTED, _PROMPTS, _QUERIED, _CACHED))
+        return Counters(generated, *others)
 
     def end(self) -> None:
         """Ask a server that was started here to exit, and wait a moment.

@@ -17,7 +17,8 @@ Runs under the interpreter that runs pytest and obeys the commands of vllm_worke
     {"command": "stop"}
         lets the requests in flight end, and asks the server for its own count of tokens
         → {"event": "steps", ...}    empty, while tokens still come
-        → {"event": "stopped", "run": id, "time_ns": t, "client": {...}}    t: of the last token
+        → {"event": "stopped", "run": id, "time_ns": t, "client": {...}, "prefix_cache": ...}
+           t: of the last token; prefix_cache: by the server's own count
     {"command": "pause"} or {"command": "count"}
         → {"event": "idle", "tokens": n, "paused": null}    tokens: the server's own count
 """
@@ -38,6 +39,7 @@ from pytest_energy.engines.server_load import RequestStream, ServerLoad, Tally
 from pytest_energy.engines.server_process import (
     DEATH_GRACE_S,
     Broken,
+    Counters,
     Failure,
     RejectedText,
     Server,
@@ -95,6 +97,7 @@ async def drive(
     run = command["run"]
     requests = RequestStream(server.model, command, tokenized)
     before = server.counters()
+    warm: asyncio.Task[Counters] | None = None
     tally = Tally(int(command["warm_up_tokens"]))
     async with aiohttp.ClientSession(
         server.url,
@@ -109,6 +112,8 @@ async def drive(
             while not channel.has_command():
                 await _watch(load, server)
                 _send_steps(channel, run, tally)
+                if warm is None and tally.warm:
+                    warm = asyncio.create_task(asyncio.to_thread(server.counters))
             tally.closed = True
             _send_steps(channel, run, tally)
             cpu_cores = (time.process_time() - cpu_s) / (time.monotonic() - started_s)
@@ -121,27 +126,39 @@ async def drive(
                     channel.send(event="steps", run=run, time_ns=[], tokens=[], finished=[])
         finally:
             await load.cancel()
+    when_warm, after = await _told(warm), _counted(server, before, tally)
     client = {
         **tally.latencies(),
         "cpu_cores": round(cpu_cores, 4),
-        **_counted(server, before, tally),
+        "streamed_tokens": tally.total,
+        "server_tokens": after.generated - before.generated,
+        "preemptions": after.since(before, "preemptions"),
     }
-    channel.send(event="stopped", run=run, time_ns=tally.last_ns, client=client)
+    channel.send(
+        event="stopped",
+        run=run,
+        time_ns=tally.last_ns,
+        client=client,
+        prefix_cache=after.served_since(when_warm) if when_warm else None,
+    )
 
 
-def _counted(server: Server, before: tuple[int, int | None], tally: Tally) -> dict[str, int | None]:
-    """The tokens that clients received, and the server's own count, once it has followed."""
+async def _told(counters: asyncio.Task[Counters] | None) -> Counters | None:
+    """What was asked for under load; None if the server was too busy to answer, or not asked."""
+    try:
+        return await counters if counters is not None else None
+    except Failure:
+        return None
+
+
+def _counted(server: Server, before: Counters, tally: Tally) -> Counters:
+    """The server's own count, once it has followed the tokens that clients received."""
     deadline = time.monotonic() + _COUNT_GRACE_S
     after = server.counters()
-    while after[0] - before[0] < tally.total and time.monotonic() < deadline:
+    while after.generated - before.generated < tally.total and time.monotonic() < deadline:
         time.sleep(0.05)
         after = server.counters()
-    preempted = None if before[1] is None or after[1] is None else after[1] - before[1]
-    return {
-        "streamed_tokens": tally.total,
-        "server_tokens": after[0] - before[0],
-        "preemptions": preempted,
-    }
+    return after
 
 
 def _send_steps(channel: Channel, run: int, tally: Tally) -> None:
@@ -221,7 +238,7 @@ class Worker:
             asyncio.run(drive(self.server, channel, command, self._tokenized))
         elif name in ("pause", "count"):
             self.stage = name
-            channel.send(event="idle", tokens=self.server.counters()[0], paused=None)
+            channel.send(event="idle", tokens=self.server.counters().generated, paused=None)
 
     def end(self) -> None:
         """End a server that was started here."""

@@ -217,7 +217,7 @@ class Launch:
         recorded = self._metered(
             cell, watched, lambda _, has_faults: watched.watch(briefly=has_faults)
         )
-        return replace(recorded, idle=watched.facts)
+        return replace(recorded, idle=watched.facts, prefix_cache=None)
 
     def _metered(
         self,
@@ -256,6 +256,7 @@ class Launch:
                 host=host.read(),
                 load_s=self.engine.load_s,
                 compiled=self.engine.compiled,
+                prefix_cache=self.engine.prefix_cache,
             )
 
         self.meter.start()

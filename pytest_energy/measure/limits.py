@@ -72,6 +72,20 @@ def is_host_bound(share: float) -> bool:
     return share > _HOST_BOUND
 
 
+def cached_share(periods: Sequence[Recording]) -> float | None:
+    """Of the tokens of a launch's prompts those from the prefix cache; None if not counted."""
+    counted = [period.prefix_cache for period in periods if period.prefix_cache is not None]
+    prompt_tokens = sum(period.prompt_tokens for period in counted)
+    if len(counted) < len(periods) or not prompt_tokens:
+        return None
+    return sum(period.cached_tokens for period in counted) / prompt_tokens
+
+
+def computed_tokens(input_tokens: int, cached: float | None) -> int:
+    """Tokens of a prompt that are computed if such a share of them is cached; None for none."""
+    return input_tokens - round(input_tokens * (cached or 0.0))
+
+
 def step_times(windows: Sequence[Window]) -> StepTimes | None:
     """What limits a launch, over all its windows.
 
@@ -89,7 +103,8 @@ def step_times(windows: Sequence[Window]) -> StepTimes | None:
     took_ms, tokens, prompts = (np.concatenate([s[i] for s in steps]) for i in range(3))
     if not tokens.sum() or not took_ms.sum():
         return None
-    computed = prompts * (lengths[0] - 1) + tokens
+    of_prompt = computed_tokens(lengths[0], cached_share([window.recording for window in windows]))
+    computed = prompts * (of_prompt - 1) + tokens
     # A longer prompt is cut into chunks, of which only the last one shows.
     budget = _setting(_sources(first), "max_num_batched_tokens")
     outside = np.minimum(computed, FAR if budget is None else budget) > captured

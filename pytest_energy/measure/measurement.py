@@ -16,7 +16,7 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.measure import checks, latency
 from pytest_energy.measure.conditions import Conditions, conditions, static_power_w
 from pytest_energy.measure.cycles import IDLE_PARTS, Cycles, whole_cycles
-from pytest_energy.measure.limits import StepTimes, step_times
+from pytest_energy.measure.limits import StepTimes, cached_share, step_times
 from pytest_energy.measure.mix import Mix, mix_of
 from pytest_energy.measure.steadiness import Steadiness, parts, steadiness
 from pytest_energy.measure.window import MIN_CYCLES, Window, window_of
@@ -53,6 +53,8 @@ class Measurement:
         step_times: what its steps held, and how long they took; None if they were not seen.
         mix: how its energy follows its mix of input and output tokens; None if it is not known.
         idle: of an engine at idle; None under load.
+        cached_share: of the prompts' tokens, from the prefix cache and not computed; None if the
+            engine did not count them.
     """
 
     key: CellKey
@@ -71,6 +73,7 @@ class Measurement:
     step_times: StepTimes | None = None
     mix: Mix | None = None
     idle: Idle | None = None
+    cached_share: float | None = None
 
     @property
     def latencies_ms(self) -> dict[str, dict[str, float]]:
@@ -166,6 +169,7 @@ def measure(*periods: Recording, ended: bool = True) -> Measurement:
         step_times=step_times(windows) if windows and ended and not first.key.is_idle else None,
         mix=mix_of(windows) if windows and ended and not first.key.is_idle else None,
         idle=first.idle,
+        cached_share=cached_share(periods),
     )
 
 

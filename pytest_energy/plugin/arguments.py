@@ -9,6 +9,8 @@ ARGUMENTS = {
     "{'lognormal': {'median': 512, 'sigma': 0.6, 'max': 2048}}",
     "output_tokens": "generated tokens per request (default 256; with prompts: as long as their "
     "replies), or a distribution",
+    "shared_prefix_tokens": "of input_tokens, the first ones, which are the same in all prompts "
+    "(default 0)",
     "prompts": "JSONL file of prompts (relative to the test file) instead of random ones",
     "engine": "'offline' measures vLLM's engine, 'server' vllm serve (default 'offline')",
     "engine_args": "settings of vllm.EngineArgs that belong to the suite",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from pytest_energy.cell.key import BatchSize
 from pytest_energy.cell.lengths import LengthDistribution, Lognormal
 from pytest_energy.cell.model import Model, has_tokenizer
 from pytest_energy.cell.prompts import Prompts
-from pytest_energy.cell.workload import Workload
+from pytest_energy.cell.workload import DEFAULT_INPUT_TOKENS, Workload
 from pytest_energy.errors import UsageError
 from pytest_energy.plugin.arguments import ARGUMENTS
 from pytest_energy.safety import redact
@@ -34,6 +34,7 @@ _MUST_BE = {
     "weights": "'auto', 'dummy' or 'random'",
     "input_tokens": _LENGTH,
     "output_tokens": _LENGTH,
+    "shared_prefix_tokens": "a whole number from 0 to input_tokens - 1",
     "prompts": "a text, the name of a JSONL file",
     "engine": "'offline' or 'server'",
     "engine_args": "a dict from names of vllm.EngineArgs to texts, numbers, booleans, lists or "
@@ -109,6 +110,7 @@ class Marked:
     weights: Literal["auto", "dummy", "random"] = "auto"
     input_tokens: _Length = None
     output_tokens: _Length = None
+    shared_prefix_tokens: Annotated[int, Ge(0)] = 0
     prompts: Annotated[_Text | None, BeforeValidator(_given)] = None
     engine: EngineName | None = None
     engine_args: Annotated[dict[str, Any], BeforeValidator(_plain), AfterValidator(_named)] = Field(
@@ -136,6 +138,7 @@ class Marked:
             raise UsageError(
                 f"{name} is {arguments[name]!r:.200}: it must be {_MUST_BE[name]}"
             ) from None
+        _check_shared_prefix(marked)
         complaint = redact.complaint(marked.engine_args, "engine_args")
         if complaint:
             raise UsageError(complaint)
@@ -181,7 +184,11 @@ class Marked:
     def _workload(self, model: Model, engine: str, *folders: Path) -> Workload:
         output = _length(self.output_tokens)
         if self.prompts is None:
-            return Workload(_length(self.input_tokens) or 512, output or 256)
+            return Workload(
+                _length(self.input_tokens) or DEFAULT_INPUT_TOKENS,
+                output or 256,
+                shared_prefix_tokens=self.shared_prefix_tokens,
+            )
         prompts = Prompts.resolve(self.prompts, *folders)
         if "tokenizer" not in self.engine_args and engine != "attached":
             _check_tokenizer(model, prompts)
@@ -211,6 +218,28 @@ def _check_names(positional: Sequence[Any], arguments: Mapping[str, Any]) -> Non
         raise UsageError(
             "input_tokens and prompts are given, but prompts have lengths of their own. "
             "Leave one of them out"
+        )
+
+
+def _check_shared_prefix(marked: Marked) -> None:
+    """Only random prompts of one length begin alike as asked, and each goes on by itself."""
+    shared, into = marked.shared_prefix_tokens, marked.input_tokens or DEFAULT_INPUT_TOKENS
+    if not shared:
+        return
+    if marked.prompts is not None:
+        raise UsageError(
+            "shared_prefix_tokens and prompts are given, but prompts share what their texts do. "
+            "Leave one of them out"
+        )
+    if not isinstance(into, int):
+        raise UsageError(
+            "shared_prefix_tokens needs prompts of one length: a shorter one would be nothing but "
+            "prefix.\nGive input_tokens as a number, or leave shared_prefix_tokens out."
+        )
+    if shared >= into:
+        raise UsageError(
+            f"shared_prefix_tokens is {shared}: it must be less than input_tokens, {into}, so that "
+            "each prompt goes on by itself"
         )
 
 

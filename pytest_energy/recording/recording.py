@@ -239,6 +239,25 @@ class Client:
 
 
 @dataclass(frozen=True)
+class PrefixCache:
+    """What the prefix cache did for the requests sent after the warm-up, as the engine counts it.
+
+    Attributes:
+        prompt_tokens: of these requests.
+        cached_tokens: of these tokens, those that were in the cache and not computed.
+    """
+
+    __pydantic_config__ = STRICT
+
+    prompt_tokens: Annotated[int, Ge(0), Le(FAR)]
+    cached_tokens: Annotated[int, Ge(0), Le(FAR)]
+
+    def __post_init__(self) -> None:
+        if self.cached_tokens > self.prompt_tokens:
+            raise ValueError(f"{self.cached_tokens} of {self.prompt_tokens} tokens were cached")
+
+
+@dataclass(frozen=True)
 class Requests:
     """Lengths of the requests of a pass, in the order in which they are sent, over and over.
 
@@ -276,6 +295,7 @@ class Recording:
         load_s: from the engine's start until it was ready; None if it was running or is unknown.
         compiled: whether vLLM compiled meanwhile, a cold launch; None if unknown.
         idle: of the engine at idle; None under load.
+        prefix_cache: None if the engine does not count what it serves, and during the load.
     """
 
     __pydantic_config__ = STRICT
@@ -296,3 +316,4 @@ class Recording:
     load_s: Annotated[float, Ge(0), Le(1e6)] | None = None
     compiled: bool | None = None
     idle: Idle | None = None
+    prefix_cache: PrefixCache | None = None

@@ -8,16 +8,16 @@ from pydantic import AfterValidator, TypeAdapter
 
 from pytest_energy.errors import RecordingError
 from pytest_energy.recording import fingerprint
-from pytest_energy.recording.recording import Client, Recording, TokenCounter
+from pytest_energy.recording.recording import Client, PrefixCache, Recording, TokenCounter
 from pytest_energy.recording.series import deltas, equally_long
 from pytest_energy.safety.schema import OtherVersion, checked, version_of
 from pytest_energy.safety.untrusted import Malformed
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 # 1 knew neither interleaving nor clients, 2 no requests of varying lengths, 3 neither host nor
-# load, 4 no other power than the mean of a second, 5 no idle engines; 3 has other names and two
-# series that nobody reads.
-_READ_VERSIONS = (1, 2, 3, 4, 5, SCHEMA_VERSION)
+# load, 4 no other power than the mean of a second, 5 no idle engines, 6 no prefix cache; 3 has
+# other names and two series that nobody reads.
+_READ_VERSIONS = (1, 2, 3, 4, 5, 6, SCHEMA_VERSION)
 _RENAMED = {"turn": "period", "beside": "co_resident"}
 _MAX_CYCLES = 1_000_000
 
@@ -51,6 +51,7 @@ def _consistent(recording: Recording) -> Recording:
 
 _RECORDING = TypeAdapter(Annotated[Recording, AfterValidator(_consistent)])
 _CLIENT = TypeAdapter(Client)
+_PREFIX_CACHE = TypeAdapter(PrefixCache | None)
 _TOKENS = TypeAdapter(Annotated[TokenCounter, equally_long("time_ns", "tokens", "finished")])
 
 
@@ -81,6 +82,7 @@ def from_json(content: Any) -> Recording:
     values = {name: value for name, value in content.items() if name != "schema_version"}
     values = values if version >= 4 else _upgraded(values)
     values = values if version >= 6 else {"idle": None, **values}
+    values = values if version >= 7 else {"prefix_cache": None, **values}
     try:
         # Also those that have a default in Python: a file that lacks one is damaged.
         for field in fields(Recording):
@@ -100,6 +102,15 @@ def client_from_json(content: Any) -> Client:
         Malformed: it is something else.
     """
     return checked(_CLIENT, content)
+
+
+def prefix_cache_from_json(content: Any) -> PrefixCache | None:
+    """What the prefix cache did, as `to_json` writes it.
+
+    Raises:
+        Malformed: it is something else.
+    """
+    return checked(_PREFIX_CACHE, content)
 
 
 def tokens_from_steps(steps: Mapping[str, Any]) -> TokenCounter:

@@ -35,6 +35,7 @@ class LaunchValues:
         tokens: of each cycle if they differ; empty if they do not.
         step_ms, prompt_ms, steps_per_token, host_bound_share: as in measure/limits.py; None if the
             engine's steps were not seen.
+        cached_share: of the prompts' tokens, from the prefix cache; None if not counted.
     """
 
     __pydantic_config__ = STRICT
@@ -54,6 +55,7 @@ class LaunchValues:
     host_bound_share: Condition | None = None
     without_engine_w: NotNegative | None = None
     cpu_cores: NotNegative | None = None
+    cached_share: NotNegative | None = None
 
     @classmethod
     def from_measurement(cls, measurement: Measurement) -> "LaunchValues":
@@ -84,6 +86,7 @@ class LaunchValues:
             prompt_ms=steps.prompt_ms if steps else None,
             steps_per_token=steps.steps_per_token if steps else None,
             host_bound_share=steps.host_bound if steps else None,
+            cached_share=measurement.cached_share,
         )
 
 
@@ -226,6 +229,12 @@ class Baseline:
             update_reason=self.update_reason,
             settings_under_test=self.environment.settings_under_test,
         )
+
+    @property
+    def cached_share(self) -> float | None:
+        """Of the prompts' tokens from the prefix cache, mean over launches; None if unknown."""
+        known = [kept.cached_share for kept in self.launches if kept.cached_share is not None]
+        return math.fsum(known) / len(known) if known else None
 
     @property
     def is_host_bound(self) -> bool:

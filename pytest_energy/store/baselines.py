@@ -323,7 +323,9 @@ def _entry_name(baseline: Baseline, taken: Container[str]) -> str:
         length if isinstance(length, int | str) else "lognormal"
         for length in (key.workload.input_tokens, key.workload.output_tokens)
     )
-    stem = f"{key.engine} in={tokens_in} out={tokens_out} bs={key.batch_size:04d}"
+    shared = key.workload.shared_prefix_tokens
+    stem = f"{key.engine} in={tokens_in}" + (f" shared={shared}" if shared else "")
+    stem += f" out={tokens_out} bs={key.batch_size:04d}"
     return _free(stem, baseline, taken)
 
 

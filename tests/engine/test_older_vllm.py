@@ -58,6 +58,7 @@ def test_every_token_counts_once_and_what_is_lacking_is_unknown(v0_python: str) 
             # Requests that have ended, and at most all of those in flight.
             assert 0 <= sum(tokens) - 50 * sum(finished) < 50 * batch_size
             total += sum(tokens)
+            assert engine.prefix_cache is None
             idle = engine.pause()
             assert (idle.tokens, idle.paused) == (total, None)
 

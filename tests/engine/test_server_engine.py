@@ -64,13 +64,16 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def open_engine(python: str, model: str, temporary: Path) -> Open:
     def opened(
-        fault: str | None = None, load_timeout_s: float = 120, progress_timeout_s: float = 120
+        fault: str | None = None,
+        load_timeout_s: float = 120,
+        progress_timeout_s: float = 120,
+        caches: bool = False,
     ) -> ServerEngine:
         arguments = {
             "model": model,
             "load_format": "dummy",
             "max_num_seqs": 8,
-            "enable_prefix_caching": False,
+            "enable_prefix_caching": caches,
             "fault": fault,
         }
         return ServerEngine(python, arguments, load_timeout_s, progress_timeout_s)
@@ -118,6 +121,24 @@ def test_keeps_the_batch_full_and_counts_every_token(
         assert len(session_members(session)) == 2
     assert session_members(session) == []
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "caches", "share"), [(None, True, 0.5), (None, False, 0.0), ("uncached", True, None)]
+)
+def test_what_the_prefix_cache_serves_is_the_servers_count(
+    open_engine: Open, fault: str | None, caches: bool, share: float | None
+) -> None:
+    with open_engine(fault, caches=caches) as engine:
+        engine.start_load(Workload(32, 20, shared_prefix_tokens=16), 4)
+        taken = 0
+        while taken < 10 * 20 * 4:
+            taken += sum(engine.take_steps().tokens)
+        assert engine.prefix_cache is None
+        engine.stop_load()
+        served = engine.prefix_cache
+        assert (served and served.cached_tokens / served.prompt_tokens) == share
+        assert served is None or served.prompt_tokens >= 32 * 4 * 5
 
 
 def test_tokens_that_come_together_count_one_by_one(open_engine: Open) -> None:

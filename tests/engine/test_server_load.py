@@ -59,6 +59,7 @@ def requests(output_tokens: int = 4) -> RequestStream:
         "lengths": [[3, output_tokens]],
         "first_wave": [[0, output_tokens]],
         "prompts": [[1, 2, 3]],
+        "shared_prefix_tokens": 0,
     }
     return RequestStream("tiny", command, {})
 

@@ -99,6 +99,12 @@ def test_prompts_from_a_file(
     vllm_cpu.check_prompts(engine, folder, "offline", monkeypatch)
 
 
+def test_without_prefix_caching_a_shared_prefix_is_computed(
+    engine: OfflineEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm_cpu.check_shared_prefix(engine, "offline", folder, monkeypatch)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_prefill_alone_is_measured(
     engine: OfflineEngine, folder: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch

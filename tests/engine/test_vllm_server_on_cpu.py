@@ -80,6 +80,12 @@ def test_prompts_from_a_file(
     vllm_cpu.check_prompts(engine, folder, "server", monkeypatch)
 
 
+def test_without_prefix_caching_a_shared_prefix_is_computed(
+    engine: ServerEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm_cpu.check_shared_prefix(engine, "server", folder, monkeypatch)
+
+
 def test_it_is_attached_as_a_running_server(engine: ServerEngine) -> None:
     """What it reports of itself is right, and it is left running."""
     ready = engine.ready

@@ -213,6 +213,30 @@ def check_lognormal(engine: Engine, folder: Path, kind: str, patch: pytest.Monke
     assert max(recorded.requests.output_tokens) <= 96
 
 
+def check_shared_prefix(engine: Engine, kind: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """The prefix cache serves the whole blocks of the shared prefix and nothing else.
+
+    Without prefix caching, or a shared prefix, it serves nothing, however often prompts come again.
+    """
+    assert engine.ready is not None
+    block = engine.ready.settings["block_size"]
+    caches = engine.ready.settings["enable_prefix_caching"]
+    for shared in (160, 0):
+        of_prefix = cell(
+            folder, kind, input_tokens=192, output_tokens=16, shared_prefix_tokens=shared
+        )
+        recorded = record(engine, of_prefix, patch)
+        served = recorded.prefix_cache
+        assert served is not None
+        assert served.prompt_tokens % 192 == 0
+        assert served.prompt_tokens >= 192 * 8
+        expected = shared // block * block / 192 if caches else 0
+        assert measurement.measure(recorded).cached_share == expected
+        assert engine.generated() > 64 * 16  # so some prompts came again
+        recording_file.write(recorded, folder / "shared.json.gz")
+        assert recording_file.read(folder / "shared.json.gz") == recorded
+
+
 def check_prompts(engine: Engine, folder: Path, kind: str, patch: pytest.MonkeyPatch) -> None:
     """Prompts from a file are rendered and tokenized; one that is too long is refused."""
     of_prompts = cell(folder, kind, prompts="prompts.jsonl")

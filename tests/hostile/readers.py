@@ -313,6 +313,7 @@ class Readers:
                 ),
                 load_stopped_ns=stopped_ns,
                 client=engine.client,
+                prefix_cache=engine.prefix_cache,
             )
             measurement.measure(recorded)
             assert schema.from_json(json.loads(json.dumps(schema.to_json(recorded)))) == recorded
@@ -326,7 +327,12 @@ class Readers:
         cuts = sorted(generator.randrange(len(content) + 1) for _ in range(4))
         pieces = [content[a:b] for a, b in itertools.pairwise((0, *cuts, len(content)))]
         tally = server_load.Tally(1)
-        command = {"lengths": [[4, 3]], "first_wave": [[0, 3]], "prompts": [[1, 2, 3, 4, 5]]}
+        command = {
+            "lengths": [[4, 3]],
+            "first_wave": [[0, 3]],
+            "prompts": [[1, 2, 3, 4, 5]],
+            "shared_prefix_tokens": 0,
+        }
         requests = server_load.RequestStream("tiny", command, {})
         load = server_load.ServerLoad(_Session(pieces), requests, 1, tally)
         try:

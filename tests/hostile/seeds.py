@@ -131,7 +131,13 @@ def events() -> list[Any]:
         "tokens": [8, 8],
         "finished": [0, 1],
     }
-    stopped = {"event": "stopped", "run": 1, "time_ns": 5000, "client": recordings()[2]["client"]}
+    stopped = {
+        "event": "stopped",
+        "run": 1,
+        "time_ns": 5000,
+        "client": recordings()[2]["client"],
+        "prefix_cache": {"prompt_tokens": 640, "cached_tokens": 480},
+    }
     resting = {"event": "resting", "tokens": 16, "paused": None}
     failed = {"event": "error", "stage": "run", "message": "RuntimeError: EngineCore died"}
     return [ready, steps, {**steps, "time_ns": [3000, 4000]}, stopped, resting, failed]

@@ -329,6 +329,12 @@ READY, STEPS = seeds.events()[:2]
             OfflineEngine.stop_load,
             "report of its last step is malformed",
         ),
+        (
+            b'{"event":"stopped","run":1,"time_ns":5,"prefix_cache":'
+            b'{"prompt_tokens":4,"cached_tokens":5}}',
+            OfflineEngine.stop_load,
+            "report of its prefix cache is malformed: 5 of 4 tokens were cached",
+        ),
     ],
 )
 def test_events_of_a_worker(

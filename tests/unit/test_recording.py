@@ -93,7 +93,7 @@ def damaged(cell: Cell) -> dict[str, bytes]:
         "no version": packed(
             {name: value for name, value in content.items() if name != "schema_version"}
         ),
-        "other version": packed({**content, "schema_version": 7}),
+        "other version": packed({**content, "schema_version": 8}),
         "field missing": packed({name: value for name, value in content.items() if name != "gpus"}),
         "lengths differ": packed({**content, "tokens": {**tokens, "finished": [0]}}),
         "a float": packed(

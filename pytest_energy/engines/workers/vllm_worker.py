@@ -21,15 +21,19 @@ stdout and stderr. When the command pipe closes (the parent died) the whole sess
         → {"event": "tokenized", "lengths": [[n, n or null], ...]}
            of prompts, by the model's chat template, and of replies
     {"command": "run", "run": id, "first_wave": [[n, out], ...], "lengths": [[in, out], ...],
-     "prompts": [[...], ...] or the name of tokenized ones}
+     "prompts": [[...], ...] or the name of tokenized ones, "shared_prefix_tokens": n,
+     "warm_up_tokens": n}
         request n has the lengths lengths[n mod their number] and begins prompts[n mod their
         number]; each slot starts with a request of the first wave, of which `out` tokens are left,
         and goes on with those after as many requests. If all have one length, the first ones are
-        whole, too, and `Release` says when they are sent
+        whole, too, and `Release` says when they are sent. Behind the shared prefix no two prompts
+        are alike, those of a name aside
         → {"event": "steps", "run": id, "time_ns": [...], "tokens": [...], "finished": [...]}
            about every 50 ms
     {"command": "stop"}
-        → {"event": "stopped", "run": id, "time_ns": t}
+        → {"event": "stopped", "run": id, "time_ns": t, "prefix_cache": {"prompt_tokens": n,
+           "cached_tokens": n} or null}
+           prefix_cache: of the requests sent after the warm-up; null if vLLM does not count them
     {"command": "pause"}
         pauses the scheduler until the next run
         → {"event": "idle", "tokens": n, "paused": true, false or null}
@@ -46,6 +50,7 @@ Times are time.monotonic_ns() when the engine's step returned.
 import ctypes
 import importlib.metadata
 import inspect
+import itertools
 import json
 import math
 import os
@@ -67,6 +72,7 @@ MAX_ZEROS = 0.01
 # Of quantized weights; 2 % of normal ones are zero in INT8, and 98 % of vLLM's dummies if its
 # loader writes FP8.
 MAX_ZERO_WEIGHTS = 0.25
+OPENING = 4  # tokens in which every prompt differs from the others
 LIKELIEST = 8  # tokens whose log probabilities are compared
 # Of the likeliest token above a uniform distribution; random weights of width 256 give 1, wider
 # ones more.
@@ -584,11 +590,26 @@ class Release:
         return sent
 
 
-class ClosedLoop:
-    """Requests kept in flight at a constant number, once all slots have started."""
+def opening(unique: int, ids: list[int], length: int) -> list[int]:
+    """The digits of a number to the base of len(ids), lowest first: tokens that no other has."""
+    return [ids[unique // len(ids) ** place % len(ids)] for place in range(length)]
 
-    def __init__(self, engine, run, first_wave, lengths, prompts):
+
+class ClosedLoop:
+    """Requests kept in flight at a constant number, once all slots have started.
+
+    Random prompts that come again differ behind their `shared` first tokens, so that a prefix cache
+    serves these and nothing else. `shared` is None for prompts from a file, which stay as they are.
+    """
+
+    _unique = itertools.count()  # over all loads, which the cache outlasts
+
+    def __init__(self, engine, run, first_wave, lengths, prompts, shared=None, warm_up_tokens=0):
         self._engine, self._run, self._lengths, self._prompts = engine, run, lengths, prompts
+        self._shared, self._ids = shared, sorted(set(prompts[0]))
+        self._warm_up_tokens, self._generated = warm_up_tokens, 0
+        # Prompt tokens of requests without an output; then those, and how many were cached.
+        self._unread, self._read = {}, []
         # Of one length, each is whole.
         self._first_wave = first_wave if len(lengths) > 1 else ()
         self._params, self._remaining, self._count = {}, {}, 0
@@ -613,10 +634,16 @@ class ClosedLoop:
                 **output_kind("DELTA"),
             )  # fmt: skip
         request_id = f"{self._run}-{self._count}"
-        prompt = {"prompt_token_ids": self._prompts[number % len(self._prompts)][:input_tokens]}
+        prompt = self._prompts[number % len(self._prompts)][:input_tokens]
+        if self._shared is not None:
+            places = min(OPENING, input_tokens - self._shared)
+            own = opening(next(self._unique), self._ids, places)
+            prompt[self._shared : self._shared + places] = own
         self._count += 1
         self._remaining[request_id] = length
-        self._engine.add_request(request_id, prompt, params)
+        if self._generated >= self._warm_up_tokens:
+            self._unread[request_id] = len(prompt)
+        self._engine.add_request(request_id, {"prompt_token_ids": prompt}, params)
 
     def step(self):
         """Take one engine step; returns its end (ns), its tokens and its finished requests."""
@@ -630,15 +657,28 @@ class ClosedLoop:
             tokens = len(output.outputs[0].token_ids)
             generated += tokens
             self._remaining[output.request_id] = remaining = remaining - tokens
+            if tokens and output.request_id in self._unread:
+                cached = getattr(output, "num_cached_tokens", None)
+                self._read.append((self._unread.pop(output.request_id), cached))
             if output.finished:
                 if remaining:
                     short = f"ended {remaining} tokens short of its set length"
                     raise RuntimeError(f"request {output.request_id} {short}")
                 del self._remaining[output.request_id]
                 finished += 1
+        self._generated += generated
         if generated:  # what returns without tokens was not a step
             self._add(self._release.after_step(finished, len(self._remaining)))
         return now, generated, finished
+
+    def prefix_cache(self):
+        """What the prefix cache did for the requests sent after the warm-up; None if unknown."""
+        if any(type(cached) is not int or cached < 0 for _, cached in self._read):
+            return None
+        return {
+            "prompt_tokens": sum(tokens for tokens, _ in self._read),
+            "cached_tokens": sum(cached for _, cached in self._read),
+        }
 
     def abort(self):
         """Take every request back and leave the engine idle."""
@@ -678,13 +718,17 @@ def run(engine, channel, command, tokenized):
     """Keep the load on the engine until the next command comes; returns the tokens generated."""
     if paused(engine):
         engine.wake_up(tags=["scheduling"])
-    prompts = (
-        tokenized[command["prompts"]] if isinstance(command["prompts"], str) else command["prompts"]
-    )
-    loop = ClosedLoop(engine, command["run"], command["first_wave"], command["lengths"], prompts)
+    prompts, shared = command["prompts"], command["shared_prefix_tokens"]
+    if isinstance(prompts, str):
+        prompts, shared = tokenized[prompts], None
+    loop = ClosedLoop(
+        engine, command["run"], command["first_wave"], command["lengths"], prompts, shared,
+        command["warm_up_tokens"],
+    )  # fmt: skip
     stopped_ns, tokens = drive(loop, channel, command["run"], lambda _: channel.has_command())
     loop.abort()
-    channel.send(event="stopped", run=command["run"], time_ns=stopped_ns)
+    served = loop.prefix_cache()
+    channel.send(event="stopped", run=command["run"], time_ns=stopped_ns, prefix_cache=served)
     return tokens
 
 

@@ -7,7 +7,8 @@ completion), uncounted (its metrics do not count tokens), locked (wants the API 
 (with others' requests), two_models, two_names (of one model), versionless (has no /version),
 several (API servers, which do not report their start), rust (vLLM's Rust front end, which reports
 neither its start nor its KV cache, and counts from the first request on), unsized (reports neither
-its KV cache nor preemptions), forgetful (fails on a second prompt that begins like another).
+its KV cache nor preemptions), uncached (does not count what its prefix cache serves), forgetful
+(fails on a second prompt that begins like another).
 After `FAULT_AFTER_TOKENS`: cut (the connection breaks in the middle of a stream), end (a stream
 ends in the middle), die (the process is killed), hang (no more tokens), stop (the process is
 stopped), short (a request ends a token early), silent (no usage in the stream), garbage (not JSON),
@@ -42,9 +43,15 @@ class FakeServer:
     """Every `step_s` each running request gets a token, as in a real engine."""
 
     def __init__(
-        self, model: str = "tiny", fault: str | None = None, step_s: float = 0.002
+        self,
+        model: str = "tiny",
+        fault: str | None = None,
+        step_s: float = 0.002,
+        caches: bool = False,
     ) -> None:
-        self.model, self.fault, self.step_s = model, fault, step_s
+        self.model, self.fault, self.step_s, self.caches = model, fault, step_s, caches
+        self.cache: set[tuple[object, ...]] = set()
+        self.prompt_tokens = self.queried = self.hits = 0
         self.tokens, self.started = 0, time.time()
         self.openings: set[tuple[object, ...]] = set()
         self._step: asyncio.Future[None] | None = None
@@ -115,6 +122,10 @@ class FakeServer:
             lines.append(f"vllm:generation_tokens_total{of_model} {self.tokens + off}.0")
         if self.fault != "unsized":
             lines.append(f"vllm:num_preemptions_total{of_model} {preempted}.0")
+        lines.append(f"vllm:prompt_tokens_total{of_model} {self.prompt_tokens}.0")
+        if self.fault not in {"rust", "uncached"}:
+            lines.append(f"vllm:prefix_cache_queries_total{of_model} {self.queried}.0")
+            lines.append(f"vllm:prefix_cache_hits_total{of_model} {self.hits}.0")
         if self.fault not in {"several", "rust"}:
             later_s = 60 if self.fault == "restarted" and self._failing else 0
             lines.append(f"process_start_time_seconds {self.started + later_s:.2f}")
@@ -171,6 +182,7 @@ class FakeServer:
         if self.fault == "forgetful" and opening in self.openings:
             return await self._answer(writer, 500, "two prompts begin alike")
         self.openings.add(opening)
+        self._look_up(prompt, opening if chat else ())
         read = len(prompt) - (self.fault == "truncating")
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
@@ -244,6 +256,17 @@ class FakeServer:
             self._chunk(writer, "[DONE]")
         writer.write(b"0\r\n\r\n")
         await writer.drain()
+
+    def _look_up(self, prompt: list[object], salt: tuple[object, ...]) -> None:
+        """Count what the prefix cache holds of a prompt, in blocks of 16; it then holds all."""
+        self.prompt_tokens += len(prompt)
+        if not self.caches:
+            return
+        blocks = [(*salt, *prompt[:end]) for end in range(16, len(prompt) + 1, 16)]
+        known = [end for end, block in enumerate(blocks, 1) if block in self.cache]
+        self.queried += len(prompt)
+        self.hits += min(16 * max(known, default=0), (len(prompt) - 1) // 16 * 16)
+        self.cache.update(blocks)
 
     async def _misbehave(
         self, writer: asyncio.StreamWriter, done: int, wanted: int, finish: str | None

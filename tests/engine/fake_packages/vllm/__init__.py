@@ -11,6 +11,8 @@ prompt that says "no"). Of synthetic weights: nan_logits, even_logits, deaf_to_t
 deaf_to_context (on which logits do not depend), flat_logits (as of vLLM's dummies), zero_weights,
 vanishing (an MLP's activations round to zero), infinite, tiny_weights, no_norms.
 
+With enable_prefix_caching its cache holds every block of 16 tokens that it was sent.
+
 Its tokenizer makes a token of every word. The variable FAULT_ON_IMPORT chooses kill or hang. Steps
 come every STEP_S seconds; one that is late is made up for. VERSION is the version that it claims,
 and ASYNC_SCHEDULING=0 makes that setting's default False.
@@ -84,6 +86,8 @@ class LLMEngine:
         )
         limit = arguments.kwargs.get("max_num_seqs", 8)
         self.paused, self.sampled = False, 0
+        self.caches = arguments.kwargs.get("enable_prefix_caching", False)
+        self.cached_tokens, self.cache = {}, set()
         co_resident = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
         blocks = 10 if self.fault == "small_cache_for_two" and co_resident else 1000
         if self.fault == "core_dies":
@@ -93,7 +97,7 @@ class LLMEngine:
             cache_config=SimpleNamespace(
                 num_gpu_blocks=blocks,
                 block_size=16,
-                enable_prefix_caching=False,
+                enable_prefix_caching=self.caches,
                 cache_dtype="auto",
             ),
             scheduler_config=SimpleNamespace(
@@ -180,9 +184,17 @@ class LLMEngine:
         assert request_id not in self.requests
         self.due_s = self.due_s if self.requests else time.monotonic()
         self.requests[request_id] = params.max_tokens
+        self.cached_tokens[request_id] = self._look_up(prompt["prompt_token_ids"])
         self.logprobs[request_id] = (
             self._logprobs(prompt["prompt_token_ids"]) if params.logprobs else None
         )
+
+    def _look_up(self, prompt):
+        """Tokens of the prompt that the cache holds, which then holds all; the last is computed."""
+        blocks = [tuple(prompt[:end]) for end in range(16, len(prompt) + 1, 16)]
+        found = [len(block) for block in blocks if block in self.cache and len(block) < len(prompt)]
+        self.cache.update(blocks if self.caches else ())
+        return max(found, default=0)
 
     def abort_request(self, request_ids):
         if self.fault == "hang_at_stop":
@@ -212,7 +224,12 @@ class LLMEngine:
                 del self.requests[request_id]
             output = SimpleNamespace(token_ids=[1], logprobs=self.logprobs[request_id])
             outputs.append(
-                SimpleNamespace(request_id=request_id, outputs=[output], finished=finished)
+                SimpleNamespace(
+                    request_id=request_id,
+                    outputs=[output],
+                    finished=finished,
+                    num_cached_tokens=self.cached_tokens[request_id],
+                )
             )
         return outputs
 

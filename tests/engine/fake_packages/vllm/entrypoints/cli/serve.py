@@ -1,5 +1,6 @@
 """As much of `vllm serve` as the launcher calls; the port is bound before the engine is made."""
 
+import argparse
 import asyncio
 import os
 import socket
@@ -31,7 +32,7 @@ class ServeSubcommand:
         parser.add_argument("--served-model-name", required=True)
         parser.add_argument("--max-num-seqs", type=int, default=8)
         parser.add_argument("--disable-uvicorn-access-log", action="store_true")
-        parser.add_argument("--no-enable-prefix-caching", action="store_true")
+        parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction)
         parser.add_argument("--trust-remote-code", action="store_true")
         parser.add_argument("--data-parallel-size", type=int, default=1)
         parser.add_argument("--api-server-count", type=int)
@@ -51,9 +52,10 @@ class ServeSubcommand:
         with socket.socket() as probe:
             probe.bind((arguments.host, arguments.port))
         if arguments.fault != "elsewhere":  # as if another process made the engine's client
-            AsyncLLM(arguments.fault, arguments.max_num_seqs)
-        asyncio.run(
-            FakeServer(arguments.served_model_name, arguments.fault).serve(
-                arguments.port, arguments.host
-            )
+            AsyncLLM(arguments.fault, arguments.max_num_seqs, bool(arguments.enable_prefix_caching))
+        served = FakeServer(
+            arguments.served_model_name,
+            arguments.fault,
+            caches=bool(arguments.enable_prefix_caching),
         )
+        asyncio.run(served.serve(arguments.port, arguments.host))
