@@ -219,6 +219,7 @@ class Summary:
         for lines in (
             rows.ran_lines,
             rows.latency_lines,
+            rows.prefix_cache_lines,
             rows.idle_lines,
             rows.period_lines,
             noise_table.noise_lines,

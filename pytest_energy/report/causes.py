@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
-from pytest_energy.report import summary
+from pytest_energy.report import prefix_cache, summary
 from pytest_energy.report.results import Entry, ReportedSlowdown, Results
 from pytest_energy.report.words import UNIT, count, listed, percent
 from pytest_energy.verdict.attribution import TEMPERATURE
@@ -20,8 +20,12 @@ from pytest_energy.verdict.attribution import TEMPERATURE
 Fact = tuple[str, str]  # name and text
 Next = tuple[str, str, str]  # what to type: words, command and note
 
-_CONDITIONS = (TEMPERATURE,)  # differ from cell to cell whatever the cause
-_READABLE = {"vllm": "vLLM", TEMPERATURE: "GPU temperature, °C"}
+_CONDITIONS = (TEMPERATURE, prefix_cache.CACHED)  # differ from cell to cell whatever the cause
+_READABLE = {
+    "vllm": "vLLM",
+    TEMPERATURE: "GPU temperature, °C",
+    prefix_cache.CACHED: "prompt tokens from the prefix cache, %",
+}
 _MAX_MERGED = 8  # tests in one command
 _FEW = 3  # lines that are shown though they differ
 _MAX_PAIRS = 4

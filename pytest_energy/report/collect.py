@@ -209,6 +209,7 @@ def _compare(
         ratio=comparison.compare(values, getattr(baseline, metric.value), noise),
         split=attribution.split(candidate, baseline),
         slowdown=slowdown(candidate, baseline),
+        cached=attribution.cached_shares(candidate, baseline),
         noise=noise,
         changed=tuple(attribution.what_changed(baseline.environment, candidate[-1].environment)),
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
-from pytest_energy.report import host, idle, launches
+from pytest_energy.report import host, idle, launches, prefix_cache
 from pytest_energy.report.results import ReportedChanges
 from pytest_energy.report.words import UNIT, count, figure, percent
 from pytest_energy.safety import redact
@@ -70,6 +70,7 @@ def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Expl
         how_sure = ""
     reasons = [line for reason in said for line in redact.home(reason).splitlines()]
     reasons += launches.left_out_lines(judgement.left_out)
+    reasons += prefix_cache.unserved(judgement.candidate.launches if judgement.candidate else ())
     if judgement.verdict is Verdict.INCONCLUSIVE and judgement.candidate is not None:
         reasons += host.host_bound(judgement.candidate.launches)[0]
     regressed = judgement.verdict is Verdict.REGRESSED and not judgement.by_limits_alone
@@ -187,7 +188,8 @@ def _why(found: Compared) -> list[str]:
         else []
     )
     separated = found.split is not None and found.split.reading != "cannot tell"
-    if found.metric is Metric.JOULES_PER_TOKEN and (separated or not clauses):
+    by_cache = found.cached is not None and found.cached.is_more_work  # says what the work is
+    if found.metric is Metric.JOULES_PER_TOKEN and (separated or not clauses) and not by_cache:
         clauses.append(_reading(found.split))
     return clauses
 
@@ -210,8 +212,14 @@ def _changes(found: Compared) -> ReportedChanges | None:
     clear = not found.ratio.low <= 1 <= found.ratio.high
     slower = host.slower_because(found.slowdown) if found.slowdown and clear else None
     parted = (difference.partition(": ") for difference in found.changed[:_MAX_CHANGES])
+    changes = {name: values for name, _, values in parted}
+    worse = (found.ratio.value > 1) == found.metric.is_cost
+    if found.cached is not None and found.cached.is_more_work and clear and worse:
+        slower = prefix_cache.more_work(found.cached, found.other)
+    elif found.cached is not None:
+        changes |= prefix_cache.change(found.cached)
     more = max(0, len(found.changed) - _MAX_CHANGES)
-    return ReportedChanges(slower, {name: values for name, _, values in parted}, more)
+    return ReportedChanges(slower, changes, more)
 
 
 def _next(judgement: Judgement, rerun: str, replayed: bool) -> list[str]:

@@ -14,9 +14,9 @@ from pytest_energy.report.results import (
     Results,
 )
 
+_USUAL_ARGS = (("enable_prefix_caching", False),)
 # Equal in every cell, or implied by the workload.
 _IMPLIED_ARGS = {
-    "enable_prefix_caching",
     "load_format",
     "max_model_len",
     "seed",
@@ -125,8 +125,12 @@ def _place(cell: ReportedCell, gpu: Gpu, co_resident: bool) -> str:
 
 def _detail(cell: ReportedCell, gpu: Gpu, co_resident: bool) -> str:
     arguments = sorted(cell.key.engine_args.items())
-    shown = [f"{name}={value}" for name, value in arguments if name not in _IMPLIED_ARGS]
-    parts = [_workload(cell)]
+    shown = [
+        f"{name}={value}"
+        for name, value in arguments
+        if name not in _IMPLIED_ARGS and (name, value) not in _USUAL_ARGS
+    ]
+    parts = [str(cell.key.workload)]
     if gpu.uuids:
         parts.append(", ".join(uuid[:12] for uuid in gpu.uuids))
     if gpu.power_limit_w:
@@ -135,12 +139,6 @@ def _detail(cell: ReportedCell, gpu: Gpu, co_resident: bool) -> str:
     if co_resident:
         parts.append("a second engine co-resident, paused")
     return "; ".join(parts)
-
-
-def _workload(cell: ReportedCell) -> str:
-    if cell.input_tokens is not None and cell.output_tokens is not None:
-        return f"{cell.input_tokens} tokens in, {cell.output_tokens} out"
-    return str(cell.key.workload)
 
 
 def _series_and_moves(entries: Sequence[Entry]) -> tuple[tuple[Series, ...], tuple[Move, ...]]:

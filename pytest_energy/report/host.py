@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from pytest_energy.measure.limits import is_host_bound
+from pytest_energy.measure.limits import computed_tokens, is_host_bound
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.report.results import ReportedSlowdown
 from pytest_energy.verdict.slowdown import CLOCK, HOST, MORE_STEPS, WAITS, Slowdown, Steps
@@ -24,7 +24,8 @@ def host_bound(launches: Sequence[Measurement]) -> tuple[list[str], list[str]]:
     key = launches[0].key
     lengths = key.workload.fixed_lengths
     assert lengths is not None
-    captured, prompt_step = times[0].captured_tokens, lengths[0] + key.batch_size - 1
+    of_prompt = computed_tokens(lengths[0], launches[0].cached_share)
+    captured, prompt_step = times[0].captured_tokens, of_prompt + key.batch_size - 1
     outside = math.fsum(t.time_outside for t in times) / len(times)
     why, ways = f"inside its CUDA graphs of {captured} tokens too", []
     if not captured:
@@ -32,7 +33,7 @@ def host_bound(launches: Sequence[Measurement]) -> tuple[list[str], list[str]]:
     elif prompt_step > captured:
         why = f"a step with a prompt has {prompt_step} tokens, CUDA graphs hold {captured}"
         ways = [f"set max_cudagraph_capture_size={_SIZES * math.ceil(prompt_step / _SIZES)}"]
-        shorter = captured - key.batch_size + 1
+        shorter = captured - key.batch_size + 1 + lengths[0] - of_prompt
         ways += [f"or prompts of at most {shorter} tokens"] * (shorter > 0)
     elif outside > share / 2:
         why = f"steps with several prompts outgrow CUDA graphs of {captured} tokens"

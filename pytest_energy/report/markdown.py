@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pytest_energy.report import causes, changes, prefill_decode, steps, summary
+from pytest_energy.report import causes, changes, prefill_decode, prefix_cache, steps, summary
 from pytest_energy.report.causes import Cause, Fact
 from pytest_energy.report.results import HistoryEntry, Results
 
@@ -97,9 +97,9 @@ def _explanations(explained: Sequence[Cause], length: int) -> list[str]:
 
 def _footer(results: Results) -> list[str]:
     blocks = []
-    gpus = summary.gpus(results)
-    if gpus:
-        blocks.append("\n".join(f"- {escape(line)}" for line in gpus[:_MAX_ROWS]))
+    of_cells = [*prefix_cache.lines(results), *summary.gpus(results)]
+    if of_cells:
+        blocks.append("\n".join(f"- {escape(line)}" for line in of_cells[:_MAX_ROWS]))
     noise = summary.noise(results)
     if noise:
         lines = [f"- {escape(line)}" for line in noise[:_MAX_NOISES]]

@@ -2,7 +2,15 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pytest_energy.report import causes, changes, launches, prefill_decode, steps, summary
+from pytest_energy.report import (
+    causes,
+    changes,
+    launches,
+    prefill_decode,
+    prefix_cache,
+    steps,
+    summary,
+)
 from pytest_energy.report.gallery import Gallery
 from pytest_energy.report.pictures import DARK, LIGHT, printable
 from pytest_energy.report.results import Results
@@ -49,7 +57,7 @@ def page(results: Results, gallery: Gallery) -> str:
             older=len(states) - len(history),
             noise=summary.noise(results),
             periods=summary.periods(results),
-            gpus=summary.gpus(results),
+            of_cells=[*prefix_cache.lines(results), *summary.gpus(results)][:_MAX_LINES],
             runs=results.runs,
             light=LIGHT,
             dark=DARK,

@@ -95,6 +95,7 @@ class ReportedLaunch:
         power_drift: at equal tokens/s; None for a stored baseline, which keeps no drift.
         tokens_per_s_drift: likewise.
         steps: None for a stored baseline, and if the engine's steps were not seen.
+        cached_share: of the prompts' tokens, from the prefix cache; None if not counted.
     """
 
     launch_id: Text
@@ -108,6 +109,7 @@ class ReportedLaunch:
     power_drift: ReportedDrift | None = None
     tokens_per_s_drift: ReportedDrift | None = None
     steps: ReportedSteps | None = None
+    cached_share: Share | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -193,7 +195,7 @@ class ReportedSplit:
 
 @dataclass(frozen=True, config=STRICT)
 class ReportedSlowdown:
-    """What made the candidate slower: a cause, and the figures that show it; empty without."""
+    """What made the candidate slower, or work more: a cause, and figures that show it, if any."""
 
     cause: Text
     figures: Annotated[str, MaxLen(10_000)] = ""

@@ -11,7 +11,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.per_request import per_request
 from pytest_energy.measure.spread import Spread
 from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.report import launches
+from pytest_energy.report import launches, prefix_cache
 from pytest_energy.report.gpu_shares import MAX_IMBALANCE, gpu_shares, imbalance
 from pytest_energy.report.results import engine_name
 from pytest_energy.report.words import UNIT, at_idle, cells_in_short
@@ -74,6 +74,8 @@ class Row:
     paired: bool = False
     periods: str = ""
     latencies: str = ""
+    cached_share: float | None = None
+    prefix_cache: str = ""
     gpus: str = ""
     gpu_imbalance: float | None = None
     remarks: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ class Row:
         wanted = {f"{self.metric}_{name}" for name in ("verdict", "change", "detects")}
         wanted |= {"joules_per_token", "joules_per_total_token", "wh_per_1000_requests"}
         wanted |= {"power_w", "tokens_per_s", "gpu_imbalance", "without_engine_w", "cpu_cores"}
+        wanted |= {"cached_share"}
         return {
             name: value if isinstance(value, str) else f"{value:.6g}"
             for name, value in self.named().items()
@@ -131,6 +134,7 @@ def row(
     quoted = per_request(energy.value, cell.key.workload) if energy else None
     gpu_power_w = _gpu_power_w(judgement)
     noise = judgement.noise if ratio and update is None else None
+    served = prefix_cache.in_words(judgement)
     return Row(
         cell=cell.name,
         metric=judgement.metric.value,
@@ -154,6 +158,8 @@ def row(
         paired=judgement.paired,
         periods=_periods(judgement),
         latencies=_latencies(judgement),
+        cached_share=candidate.cached_share if candidate and served else None,
+        prefix_cache=served,
         gpus=gpu_shares(gpu_power_w),
         gpu_imbalance=imbalance(gpu_power_w),
         remarks=(
@@ -204,7 +210,7 @@ def _remarks(judgement: Judgement) -> tuple[str, ...]:
     if not judgement.metric.is_cost:
         return ()
     kept = judgement.candidate.launches if judgement.candidate else ()
-    return tuple(launches.remarks(kept, judgement.left_out))
+    return (*launches.remarks(kept, judgement.left_out), *prefix_cache.unserved(kept))
 
 
 def _gpu_power_w(judgement: Judgement) -> dict[str, float]:
@@ -324,6 +330,15 @@ def idle_lines(rows: Sequence[Row]) -> list[str]:
 def latency_lines(rows: Sequence[Row]) -> list[str]:
     """The latencies of servers, one line per cell: medians and 99th percentiles."""
     return [f"{r.cell}: {r.latencies}" for r in rows if r.latencies]
+
+
+def prefix_cache_lines(rows: Sequence[Row]) -> list[str]:
+    """What the prefix cache served, one line per share with the names of its cells."""
+    cells: dict[str, dict[str, None]] = {}
+    for r in rows:
+        if r.prefix_cache:
+            cells.setdefault(r.prefix_cache, {})[r.cell] = None
+    return [f"{cells_in_short(list(names))}: {line}" for line, names in cells.items()]
 
 
 def remark_lines(rows: Sequence[Row]) -> list[str]:

@@ -71,6 +71,7 @@ def _launch(m: Measurement) -> ReportedLaunch:
         power_drift=_drift(steady.power_drift) if steady else None,
         tokens_per_s_drift=_drift(steady.pace_drift) if steady else None,
         steps=_steps(m.step_times) if m.step_times else None,
+        cached_share=m.cached_share,
     )
 
 
@@ -108,6 +109,7 @@ def side_of_baseline(baseline: Baseline, floors: Floors) -> ReportedSide:
             rate,
             known(launch.static_power_w),
             cycles=len(launch.joules_per_token),
+            cached_share=launch.cached_share,
         )
         for launch, jpt, power_w, rate in series
     ]

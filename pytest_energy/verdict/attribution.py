@@ -17,6 +17,9 @@ _SAME_TEMPERATURE_C = 8.0
 _SAME_CAP_SHARE = 0.15
 _NOTABLE_C = 4.0
 
+# Of the prompts' tokens from the prefix cache: what differs, and what explains a loss.
+_OTHER_SHARE, _LOST_SHARE = 0.02, 0.10
+
 TEMPERATURE = "temperature_c"  # a condition of the load, not a version or setting
 
 # Different in every run, so that they explain nothing, or reported elsewhere.
@@ -51,6 +54,33 @@ class Split:
         if high <= 0.4:
             return "dynamic"
         return "both" if low >= 0.25 and high <= 0.75 else "cannot tell"
+
+
+@dataclass(frozen=True)
+class CachedShares:
+    """Of the prompts' tokens those from each side's prefix cache, which differ."""
+
+    reference: float
+    candidate: float
+
+    @property
+    def is_more_work(self) -> bool:
+        """Whether the candidate computes so much more that it may be why it lost."""
+        return self.reference - self.candidate >= _LOST_SHARE
+
+
+def cached_shares(candidate: Sequence[Measurement], reference: Baseline) -> CachedShares | None:
+    """What the prefix caches served; None if they served as much, or one did not count.
+
+    Args:
+        candidate: valid measurements, one per launch.
+        reference: what they are compared with.
+    """
+    now = mean_if_all_known([m.cached_share for m in candidate])
+    before = mean_if_all_known([launch.cached_share for launch in reference.launches])
+    if now is None or before is None or abs(now - before) < _OTHER_SHARE:
+        return None
+    return CachedShares(before, now)
 
 
 def split(candidate: Sequence[Measurement], reference: Baseline) -> Split | None:

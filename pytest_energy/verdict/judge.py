@@ -13,7 +13,12 @@ from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.baselines import NearMiss, Store
 from pytest_energy.store.noise import NoiseStore
-from pytest_energy.verdict.attribution import split, temperature_change, what_changed
+from pytest_energy.verdict.attribution import (
+    cached_shares,
+    split,
+    temperature_change,
+    what_changed,
+)
 from pytest_energy.verdict.judgement import NO_LIMITS, Judgement, Limits, Sample
 from pytest_energy.verdict.planning import launches_of_baseline, plan
 from pytest_energy.verdict.preconditions import case_of, unfit_for_pairs
@@ -184,6 +189,7 @@ def judge(
         reference=reference,
         split=split(candidate, compared) if compared else None,
         slowdown=slowdown(candidate, compared) if compared else None,
+        cached=cached_shares(candidate, compared) if compared else None,
         by_limits_alone=decision.verdict is not decision.by_comparison,
         broken_limits=(*case.over_budget, *case.slow) if compared else (),
         smallest_detected=decision.smallest_detected,

@@ -9,7 +9,7 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric, metrics_of
 from pytest_energy.measure.spread import NoiseFloor
 from pytest_energy.store.baseline import Baseline, ReferenceFrom
-from pytest_energy.verdict.attribution import Split
+from pytest_energy.verdict.attribution import CachedShares, Split
 from pytest_energy.verdict.comparison import Comparison, Estimate, estimate
 from pytest_energy.verdict.planning import Plan
 from pytest_energy.verdict.rule import Verdict
@@ -81,6 +81,12 @@ class Sample:
         return self.estimates[Metric.TOKENS_PER_S]
 
     @property
+    def cached_share(self) -> float | None:
+        """Of the prompts' tokens from the prefix cache, mean over launches; None if unknown."""
+        known = [m.cached_share for m in self.launches if m.cached_share is not None]
+        return math.fsum(known) / len(known) if known else None
+
+    @property
     def is_idle(self) -> bool:
         """Whether it is of an engine at idle."""
         return Metric.IDLE_POWER_W in self.estimates
@@ -115,6 +121,7 @@ class Compared:
         split: of a change in J/token; None if it cannot be determined.
         noise: between launches, measured or assumed; None if nothing was compared.
         slowdown: why tokens/s fell; None if they did not, or if it cannot be told.
+        cached: what the prefix caches served; None if that is the same, or not known.
         changed: what differs between the environments, one line each.
         paired: whether the launches of both sides were interleaved.
         reference_from: where launches come from that stand in for a baseline; empty if none do.
@@ -126,6 +133,7 @@ class Compared:
     ratio: Comparison | None = None
     split: Split | None = None
     slowdown: Slowdown | None = None
+    cached: CachedShares | None = None
     noise: NoiseFloor | None = None
     changed: tuple[str, ...] = ()
     paired: bool = False

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.recording import recording_file
+from pytest_energy.recording.recording import PrefixCache
 from tests import simulated
 
 MARKER = {
@@ -59,6 +61,7 @@ class Project:
         launches: int = 3,
         marker: dict[str, Any] | None = None,
         tokens_per_s: float = 1000.0,
+        prefix_cache: PrefixCache | None = None,
         **kwargs: Any,
     ) -> Path:
         marked = Marked.from_arguments((), marker or MARKER)
@@ -71,6 +74,7 @@ class Project:
                     tokens_per_s=tokens_per_s + launch,
                     **kwargs,
                 )
+                made = replace(made, prefix_cache=prefix_cache)
                 recording_file.write(made, self.path / label / made.launch_id / f"{size}.json.gz")
         return self.path / label
 
