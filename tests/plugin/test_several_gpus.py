@@ -107,6 +107,8 @@ def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
         "suites/regimes/test_llama_3_1_8b_prefill.py",
         "suites/regimes/test_qwen3_30b_a3b.py",
         "suites/idle/test_llama_3_1_8b.py",
+        "suites/published/test_llama_3_1_8b.py",
+        "suites/published/test_llama_3_1_8b_serve.py",
         "suites/releases/test_llama_3_1_8b.py",
         "suites/releases/test_llama_3_1_8b_bs512.py",
     }
