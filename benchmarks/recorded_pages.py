@@ -17,7 +17,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import interleaving_table, launch_table, second_gpu_table, server_table
+from benchmarks import (
+    interleaving_table,
+    launch_table,
+    published_table,
+    second_gpu_table,
+    server_table,
+)
 from pytest_energy.report import collect, prefill_decode, release_table, releases
 from pytest_energy.store.noise import NoiseStore
 
@@ -210,6 +216,7 @@ WRITERS: Mapping[str, Callable[[], str]] = {
     "verdicts": _verdicts,
     "releases": _releases,
     "prefill-decode": _prefill_decode,
+    "published": published_table.page,
 }
 
 

@@ -120,7 +120,9 @@ def test_readme_shows_what_its_commands_print(run_pytest: Run) -> None:
         assert any(out == line or (cut and out.startswith(shown)) for out in eager.outlines)
 
 
-@pytest.mark.parametrize("name", ["launches", "comparisons", "releases", "prefill-decode"])
+@pytest.mark.parametrize(
+    "name", ["launches", "comparisons", "releases", "prefill-decode", "published"]
+)
 def test_generated_page_is_what_its_script_writes(name: str) -> None:
     assert (recorded_pages.PAGES / f"{name}.md").read_text() == recorded_pages.page(name)
 

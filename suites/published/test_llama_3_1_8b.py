@@ -1,12 +1,11 @@
 """Llama 3.1 8B, bf16: what differs between the published set-ups, one difference at a time.
 
-ML.ENERGY's leaderboard v2.0 (vLLM 0.5.4) and v3.0 (0.11.1); recordings/README.md says where each
-figure is published. Beside suites/releases, with which they share 256 tokens in and out:
+ML.ENERGY's leaderboards v2.0 (vLLM 0.5.4) and v3.0 (0.11.1), see docs/generated/published.md:
 
-- lengths: outputs with the published mean, 483 and 397 tokens, and the standard deviation of
-  v3.0's; that of v2.0's is unknown, so its logarithm varies as much. Prompts as v2.0's 500 with
-  their chat template: 131 on average, deviation 129; v3.0's are unknown.
-- max_num_seqs equal to the batch size, as both have it; with 256 it is as in suites/releases.
+- lengths: outputs with the published means, 483 and 397 tokens. v3.0's standard deviation is 390,
+  here 350; v2.0's is unknown, so the logarithm varies as much. Prompts as long as v2.0's, 130 on
+  average; v3.0's are unknown.
+- max_num_seqs equal to the batch size, as both have it, beside 256 for all, as in suites/releases.
 
 Every vLLM from 0.5.4 on runs it: pytest-energy sweep --suites suites/published/test_llama_3_1_8b.py
 """
