@@ -28,6 +28,7 @@ _NO_USAGE = (
     "a stream's chunk has no usage, so its tokens cannot be counted.\n"
     "The server must support stream_options.continuous_usage_stats, as vLLM does."
 )
+_ALL_TOKENS = 2**30  # more than any vocabulary has
 
 
 def distribution(values_us: Sequence[int]) -> dict[str, list[int]]:
@@ -132,11 +133,13 @@ class RequestStream:
         self._sent = itertools.count()
         # The prompts of an earlier load may be cached, too.
         self._unique = itertools.count(random.randrange(10**12))
-        # Set here, whatever the model's generation_config.json holds.
+        # Set here, whatever the model's generation_config.json holds. To turn top_k off, older
+        # servers refuse 0, and the Rust front end -1.
         request = {
             "model": model, "ignore_eos": True, "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-            "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
+            "temperature": 1.0, "top_p": 1.0, "top_k": _ALL_TOKENS, "min_p": 0.0,
+            "repetition_penalty": 1.0,
         }  # fmt: skip
         self._head = json.dumps(request, separators=(",", ":")).encode()[:-1]
         self._texts: list[bytes] = []

@@ -6,14 +6,17 @@ See vllm_cpu. Their interpreters are named by PYTEST_ENERGY_VLLM_PYTHONS, parted
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_energy.cell.workload import Workload
+from pytest_energy.engines.attached import AttachedEngine
 from pytest_energy.engines.offline import WORKER, OfflineEngine
-from pytest_energy.engines.server import ServerEngine
+from pytest_energy.engines.server import ServerEngine, command_line, free_port
+from pytest_energy.engines.server_process import Server, wait_until_healthy
 from pytest_energy.errors import EngineError
 from pytest_energy.measure import measurement
 from pytest_energy.recording import recording_file
@@ -164,13 +167,14 @@ def test_prompts_from_a_file(
     vllm_cpu.check_prompts(engine, folder, "offline", monkeypatch)
 
 
-def test_its_server(engine: OfflineEngine, python: str, tmp_path: Path) -> None:
+def test_its_server(engine: OfflineEngine, python: str, folder: Path, tmp_path: Path) -> None:
     vllm_cpu.save_config(tmp_path / "tiny")
     cell = vllm_cpu.cell(tmp_path, "server", **WORKLOAD)
     server = ServerEngine(python, {**cell.launch_args, "model": cell.model.location}, *LIMITS)
     if is_v0(engine):
         with pytest.raises(EngineError, match=r"V0 engine(.|\n)*--energy-url"), server:
             pass
+        check_running_v0(python, folder / "tiny")
         return
     with server:
         server.start_load(cell.workload, 8)
@@ -180,6 +184,27 @@ def test_its_server(engine: OfflineEngine, python: str, tmp_path: Path) -> None:
         server.stop_load()
         assert server.client is not None
         assert server.client.streamed_tokens == server.client.server_tokens >= tokens
+
+
+def check_running_v0(python: str, model: Path) -> None:
+    """A server of a V0 engine can be measured if it is running already, as the refusal says."""
+    port = free_port()
+    given = command_line(
+        {"model": str(model), **DUMMIES, "port": port, "disable_frontend_multiprocessing": True}
+    )
+    words = [word for word in given if not word.startswith("--no-")]  # these are defaults
+    serving = subprocess.Popen([python, "-m", "vllm.entrypoints.openai.api_server", *words])
+    try:
+        server = Server("127.0.0.1", port, str(model), serving)
+        wait_until_healthy(server, time.monotonic() + LIMITS[0], LIMITS[0])
+        url = f"http://127.0.0.1:{port}"
+        with AttachedEngine(url, (), 2048, 128, dict, progress_timeout_s=120) as attached:
+            tokens, _ = vllm_cpu.drive(attached, Workload(**WORKLOAD), 8)
+            assert attached.client is not None
+            assert attached.client.streamed_tokens == attached.client.server_tokens >= sum(tokens)
+    finally:
+        serving.kill()
+        serving.wait()
 
 
 def test_every_token_counts_once(python: str, folder: Path, tmp_path: Path) -> None:
