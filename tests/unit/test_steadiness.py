@@ -59,7 +59,7 @@ def test_what_comes_after_a_cycle_begins_with_the_next() -> None:
 def committed() -> Launches:
     """Every launch and cell in recordings/, by folder, launch and batch size."""
     found = {}
-    for hardware in sorted((ROOT / "recordings").iterdir()):
+    for hardware in sorted((ROOT / "recordings").glob("*/")):
         for folder in sorted({file.parent.parent for file in recording_file.find(hardware)}):
             for periods in recording_file.read_launches([folder]):
                 first = periods[0]
