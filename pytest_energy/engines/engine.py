@@ -215,13 +215,7 @@ class Engine(ABC):
             conversations = [_for_worker(drawn) for drawn in workload.drawn(batch_size)]
             self.worker.send("tokenize", command="tokenize", name=name, conversations=conversations)
             event = self._receive("tokenize", "answer")
-            try:
-                lengths = [
-                    (int(tokens), None if reply is None else int(reply))
-                    for tokens, reply in event["lengths"]
-                ]
-            except (KeyError, TypeError, ValueError):
-                lengths = []
+            lengths = _lengths(event)
             if len(lengths) != len(conversations) or not all(tokens > 0 for tokens, _ in lengths):
                 raise self.worker.error(
                     "tokenize", "the worker's report of its prompts is malformed"
@@ -271,7 +265,8 @@ class Engine(ABC):
             if self._belongs(event, "steps"):
                 last_steps += self._steps(event)
             elif self._belongs(event, "stopped"):
-                self.client, self.prefix_cache = self._client(event), self._prefix_cache(event)
+                self.client = self._client(event)
+                self.prefix_cache = _prefix_cache(self.worker, event)
                 if type(event["time_ns"]) is not int or not 0 <= event["time_ns"] < FAR:
                     raise self.worker.error(
                         "stop", "the worker's report of its last step is malformed"
@@ -302,15 +297,6 @@ class Engine(ABC):
     def _client(self, event: Mapping[str, Any]) -> Client | None:
         """What clients saw, from a "stopped" event."""
         return None
-
-    def _prefix_cache(self, event: Mapping[str, Any]) -> PrefixCache | None:
-        """What the prefix cache did, from a "stopped" event."""
-        try:
-            return prefix_cache_from_json(event.get("prefix_cache"))
-        except ValueError as error:
-            raise self.worker.error(
-                "stop", f"the worker's report of its prefix cache is malformed: {error}"
-            ) from None
 
     def pause(self) -> Idle:
         """Pause the scheduler, if it is not paused already, until the next load."""
@@ -372,6 +358,27 @@ def _ready_from(event: Mapping[str, Any], min_vocabulary: int) -> EngineReady:
         ),
         synthetic_weights=facts["synthetic_weights"],
     )
+
+
+def _prefix_cache(worker: WorkerProcess, event: Mapping[str, Any]) -> PrefixCache | None:
+    """What the prefix cache did, from a "stopped" event."""
+    try:
+        return prefix_cache_from_json(event.get("prefix_cache"))
+    except ValueError as error:
+        raise worker.error(
+            "stop", f"the worker's report of its prefix cache is malformed: {error}"
+        ) from None
+
+
+def _lengths(event: Mapping[str, Any]) -> list[tuple[int, int | None]]:
+    """Tokens of prompts and replies, from a "tokenized" event; empty if it is malformed."""
+    try:
+        return [
+            (int(tokens), None if reply is None else int(reply))
+            for tokens, reply in event["lengths"]
+        ]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _for_worker(drawn: Conversation) -> dict[str, Any]:

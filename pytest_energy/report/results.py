@@ -90,10 +90,8 @@ class ReportedLaunch:
         static_power_w: of the hot GPUs just after the load; None if not measured.
         gpu_power_w: of each GPU by UUID, adding up to `power_w`. Empty for a single GPU, and for a
             stored baseline, which does not keep it.
-        cycles: how many.
         dropped_cycles: cycles after the warm-up that are left out as a transient.
-        power_drift: at equal tokens/s; None for a stored baseline, which keeps no drift.
-        tokens_per_s_drift: likewise.
+        power_drift, tokens_per_s_drift: power's at equal tokens/s; None for a stored baseline.
         steps: None for a stored baseline, and if the engine's steps were not seen.
         cached_share: of the prompts' tokens, from the prefix cache; None if not counted.
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest_energy.cell.cell import Cell
 from pytest_energy.measure.latency import LATENCIES
-from pytest_energy.measure.measurement import mean_gpu_power_w
+from pytest_energy.measure.measurement import Measurement, mean_gpu_power_w
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.per_request import per_request
 from pytest_energy.measure.spread import Spread
@@ -74,7 +74,6 @@ class Row:
     paired: bool = False
     periods: str = ""
     latencies: str = ""
-    cached_share: float | None = None
     prefix_cache: str = ""
     gpus: str = ""
     gpu_imbalance: float | None = None
@@ -100,7 +99,6 @@ class Row:
         wanted = {f"{self.metric}_{name}" for name in ("verdict", "change", "detects")}
         wanted |= {"joules_per_token", "joules_per_total_token", "wh_per_1000_requests"}
         wanted |= {"power_w", "tokens_per_s", "gpu_imbalance", "without_engine_w", "cpu_cores"}
-        wanted |= {"cached_share"}
         return {
             name: value if isinstance(value, str) else f"{value:.6g}"
             for name, value in self.named().items()
@@ -134,7 +132,6 @@ def row(
     quoted = per_request(energy.value, cell.key.workload) if energy else None
     gpu_power_w = _gpu_power_w(judgement)
     noise = judgement.noise if ratio and update is None else None
-    served = prefix_cache.in_words(judgement)
     return Row(
         cell=cell.name,
         metric=judgement.metric.value,
@@ -158,8 +155,7 @@ def row(
         paired=judgement.paired,
         periods=_periods(judgement),
         latencies=_latencies(judgement),
-        cached_share=candidate.cached_share if candidate and served else None,
-        prefix_cache=served,
+        prefix_cache=prefix_cache.in_words(judgement),
         gpus=gpu_shares(gpu_power_w),
         gpu_imbalance=imbalance(gpu_power_w),
         remarks=(
@@ -171,10 +167,12 @@ def row(
         on=_on(judgement),
         launches=len(candidate.launches) if candidate else 0,
         reference_launches=len(reference.launches) if reference and ratio else 0,
-        measured_s=sum(sum(m.cycles.time_s) for m in candidate.launches if m.cycles)
-        if candidate
-        else 0.0,
+        measured_s=_measured_s(candidate.launches if candidate else ()),
     )
+
+
+def _measured_s(launches: Sequence[Measurement]) -> float:
+    return sum(sum(m.cycles.time_s) for m in launches if m.cycles)
 
 
 def _engines(judgement: Judgement) -> str:
