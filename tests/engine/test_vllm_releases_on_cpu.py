@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.whole_run import WholeRunEngine, parts
+from pytest_energy.cell.lengths import Lognormal
 from pytest_energy.cell.workload import Workload
 from pytest_energy.engines.attached import AttachedEngine
 from pytest_energy.engines.offline import WORKER, OfflineEngine
@@ -205,6 +207,25 @@ def check_running_v0(python: str, model: Path) -> None:
     finally:
         serving.kill()
         serving.wait()
+
+
+def test_a_run_of_all_requests_at_once(python: str, folder: Path) -> None:
+    """max_num_seqs holds them back: every one ends, and the batch is full until none waits."""
+    workload, requests = Workload(Lognormal(32, 0.6, 96), Lognormal(24, 0.6, 96)), 64
+    model = {"model": str(folder / "tiny"), **DUMMIES}
+    with WholeRunEngine(python, model, *LIMITS) as engine:
+        steps, marks_ns = engine.whole_run(workload, requests, 8, {"temperature": 1.0})
+    assert sum(steps.finished) == requests
+    assert marks_ns == sorted(marks_ns)
+    found = parts(steps, marks_ns, None)
+    assert found["whole"].tokens == sum(out for _, out in workload.plan(requests).lengths)
+    steady = [
+        tokens
+        for time_ns, tokens in zip(steps.time_ns, steps.tokens, strict=True)
+        if marks_ns[1] < time_ns <= marks_ns[2]
+    ]
+    assert max(steady) == 8
+    assert found["tail"].tokens <= 8 * 96
 
 
 def test_every_token_counts_once(python: str, folder: Path, tmp_path: Path) -> None:
