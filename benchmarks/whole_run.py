@@ -6,9 +6,9 @@ took the power of v2.0 (0.5.4) over the whole run (docs/generated/published.md).
 
     python benchmarks/whole_run.py --python /venv/bin/python --max-num-seqs 64 --json out.json
 
-The offline engine runs them, with lengths as in suites/published. So front end and detokenization
-are left out, and no fault of GPU or host is looked for. Lengths of the requests are a suite's, not
-the data set's; so is their order.
+The offline engine runs them, with lengths as in suites/published. So front end, detokenization and
+the data set are left out, and no fault of GPU or host is looked for. The meter keeps two updates of
+the counter a second and energy between them is interpolated, so that of a short ramp-up is rough.
 """
 
 import argparse
