@@ -57,6 +57,7 @@ class SimulatedGpu:
     desktop_mib: int | None = None  # held by a graphics process; None if not known
     is_numa_node: bool = False
     pids: list[int] = field(default_factory=list)
+    held_mib: dict[int, int] = field(default_factory=dict)  # by process, if the driver says it
     # NVML's error codes by function, and by "FIELD of scope SCOPE"
     fails: dict[str, int] = field(default_factory=dict)
     counter: Callable[[int], int] = lambda energy_mj: energy_mj
@@ -168,7 +169,10 @@ class SimulatedDriver:
             "nvmlDeviceGetRemappedRows": lambda gpu: (0, 0, 0, 0),
             "nvmlDeviceGetComputeMode": lambda gpu: 0,
             "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [
-                SimpleNamespace(pid=pid) for pid in gpu.pids
+                SimpleNamespace(
+                    pid=pid, usedGpuMemory=gpu.held_mib[pid] << 20 if pid in gpu.held_mib else None
+                )
+                for pid in gpu.pids
             ],
             "nvmlDeviceGetTotalEnergyConsumption": lambda gpu: gpu.energy_mj(),
             "nvmlDeviceGetFieldValues": power,

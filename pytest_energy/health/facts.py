@@ -52,6 +52,7 @@ class GpuFacts:
         unreadable: facts that exist but could not be read, with the driver's words.
         clock_reasons: nvmlDeviceGetCurrentClocksEventReasons, a bit mask.
         memory_used_mib: in use, except by the driver and by graphics processes.
+        unlisted_memory_mib: of it, what listed compute processes do not hold, as far as is known.
         mig_pending, ecc_pending: the mode after the next reset or reboot.
         ecc_uncorrected: uncorrectable memory errors since the driver was loaded.
         rows_pending: whether memory rows will be remapped at the next reset.
@@ -76,6 +77,7 @@ class GpuFacts:
     temperature_c: int | None = None
     utilization_percent: int | None = None
     memory_used_mib: int | None = None
+    unlisted_memory_mib: int | None = None
     mig: bool | None = None
     mig_pending: bool | None = None
     ecc: bool | None = None

@@ -1,7 +1,7 @@
 """The look at GPUs and clocks around each cell of a live run, before the load and after it.
 
 It finds only what may make a measurement invalid and what the meter's own samples do not show;
-recording/faults.py declares it. It costs eight to ten driver calls per GPU and look.
+recording/faults.py declares it. It costs eight to eleven driver calls per GPU and look.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _WANTED = (
     "enforced_power_limit_w",
     "mig",
     "ecc_uncorrected",
-    "memory_used_mib",
+    "unlisted_memory_mib",  # an engine may give back memory of its own
     "utilization_percent",
 )
 _SUSPENDED_S = 0.1
@@ -93,9 +93,9 @@ def changes(before: GpuFacts, after: GpuFacts) -> list[str]:
     if before.ecc_uncorrected is not None and after.ecc_uncorrected is not None and errors > 0:
         what = f"uncorrectable memory errors under load: {errors}"
         found.append(fault("ecc_errors", f"{after.uuid}: {what}"))
-    freed_mib = (before.memory_used_mib or 0) - (after.memory_used_mib or 0)
-    if after.memory_used_mib is not None and freed_mib > check_gpu.HELD_MIB:
-        what = f"{freed_mib:,} MiB of memory were given back under load, not by the engine"
+    freed_mib = (before.unlisted_memory_mib or 0) - (after.unlisted_memory_mib or 0)
+    if after.unlisted_memory_mib is not None and freed_mib > check_gpu.HELD_MIB:
+        what = f"{freed_mib:,} MiB of memory were given back under load, by no listed process"
         found.append(fault("hidden_process", f"{after.uuid}: {what}"))
     for name, why in sorted(after.unreadable.items()):
         if getattr(before, name) is not None:

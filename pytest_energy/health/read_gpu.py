@@ -44,6 +44,7 @@ _ASKS: Mapping[str, Callable[[Any], Any]] = {
     "temperature_c": lambda gpu: _companion(gpu, "temperature_c"),
     "utilization_percent": lambda gpu: _companion(gpu, "utilization_percent"),
     "memory_used_mib": lambda gpu: _mib(_unexplained_memory(gpu)),
+    "unlisted_memory_mib": lambda gpu: _mib(_unlisted_memory(gpu)),
     "mig": lambda gpu: bool(_nvml().nvmlDeviceGetMigMode(gpu)[0]),
     "mig_pending": lambda gpu: bool(_nvml().nvmlDeviceGetMigMode(gpu)[1]),
     "ecc": lambda gpu: bool(_nvml().nvmlDeviceGetEccMode(gpu)[0]),
@@ -145,6 +146,15 @@ def _unexplained_memory(handle: Any) -> int | None:
         desktop = nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
         used -= sum(process.usedGpuMemory or 0 for process in desktop)
     return max(0, used)
+
+
+def _unlisted_memory(handle: Any) -> int | None:
+    """Without what the driver says that listed compute processes hold, either; else it counts."""
+    used = _unexplained_memory(handle)
+    if used is None or used <= _EXPLAINED:
+        return used
+    listed = _nvml().nvmlDeviceGetComputeRunningProcesses(handle)
+    return max(0, used - sum(process.usedGpuMemory or 0 for process in listed))
 
 
 def _mib(memory: int | None) -> int | None:

@@ -200,7 +200,7 @@ ROWS: tuple[Situation, ...] = (
         kind=_HIDDEN,
         situation="one that came during the load of the engine leaves under load",
         before="pass",
-        now="*invalid*: 2 GiB were given back, not by the engine",
+        now="*invalid*: 2 GiB were given back, by no listed process",
         test=f"{_GUARD}::test_what_changes_during_a_cell",
     ),
     Situation(
