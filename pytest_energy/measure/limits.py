@@ -89,9 +89,10 @@ def computed_tokens(input_tokens: int, cached: float | None) -> int:
 def step_times(windows: Sequence[Window]) -> StepTimes | None:
     """What limits a launch, over all its windows.
 
-    None if the engine does not show its steps, if requests differ in length, or if it is not known
-    which steps hold prompts or run in CUDA graphs. The last step of a window and the first of the
-    next count as if they followed each other, one pair of thousands.
+    None if the engine does not show its steps, if requests differ in length, if it is not known
+    which steps hold prompts or run in CUDA graphs, or if prompts are computed in chunks, of which
+    only the last one shows. The last step of a window and the first of the next count as if they
+    followed each other, one pair of thousands.
     """
     first = windows[0].recording
     lengths, captured = first.key.workload.fixed_lengths, captured_tokens(first)
@@ -104,10 +105,11 @@ def step_times(windows: Sequence[Window]) -> StepTimes | None:
     if not tokens.sum() or not took_ms.sum():
         return None
     of_prompt = computed_tokens(lengths[0], cached_share([window.recording for window in windows]))
-    computed = prompts * (of_prompt - 1) + tokens
-    # A longer prompt is cut into chunks, of which only the last one shows.
+    decoded = first.key.batch_size - 1 if lengths[1] > 1 else 0  # beside a prompt
     budget = _setting(_sources(first), "max_num_batched_tokens")
-    outside = np.minimum(computed, FAR if budget is None else budget) > captured
+    if budget is not None and of_prompt + decoded > budget:
+        return None
+    outside = prompts * (of_prompt - 1) + tokens > captured
     return _of_steps(took_ms, tokens, prompts, outside, captured)
 
 

@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 from tests.simulated import fingerprint, recording
 
 H100 = ROOT / "recordings" / "h100-sxm-80gb"
+H200 = ROOT / "recordings" / "h200-sxm-141gb"
 NEW, OLD = "gpu-e4e905c4/vllm-0.25.1-256-in", "gpu-2d029cfc/vllm-0.25.1-448-and-512-in"
 
 
@@ -75,6 +76,15 @@ def test_what_limited_recorded_launches(
     assert mean("prompt_ms") == pytest.approx(prompt_ms, abs=0.06)
     assert mean("steps_per_token") == pytest.approx(1 / batch_size, rel=0.02)
     assert (mean("host_bound") > 0.05) is host
+
+
+@pytest.mark.parametrize(
+    "folder", ["gpu-5a42a730/2048-in", "gpu-3c745cfa/512-in-max-num-batched-tokens-512"]
+)
+def test_steps_of_prompts_in_chunks_are_not_told_apart(folder: str) -> None:
+    """Else a chunk that ends no prompt counted as a step without one, and its time as the host's."""
+    for periods in read_launches([H200 / folder]):
+        assert measure(*periods).step_times is None
 
 
 def test_the_gpu_decides_a_large_models_prompts_outside_graphs() -> None:
