@@ -190,11 +190,16 @@ def _comparisons() -> str:
 
 
 def _releases() -> str:
-    folders = [f"{H200}/vllm-0.20.2", f"{H200}/vllm-0.25.1"]
-    tables = releases.tables(releases.read(ROOT / folder for folder in folders))
-    lines = ["# Releases side by side", "", f"$ pytest-energy sweep --table {' '.join(folders)}"]
-    lines[-1] = f"    {lines[-1]} -o table"
-    return "\n\n".join(["\n".join(lines), *map(release_table.markdown, tables)]) + "\n"
+    blocks = ["# Releases side by side"]
+    for folders in (
+        [f"{H200}/{gpu}/releases" for gpu in ("gpu-3c745cfa", "gpu-5a42a730")],
+        [f"{H200}/vllm-0.20.2", f"{H200}/vllm-0.25.1"],
+    ):
+        launches = releases.read(ROOT / folder for folder in folders)
+        tables = releases.tables(launches, noise_store=NoiseStore(ROOT / "baselines"))
+        blocks.append(f"    $ pytest-energy sweep --table {' '.join(folders)} -o table")
+        blocks += map(release_table.markdown, tables)
+    return "\n\n".join(blocks) + "\n"
 
 
 def _prefill_decode() -> str:

@@ -20,6 +20,8 @@ from pytest_energy.settings import MIN_LAUNCHES
 
 if TYPE_CHECKING:
     from pytest_energy.recording.fingerprint import Fingerprint
+    from pytest_energy.report.published import Published
+    from pytest_energy.store.noise import NoiseStore
 
 _RECORDINGS = "recordings"
 
@@ -90,6 +92,13 @@ def add(commands: Any) -> None:
         help="CSV of published figures to draw beside the measured ones",
     )
     parser.add_argument(
+        "--baselines",
+        type=Path,
+        default=Path("baselines"),
+        metavar="DIR",
+        help="the store that holds the runner's noise (default: baselines)",
+    )
+    parser.add_argument(
         "pytest_arguments",
         nargs="*",
         metavar="PYTEST ARGUMENT",
@@ -108,11 +117,14 @@ def run(options: argparse.Namespace) -> int:
     """
     from pytest_energy.recording.folder import files_below
     from pytest_energy.report import publish, published
+    from pytest_energy.store.noise import NoiseStore
 
     publish.refuse_if_impossible(options.output)
+    noise = NoiseStore(options.baselines)
+    noise.check()
     points = published.read(options.published) if options.published else ()
     if options.table:
-        _write(options.table, options, points)
+        _write(options.table, options, points, noise)
         return 0
     kept = options.output / _RECORDINGS
     try:
@@ -120,16 +132,21 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return one_launch.tell_interrupted()
     if files_below(kept):
-        _write([kept], options, points)
+        _write([kept], options, points, noise)
     _tell_open(left)
     return 1 if left else 0
 
 
-def _write(recordings: Sequence[Path], options: argparse.Namespace, points: Any) -> None:
+def _write(
+    recordings: Sequence[Path],
+    options: argparse.Namespace,
+    points: "tuple[Published, ...]",
+    noise: "NoiseStore",
+) -> None:
     from pytest_energy.report import release_report, release_table
     from pytest_energy.report import releases as compared
 
-    tables = compared.tables(compared.read(recordings), options.reference)
+    tables = compared.tables(compared.read(recordings), options.reference, noise)
     for table in tables:
         print("\n".join(["", *release_table.lines(table)]))
     print()

@@ -21,15 +21,17 @@ MIN_BLOCKS = 3  # GPUs that have launched all releases
 
 Gpus = tuple[str, ...]
 Launches = dict[str, dict[Gpus, list[Measurement]]]  # of a cell, by release
+# What a store knows, by quantity and cell: groups of unchanged launches that the table has not.
+Stored = Mapping[str, Mapping[CellKey, list[list[float]]]]
 
 
 def values(name: str, launches: Iterable[Measurement]) -> list[float]:
     return [getattr(m, name) for m in launches]
 
 
-def noise(name: str, key: CellKey, cells: Mapping[CellKey, Launches]) -> Moderated:
-    """How much a launch varies in a cell, by all launches of the table."""
-    known = floor(name, key, cells)
+def noise(name: str, key: CellKey, cells: Mapping[CellKey, Launches], stored: Stored) -> Moderated:
+    """How much a launch varies in a cell, by all launches of the table and the store."""
+    known = floor(name, key, cells, stored)
     if known.measured:
         return comparison.moderated(0.0, 0, known)
     moments = [log_moments(group) for group in _groups(name, cells[key])]
@@ -77,6 +79,7 @@ def floor(
     name: str,
     key: CellKey,
     cells: Mapping[CellKey, Launches],
+    stored: Stored,
     judged: Collection[tuple[str, Gpus]] = (),
 ) -> NoiseFloor:
     """The noise of a cell as the gate takes it from a store, by launches that are not judged.
@@ -85,13 +88,17 @@ def floor(
         name: of the quantity.
         key: of the cell.
         cells: all launches.
+        stored: further ones.
         judged: releases, and the GPUs that they are judged on.
     """
+    of_store = stored.get(name, {})
     known = {
         other: between
-        for other, of_cell in cells.items()
+        for other in {**cells, **of_store}
         if (other.model, other.spread_over) == (key.model, key.spread_over)
-        and (between := pooled(_groups(name, of_cell, judged)))
+        and (
+            between := pooled(_groups(name, cells.get(other, {}), judged) + of_store.get(other, []))
+        )
     }
     own = known.pop(key, None)
     if name != POWER:
@@ -100,7 +107,7 @@ def floor(
         found = moderated(own, list(known.values()))
         return NoiseFloor(found.deviation, found.degrees_of_freedom, measured=True)
     return floor_of_power(
-        {metric: floor(metric.value, key, cells, judged) for metric in UNDER_LOAD}
+        {metric: floor(metric.value, key, cells, stored, judged) for metric in UNDER_LOAD}
     )
 
 

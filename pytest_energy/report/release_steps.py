@@ -1,7 +1,8 @@
 """The verdicts on releases, each against the one before, the first, and the best so far.
 
-The best is the one with the least J/token so far, all under the same settings. As the data choose
-it, the error level is shared by all pairs of releases. Verdicts are the rule's (verdict/rule.py):
+The best is the one with the least J/token so far on the GPU, all under the same settings. As the
+data choose it, the error level is shared by all pairs of releases. A GPU that has not launched the
+release before, or the first, has no step from it. Verdicts are the rule's (verdict/rule.py):
 over the GPUs, if three or more have launched all releases, by how ratios scatter over them
 (release_noise.py), and on each GPU for itself.
 """
@@ -15,7 +16,7 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import exp, geometric_mean, log_moments
 from pytest_energy.report import release_noise
-from pytest_energy.report.release_noise import POWER, Gpus, Launches, values
+from pytest_energy.report.release_noise import POWER, Gpus, Launches, Stored, values
 from pytest_energy.report.words import PRECEDENCE
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.comparison import Comparison
@@ -71,37 +72,41 @@ def chains(releases: Iterable[str]) -> list[list[str]]:
 
 
 def steps(
-    cells: Mapping[CellKey, Launches], releases: Sequence[str]
+    cells: Mapping[CellKey, Launches], releases: Sequence[str], stored: Stored
 ) -> tuple[tuple[Step, ...], tuple[Step, ...], int]:
     """All steps.
 
     Args:
         cells: launches of each cell.
         releases: in order.
+        stored: further launches that the noise follows from.
 
     Returns:
         Those on each GPU; those over the GPUs of complete blocks; and how many verdicts share the
         error level if each cell is judged over GPUs where it can be.
     """
-    on_gpus = [
-        (key, gpus, chain)
+    found = [
+        (key, chain)
         for key, of_cell in cells.items()
-        for gpus in sorted({gpus for by_gpus in of_cell.values() for gpus in by_gpus})
-        for chain in chains([name for name in releases if gpus in of_cell.get(name, {})])
+        for chain in chains([name for name in releases if name in of_cell])
+    ]
+    on_gpus = [
+        (key, gpus, [name for name in chain if gpus in cells[key][name]], chain)
+        for key, chain in found
+        for gpus in sorted({gpus for by_gpus in cells[key].values() for gpus in by_gpus})
     ]
     over = [
         (key, on, chain)
-        for key, of_cell in cells.items()
-        if (on := release_noise.complete_blocks(of_cell))
-        for chain in chains([name for name in releases if name in of_cell])
+        for key, chain in found
+        if (on := release_noise.complete_blocks(cells[key]))
     ]
     pooled = {key for key, _, _ in over}
-    alone = _pairs(chain for _, _, chain in on_gpus)
+    alone = _pairs(made for _, _, made, _ in on_gpus)
     shown = _pairs(
-        [chain for key, _, chain in on_gpus if key not in pooled] + [chain for _, _, chain in over]
+        [made for key, _, made, _ in on_gpus if key not in pooled] + [chain for _, _, chain in over]
     )
     return (
-        tuple(step for of in on_gpus for step in _on_gpu(*of, cells, Terms(max(1, alone)))),
+        tuple(step for of in on_gpus for step in _on_gpu(*of, cells, stored, Terms(max(1, alone)))),
         tuple(step for of in over for step in _over(*of, cells, Terms(max(1, shown)))),
         shown,
     )
@@ -115,11 +120,18 @@ def _pairs(of: Iterable[Sequence[str]]) -> int:
 def _against(
     chain: Sequence[str], energy: Mapping[str, float]
 ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Each release with the earlier ones that it is compared with, and their roles."""
+    """Each release with the earlier ones that it is compared with, and their roles.
+
+    Args:
+        chain: all releases.
+        energy: J/token of those that were launched.
+    """
     for number, release in enumerate(chain[1:], 1):
-        earlier = chain[:number]
-        in_roles = earlier[-1], earlier[0], min(earlier, key=energy.__getitem__)
-        for against in dict.fromkeys(in_roles):
+        earlier = [name for name in chain[:number] if name in energy]
+        if release not in energy or not earlier:
+            continue
+        in_roles = chain[number - 1], chain[0], min(earlier, key=energy.__getitem__)
+        for against in dict.fromkeys(name for name in in_roles if name in earlier):
             roles = (role for role, of in zip(ROLES, in_roles, strict=True) if of == against)
             yield release, against, tuple(roles)
 
@@ -127,15 +139,17 @@ def _against(
 def _on_gpu(
     key: CellKey,
     gpus: Gpus,
+    launched: Sequence[str],
     chain: Sequence[str],
     cells: Mapping[CellKey, Launches],
+    stored: Stored,
     terms: Terms,
 ) -> Iterator[Step]:
-    made = {release: cells[key][release][gpus] for release in chain}
+    made = {release: cells[key][release][gpus] for release in launched}
     energy = {name: geometric_mean(values(_ENERGY.value, of)) for name, of in made.items()}
     for release, against, roles in _against(chain, energy):
         judged = (release, gpus), (against, gpus)
-        noise = {m: release_noise.floor(m.value, key, cells, judged) for m in UNDER_LOAD}
+        noise = {m: release_noise.floor(m.value, key, cells, stored, judged) for m in UNDER_LOAD}
         candidate, baseline = made[release], Baseline.of(made[against])
         power = [geometric_mean(values(POWER, side)) for side in (candidate, made[against])]
         judgements = {m: judge(m, candidate, baseline, NO_LIMITS, terms, noise) for m in UNDER_LOAD}

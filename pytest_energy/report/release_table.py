@@ -123,15 +123,18 @@ def _points(ratio: float) -> str:
 
 
 def _steps(table: Table) -> Part:
-    judged = table.judged(ROLES[0])
+    judged, alone = table.judged(ROLES[0]), table.in_role(ROLES[0])
     rows = [
-        (place[0], [place[1], *_step(steps, judged[place])])
-        for place, steps in table.in_role(ROLES[0]).items()
+        (key, [release, *(_step(alone[key, release], judged[key, release]))])
+        if (key, release) in judged
+        else (key, [release, *["-"] * (len(_STEPS) - 2)])
+        for key, release in table.judged(ROLES[2])
     ]
     legend = (
         "J/token = W ÷ tokens/s. static: what the pace alone changed, static power ÷ tokens/s; "
-        "dynamic: work per token; both in % of J/token before; -: not known, or conditions "
-        "differ. detects: the smallest rise of J/token that these launches show in 95 % of cases."
+        "dynamic: work per token; both in % of J/token before; -: not known, conditions differ, "
+        "or no GPU launched both. detects: the smallest rise of J/token that these launches show "
+        "in 95 % of cases."
     )
     return Part("Steps from the release before, %", _STEPS, _once(rows), legend)
 
@@ -173,10 +176,10 @@ def _detected(step: Step) -> float | None:
 def _verdicts(table: Table, metric: Metric) -> Part:
     by_role = [table.judged(role) for role in ROLES]
     rows = []
-    for key, release in by_role[0]:
-        of_roles = [of[key, release] for of in by_role]
-        texts = [_verdict(steps, metric) for steps in of_roles[:-1]]
-        rows.append((key, [release, *texts, _best(of_roles[-1], metric)]))
+    for (key, release), of_best in by_role[-1].items():
+        of_others = [of.get((key, release)) for of in by_role[:-1]]
+        texts = [_verdict(steps, metric) if steps else "-" for steps in of_others]
+        rows.append((key, [release, *texts, _best(of_best, metric)]))
     legend = (
         f"The gate's rule on {UNIT[metric]}, {_judged_on(table)}, at a risk of 1 % of a false "
         f"alarm among all {table.comparisons} comparisons of releases"

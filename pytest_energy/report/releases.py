@@ -1,14 +1,14 @@
-"""vLLM releases side by side, from recordings alone: figures, ratios within each GPU, verdicts.
+"""vLLM releases side by side: figures, ratios within each GPU, verdicts.
 
 GPUs of one model differ by more than releases do, so a release is compared with the reference on
 the same GPU, and the log ratios are averaged over the GPUs that have launched both. The deviation
-of a launch is pooled over all releases and GPUs of a cell, and moderated by the other cells
-(store/noise_pooling.py). Where three or more GPUs have launched all releases, what counts instead
-is how ratios scatter over these GPUs, launches included: the residual of complete blocks, log
-figure = GPU + release (Fisher 1935, The Design of Experiments). The intervals of all ratios of one
-quantity in a table hold together with 95 % (Šidák 1967, J. Am. Stat. Assoc. 62:626, whose
-inequality allows for a reference that they share). Those of launches alone say nothing of other
-GPUs.
+of a launch is pooled over all releases and GPUs of a cell, the store's launches among them, and
+moderated by the other cells (store/noise_pooling.py). Where three or more GPUs have launched all
+releases, what counts instead is how ratios scatter over these GPUs, launches included: the residual
+of complete blocks, log figure = GPU + release (Fisher 1935, The Design of Experiments). The
+intervals of all ratios of one quantity in a table hold together with 95 % (Šidák 1967, J. Am. Stat.
+Assoc. 62:626, whose inequality allows for a reference that they share). Those of launches alone say
+nothing of other GPUs.
 """
 
 import math
@@ -23,7 +23,7 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.measure import measurement
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import (
     CONFIDENCE,
     exp,
@@ -32,11 +32,12 @@ from pytest_energy.measure.spread import (
 from pytest_energy.recording import recording_file
 from pytest_energy.report import release_noise, release_steps
 from pytest_energy.report.gpu_chart import named
-from pytest_energy.report.release_noise import POWER, Gpus, Launches, values
+from pytest_energy.report.release_noise import POWER, Gpus, Launches, Stored, values
 from pytest_energy.report.release_steps import Step, chains
 from pytest_energy.report.results import Interval, engine_name, interval
 from pytest_energy.report.words import count
 from pytest_energy.store import gpu_launches
+from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict.comparison import Moderated, error_bound
 
 QUANTITIES = (Metric.JOULES_PER_TOKEN.value, POWER, Metric.TOKENS_PER_S.value)
@@ -156,14 +157,20 @@ def read(paths: Iterable[Path]) -> list[Measurement]:
     return [measurement.measure(*periods) for periods in recording_file.read_launches([*paths])]
 
 
-def tables(launches: Sequence[Measurement], reference: str | None = None) -> tuple[Table, ...]:
+def tables(
+    launches: Sequence[Measurement],
+    reference: str | None = None,
+    noise_store: NoiseStore | None = None,
+) -> tuple[Table, ...]:
     """Releases side by side, a table for each kind of GPUs.
 
     Args:
         launches: one measurement per launch and cell.
         reference: version that ratios are to; None for the first release of each table.
+        noise_store: holds further launches that the noise follows from.
 
     Raises:
+        NoiseError: the store is damaged.
         ResultsError: there is no valid launch, or a table has none of the reference.
     """
     if all(m.co_resident for m in launches):
@@ -193,7 +200,7 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
         of_cell = place.cells.setdefault(m.key, {})
         of_cell.setdefault(label, {}).setdefault(on.gpus, []).append(m)
     found = [
-        _table(machine, place, reference)
+        _table(machine, place, reference, _stored(machine, launches, noise_store))
         for machine, place in sorted(places.items(), key=lambda item: str(item[0]))
         if place.cells
     ]
@@ -201,6 +208,14 @@ def tables(launches: Sequence[Measurement], reference: str | None = None) -> tup
         why = next(line for place in places.values() for line in place.left_out)
         raise ResultsError(f"no launch is valid, so there is nothing to compare: {why}.")
     return tuple(found)
+
+
+def _stored(machine: Machine, launches: Sequence[Measurement], store: NoiseStore | None) -> Stored:
+    """What a store knows of such GPUs beside the launches of a table."""
+    if store is None:
+        return {}
+    shown = {m.launch_id for m in launches}
+    return {m.value: store.groups(machine.gpu_name, m, shown) for m in UNDER_LOAD}
 
 
 def in_order(releases: Iterable[str]) -> list[str]:
@@ -216,7 +231,7 @@ def in_order(releases: Iterable[str]) -> list[str]:
     return sorted(releases, key=order)
 
 
-def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
+def _table(machine: Machine, place: _Place, asked: str | None, stored: Stored) -> Table:
     cells = dict(sorted(place.cells.items(), key=lambda item: _order(item[0])))
     releases = in_order({release for of in cells.values() for release in of})
     reference = asked or releases[0]
@@ -229,14 +244,14 @@ def _table(machine: Machine, place: _Place, asked: str | None) -> Table:
     together = CONFIDENCE ** (1 / max(1, shared))
     figures = []
     for key, of_cell in cells.items():
-        noise = {name: release_noise.noise(name, key, cells) for name in QUANTITIES}
+        noise = {name: release_noise.noise(name, key, cells, stored) for name in QUANTITIES}
         blocks = {name: release_noise.of_blocks(name, key, cells) for name in QUANTITIES}
         figures += [
             _figures(key, release, of_cell, of_cell.get(reference, {}), noise, blocks, together)
             for release in releases
             if release in of_cell
         ]
-    steps, over_gpus, comparisons = release_steps.steps(cells, releases)
+    steps, over_gpus, comparisons = release_steps.steps(cells, releases, stored)
     return Table(
         machine, reference, tuple(releases), tuple(figures), steps, over_gpus, comparisons,
         (*place.notes, *_changes(cells)),

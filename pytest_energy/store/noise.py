@@ -144,6 +144,21 @@ class NoiseStore:
             gpus=_gpu_range(launches, metric),
         )
 
+    def groups(
+        self, gpu_name: str, metric: Metric, without: Container[str] = ()
+    ) -> dict[CellKey, list[list[float]]]:
+        """Means of the launches of each cell that has the metric, unchanged ones together.
+
+        Args:
+            gpu_name, metric: what is asked for.
+            without: ids of launches that are left out.
+        """
+        return {
+            key: _groups([k for k in launches if k.launch_id not in without], metric)
+            for key, launches in self._launches(gpu_name).items()
+            if metric in metrics_of(key)
+        }
+
     def floor(
         self, key: CellKey, gpu_name: str, metric: Metric, judged: Container[str] = ()
     ) -> NoiseFloor:
@@ -158,11 +173,10 @@ class NoiseStore:
         """
         known = {
             name: between
-            for name, launches in self._launches(gpu_name).items()
+            for name, groups in self.groups(gpu_name, metric, judged).items()
             # On another number of GPUs they also wait for each other, which is another noise.
             if (name.model, name.spread_over) == (key.model, key.spread_over)
-            and metric in metrics_of(name)
-            and (between := _between([k for k in launches if k.launch_id not in judged], metric))
+            and (between := spread.pooled(groups))
         }
         return floor_of(metric, known.pop(key, None), list(known.values()))
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pytest_energy.report import (
 )
 from pytest_energy.report.release_steps import ROLES, first_verdict
 from pytest_energy.report.releases import Table
+from pytest_energy.store.noise import NoiseStore
 from tests import simulated
 from tests.conftest import ROOT
 from tests.plugin.project import MARKER
@@ -254,6 +256,44 @@ def test_a_step_too_small_for_the_rule_is_found_once_steps_add_up(folder: Path) 
     text = "\n".join(release_table.lines(table))
     assert "+2.0 pass  +2.0 pass  +4.1 regressed (1.1)" in text
     assert "alarm among all 36 comparisons" in text
+
+
+def test_a_gpu_that_lacks_the_release_before_has_no_step_from_it(folder: Path) -> None:
+    made = launches(folder, {"1.0": 500.0, "1.1": 450.0}, {GPUS[0]: 1.0})
+    made += launches(folder, {"1.0": 500.0, "1.2": 400.0, "1.3": 400.0}, {GPUS[1]: 1.0})
+    made += launches(folder, {"1.1": 450.0, "1.3": 400.0}, {GPUS[2]: 1.0})
+    table = only(releases.tables(made))
+    assert {(step.release, step.against): step.roles for step in table.steps} == {
+        ("1.1", "1.0"): ("before", "first", "best so far"),
+        ("1.2", "1.0"): ("first", "best so far"),
+        ("1.3", "1.2"): ("before", "best so far"),
+        ("1.3", "1.0"): ("first",),
+        ("1.3", "1.1"): ("best so far",),
+    }
+    text = "\n".join(release_table.lines(table))
+    assert re.search(r"1\.2 +- +- +- +- +- +-\n", text)
+    assert re.search(r"1\.2 +- +-20\.0 improved +as first\n", text)
+
+
+def test_launches_of_the_store_tell_how_much_single_ones_vary(folder: Path, tmp_path: Path) -> None:
+    store = NoiseStore(tmp_path / "baselines")
+    made = launches(folder, {"1.0": 500.0, "1.1": 506.0}, {GPUS[0]: 1.0})
+    single = [made[0], made[3]]
+
+    def after() -> tuple[float, str]:
+        table = only(releases.tables(single, noise_store=store))
+        interval = table.figures[1].ratios[ENERGY.value]
+        (step,) = table.steps
+        return interval.high - interval.low, step.judgements[ENERGY].verdict.value
+
+    assumed, verdict = after()
+    assert verdict == "inconclusive"
+    store.add(single)  # what is judged is no evidence of its noise
+    assert after() == (assumed, verdict)
+    store.add(launches(folder, {"0.9": 510.0}, {GPUS[0]: 1.0, GPUS[1]: 1.1, GPUS[2]: 0.9}))
+    measured, verdict = after()
+    assert measured < assumed / 3
+    assert verdict == "pass"
 
 
 def test_settings_are_compared_with_the_reference_and_are_no_step(folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_what_limited_recorded_launches(
     "folder", ["gpu-5a42a730/2048-in", "gpu-3c745cfa/512-in-max-num-batched-tokens-512"]
 )
 def test_steps_of_prompts_in_chunks_are_not_told_apart(folder: str) -> None:
-    """Else a chunk that ends no prompt counted as a step without one, and its time as the host's."""
+    """Else a chunk that ends no prompt would count as a step without one."""
     for periods in read_launches([H200 / folder]):
         assert measure(*periods).step_times is None
 

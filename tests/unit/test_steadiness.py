@@ -31,6 +31,12 @@ DISTURBED = {
     ("gpu-739044fb/unchanged", "20261129T030030Z-b66954", 64),
     ("gpu-b314284d/reference", "20261130T051258Z-39074e", 64),
 }
+# Valid but for other faults.
+OTHERWISE = {
+    ("gpu-3c745cfa/512-in-max-num-batched-tokens-512", "20261130T140955Z-218ab5", 256),
+    ("gpu-3c745cfa/releases/0.20.2", "20261130T141825Z-25e19c", 256),
+    ("gpu-5a42a730/releases/0.33.0", "20261130T141848Z-d1f34b", 256),
+}
 
 
 def cell(batch_size: int = 8) -> Cell:
@@ -77,8 +83,8 @@ def test_of_committed_launches_only_these_are_unsteady(
     committed: Launches,
 ) -> None:
     invalid = UNSTEADY | DISTURBED
-    assert {key for key, (m, _) in committed.items() if not m.valid} == invalid
-    assert all(unsteady(committed[key][0]) for key in invalid)
+    assert {key for key, (m, _) in committed.items() if not m.valid} == invalid | OTHERWISE
+    assert {key for key, (m, _) in committed.items() if unsteady(m)} == invalid
     assert len(UNSTEADY) <= len(committed) / 100  # besides those that were disturbed
 
 
@@ -102,7 +108,7 @@ def test_disturbances_of_the_default_suite_are_caught(
         and m.valid
         and not m.co_resident
     ]
-    assert {recorded.key.batch_size for recorded in suite} == {1, 8, 64, 256}
+    assert {recorded.key.batch_size for recorded in suite} == {1, 8, 16, 32, 64, 128, 256}
     for recorded in suite:
         assert unsteady(measure(slowed(recorded, 4.5))), recorded.launch_id
         assert unsteady(measure(with_step_in_power(recorded))), recorded.launch_id
