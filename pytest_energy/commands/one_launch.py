@@ -7,7 +7,7 @@ whatever signal, leaves no part of a launch that looks whole.
 """
 
 import ctypes
-import shutil
+import itertools
 import signal
 import subprocess
 import sys
@@ -69,15 +69,14 @@ def record(suite: Suite, python: str, folder: Path) -> str | None:
         folder: which holds the recordings afterwards, LAUNCH/CELL.json.gz, if nothing failed. It
             must not exist, and only one process may record to it at a time.
 
-    Of a launch that failed nothing is there, and what it has recorded in `kept_apart(folder)`.
+    Of a launch that failed nothing is there, and what it has recorded in a folder that is named.
     SIGINT and SIGTERM end pytest and its engine, and then this process as they would have.
 
     Raises:
         OSError: the folder cannot be used.
     """
     part = kept_apart(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pytest-energy-") as name:
         temporary = Path(name)
         with (temporary / "output").open("wb") as output:
@@ -85,6 +84,10 @@ def record(suite: Suite, python: str, folder: Path) -> str | None:
         failure = _failure(status, temporary) or _unreadable(part)
     if failure is None:
         part.rename(folder)
+    elif any(part.iterdir()):
+        failure += f"\nWhat it recorded is kept in {part}."
+    else:
+        part.rmdir()
     if got:
         signal.raise_signal(got[0])
     return failure
@@ -118,8 +121,13 @@ def tell_interrupted() -> int:
 
 
 def kept_apart(folder: Path) -> Path:
-    """Where a launch is kept until it is complete, and if it never is; no reader looks there."""
-    return folder.with_name(f".{folder.name}.incomplete")
+    """Where the next launch is kept until it is complete, and if it never is; nothing is there.
+
+    No reader looks there unless it is named.
+    """
+    names = (f".{folder.name}.incomplete-{number}" for number in itertools.count(1))
+    paths = map(folder.with_name, names)
+    return next(path for path in paths if not path.exists() or not any(path.iterdir()))
 
 
 def _command(suite: Suite, python: str, record: Path, temporary: Path) -> list[str]:
