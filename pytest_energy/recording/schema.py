@@ -38,6 +38,8 @@ def _consistent(recording: Recording) -> Recording:
             raise ValueError("the tokens of an engine at idle are counted twice")
         if recording.period or recording.co_resident is not None:
             raise ValueError("an engine at idle is measured alone, and at once")
+        if recording.prefix_cache is not None:
+            raise ValueError("an engine at idle has no prompts")
     elif fixed and sum(recording.tokens.tokens) // (batch_size * fixed[1]) > _MAX_CYCLES:
         raise ValueError(f"its tokens make more than {_MAX_CYCLES:,} cycles")
     if len({gpu.uuid for gpu in recording.gpus}) < len(recording.gpus):

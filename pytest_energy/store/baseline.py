@@ -18,6 +18,7 @@ from pytest_energy.store.figures import (
     Figures,
     NotNegative,
     Series,
+    Share,
     rounded,
 )
 
@@ -55,7 +56,7 @@ class LaunchValues:
     host_bound_share: Condition | None = None
     without_engine_w: NotNegative | None = None
     cpu_cores: NotNegative | None = None
-    cached_share: NotNegative | None = None
+    cached_share: Share | None = None
 
     @classmethod
     def from_measurement(cls, measurement: Measurement) -> "LaunchValues":

@@ -22,4 +22,5 @@ Figures = Annotated[tuple[Figure, ...], MinLen(1)]
 Series = tuple[Figure, ...]  # empty if the cell has no such figure
 Condition = Annotated[float, Ge(-_HIGH), Le(_HIGH), PlainSerializer(rounded)]
 NotNegative = Annotated[Condition, Ge(0)]
+Share = Annotated[NotNegative, Le(1)]
 CycleTokens = tuple[Annotated[int, Ge(1), Le(10**12)], ...]

@@ -187,6 +187,11 @@ def test_ratios_beyond_any_use_are_finite() -> None:
             "launches.0.static_power_w is '120', but must be a number",
         ),
         (
+            "cells/0/launches/0/cached_share",
+            1.01,
+            "launches.0.cached_share is 1.01, but must be at most 1",
+        ),
+        (
             "cells/1/history/0/launches",
             0,
             "history.0.launches is 0, but must be at least 1",

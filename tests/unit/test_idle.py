@@ -11,7 +11,7 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.errors import RecordingError
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording import recording_file, schema
-from pytest_energy.recording.recording import GpuTrace, Recording
+from pytest_energy.recording.recording import GpuTrace, PrefixCache, Recording
 from tests import simulated
 from tests.simulated import idle_recording
 
@@ -68,6 +68,12 @@ def test_what_makes_it_invalid(idle: Cell, fault: str, recorded: dict[str, Any])
     measured = measure(idle_recording(idle, **recorded))
     assert not measured.valid
     assert measured.faults[0].startswith(fault)
+
+
+def test_a_recording_of_it_that_counts_prompts_is_damaged(idle: Cell) -> None:
+    content = schema.to_json(replace(idle_recording(idle), prefix_cache=PrefixCache(64, 48)))
+    with pytest.raises(RecordingError, match="an engine at idle has no prompts"):
+        schema.from_json(content)
 
 
 @pytest.mark.parametrize("kept", [slice(160), slice(100, None)])
