@@ -86,13 +86,21 @@ def computed_tokens(input_tokens: int, cached: float | None) -> int:
     return input_tokens - round(input_tokens * (cached or 0.0))
 
 
+def in_chunks(recording: Recording, of_prompt: int) -> bool:
+    """Whether a prompt's step has no room for so many tokens and what the others generate."""
+    lengths = recording.key.workload.fixed_lengths
+    generated = recording.key.batch_size - 1 if lengths is None or lengths[1] > 1 else 0
+    budget = _setting(_sources(recording), "max_num_batched_tokens")
+    return budget is not None and of_prompt + generated > budget
+
+
 def step_times(windows: Sequence[Window]) -> StepTimes | None:
     """What limits a launch, over all its windows.
 
     None if the engine does not show its steps, if requests differ in length, if it is not known
-    which steps hold prompts or run in CUDA graphs, or if prompts are computed in chunks, of which
-    only the last one shows. The last step of a window and the first of the next count as if they
-    followed each other, one pair of thousands.
+    which steps hold prompts or run in CUDA graphs or what a prefix cache served, or if prompts are
+    computed in chunks, of which only the last one shows. The last step of a window and the first of
+    the next count as if they followed each other, one pair of thousands.
     """
     first = windows[0].recording
     lengths, captured = first.key.workload.fixed_lengths, captured_tokens(first)
@@ -104,10 +112,11 @@ def step_times(windows: Sequence[Window]) -> StepTimes | None:
     took_ms, tokens, prompts = (np.concatenate([s[i] for s in steps]) for i in range(3))
     if not tokens.sum() or not took_ms.sum():
         return None
-    of_prompt = computed_tokens(lengths[0], cached_share([window.recording for window in windows]))
-    decoded = first.key.batch_size - 1 if lengths[1] > 1 else 0  # beside a prompt
-    budget = _setting(_sources(first), "max_num_batched_tokens")
-    if budget is not None and of_prompt + decoded > budget:
+    cached = cached_share([window.recording for window in windows])
+    if first.key.workload.shared_prefix_tokens and cached is None:
+        return None
+    of_prompt = computed_tokens(lengths[0], cached)
+    if in_chunks(first, of_prompt):
         return None
     outside = prompts * (of_prompt - 1) + tokens > captured
     return _of_steps(took_ms, tokens, prompts, outside, captured)

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import fdtrc, stdtrit
 
+from pytest_energy.measure.limits import in_chunks
 from pytest_energy.measure.spread import CONFIDENCE
 from pytest_energy.measure.window import Window
 from pytest_energy.recording.counters import update_times_ns
-from pytest_energy.recording.series import FAR
 
 MIN_LAUNCHES = 3  # of a cell
 _APART = 2.0  # the largest input tokens per output token over the smallest
@@ -99,15 +99,13 @@ def mix_of(windows: Sequence[Window]) -> Mix | None:
     """
     first = windows[0].recording
     lengths, arguments = first.key.workload.fixed_lengths, first.key.engine_args
-    settings = {**arguments, **first.environment.engine_settings}
-    chunk = settings.get("max_num_batched_tokens")
     if (
         lengths is None
         or len(first.gpus) > 1
         or first.key.engine != "offline"
         or first.environment.is_v0
         or arguments.get("enable_prefix_caching") is not False
-        or lengths[0] > (chunk if type(chunk) is int else FAR)
+        or in_chunks(first, lengths[0])
     ):
         return None
     parts = [_between_updates(window, lengths[0]) for window in windows]

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.measure.limits import StepTimes, captured_tokens
+from pytest_energy.cell.workload import Workload
+from pytest_energy.measure.limits import StepTimes, captured_tokens, in_chunks
 from pytest_energy.measure.measurement import measure
-from pytest_energy.recording.recording import Recording
+from pytest_energy.recording.recording import PrefixCache, Recording
 from pytest_energy.recording.recording_file import read_launches
 from tests.conftest import ROOT
 from tests.simulated import fingerprint, recording
@@ -84,7 +85,38 @@ def test_what_limited_recorded_launches(
 def test_steps_of_prompts_in_chunks_are_not_told_apart(folder: str) -> None:
     """Else a chunk that ends no prompt would count as a step without one."""
     for periods in read_launches([H200 / folder]):
-        assert measure(*periods).step_times is None
+        measured = measure(*periods)
+        assert measured.step_times is measured.mix is None
+
+
+def test_a_prompts_step_computes_what_the_prefix_cache_does_not_serve() -> None:
+    """512 + 63 tokens outgrow graphs of 512, 448 + 63 do not."""
+    recorded = next(
+        of
+        for of in launches(OLD)
+        if (of.key.workload.fixed_lengths, of.key.batch_size) == ((512, 256), 64)
+    )
+    none, some = (
+        measure(replace(recorded, prefix_cache=PrefixCache(512_000, cached))).step_times
+        for cached in (0, 64_000)
+    )
+    assert none is not None
+    assert some is not None
+    assert (none.steps_outside > 0.2, some.steps_outside < 0.01) == (True, True)
+    workload = replace(recorded.key.workload, shared_prefix_tokens=64)
+    unknown = replace(recorded, key=replace(recorded.key, workload=workload))
+    assert measure(unknown).step_times is None
+
+
+@pytest.mark.parametrize(("output_tokens", "chunks"), [(250, True), (1, False)])
+def test_a_prompt_shares_its_step_with_what_others_generate(
+    cell: Cell, output_tokens: int, chunks: bool
+) -> None:
+    of = replace(cell, workload=Workload(64, output_tokens))
+    settings = {"max_num_batched_tokens": 64}
+    recorded = recording(of, environment={"engine_settings": settings}, cycles=8.5)
+    assert in_chunks(recorded, 64) is chunks
+    assert not in_chunks(recorded, 57)
 
 
 def test_the_gpu_decides_a_large_models_prompts_outside_graphs() -> None:
