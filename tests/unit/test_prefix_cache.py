@@ -297,6 +297,10 @@ def test_a_step_computes_what_the_cache_does_not_hold(cell: Cell) -> None:
     reasons, ways = host.host_bound([measurement(cell, step_times=bound, cached_share=0.75)])
     assert "steps with several prompts outgrow CUDA graphs of 64 tokens" in reasons[0]
     assert ways == ["set max_cudagraph_capture_size=128"]
+    small = replace(bound, captured_tokens=32)
+    reasons, ways = host.host_bound([measurement(cell, step_times=small, cached_share=0.25)])
+    assert "a step with a prompt has 55 tokens, CUDA graphs hold 32" in reasons[0]
+    assert ways == ["set max_cudagraph_capture_size=64, or prompts of at most 41 tokens"]
 
 
 def side(cell: Cell, energy: float, share: float | None, name: str = "candidate") -> list[Any]:
