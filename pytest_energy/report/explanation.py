@@ -79,7 +79,7 @@ def explain(name: str, judgement: Judgement, rerun: str, replayed: bool) -> Expl
         how_sure=how_sure,
         reasons=tuple(reasons),
         split="; ".join([*_power_and_rate(judgement), *(_why(judgement) if regressed else ())]),
-        changed=_changes(judgement),
+        changed=_changes(judgement, judgement.other),
         next=tuple(_next(judgement, rerun, replayed)),
     )
 
@@ -92,12 +92,13 @@ def explain_compared(name: str, found: Compared, left_out: Sequence[str]) -> Exp
         found: one engine's launches by the other's.
         left_out: launches that were left out, and why, one line each.
     """
+    other = "reference"
     return Explanation(
-        what=f"{name}, {_figures(found, 'reference')}",
+        what=f"{name}, {_figures(found, other)}",
         how_sure=_how_sure(found),
         reasons=tuple(left_out),
         split="; ".join(_power_and_rate(found)),
-        changed=_changes(found),
+        changed=_changes(found, other),
         next=(),
     )
 
@@ -205,7 +206,7 @@ def _reading(split: Split | None) -> str:
     )
 
 
-def _changes(found: Compared) -> ReportedChanges | None:
+def _changes(found: Compared, other: str) -> ReportedChanges | None:
     """What made it slower, and what differs between the environments; None if not compared."""
     if found.ratio is None:
         return None
@@ -215,7 +216,7 @@ def _changes(found: Compared) -> ReportedChanges | None:
     changes = {name: values for name, _, values in parted}
     worse = (found.ratio.value > 1) == found.metric.is_cost
     if found.cached is not None and found.cached.is_more_work and clear and worse:
-        slower = prefix_cache.more_work(found.cached, found.other)
+        slower = prefix_cache.more_work(found.cached, other)
     elif found.cached is not None:
         changes |= prefix_cache.change(found.cached)
     more = max(0, len(found.changed) - _MAX_CHANGES)

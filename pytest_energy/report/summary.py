@@ -8,6 +8,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.report.explanation import NO_READING, READING
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.gpu_shares import gpu_shares
+from pytest_energy.report.prefix_cache import MORE_WORK
 from pytest_energy.report.results import Entry, HistoryEntry, IdleSide, ReportedSide, Results, Run
 from pytest_energy.report.words import (
     PRECEDENCE,
@@ -246,9 +247,12 @@ def tone(entry: Entry) -> str:
 def reading(entry: Entry) -> str:
     """Whether pace or work per token moved.
 
-    Empty for an unclear change, and for a regression, whose explanation says it.
+    Empty for an unclear change, for a regression, whose explanation says it, and if a prefix cache
+    says what the work is.
     """
-    if entry.verdict == "regressed" or entry.idle or not _clear(entry):
+    slower = entry.changed.slower if entry.changed else None
+    by_cache = slower is not None and slower.cause == MORE_WORK
+    if entry.verdict == "regressed" or entry.idle or by_cache or not _clear(entry):
         return ""
     return NO_READING if entry.split is None else READING[entry.split.reading]
 

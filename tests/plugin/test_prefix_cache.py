@@ -114,6 +114,13 @@ def test_a_cache_that_serves_nothing_is_told_even_if_the_test_passes(project: Pr
     )
 
 
+def test_a_cell_that_shares_nothing_is_told_nothing_of_the_cache(project: Project) -> None:
+    project.record("plain", prefix_cache=NOTHING)
+    result = project.run("--energy-replay", "plain", "--energy-report", "report")
+    result.stdout.no_fnmatch_line("*prefix cache*")
+    assert "prefix cache" not in (project.path / "report" / "report.md").read_text()
+
+
 def test_a_prefix_as_long_as_the_prompts_is_refused(project: Project) -> None:
     write_tests(project, {**SHARED, "shared_prefix_tokens": 64})
     message = "shared_prefix_tokens is 64: it must be less than input_tokens, 64"

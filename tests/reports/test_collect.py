@@ -12,8 +12,8 @@ from pytest_energy.cell.cell import Cell
 from pytest_energy.measure import measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.recording import recording_file
-from pytest_energy.recording.recording import CoResident
-from pytest_energy.report import collect, explanation, groups, results, sides, trace
+from pytest_energy.recording.recording import CoResident, PrefixCache
+from pytest_energy.report import collect, explanation, groups, results, sides, summary, trace
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.store.noise import NoiseStore
 from pytest_energy.verdict import judge
@@ -57,6 +57,23 @@ def test_power_of_one_launch_has_the_interval_that_it_cannot_exceed(
     assert side is not None
     half = float(stats.t.ppf(0.975, 3)) * 0.04
     assert side.power_w.high / side.power_w.value == pytest.approx(math.exp(half), rel=1e-5)
+
+
+def test_less_from_the_prefix_cache_is_the_work_that_a_token_costs_more(
+    cell: Cell, tmp_path: Path
+) -> None:
+    for label, power_w, cached in (("old", 500.0, 48), ("new", 600.0, 0)):
+        for launch_id in (f"{label}-{i}" for i in range(3)):
+            version = {"vllm": label}
+            made = simulated.recording(cell, launch_id, power_w, cycles=12.5, environment=version)
+            counted = replace(made, prefix_cache=PrefixCache(64, cached))
+            recording_file.write(counted, tmp_path / label / launch_id / "cell.json.gz")
+    read = collect.read([tmp_path / "old", tmp_path / "new"])
+    entry, _ = collect.compared(read, NoiseStore(tmp_path))
+    assert entry.changed is not None
+    cause, _ = entry.changed.in_words.split("; ")
+    assert cause == "more work (the prefix cache served 0 % of prompt tokens, reference 75 %)"
+    assert summary.reading(entry) == ""
 
 
 def test_a_recording_given_twice_counts_once_and_order_names_the_reference(
