@@ -344,12 +344,13 @@ def test_a_loss_to_a_cache_that_serves_less_is_more_work(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize(("joules", "verdict"), [(0.4, Verdict.IMPROVED), (0.5, Verdict.PASS)])
+@pytest.mark.parametrize(("before", "after"), [(3, 87), (87, 3)])
 def test_other_shares_without_a_loss_are_told_as_a_difference(
-    cell: Cell, joules: float, verdict: Verdict
+    cell: Cell, joules: float, verdict: Verdict, before: int, after: int
 ) -> None:
-    found, explanation = explained(cell, joules, 0.87, 0.03)
+    found, explanation = explained(cell, joules, after / 100, before / 100)
     assert found is verdict
-    assert "cached_prompt_percent: 3 → 87" in explanation.changed.in_words
+    assert explanation.changed.in_words == f"cached_prompt_percent: {before} → {after}"
 
 
 def unserved(marker: dict[str, Any], share: float | None, **settings: Any) -> list[str]:
