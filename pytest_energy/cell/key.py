@@ -17,6 +17,7 @@ from pytest_energy.safety.untrusted import Malformed
 
 BatchSize = Annotated[int, Ge(1), Le(10**6)]
 _Tokens = Annotated[int, Ge(0), Le(10**9)]
+_WEIGHTS = "load_format"
 _SPREAD = {"tp": "tensor_parallel_size", "pp": "pipeline_parallel_size"}
 _EXPLAINED: Mapping[str, str] = {
     "prompts_sha256": " (another file of prompts, or its content was changed)"
@@ -165,14 +166,33 @@ class CellKey:
         }
 
     @property
+    def weights(self) -> str:
+        """As the marker names them: "dummy"; empty if someone else started the engine."""
+        return str(self.engine_args.get(_WEIGHTS, ""))
+
+    @property
+    def but_weights(self) -> str:
+        """As one line of JSON, equal for keys that differ in nothing but their weights."""
+        arguments = {name: v for name, v in self.engine_args.items() if name != _WEIGHTS}
+        return canonical({**self.plain, "engine_args": arguments})
+
+    @property
     def name(self) -> str:
         """For tables and messages: model, what is unusual about its engine, batch, workload."""
+        return self._named()
+
+    @property
+    def name_with_weights(self) -> str:
+        """The same beside cells of other weights: "llama weights=dummy bs=8 512/256"."""
+        return self._named(*([f"weights={self.weights}"] if self.weights else []))
+
+    def _named(self, *more: str) -> str:
         parts = [self.model, *([self.engine] if self.engine != "offline" else [])]
         quantization = self.engine_args.get("quantization")
         parts += [str(quantization)] if quantization else []
         parts += [f"{short}={size}" for short, size in self.spread_over.items()]
         asked = ["idle"] if self.is_idle else [f"bs={self.batch_size}", self.workload.short]
-        return " ".join([*parts, *asked])
+        return " ".join([*parts, *more, *asked])
 
     @property
     def slug(self) -> str:

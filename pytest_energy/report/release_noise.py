@@ -17,6 +17,7 @@ from pytest_energy.verdict import comparison
 from pytest_energy.verdict.comparison import Moderated
 
 POWER = "power_w"
+QUANTITIES = (Metric.JOULES_PER_TOKEN.value, POWER, Metric.TOKENS_PER_S.value)
 MIN_BLOCKS = 3  # GPUs that have launched all releases
 
 Gpus = tuple[str, ...]

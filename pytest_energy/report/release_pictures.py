@@ -69,7 +69,8 @@ def _of_workload(
         for name in drawn
     )
     key = figures[0].cell
-    title = f"{key.model} {key.workload.short} on {table.machine.gpu_name}"
+    weights = f" weights={key.weights}" * (len(table.weights) > 1)
+    title = f"{key.model}{weights} {key.workload.short} on {table.machine.gpu_name}"
     group = Group(key, title, str(table.machine), series)
     to_reference, in_a_row = _moves(table, found, drawn)
     left = len(releases) - len(drawn)

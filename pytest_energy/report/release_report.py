@@ -23,7 +23,9 @@ _PICTURE = """\
 def publish(
     tables: Sequence[Table], folder: Path, published: Sequence[Published] = ()
 ) -> list[Path]:
-    """Write releases.md, releases.csv, verdicts.csv and the pictures, each whole or not at all.
+    """Write releases.md, the CSV files and the pictures, each whole or not at all.
+
+    weights.csv is there if cells that differ in nothing but their weights are compared.
 
     Returns:
         The files' paths.
@@ -37,6 +39,8 @@ def publish(
         "releases.csv": _csv(release_table.figure_records(tables)),
         "verdicts.csv": _csv(release_table.step_records(tables)),
     }
+    if any(table.under_weights for table in tables):
+        files["weights.csv"] = _csv(release_table.weights_records(tables))
     for picture in drawn:
         files |= {
             f"pictures/{picture.name}-{theme}.svg": picture.svg(theme) for theme in pictures.THEMES

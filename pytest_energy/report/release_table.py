@@ -1,7 +1,7 @@
 """vLLM releases side by side as text: for the terminal, as Markdown, and as rows for pandas."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.markdown import escape
 from pytest_energy.report.release_noise import POWER
 from pytest_energy.report.release_steps import ROLES, Step, first_verdict, mean_ratio
+from pytest_energy.report.release_weights import OWN, UnderWeights
 from pytest_energy.report.releases import Table
 from pytest_energy.report.results import Interval
 from pytest_energy.report.table import fitted, split_name, wrapped
@@ -21,25 +22,28 @@ _ENERGY, _RATE = Metric.JOULES_PER_TOKEN, Metric.TOKENS_PER_S
 _FIGURES = (
     *("cell", "vLLM", "J/token", "change, %", "W", "change, %", "tokens/s", "change, %", "n"),
 )
+_WEIGHTS = "cell", "vLLM", "under", "change, %", "under", "change, %", "apart, %"
 _STEPS = "cell", "vLLM", "J/token", "W", "tokens/s", "static", "dynamic", "detects"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a table: what it shows, its columns, its rows by cell, and how to read it."""
+    """A part of a table: what it shows, its columns, its rows by cell's name, how to read it."""
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[tuple[CellKey, Sequence[str]]]
+    rows: Sequence[tuple[str, Sequence[str]]]
     legend: str
 
 
 def parts(table: Table) -> list[Part]:
-    """Figures, steps, and the verdicts on each metric; without a second release figures alone."""
+    """Figures, then what there is: steps, the verdicts on each metric, what weights change."""
     found = [_figures(table)]
-    return found + [_steps(table), *(_verdicts(table, metric) for metric in UNDER_LOAD)] * bool(
-        table.steps
-    )
+    if table.steps:
+        found += [_steps(table), *(_verdicts(table, metric) for metric in UNDER_LOAD)]
+    if table.under_weights:
+        found += [_weights(table, metric) for metric in UNDER_LOAD]
+    return found
 
 
 def lines(table: Table) -> list[str]:
@@ -49,8 +53,8 @@ def lines(table: Table) -> list[str]:
         heading, *rows = fitted([part.columns, *(row for _, row in part.rows)])
         shown += ["", part.title, heading]
         above = ""
-        for (key, _), row in zip(part.rows, rows, strict=True):
-            if above != (above := split_name(key.name)[0]):
+        for (name, _), row in zip(part.rows, rows, strict=True):
+            if above != (above := split_name(name)[0]):
                 shown.append(above)
             shown.append(row)
         shown.append(wrapped(part.legend))
@@ -64,8 +68,8 @@ def markdown(table: Table) -> str:
         blocks.append(f"### {escape(part.title)}")
         rows = [f"| {' | '.join(part.columns)} |", "|---|---|" + "---:|" * (len(part.columns) - 2)]
         size = ""
-        for key, row in part.rows:
-            size = key.name if row[0] else size
+        for name, row in part.rows:
+            size = name if row[0] else size
             texts = [size if row[0] else "", *row[1:]]
             rows.append(f"| {' | '.join(map(escape, texts))} |")
         blocks += ["\n".join(rows), escape(part.legend)]
@@ -79,13 +83,15 @@ def _gpus(table: Table) -> str:
     return f"{count(len(table.gpus), 'GPU')} ({names})" if table.machine.gpus == 1 else names
 
 
-def _once(keyed: Sequence[tuple[CellKey, Sequence[str]]]) -> list[tuple[CellKey, Sequence[str]]]:
-    """Rows with their cell in front, in the first row of each."""
-    found: list[tuple[CellKey, Sequence[str]]] = []
+def _once(
+    keyed: Sequence[tuple[CellKey, Sequence[str]]], name: Callable[[CellKey], str]
+) -> list[tuple[str, Sequence[str]]]:
+    """Rows by their cell's name, with the cell in front in the first row of each."""
+    found: list[tuple[str, Sequence[str]]] = []
     above = None
     for key, row in keyed:
         size = "" if key == above else split_name(key.name)[1]
-        found.append((key, (size, *row)))
+        found.append((name(key), (size, *row)))
         above = key
     return found
 
@@ -103,7 +109,9 @@ def _figures(table: Table) -> Part:
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
         f"GPU, ± 95 % over {_over(table)}, for all cells and releases together."
     )
-    return Part(f"Releases, against vLLM {table.reference}", _FIGURES, _once(rows), legend)
+    return Part(
+        f"Releases, against vLLM {table.reference}", _FIGURES, _once(rows, table.name), legend
+    )
 
 
 def _over(table: Table) -> str:
@@ -136,7 +144,7 @@ def _steps(table: Table) -> Part:
         "or no GPU launched both. detects: the smallest rise of J/token that these launches show "
         "in 95 % of cases."
     )
-    return Part("Steps from the release before, %", _STEPS, _once(rows), legend)
+    return Part("Steps from the release before, %", _STEPS, _once(rows, table.name), legend)
 
 
 def _step(steps: Sequence[Step], judged: Sequence[Step]) -> list[str]:
@@ -187,7 +195,7 @@ def _verdicts(table: Table, metric: Metric) -> Part:
     )
     title = f"Verdicts on {UNIT[metric]}, against an earlier release"
     columns = ("cell", "vLLM", *(f"{role}, %" for role in ROLES))
-    return Part(title, columns, _once(rows), legend)
+    return Part(title, columns, _once(rows, table.name), legend)
 
 
 def _judged_on(table: Table) -> str:
@@ -213,6 +221,60 @@ def _best(steps: Sequence[Step], metric: Metric) -> str:
             return short
     names = ", ".join(dict.fromkeys(step.against for step in steps))
     return f"{_verdict(steps, metric)} ({names})"
+
+
+def _weights(table: Table, metric: Metric) -> Part:
+    rows = [
+        (of.against, [of.release, *_under_both(of, metric), _with_half(of.apart[metric.value])])
+        for of in table.under_weights
+    ]
+    own = " auto: the model's own." if OWN in table.weights else ""
+    legend = (
+        f"change: from vLLM {table.reference} on the same GPU, under weights of two kinds.{own} "
+        f"apart: the second ratio over the first, ± 95 % over {_over(table)}, for all these rows "
+        f"together. {_carries_over(table.under_weights, metric)}"
+    )
+    title = f"Does a change of {UNIT[metric]} carry over between weights?"
+    return Part(title, _WEIGHTS, _once(rows, lambda key: key.name), legend)
+
+
+def _under_both(of: UnderWeights, metric: Metric) -> list[str]:
+    both = (of.against, of.ratios_against), (of.cell, of.ratios)
+    return [text for key, of in both for text in (key.weights, _points(of[metric.value]))]
+
+
+def _carries_over(compared: Sequence[UnderWeights], metric: Metric) -> str:
+    """What follows from all rows."""
+    name = metric.value
+    within = max(of.alike_within(name) for of in compared)
+    alike = f"all are alike within {math.ceil(1000 * within) / 10:.1f} %"
+    differing = [of for of in compared if of.differs(name)]
+    if not differing:
+        return f"No ratio differs between weights: {alike}."
+    most = max(differing, key=lambda of: abs(math.log(of.apart[name].value)))
+    key, more = most.cell, "s" * (len(differing) == 1)
+    return (
+        f"{len(differing)} of {count(len(compared), 'ratio')} differ{more} between weights, most "
+        f"that of vLLM {most.release} at bs={key.batch_size} under weights={key.weights} "
+        f"({_with_half(most.apart[name])} %); {alike}."
+    )
+
+
+def weights_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """A row per kind of GPUs, cell, release, and weights that are compared with others."""
+    return [
+        {
+            **_place(table, of.cell, of.release),
+            "reference": table.reference,
+            "against_weights": of.against.weights,
+            "gpus": len(of.on),
+            **{f"{name}_ratio": value for name, value in of.ratios.items()},
+            **{f"{name}_ratio_against": value for name, value in of.ratios_against.items()},
+            **_flat(of.apart, "_apart"),
+        }
+        for table in tables
+        for of in table.under_weights
+    ]
 
 
 def figure_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
@@ -247,6 +309,7 @@ def _place(table: Table, key: CellKey, release: str) -> dict[str, Any]:
         "cell": key.name,
         "cell_slug": key.slug,
         "batch_size": key.batch_size,
+        "weights": key.weights,
         "vllm": release,
     }
 

@@ -11,8 +11,6 @@ Assoc. 62:626, whose inequality allows for a reference that they share). Those o
 nothing of other GPUs.
 """
 
-import math
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,24 +21,19 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.measure import measurement
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import UNDER_LOAD, Metric
-from pytest_energy.measure.spread import (
-    CONFIDENCE,
-    exp,
-    log_moments,
-)
+from pytest_energy.measure.metric import UNDER_LOAD
+from pytest_energy.measure.spread import CONFIDENCE
 from pytest_energy.recording import recording_file
-from pytest_energy.report import release_noise, release_steps
+from pytest_energy.report import release_ratio, release_steps, release_weights
 from pytest_energy.report.gpu_chart import named
-from pytest_energy.report.release_noise import POWER, Gpus, Launches, Stored, values
+from pytest_energy.report.release_noise import QUANTITIES, Gpus, Launches, Stored
+from pytest_energy.report.release_ratio import Varies
 from pytest_energy.report.release_steps import Step, chains
-from pytest_energy.report.results import Interval, engine_name, interval
+from pytest_energy.report.release_weights import UnderWeights
+from pytest_energy.report.results import Interval, engine_name
 from pytest_energy.report.words import count
 from pytest_energy.store import gpu_launches
 from pytest_energy.store.noise import NoiseStore
-from pytest_energy.verdict.comparison import Moderated, error_bound
-
-QUANTITIES = (Metric.JOULES_PER_TOKEN.value, POWER, Metric.TOKENS_PER_S.value)
 
 
 @dataclass(frozen=True)
@@ -97,6 +90,7 @@ class Table:
         steps: by cell and GPU, in the order of releases.
         over_gpus: the same over the GPUs of complete blocks, of cells that have them.
         comparisons: verdicts that share the error level; over GPUs, where there are such.
+        under_weights: whether ratios carry over, of cells that differ in their weights alone.
         notes: invalid launches that are left out, and GPUs whose machine changed.
     """
 
@@ -107,12 +101,22 @@ class Table:
     steps: tuple[Step, ...]
     over_gpus: tuple[Step, ...]
     comparisons: int
+    under_weights: tuple[UnderWeights, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> list[Gpus]:
         """Those that it is averaged over."""
         return sorted({gpus for figures in self.figures for gpus in figures.by_gpus})
+
+    @property
+    def weights(self) -> set[str]:
+        """The kinds that its cells are of."""
+        return {figures.cell.weights for figures in self.figures}
+
+    def name(self, cell: CellKey) -> str:
+        """Of one of its cells, with its weights if others are of other ones."""
+        return cell.name_with_weights if len(self.weights) > 1 else cell.name
 
     def in_role(self, role: str) -> dict[tuple[CellKey, str], list[Step]]:
         """By cell and release the steps from the release with this role, one per GPU."""
@@ -244,16 +248,16 @@ def _table(machine: Machine, place: _Place, asked: str | None, stored: Stored) -
     together = CONFIDENCE ** (1 / max(1, shared))
     figures = []
     for key, of_cell in cells.items():
-        noise = {name: release_noise.noise(name, key, cells, stored) for name in QUANTITIES}
-        blocks = {name: release_noise.of_blocks(name, key, cells) for name in QUANTITIES}
+        varies = {name: Varies.of(name, key, cells, stored) for name in QUANTITIES}
         figures += [
-            _figures(key, release, of_cell, of_cell.get(reference, {}), noise, blocks, together)
+            _figures(key, release, of_cell, of_cell.get(reference, {}), varies, together)
             for release in releases
             if release in of_cell
         ]
     steps, over_gpus, comparisons = release_steps.steps(cells, releases, stored)
     return Table(
         machine, reference, tuple(releases), tuple(figures), steps, over_gpus, comparisons,
+        release_weights.under_weights(cells, releases, reference, stored),
         (*place.notes, *_changes(cells)),
     )  # fmt: skip
 
@@ -280,8 +284,9 @@ def _changes(cells: Mapping[CellKey, Launches]) -> Iterator[str]:
             )
 
 
-def _order(key: CellKey) -> tuple[str, int, str]:
-    return key.name.replace(f" bs={key.batch_size} ", " "), key.batch_size, key.canonical
+def _order(key: CellKey) -> tuple[str, tuple[bool, str], int, str]:
+    name = key.name.replace(f" bs={key.batch_size} ", " ")
+    return name, release_weights.order(key), key.batch_size, key.canonical
 
 
 def _figures(
@@ -289,25 +294,18 @@ def _figures(
     release: str,
     of_cell: Launches,
     reference: Mapping[Gpus, Sequence[Measurement]],
-    noise: Mapping[str, Moderated],
-    blocks: Mapping[str, Moderated | None],
+    varies: Mapping[str, Varies],
     together: float,
 ) -> Figures:
     by_gpus, on = of_cell[release], _on(of_cell, release)
     common = [gpus for gpus in by_gpus if gpus in reference]
     means, ratios = {}, {}
-    for name, known in noise.items():
-        own = {gpus: log_moments(values(name, of))[0] for gpus, of in by_gpus.items()}
-        root = _root([len(by_gpus[gpus]) for gpus in on], len(on))
-        means[name] = _interval(statistics.fmean(own[g] for g in on), root, known, CONFIDENCE)
-        if not common or by_gpus is reference:
-            continue
-        logs = [own[gpus] - log_moments(values(name, reference[gpus]))[0] for gpus in common]
-        counts = [len(side[gpus]) for side in (by_gpus, reference) for gpus in common]
-        scatter = blocks[name]
-        root = math.sqrt(2 / len(common)) if scatter else _root(counts, len(common))
-        ratios[name] = _interval(statistics.fmean(logs), root, scatter or known, together)
-    of_blocks = bool(ratios) and None not in blocks.values()
+    for name, known in varies.items():
+        means[name] = release_ratio.mean(name, by_gpus, on, known).interval(CONFIDENCE)
+        if common and by_gpus is not reference:
+            found = release_ratio.ratio(name, by_gpus, reference, common, known)
+            ratios[name] = found.interval(together)
+    of_blocks = bool(ratios) and all(known.blocks for known in varies.values())
     return Figures(key, release, by_gpus, on, means, ratios, len(common), of_blocks)
 
 
@@ -319,13 +317,3 @@ def _on(of_cell: Launches, release: str) -> tuple[Gpus, ...]:
         for others in (of_cell, chain, [release])
     )
     return tuple(sorted(next(filter(None, found))))
-
-
-def _root(launches: Iterable[int], gpus: int) -> float:
-    """Times the deviation of a launch, the standard error of a mean over GPUs of their means."""
-    return math.sqrt(math.fsum(1 / count for count in launches)) / gpus
-
-
-def _interval(log: float, root: float, noise: Moderated, confidence: float) -> Interval:
-    half = error_bound(noise.spread, noise.assumed, (1 + confidence) / 2) * root
-    return interval(exp(log), exp(log - half), exp(log + half))

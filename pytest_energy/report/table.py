@@ -12,7 +12,7 @@ _COLUMNS = (
     *("cell", "J/token", "change, %", "tokens/s", "change, %", "W", "change, %", "verdict"),
     "detects, %",
 )
-_LEFT = {"cell", "metric", "release", "set back", "verdict", "vLLM"}
+_LEFT = {"cell", "metric", "release", "set back", "under", "verdict", "vLLM"}
 _ALWAYS = ("cell", "verdict")
 
 Markup = dict[str, bool]

@@ -111,4 +111,5 @@ def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
         "suites/published/test_llama_3_1_8b_serve.py",
         "suites/releases/test_llama_3_1_8b.py",
         "suites/releases/test_llama_3_1_8b_bs512.py",
+        "suites/weights/test_llama_3_1_8b.py",
     }

@@ -19,6 +19,7 @@ from pytest_energy.plugin.marker import Marked
 from pytest_energy.report import (
     published,
     release_chart,
+    release_noise,
     release_pictures,
     release_report,
     release_table,
@@ -381,7 +382,7 @@ def test_recorded_launches_give_the_ratios_that_pandas_gives(tmp_path: Path) -> 
         {
             "vllm": m.environment.vllm,
             "batch_size": m.key.batch_size,
-            **{name: math.log(getattr(m, name)) for name in releases.QUANTITIES},
+            **{name: math.log(getattr(m, name)) for name in release_noise.QUANTITIES},
         }
         for m in measured
     )
@@ -390,7 +391,7 @@ def test_recorded_launches_give_the_ratios_that_pandas_gives(tmp_path: Path) -> 
     release_report.publish(found, tmp_path)
     written = pandas.read_csv(tmp_path / "releases.csv")
     written = written[written.vllm == "0.25.1"].set_index("batch_size")
-    for name in releases.QUANTITIES:
+    for name in release_noise.QUANTITIES:
         assert written[f"{name}_ratio"].to_dict() == pytest.approx(expected[name].to_dict())
     products = written.joules_per_token_ratio * written.tokens_per_s_ratio
     assert products.to_dict() == pytest.approx(written.power_w_ratio.to_dict())
