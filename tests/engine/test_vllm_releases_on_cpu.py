@@ -103,6 +103,28 @@ def is_v0(engine: OfflineEngine) -> bool:
     return engine.ready.settings.get("vllm_engine") == "V0"
 
 
+def test_random_weights_have_the_usual_size(
+    engine: OfflineEngine, python: str, folder: Path
+) -> None:
+    """Or are refused: V0 engines may have nothing to run inside their workers."""
+    arguments = {"model": str(folder / "tiny"), **DUMMIES, "load_format": "random"}
+    refusal, found = "", {}
+    try:
+        with OfflineEngine(python, arguments, *LIMITS) as random:
+            assert random.ready is not None
+            found = random.ready.synthetic_weights
+            random.close(grace_s=0.0)
+    except EngineError as error:
+        refusal = str(error)
+    if is_v0(engine) and refusal:
+        assert "weights='dummy'" in refusal
+        return
+    assert refusal == ""
+    low, high = found["weight_deviation"]
+    assert 0.019 < low <= high < 0.021
+    assert (found["norms"], found["mlps"]) == ([1.0, 1.0], 2)
+
+
 def test_what_it_reports(engine: OfflineEngine, python: str) -> None:
     code = "import os, vllm; print(vllm.__version__, os.path.isdir(vllm.__path__[0] + '/v1'))"
     done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)

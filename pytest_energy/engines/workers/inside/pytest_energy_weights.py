@@ -63,14 +63,27 @@ def synthesise(param: torch.Tensor, *_: object, **__: object) -> None:
     param.normal_(0.0, DEVIATION, generator=generator)
 
 
-for module in (weight_utils, dummy_loader):
-    if not hasattr(module, "initialize_single_dummy_weight"):
-        raise UnsupportedWeights(
-            "this vLLM fills dummy weights in an unknown way.\n"
-            "Load the model's own (weights='auto'), or, if it is not quantized, use vLLM's dummies "
-            "(weights='dummy')."
-        )
-    module.initialize_single_dummy_weight = synthesise
+def synthesise_all(model: torch.nn.Module, *_: object, **__: object) -> None:
+    """Fill all of the model: what an older vLLM's initialize_dummy_weights is called for.
+
+    Raises:
+        UnsupportedWeights: as `synthesise`.
+    """
+    for tensor in model.state_dict().values():
+        synthesise(tensor)
+
+
+if hasattr(dummy_loader, "initialize_single_dummy_weight"):
+    for module in (weight_utils, dummy_loader):
+        module.initialize_single_dummy_weight = synthesise
+elif hasattr(dummy_loader, "initialize_dummy_weights"):
+    dummy_loader.initialize_dummy_weights = synthesise_all
+else:
+    raise UnsupportedWeights(
+        "this vLLM fills dummy weights in an unknown way.\n"
+        "Load the model's own (weights='auto'), or, if it is not quantized, use vLLM's dummies "
+        "(weights='dummy')."
+    )
 
 
 class WeightStatistics:
