@@ -32,13 +32,21 @@ and tokens/s, release by release, with intervals and the gate's verdicts.
 Every block launches each release once, in random order. The same command goes
 on where it was interrupted; called on another GPU with the same DIR, it adds
 that GPU, within which its releases are compared. DIR gets the recordings,
-releases.md, releases.csv, verdicts.csv and pictures. The exit status is 1 if
-launches are open.
+releases.md, CSV files and pictures. The exit status is 1 if launches are open.
+
+Cells that differ in nothing but their weights are compared: does what a release
+or a setting changes under synthetic weights carry over to a model's own?
 
     pytest-energy sweep --versions 0.20.2,0.25.1,0.33.0 -o sweep
     pytest-energy sweep --python old/bin/python --python new/bin/python \\
         --suites suites/releases -o sweep -- -k "bs8 or bs64"
     pytest-energy sweep --table sweep recordings/vllm-0.20.2 -o table
+
+    pytest-energy sweep --versions 0.11.1,0.25.1 --suites suites/weights \\
+        -o weights
+    pytest-energy sweep --versions 0.25.1 --suites suites/weights -o no-async \\
+        -- --energy-engine-arg async_scheduling=false
+    pytest-energy sweep --table weights no-async --reference 0.25.1 -o table
 """
 
 
