@@ -33,7 +33,9 @@ class Plan:
         return sum(out for _, out in (*self.first_wave, *self.lengths))
 
 
-def tokens_in_flight(lengths: Sequence[tuple[int, int]], batch_size: int, block_size: int) -> int:
+def tokens_in_flight(
+    lengths: Sequence[tuple[int, int]], batch_size: int, block_size: int, held_once: int = 0
+) -> int:
     """Tokens for which `batch_size` requests in flight need room at most.
 
     A request counts with its whole length, in whole blocks, from its start on, so the cache never
@@ -43,10 +45,13 @@ def tokens_in_flight(lengths: Sequence[tuple[int, int]], batch_size: int, block_
         lengths: tokens in and out of the requests, in order, over and over.
         batch_size: requests in flight.
         block_size: tokens of a block of the cache.
+        held_once: tokens of each that it holds once for all.
     """
-    rooms = [-(-(tokens_in + out) // block_size) * block_size for tokens_in, out in lengths]
+    rooms = [
+        -(-(tokens_in + out) // block_size) * block_size - held_once for tokens_in, out in lengths
+    ]
     if len(lengths) == 1:
-        return batch_size * rooms[0]
+        return held_once + batch_size * rooms[0]
     # When the request in each slot ends, and which it is.
     slots = [(lengths[n % len(lengths)][1], n % len(lengths)) for n in range(batch_size)]
     heapq.heapify(slots)
@@ -57,7 +62,15 @@ def tokens_in_flight(lengths: Sequence[tuple[int, int]], batch_size: int, block_
         heapq.heapreplace(slots, (ends + lengths[number][1], number))
         room += rooms[number] - rooms[ended]
         most = max(most, room)
-    return most
+    return held_once + most
+
+
+def held_once(shared_prefix_tokens: int | None, engine_settings: Mapping[str, Any]) -> int:
+    """Tokens of a shared prefix in whole blocks, if the engine says that it caches prefixes."""
+    if engine_settings.get("enable_prefix_caching") is not True:
+        return 0
+    block = block_size(engine_settings)
+    return (shared_prefix_tokens or 0) // block * block
 
 
 def block_size(engine_settings: Mapping[str, Any]) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_energy.cell.cell import Cell
-from pytest_energy.cell.plan import block_size, tokens_in_flight
+from pytest_energy.cell.plan import block_size, held_once, tokens_in_flight
 from pytest_energy.engines.engine import Engine, EngineReady
 from pytest_energy.errors import EngineError
 from pytest_energy.health import neighbours
@@ -156,7 +156,8 @@ def _load(engine: Engine, side: Side, cells: Sequence[Cell]) -> EngineReady:
     for cell in cells:
         with _named(side):
             lengths = engine.prepare(cell.workload, cell.batch_size).lengths
-        needed = tokens_in_flight(lengths, cell.batch_size, block_size(ready.settings))
+        once = held_once(cell.workload.shared_prefix_tokens, ready.settings)
+        needed = tokens_in_flight(lengths, cell.batch_size, block_size(ready.settings), once)
         if 0 < ready.kv_cache_tokens < needed:
             raise NoFit(
                 f"the {side.name} engine's KV cache holds {ready.kv_cache_tokens} of the {needed} "

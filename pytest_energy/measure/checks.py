@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pytest_energy.cell.plan import block_size, tokens_in_flight
+from pytest_energy.cell.plan import block_size, held_once, tokens_in_flight
 from pytest_energy.measure import idle
 from pytest_energy.measure.conditions import power_after_load_w
 from pytest_energy.measure.cycles import FIGURES, Cycles, boundaries, request_lengths
@@ -71,8 +71,9 @@ def of_cycles(cycles: Cycles, windows: Sequence[Window], batch_size: int) -> lis
 def kv_cache(recording: Recording) -> list[str]:
     """Whether the KV cache holds the batch; unknown if the engine did not say how large it is."""
     lengths, batch_size = request_lengths(recording), recording.key.batch_size
-    block = block_size(recording.environment.engine_settings)
-    needed = tokens_in_flight(lengths, batch_size, block)
+    settings = recording.environment.engine_settings
+    once = held_once(recording.key.workload.shared_prefix_tokens, settings)
+    needed = tokens_in_flight(lengths, batch_size, block_size(settings), once)
     if not 0 < recording.kv_cache_tokens < needed:
         return []
     detail = f"it holds {recording.kv_cache_tokens} tokens, the batch needs {needed}"

@@ -21,6 +21,7 @@ from pytest_energy.engines.server_load import RequestStream
 from pytest_energy.engines.server_process import Counters
 from pytest_energy.engines.workers import vllm_worker
 from pytest_energy.errors import UsageError
+from pytest_energy.measure import checks
 from pytest_energy.measure.limits import cached_share, computed_tokens
 from pytest_energy.measure.measurement import measure
 from pytest_energy.measure.metric import Metric
@@ -287,6 +288,28 @@ def test_recordings_of_version_6_counted_nothing(cell: Cell) -> None:
     del content["prefix_cache"]
     older = schema.from_json({**content, "schema_version": 6})
     assert older == replace(recorded, prefix_cache=None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"enable_prefix_caching": True}, 32 + 4 * (80 - 32)),
+        ({"enable_prefix_caching": False}, 4 * 80),
+        ({}, 4 * 80),
+    ],
+)
+@pytest.mark.parametrize(
+    "output_tokens", [8, {"lognormal": {"median": 8, "sigma": 0.01, "max": 8}}]
+)
+def test_the_kv_cache_holds_whole_blocks_of_the_prefix_once(
+    settings: dict[str, bool], needed: int, output_tokens: Any
+) -> None:
+    of = cell_of({**SHARED, "shared_prefix_tokens": 40, "output_tokens": output_tokens})
+    known = {"engine_settings": {"block_size": 16, **settings}}
+    recorded = recording(of, environment=known, cycles=20.5)
+    assert checks.kv_cache(replace(recorded, kv_cache_tokens=needed)) == []
+    (fault,) = checks.kv_cache(replace(recorded, kv_cache_tokens=needed - 1))
+    assert fault.endswith(f"the batch needs {needed}")
 
 
 def test_a_step_computes_what_the_cache_does_not_hold(cell: Cell) -> None:
