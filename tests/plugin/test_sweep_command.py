@@ -277,3 +277,34 @@ def test_a_real_sweep_that_is_interrupted_goes_on(project: Project, how: signal.
     assert {path.name for path in block.iterdir()} == {"0.9.1", "0.10.2"}
     assert {path: path.read_bytes() for path in (block / whole).rglob("*.gz")} == before
     assert "  bs=2  0.9.1" in done.stdout
+
+
+@pytest.mark.nightly
+def test_real_sweeps_of_releases_and_of_a_setting_are_compared_between_weights(
+    project: Project,
+) -> None:
+    project.pytester.makeconftest(CONFTEST)
+    marked = TESTS.replace('weights="dummy", ', "")
+    assert marked != TESTS
+    tests = [
+        marked.replace("@pytest", f'@pytest.mark.energy(weights="{name}")\n@pytest').replace(
+            "test_tiny", f"test_{name}"
+        )
+        for name in ("dummy", "random")
+    ]
+    project.pytester.makepyfile(test_tiny="\n".join(tests))
+    old, new = (release(project.path, name, 0.002) for name in ("0.9.1", "0.10.2"))
+    setting = ["--", "--energy-engine-arg", "async_scheduling=false"]
+    swept = ["--suites", "test_tiny.py", "--launches", "1", "-o"]
+    for arguments in (
+        ["--python", old, "--python", new, *swept, "sweep"],
+        ["--python", new, *swept, "no-async", *setting],
+        ["--table", "sweep", "no-async", "--reference", "0.10.2", "-o", "table"],
+    ):
+        command = [sys.executable, "-c", RUN, "sweep", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout.partition("Does a change of J/token carry over between weights?")[2]
+    for label in ("0.9.1", "0.10.2 async_scheduling=False"):
+        assert re.search(rf" {label} +dummy +\S+ +random +\S+ +\S+ ±", said), done.stdout
+    assert "differ" in said.partition("Does a change of tokens/s")[0]
