@@ -14,6 +14,7 @@ from pytest_energy.engines import compile_cache
 from pytest_energy.engines.worker_process import WorkerProcess
 from pytest_energy.errors import EngineError
 from pytest_energy.recording import fingerprint
+from pytest_energy.recording.experts import ExpertRouting, routing_from_json
 from pytest_energy.recording.recording import Client, PrefixCache
 from pytest_energy.recording.schema import prefix_cache_from_json, tokens_from_steps
 from pytest_energy.recording.series import FAR
@@ -35,6 +36,7 @@ class EngineReady:
         vocabulary_size: number of token ids.
         synthetic_weights: what the check of synthetic weights found; empty if the weights are the
             model's own or were not checked.
+        experts: how the routers spread tokens; None if the model has no experts, or was not asked.
     """
 
     versions: Mapping[str, Any]
@@ -43,6 +45,7 @@ class EngineReady:
     kv_cache_tokens: int
     vocabulary_size: int
     synthetic_weights: Mapping[str, Any] = field(default_factory=dict)
+    experts: ExpertRouting | None = None
 
 
 @dataclass(frozen=True)
@@ -357,6 +360,7 @@ def _ready_from(event: Mapping[str, Any], min_vocabulary: int) -> EngineReady:
             facts["vocabulary_size"], "vocabulary_size", min_vocabulary, 10**9
         ),
         synthetic_weights=facts["synthetic_weights"],
+        experts=routing_from_json(facts.get("experts")),
     )
 
 

@@ -301,6 +301,7 @@ class Launch:
             None
             if requests is None
             else RequestTokens(sum(requests.input_tokens), sum(requests.output_tokens)),
+            ready.experts,
         )
 
 

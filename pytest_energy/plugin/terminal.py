@@ -220,6 +220,7 @@ class Summary:
             rows.ran_lines,
             rows.latency_lines,
             rows.prefix_cache_lines,
+            rows.expert_lines,
             rows.idle_lines,
             rows.period_lines,
             noise_table.noise_lines,

@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import AfterValidator, PlainSerializer, TypeAdapter
 
 from pytest_energy import __version__
+from pytest_energy.recording.experts import ExpertRouting
 from pytest_energy.safety import redact
 from pytest_energy.safety.schema import STRICT, Count, Name, Short, checked
 from pytest_energy.safety.untrusted import Malformed
@@ -84,6 +85,8 @@ class Fingerprint:
         engine_settings: as the engine resolved them.
         engine_args_under_test: those given on the command line.
         synthetic_weights: what was seen of them at work.
+        experts: how its routers spread tokens over them; None if it has none, in older recordings
+            and for servers.
         request_tokens: of a pass; None if all requests are alike.
         power_limit_w: of each GPU; several if they differ.
         default_power_limit_w, persistence_mode, ecc, max_sm_clock_mhz: of the first GPU.
@@ -109,6 +112,7 @@ class Fingerprint:
         default_factory=dict
     )
     synthetic_weights: Mapping[str, Any] = field(default_factory=dict)
+    experts: ExpertRouting | None = None
     request_tokens: RequestTokens | None = None
     driver: Name | None = None
     power_limit_w: Watts | Annotated[tuple[Watts, ...], MaxLen(64)] | None = None
@@ -136,9 +140,9 @@ class Fingerprint:
     def plain(self) -> dict[str, Any]:
         """As values of JSON, without what is unknown."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
-        values["host"] = {
-            name: value for name, value in values["host"].items() if value is not None
-        }
+        for name in ("host", "experts"):
+            known = {n: value for n, value in values.get(name, {}).items() if value is not None}
+            values |= {name: known} if name in values else {}
         values["gpu_uuids"] = list(self.gpu_uuids)
         if isinstance(self.power_limit_w, tuple):
             values["power_limit_w"] = list(self.power_limit_w)
@@ -243,6 +247,7 @@ def fingerprint(
     gpu: Mapping[str, Any],
     synthetic_weights: Mapping[str, Any],
     request_tokens: RequestTokens | None = None,
+    experts: ExpertRouting | None = None,
 ) -> Fingerprint:
     """The fingerprint of a load that is about to start.
 
@@ -253,6 +258,7 @@ def fingerprint(
         gpu: as the meter describes it.
         synthetic_weights: what was seen of them at work; empty if there is nothing to report.
         request_tokens: of a pass; None if all requests are alike.
+        experts: how its routers spread tokens over them; None if it has none.
     """
     return Fingerprint(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -261,6 +267,7 @@ def fingerprint(
         engine_args_under_test=redact.paths(engine_args_under_test),
         synthetic_weights=synthetic_weights,
         request_tokens=request_tokens,
+        experts=experts,
         host=host(),
         **{name: versions[name] for name in _VERSIONS if name in versions},
         **gpu,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pytest_energy.report import causes, changes, prefill_decode, prefix_cache, steps, summary
+from pytest_energy.report import causes, changes, prefill_decode, steps, summary
 from pytest_energy.report.causes import Cause, Fact
 from pytest_energy.report.results import HistoryEntry, Results
 
@@ -97,7 +97,7 @@ def _explanations(explained: Sequence[Cause], length: int) -> list[str]:
 
 def _footer(results: Results) -> list[str]:
     blocks = []
-    of_cells = [*prefix_cache.lines(results), *summary.gpus(results)]
+    of_cells = summary.of_cells(results)
     if of_cells:
         blocks.append("\n".join(f"- {escape(line)}" for line in of_cells[:_MAX_ROWS]))
     noise = summary.noise(results)

@@ -7,7 +7,6 @@ from pytest_energy.report import (
     changes,
     launches,
     prefill_decode,
-    prefix_cache,
     steps,
     summary,
 )
@@ -57,7 +56,7 @@ def page(results: Results, gallery: Gallery) -> str:
             older=len(states) - len(history),
             noise=summary.noise(results),
             periods=summary.periods(results),
-            of_cells=[*prefix_cache.lines(results), *summary.gpus(results)][:_MAX_LINES],
+            of_cells=summary.of_cells(results)[:_MAX_LINES],
             runs=results.runs,
             light=LIGHT,
             dark=DARK,

@@ -12,6 +12,7 @@ from pydantic import Field, PlainSerializer, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from pytest_energy.cell.key import CellKey
+from pytest_energy.recording.experts import ExpertRouting
 from pytest_energy.safety import untrusted
 from pytest_energy.safety.schema import STRICT, Count
 from pytest_energy.store.baseline import ReferenceFrom
@@ -23,17 +24,9 @@ Share = Annotated[float, Ge(0), Lt(1e100)]
 Key = Annotated[CellKey, PlainSerializer(lambda key: key.plain)]
 Text = Annotated[str, MinLen(1), MaxLen(10_000)]
 VerdictName = Literal[
-    "pass",
-    "improved",
-    "regressed",
-    "inconclusive",
-    "no baseline",
-    "not comparable",
-    "invalid",
-    "created",
-    "changed",
-    "unchanged",
-]
+    "pass", "improved", "regressed", "inconclusive", "no baseline", "not comparable", "invalid",
+    "created", "changed", "unchanged",
+]  # fmt: skip
 Source = Literal["live", "replay", "recordings", "baselines"]
 
 
@@ -134,6 +127,7 @@ class ReportedSide(_Engine):
         static_power_w: mean over the launches; None if one of them lacks it.
         joules_per_total_token: J per token in or out; None if requests differ in length.
         wh_per_1000_requests: Wh; likewise.
+        experts: how its newest launch spread tokens over them; None if the model has none.
     """
 
     date: Annotated[str, MaxLen(100)]
@@ -144,6 +138,7 @@ class ReportedSide(_Engine):
     static_power_w: Figure | None
     joules_per_total_token: Figure | None = None
     wh_per_1000_requests: Figure | None = None
+    experts: ExpertRouting | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,6 +1,6 @@
 """What each test found, as plain values, and the lines below the terminal's table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.per_request import per_request
 from pytest_energy.measure.spread import Spread
 from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.report import launches, prefix_cache
+from pytest_energy.report import experts, launches, prefix_cache
 from pytest_energy.report.gpu_shares import MAX_IMBALANCE, gpu_shares, imbalance
 from pytest_energy.report.results import engine_name
 from pytest_energy.report.words import UNIT, at_idle, cells_in_short
@@ -75,6 +75,7 @@ class Row:
     periods: str = ""
     latencies: str = ""
     prefix_cache: str = ""
+    experts: str = ""
     gpus: str = ""
     gpu_imbalance: float | None = None
     remarks: tuple[str, ...] = ()
@@ -156,6 +157,7 @@ def row(
         periods=_periods(judgement),
         latencies=_latencies(judgement),
         prefix_cache=prefix_cache.in_words(judgement),
+        experts=experts.in_words(judgement),
         gpus=gpu_shares(gpu_power_w),
         gpu_imbalance=imbalance(gpu_power_w),
         remarks=(
@@ -332,19 +334,24 @@ def latency_lines(rows: Sequence[Row]) -> list[str]:
 
 def prefix_cache_lines(rows: Sequence[Row]) -> list[str]:
     """What the prefix cache served, one line per share with the names of its cells."""
-    cells: dict[str, dict[str, None]] = {}
-    for r in rows:
-        if r.prefix_cache:
-            cells.setdefault(r.prefix_cache, {})[r.cell] = None
-    return [f"{cells_in_short(list(names))}: {line}" for line, names in cells.items()]
+    return _with_cells((r.prefix_cache, r.cell) for r in rows if r.prefix_cache)
+
+
+def expert_lines(rows: Sequence[Row]) -> list[str]:
+    """How tokens spread over experts, one line each with the names of its cells."""
+    return _with_cells((r.experts, r.cell) for r in rows if r.experts)
 
 
 def remark_lines(rows: Sequence[Row]) -> list[str]:
     """What is to be known of single launches, one line each, with the names of its cells."""
+    return _with_cells((line, r.cell) for r in rows for line in r.remarks)
+
+
+def _with_cells(lines: Iterable[tuple[str, str]]) -> list[str]:
+    """Each line once, behind the names of its cells."""
     cells: dict[str, dict[str, None]] = {}
-    for r in rows:
-        for line in r.remarks:
-            cells.setdefault(line, {})[r.cell] = None
+    for line, cell in lines:
+        cells.setdefault(line, {})[cell] = None
     return [f"{cells_in_short(list(names))}: {line}" for line, names in cells.items()]
 
 

@@ -164,6 +164,7 @@ def _side(
         ),
         joules_per_total_token=digits(quoted.joules_per_total_token) if quoted else None,
         wh_per_1000_requests=digits(quoted.wh_per_1000_requests) if quoted else None,
+        experts=environment.experts,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_energy.measure.metric import Metric
+from pytest_energy.report import experts, prefix_cache
 from pytest_energy.report.explanation import NO_READING, READING
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.gpu_shares import gpu_shares
@@ -365,6 +366,11 @@ def periods(results: Results) -> list[str]:
         for entry in results.entries
         if entry.periods
     ]
+
+
+def of_cells(results: Results) -> list[str]:
+    """What is to be known of single cells, one line each."""
+    return [*prefix_cache.lines(results), *experts.lines(results), *gpus(results)]
 
 
 def gpus(results: Results) -> list[str]:

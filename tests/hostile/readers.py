@@ -295,7 +295,12 @@ class Readers:
         try:
             ready = engine._load_with(5.0)
             made = fingerprint(
-                ready.versions, ready.settings, {}, {"gpu_name": "x"}, ready.synthetic_weights
+                ready.versions,
+                ready.settings,
+                {},
+                {"gpu_name": "x"},
+                ready.synthetic_weights,
+                experts=ready.experts,
             )
             assert Fingerprint.from_plain(json.loads(json.dumps(made.plain))) == made
             engine.ready = dataclasses.replace(ready, vocabulary_size=ready.vocabulary_size or 10)

@@ -121,6 +121,14 @@ def events() -> list[Any]:
         "kv_cache_tokens": 16_000,
         "vocabulary_size": 100,
         "platform": "cuda",
+        "experts": {
+            "experts": 8,
+            "per_token": 2,
+            "layers": 2,
+            "tokens": 2048,
+            "effective": 7.5,
+            "least_effective": 7.25,
+        },
         "gpu_uuids": ["GPU-1"],
         "started": 1.7e9,
     }

@@ -14,7 +14,9 @@ stdout and stderr. When the command pipe closes (the parent died) the whole sess
     {"command": "load", "engine_args": {...}}
         load_format "random" is our own: synthetic weights of the usual size (inside/)
         → {"event": "ready", "versions": {...}, "settings": {...}, "vocabulary_size": n,
-           "kv_cache_tokens": n, "gpu_uuids": [...], "synthetic_weights": {...} or null}
+           "kv_cache_tokens": n, "gpu_uuids": [...], "synthetic_weights": {...} or null,
+           "experts": {"experts": n, "per_token": k, "layers": n, "tokens": n, "effective": x,
+           "least_effective": x} or null}
            in the settings of V0 engines "vllm_engine" is "V0", with "enable_chunked_prefill"
     {"command": "tokenize", "name": name,
      "conversations": [{"line": n, "messages": [...], "reply": text or null}, ...]}
@@ -65,6 +67,7 @@ import uuid
 from typing import Any
 
 FLUSH_NS = 50_000_000
+EXTENSION = "worker_extension_cls"
 INSIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside")
 SYNTHETIC = ("dummy", "random")
 # Of an MLP's activations; FP8 rounds 0.03 % of normal ones to zero.
@@ -77,6 +80,12 @@ LIKELIEST = 8  # tokens whose log probabilities are compared
 # Of the likeliest token above a uniform distribution; random weights of width 256 give 1, wider
 # ones more.
 LEAST_SPREAD_NATS = 0.1
+# How a config names the experts of a layer, as in vLLM's own ModelArchConfig.
+EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
+ROUTED_TOKENS, ROUTED_PROMPT = 2048, 1024
+# Of the way from the same experts for all tokens (0) to all experts alike (1). Qwen3-30B-A3B's own
+# router comes to 0.44 and 0.56 (docs/usage.md); embeddings of 0.02 give its copy 0.2.
+LEAST_SPREAD_OVER_EXPERTS = 1 / 3
 # As they were given: vLLM sets some itself.
 VARIABLES = {name: value for name, value in os.environ.items() if name.startswith("VLLM_")}
 REPORTED_PACKAGES = (
@@ -170,11 +179,11 @@ def load(engine_args):
     engine_args = {"disable_log_stats": True, **engine_args}  # as vllm.LLM does
     if engine_args.get("load_format") == "random":
         refuse_quantized_config(engine_args["model"])
+        engine_args |= {"load_format": "dummy", EXTENSION: "pytest_energy_weights.SyntheticWeights"}
+    elif EXTENSION in inspect.signature(EngineArgs).parameters and has_experts(engine_args):
+        engine_args.setdefault(EXTENSION, "pytest_energy_routing.RoutedExperts")
+    if (engine_args.get(EXTENSION) or "").startswith("pytest_energy_"):
         sys.path.append(INSIDE)  # vLLM's workers inherit it, forked or spawned
-        engine_args |= {
-            "load_format": "dummy",
-            "worker_extension_cls": "pytest_energy_weights.WeightStatistics",
-        }
     try:
         arguments = EngineArgs(**engine_args)
     except TypeError as error:
@@ -261,6 +270,25 @@ def refuse_quantized_config(model):
             "Remove it from config.json and let vLLM quantize: "
             "engine_args={'quantization': 'fp8'}"
         )
+
+
+def has_experts(engine_args):
+    """Whether the model is a mixture of experts, as far as is known before the load."""
+    try:
+        from vllm.transformers_utils.config import get_config
+
+        trusted = bool(engine_args.get("trust_remote_code"))
+        config = get_config(engine_args["model"], trusted, engine_args.get("revision"))
+    except Exception:
+        return False  # the load itself says what is wrong
+    return experts_in(getattr(config, "get_text_config", lambda: config)()) > 0
+
+
+def experts_in(config):
+    """How many experts a layer has, by a model's config; 0 if it is no mixture."""
+    found = next(filter(None, (getattr(config, name, None) for name in EXPERTS)), 0)
+    experts = found[0] if isinstance(found, list) else found
+    return experts if experts > 1 else 0
 
 
 def refuse_vanishing_dummies(load_format, quantization):
@@ -431,6 +459,8 @@ def check_synthetic_weights(engine, load_format):
     """
     if load_format not in SYNTHETIC:
         return None
+    if load_format == "random" and experts_of(engine):
+        engine.collective_rpc("pytest_energy_spread_tokens")
     outcomes = first_tokens(engine)
     values = [value for outcome in outcomes for value, _ in outcome.values()]
     if not all(map(math.isfinite, values)):
@@ -550,6 +580,90 @@ def first_tokens(engine):
                     for token, entry in logprobs[0].items()
                 }
     return [found[f"check-{number}"] for number in range(3)]
+
+
+def experts_of(engine):
+    """How many experts a layer of the loaded model has; 0 if it is no mixture."""
+    return experts_in(getattr(config_of(engine).model_config, "hf_text_config", None))
+
+
+def expert_routing(engine, load_format):
+    """How the routers spread random prompts over the experts; None if the model has no experts.
+
+    Counts are null if vLLM does not tell, or replayed CUDA graphs, in which nothing is counted.
+
+    Raises:
+        Refused: synthetic weights send nearly all tokens to the same experts.
+    """
+    experts = experts_of(engine)
+    if not experts:
+        return None
+    layers = routed(engine, experts)
+    known = bool(layers) and all(any(layer["counts"]) for layer in layers)
+    if not known:
+        nothing = dict.fromkeys(("per_token", "layers", "tokens", "effective", "least_effective"))
+        return {"experts": experts, **nothing}
+    per_token = layers[0]["per_token"]
+    effective = [effective_experts(layer["counts"]) for layer in layers]
+    mean, chosen = sum(effective) / len(effective), min(sum(layer["counts"]) for layer in layers)
+    # Of finitely many choices at random: the bias of the entropy (Miller and Madow, 1955).
+    even = experts * math.exp(-(experts - 1) / (2 * chosen))
+    if load_format in SYNTHETIC and mean < per_token + LEAST_SPREAD_OVER_EXPERTS * (
+        even - per_token
+    ):
+        raise degenerate(
+            f"tokens use {mean:.1f} of a layer's {experts} experts, as if that many were used "
+            f"alike, and {even:.1f} if routers chose at random, {per_token} if they always chose "
+            "the same"
+        )
+    return {
+        "experts": experts,
+        "per_token": per_token,
+        "layers": len(layers),
+        "tokens": chosen // per_token,
+        "effective": round(mean, 2),
+        "least_effective": round(min(effective), 2),
+    }
+
+
+def effective_experts(counts):
+    """How many experts, used alike, have the same entropy: the exponential of it (Hill, 1973).
+
+    The sum of squares would count the few experts that are used most, but a step reads the weights
+    of an expert whether one token chose it or ten.
+    """
+    shares = [count / sum(counts) for count in counts if count]
+    return math.exp(-sum(share * math.log(share) for share in shares))
+
+
+def routed(engine, experts):
+    """What each layer's router chose for a few random prompts; empty if vLLM does not tell."""
+    from vllm import SamplingParams
+
+    config = config_of(engine)
+    extension = getattr(config.parallel_config, EXTENSION, None) or ""
+    if not extension.startswith("pytest_energy_"):
+        return []  # none is taken, or the suite has its own
+    model, budget = config.model_config, config.scheduler_config.max_num_batched_tokens
+    compilation = getattr(config, "compilation_config", None)
+    captured = getattr(compilation, "cudagraph_capture_sizes", None) or [0]
+    # Longer than what CUDA graphs hold, and one at a time: so no step replays a graph.
+    length = min(max(ROUTED_PROMPT, max(captured) + 1), budget, model.max_model_len - 2)
+    params = SamplingParams(
+        temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False,
+        **output_kind("FINAL_ONLY"),
+    )  # fmt: skip
+    draw, vocabulary_size = random.Random(1), model.get_vocab_size()
+    engine.collective_rpc("pytest_energy_watch_experts", args=(experts,))
+    for number in range(-(-ROUTED_TOKENS // length)):
+        prompt = [draw.randrange(vocabulary_size) for _ in range(length)]
+        engine.add_request(f"experts-{number}", {"prompt_token_ids": prompt}, params)
+        while not any(output.finished for output in engine.step()):
+            pass
+    layers = {}  # by name: ranks that share a layer agree
+    for text in engine.collective_rpc("pytest_energy_routed_experts"):
+        layers |= json.loads(text)
+    return list(layers.values())
 
 
 class Release:
@@ -771,6 +885,7 @@ def serve(channel):
                     event="ready",
                     **describe(engine, load_format),
                     synthetic_weights=check_synthetic_weights(engine, load_format),
+                    experts=expert_routing(engine, load_format),
                 )
             elif name == "tokenize":
                 stage = "tokenize"

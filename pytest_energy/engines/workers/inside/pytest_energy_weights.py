@@ -8,12 +8,19 @@ vLLM's own dummy weights are uniform between -0.001 and 0.001, those of norms am
 activations shrink from layer to layer: to some 1e-11 before the last projection of an MLP. bfloat16
 holds that; FP8 rounds it to zero, and multiplying zeros draws less power (docs/generated/fp8.md).
 Here matrices are normal with a deviation of 0.02, as models are initialized, and norms are 1.
+
+Models with experts have larger embeddings (`pytest_energy_spread_tokens`); others have not.
 """
 
 import itertools
 import json
 
 import torch
+from pytest_energy_routing import RoutedExperts
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+)
 from vllm.model_executor.model_loader import weight_utils
 
 try:
@@ -22,6 +29,7 @@ except ImportError:  # older ones
     dummy_loader = None
 
 DEVIATION = 0.02
+EMBEDDING_DEVIATION = 2.0  # of models with experts
 _SEED = 1234
 _ROWS = 256  # of a matrix that are checked; all of it comes from one distribution
 _TOKENS = 64
@@ -29,6 +37,7 @@ _FP8_MAX = 448.0
 _FP8_SMALLEST_SCALE = 1 / (_FP8_MAX * 512)  # vLLM's, of activations
 _FP8_ROUNDS_TO_ZERO = 2.0**-10  # half of the smallest float8_e4m3fn
 _calls = itertools.count()
+_enlarged: list[torch.Tensor] = []
 
 
 class UnsupportedWeights(Exception):
@@ -86,19 +95,33 @@ else:
     )
 
 
-class WeightStatistics:
-    """Mixed into vLLM's worker; its method is called by name, on all workers at once."""
+class SyntheticWeights(RoutedExperts):
+    """Mixed into vLLM's worker; its methods are called by name, on all workers at once."""
+
+    @torch.inference_mode()
+    def pytest_energy_spread_tokens(self) -> None:
+        """Enlarge the embeddings of a model with experts, so that routers tell tokens apart.
+
+        Else what all tokens have in common, attention's mean of random ones above all, outgrows an
+        embedding with a deviation of 0.02 in the first layers, and all tokens go to the same
+        experts. benchmarks/expert_routing.py has the figures that the size rests on. Embeddings
+        that are the output's matrix, too, stay: every token would be followed by itself.
+        """
+        if not getattr(self.model_config.hf_text_config, "tie_word_embeddings", False):
+            for embedding in _embeddings(self.get_model()):
+                embedding.mul_(EMBEDDING_DEVIATION / DEVIATION)
+                _enlarged.append(embedding)
 
     @torch.inference_mode()
     def pytest_energy_weight_statistics(self) -> str:
         """Statistics as JSON.
 
         "norms": [least, greatest] of their weights. "deviation": [least, greatest] of the matrices
-        of 16 bits and more. "zeros": the largest share of zeros in a matrix of 8 bits. "mlp": an
-        entry for this worker's first and its last one, of what they make of `_TOKENS` random tokens
-        of the size that a norm hands on: "inner", the deviation of the last projection's input;
-        "rounded_to_zero", the share thereof that FP8 rounds to zero; "finite" and "zeros" of the
-        output.
+        of 16 bits and more, without enlarged embeddings. "zeros": the largest share of zeros in a
+        matrix of 8 bits. "mlp": an entry for this worker's first and its last one, of what they
+        make of `_TOKENS` random tokens of the size that a norm hands on: "inner", the deviation of
+        the last projection's input; "rounded_to_zero", the share thereof that FP8 rounds to zero;
+        "finite" and "zeros" of the output.
         """
         model = self.get_model()
         deviations, zeros, norms = [], [], []
@@ -106,6 +129,8 @@ class WeightStatistics:
             if param.ndim == 1 and "norm" in name:
                 norms += [float(param.min()), float(param.max())]
             if param.ndim < 2 or not param.numel() or "scale" in name.rpartition(".")[2]:
+                continue
+            if any(param is enlarged for enlarged in _enlarged):
                 continue
             rows = param[:_ROWS].float()
             if param.element_size() > 1:
@@ -129,6 +154,15 @@ class WeightStatistics:
                 ],
             }
         )
+
+
+def _embeddings(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Those of input tokens; of several GPUs, this one's part."""
+    return [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
+    ]
 
 
 def _mlp_statistics(

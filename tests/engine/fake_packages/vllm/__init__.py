@@ -9,7 +9,9 @@ kill_at_pause, unpausable, busy_while_paused (burns a CPU core), child (a proces
 own that would outlive a naive kill). Of prompts: untemplated (no chat template), picky (accepts no
 prompt that says "no"). Of synthetic weights: nan_logits, even_logits, deaf_to_the_end,
 deaf_to_context (on which logits do not depend), flat_logits (as of vLLM's dummies), zero_weights,
-vanishing (an MLP's activations round to zero), infinite, tiny_weights, no_norms.
+vanishing (an MLP's activations round to zero), infinite, tiny_weights, no_norms. Of a mixture's
+routers, if config.json says that it has experts: one_for_all (two experts get all tokens), silent
+(vLLM does not tell), replayed (it ran them in CUDA graphs).
 
 With enable_prefix_caching its cache holds every block of 16 tokens that it was sent.
 
@@ -29,9 +31,12 @@ import threading
 import time
 from types import SimpleNamespace
 
+from vllm.transformers_utils.config import get_config
+
 __version__ = os.environ.get("VERSION", "0.0.1")
 STEP_S = float(os.environ.get("STEP_S", "0.001"))
 ASYNC_SCHEDULING = os.environ.get("ASYNC_SCHEDULING", "1") == "1"
+EXTENSIONS = ("pytest_energy_routing.RoutedExperts", "pytest_energy_weights.SyntheticWeights")
 FAULT_AFTER_STEPS = int(os.environ.get("FAULT_AFTER_STEPS", "100"))
 
 if os.environ.get("FAULT_ON_IMPORT") == "kill":
@@ -47,9 +52,9 @@ class SamplingParams:
 
 
 class EngineArgs:
-    def __init__(self, **kwargs):
+    def __init__(self, worker_extension_cls=None, **kwargs):
         self.fault = kwargs.pop("fault", None)
-        self.kwargs = kwargs
+        self.kwargs, self.worker_extension_cls = kwargs, worker_extension_cls
 
 
 class Tokenizer:
@@ -85,7 +90,7 @@ class LLMEngine:
             arguments.kwargs,
         )
         limit = arguments.kwargs.get("max_num_seqs", 8)
-        self.paused, self.sampled = False, 0
+        self.paused, self.sampled, self.routed = False, 0, None
         self.caches = arguments.kwargs.get("enable_prefix_caching", False)
         self.cached_tokens, self.cache = {}, set()
         co_resident = arguments.kwargs.get("gpu_memory_utilization", 0.9) < 0.5
@@ -110,6 +115,7 @@ class LLMEngine:
                 data_parallel_size=2 if self.fault == "two_replicas" else 1,
                 tensor_parallel_size=arguments.kwargs.get("tensor_parallel_size", 1),
                 pipeline_parallel_size=1,
+                worker_extension_cls=arguments.worker_extension_cls,
             ),
             load_config=SimpleNamespace(load_format=arguments.kwargs.get("load_format", "auto")),
             model_config=SimpleNamespace(
@@ -118,6 +124,7 @@ class LLMEngine:
                 max_model_len=96,
                 enforce_eager=False,
                 get_vocab_size=lambda: 100,
+                hf_text_config=get_config(arguments.kwargs.get("model"), False),
             ),
             compilation_config=compilation,
         )
@@ -182,6 +189,11 @@ class LLMEngine:
         assert not self.paused
         assert all(0 <= token < 100 for token in prompt["prompt_token_ids"])
         assert request_id not in self.requests
+        if self.routed and self.fault != "replayed":
+            self.routed = {
+                name: tokens + len(prompt["prompt_token_ids"])
+                for name, tokens in self.routed.items()
+            }
         self.due_s = self.due_s if self.requests else time.monotonic()
         self.requests[request_id] = params.max_tokens
         self.cached_tokens[request_id] = self._look_up(prompt["prompt_token_ids"])
@@ -256,8 +268,31 @@ class LLMEngine:
             }
         ]
 
-    def collective_rpc(self, method):
-        assert method == "pytest_energy_weight_statistics"
+    def collective_rpc(self, method, args=()):
+        """Of two workers, which share each layer."""
+        if method == "pytest_energy_weight_statistics":
+            return [self._weight_statistics()] * 2
+        assert self.vllm_config.parallel_config.worker_extension_cls in EXTENSIONS
+        if method == "pytest_energy_routed_experts":
+            return [self._routed_experts()] * 2
+        assert method in ("pytest_energy_spread_tokens", "pytest_energy_watch_experts")
+        self.routed = {} if self.fault == "silent" else {"layer 0": 0, "layer 1": 0}
+        self.experts = args[0] if args else None
+        return [None] * 2
+
+    def _routed_experts(self):
+        """In layer 1 half of the choices fall on the first two experts."""
+        draw, layers = random.Random(0), {}
+        for name, tokens in self.routed.items():
+            counts = [0] * self.experts
+            for _ in range(2 * tokens):
+                uneven = self.fault == "one_for_all" or (name == "layer 1" and draw.random() < 0.5)
+                counts[draw.randrange(2 if uneven else self.experts)] += 1
+            layers[name] = {"counts": counts, "per_token": 2}
+        self.routed = None
+        return json.dumps(layers)
+
+    def _weight_statistics(self):
         mlp = {
             "inner": 1.0,
             "rounded_to_zero": 0.0003,
@@ -269,11 +304,9 @@ class LLMEngine:
         deviation = 0.0006 if self.fault == "tiny_weights" else 0.02
         zeros = 0.977 if self.fault == "zero_weights" else 1e-5
         norms = [0.0, 1.0] if self.fault == "no_norms" else [1.0, 1.0]
-        return [
-            json.dumps(
-                {"norms": norms, "deviation": [deviation, deviation], "zeros": zeros, "mlp": [mlp]}
-            )
-        ] * 2
+        return json.dumps(
+            {"norms": norms, "deviation": [deviation, deviation], "zeros": zeros, "mlp": [mlp]}
+        )
 
     def _fail(self):
         events_fd = int(sys.argv[1])
