@@ -1,10 +1,9 @@
 """Qwen3 30B-A3B, a mixture of 128 experts of which each token uses 8; bf16, 256 tokens in and out.
 
-All steps lie inside the CUDA graphs. Weights are "random": a router of vLLM's dummies sees next to
-nothing. Random ones make tokens alike from layer to layer, so that they share some 43 of the 128
-experts (benchmarks/expert_routing.py, a smaller copy), which is not checked here. Batches then read
-fewer weights than if all experts were used alike: compare engines by it, and do not quote its
-J/token. Weights take 61 GB, the KV cache of 64 requests 3 GB.
+All steps lie inside the CUDA graphs. Weights are "random", with embeddings so large that tokens
+spread over experts about as evenly as with the model's own weights (docs/measurements.md, Experts);
+how they did is asked of the loaded engine, and reported. Weights take 61 GB, the KV cache of 64
+requests 3 GB.
 """
 
 import pytest

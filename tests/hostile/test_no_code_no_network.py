@@ -78,6 +78,7 @@ _ALLOWED = {
     ("commands/one_launch.py", "subprocess"),  # pytest
     ("commands/one_launch.py", "ctypes"),  # prctl
     ("engines/workers/vllm_worker.py", "ctypes"),  # CUDA's driver
+    ("engines/workers/inside/pytest_energy_routing.py", "torch"),
     ("engines/workers/inside/pytest_energy_weights.py", "torch"),
     ("engines/workers/inside/pytest_energy_weights.py", "vllm"),
     ("engines/workers/vllm_worker.py", "torch"),

@@ -105,6 +105,7 @@ def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
         "suites/regimes/test_llama_3_1_8b_fp8.py",
         "suites/regimes/test_llama_3_1_8b_long_prompts.py",
         "suites/regimes/test_llama_3_1_8b_prefill.py",
+        "suites/regimes/test_mixtral_8x7b.py",
         "suites/regimes/test_qwen3_30b_a3b.py",
         "suites/idle/test_llama_3_1_8b.py",
         "suites/published/test_llama_3_1_8b.py",

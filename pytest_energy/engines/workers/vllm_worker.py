@@ -84,7 +84,8 @@ LEAST_SPREAD_NATS = 0.1
 EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
 ROUTED_TOKENS, ROUTED_PROMPT = 2048, 1024
 # Of the way from the same experts for all tokens (0) to all experts alike (1). Qwen3-30B-A3B's own
-# router comes to 0.44 and 0.56 (docs/usage.md); embeddings of 0.02 give its copy 0.2.
+# router comes to 0.44 and 0.56, and random weights with small embeddings to 0.15
+# (docs/measurements.md, Experts).
 LEAST_SPREAD_OVER_EXPERTS = 1 / 3
 # As they were given: vLLM sets some itself.
 VARIABLES = {name: value for name, value in os.environ.items() if name.startswith("VLLM_")}
