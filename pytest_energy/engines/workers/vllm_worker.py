@@ -591,7 +591,8 @@ def experts_of(engine):
 def expert_routing(engine, load_format):
     """How the routers spread random prompts over the experts; None if the model has no experts.
 
-    Counts are null if vLLM does not tell, or replayed CUDA graphs, in which nothing is counted.
+    All but their number is null if vLLM does not tell: before 0.16, with kernels that choose by
+    themselves, and if it replayed CUDA graphs.
 
     Raises:
         Refused: synthetic weights send nearly all tokens to the same experts.

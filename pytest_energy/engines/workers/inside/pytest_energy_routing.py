@@ -3,7 +3,8 @@
 Each of vLLM's workers imports it before loading its model, as the worker_extension_cls that
 vllm_worker.py sets. It imports torch and the standard library only. It asks the routers themselves,
 by the hook that vLLM has for returning routed experts, and takes the hook off again: what is
-measured has none. The hook is Python, so steps that replay a CUDA graph pass it by.
+measured has none. The hook is Python, so steps that replay a CUDA graph pass it by. Compiled code
+calls it on CUDA, where a layer of experts is one opaque operator; on a CPU only eager code does.
 """
 
 import json
