@@ -44,9 +44,8 @@ or a setting changes under synthetic weights carry over to a model's own?
 
     pytest-energy sweep --versions 0.11.1,0.25.1 --suites suites/weights \\
         -o weights
-    pytest-energy sweep --versions 0.25.1 --suites suites/weights -o no-async \\
-        -- --energy-engine-arg async_scheduling=false
-    pytest-energy sweep --table weights no-async --reference 0.25.1 -o table
+    pytest-energy sweep --versions 0.25.1 --suites suites/weights -o weights \\
+        --reference 0.25.1 -- --energy-engine-arg async_scheduling=false
 """
 
 
@@ -171,7 +170,7 @@ def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
     suite = Suite(options.suites, tuple(options.pytest_arguments))
     one_launch.refuse_uncollected(suite)
     found = {release.version: release for release in releases.chosen(options)}
-    folder = kept / "+".join(uuid[:12] for uuid in gpus)
+    folder = _folder(kept, gpus, suite.arguments)
     with exclusively(folder):
         launched = _Launched(folder, gpus)
         planned = plan([*found], options.launches, gpus)
@@ -183,6 +182,17 @@ def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
             print(f"pytest-energy: {len(recorded)} of {len(planned)} launches are recorded already")
         _launch(progress, suite, found, launched, options.minutes)
     return progress.open
+
+
+def _folder(kept: Path, gpus: Sequence[str], arguments: Sequence[str]) -> Path:
+    """Where launches on some GPUs are kept; of each setting under test in a folder of its own."""
+    from pytest_energy.cell.key import slugify
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--energy-engine-arg", action="append", default=[])
+    settings = parser.parse_known_args(arguments)[0].energy_engine_arg
+    folder = kept / "+".join(uuid[:12] for uuid in gpus)
+    return folder / slugify(" ".join(sorted(settings))) if settings else folder
 
 
 def _launch(

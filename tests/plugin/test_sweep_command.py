@@ -178,6 +178,18 @@ def test_launches_of_other_tests_are_not_mixed_with_those_before(
     assert "Sweep these tests into another folder: --output DIR\n" in said
 
 
+def test_a_setting_under_test_is_launched_beside_what_is_recorded_without_it(sweep: Sweep) -> None:
+    assert sweep.run() == 0
+    eager = ("--", "--energy-engine-arg", "enforce_eager=true")
+    assert sweep.run(*eager) == 0
+    assert len(sweep.made) == 4
+    assert {path.name for path in Path(KEPT).iterdir()} == {
+        "block-1", "block-2", "enforce-eager-true"
+    }  # fmt: skip
+    assert sweep.run("--", "--energy-engine-arg=enforce_eager=true", "-v") == 0
+    assert sweep.made == []
+
+
 def test_gpus_are_kept_apart_and_averaged(
     sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -547,8 +547,8 @@ def degenerate(what):
     return Refused(
         f"the synthetic weights do not exercise the model as real weights would: {what}. Such an "
         "engine draws less power, so nothing was measured.\n"
-        "Load the model's own weights (weights='auto'), or, with the offline engine, try "
-        "weights='random'."
+        "Load the model's own weights (weights='auto') or, with the offline engine, "
+        "weights='random' instead of 'dummy'."
     )
 
 
