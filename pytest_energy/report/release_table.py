@@ -10,7 +10,7 @@ from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.markdown import escape
-from pytest_energy.report.release_noise import POWER
+from pytest_energy.report.release_noise import POWER, Gpus
 from pytest_energy.report.release_steps import ROLES, Step, first_verdict, mean_ratio
 from pytest_energy.report.release_weights import OWN, UnderWeights
 from pytest_energy.report.releases import Table
@@ -104,7 +104,14 @@ def _figures(table: Table) -> Part:
             ratio = of.ratios.get(name)
             texts += [format(of.values[name].value, pattern), _with_half(ratio) if ratio else "-"]
         rows.append((of.cell, [*texts, str(len(of.shown))]))
-    over = " of the GPUs that launched all, then over these" if len(table.gpus) > 1 else ""
+    over = ""
+    if len(table.gpus) > 1:
+        on = {of.cell: set[tuple[Gpus, ...]]() for of in table.figures}
+        for of in table.figures:
+            on[of.cell].add(of.on)
+        apart = any(len(found) > 1 for found in on.values())
+        others = " (of a release that none of these launched, of its own)" * apart
+        over = f" of the GPUs that launched all{others}, then over GPUs"
     legend = (
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
         f"GPU, ± 95 % over {_over(table)}, for all cells and releases together."
