@@ -43,7 +43,15 @@ class LogFigure:
     error: Moderated
 
     def less(self, other: "LogFigure") -> "LogFigure":
-        """The ratio of two, of launches of their own.
+        """The ratio of two, of launches of their own."""
+        return self._with(other, self.value - other.value)
+
+    def plus(self, other: "LogFigure") -> "LogFigure":
+        """The product of two, likewise."""
+        return self._with(other, self.value + other.value)
+
+    def _with(self, other: "LogFigure", value: float) -> "LogFigure":
+        """With both errors.
 
         What is known of both errors may come from the same further cells, so that their degrees of
         freedom do not add up.
@@ -52,7 +60,7 @@ class LogFigure:
         degrees = min(one.spread.degrees_of_freedom, two.spread.degrees_of_freedom)
         deviation = math.hypot(one.spread.deviation, two.spread.deviation)
         error = Moderated(Spread(deviation, degrees), math.hypot(one.assumed, two.assumed))
-        return LogFigure(self.value - other.value, error)
+        return LogFigure(value, error)
 
     def interval(self, confidence: float) -> Interval:
         """The figure, no longer a logarithm."""

@@ -10,7 +10,7 @@ from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.markdown import escape
-from pytest_energy.report.release_noise import POWER, Gpus
+from pytest_energy.report.release_noise import POWER
 from pytest_energy.report.release_steps import ROLES, Step, first_verdict, mean_ratio
 from pytest_energy.report.release_weights import OWN, UnderWeights
 from pytest_energy.report.releases import Table
@@ -104,18 +104,16 @@ def _figures(table: Table) -> Part:
             ratio = of.ratios.get(name)
             texts += [format(of.values[name].value, pattern), _with_half(ratio) if ratio else "-"]
         rows.append((of.cell, [*texts, str(len(of.shown))]))
-    over = ""
-    if len(table.gpus) > 1:
-        on = {of.cell: set[tuple[Gpus, ...]]() for of in table.figures}
-        for of in table.figures:
-            on[of.cell].add(of.on)
-        apart = any(len(found) > 1 for found in on.values())
-        others = " (of a release that none of these launched, of its own)" * apart
-        over = f" of the GPUs that launched all{others}, then over GPUs"
+    over = " of the GPUs that launched all, then over these" if len(table.gpus) > 1 else ""
+    if any(of.by_ratio for of in table.figures):
+        over += f" (of a release that others launched: {table.reference}'s times its change)"
     legend = (
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
         f"GPU, ± 95 % over {_over(table)}, for all cells and releases together."
     )
+    sizes = {str(of.cell.batch_size): None for of in table.figures if of.noise_assumed}
+    if sizes and not all(of.noise_assumed for of in table.figures):
+        legend += f" Noise is assumed at batch size {', '.join(sizes)}, measured at the others."
     return Part(
         f"Releases, against vLLM {table.reference}", _FIGURES, _once(rows, table.name), legend
     )
@@ -198,7 +196,12 @@ def _verdicts(table: Table, metric: Metric) -> Part:
     legend = (
         f"The gate's rule on {UNIT[metric]}, {_judged_on(table)}, at a risk of 1 % of a false "
         f"alarm among all {table.comparisons} comparisons of releases"
-        + ("; 1/2: on one GPU of two." if not table.over_gpus and len(table.gpus) > 1 else ".")
+        + (
+            "; 1/2: on one GPU of two."
+            if any("/" in text for _, row in rows for text in row)
+            else "."
+        )
+        + " best so far: on its GPU." * (len(table.gpus) > 1 and not table.over_gpus)
     )
     title = f"Verdicts on {UNIT[metric]}, against an earlier release"
     columns = ("cell", "vLLM", *(f"{role}, %" for role in ROLES))

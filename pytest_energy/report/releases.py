@@ -21,7 +21,7 @@ from pytest_energy.cell.key import CellKey
 from pytest_energy.errors import ResultsError
 from pytest_energy.measure import measurement
 from pytest_energy.measure.measurement import Measurement
-from pytest_energy.measure.metric import UNDER_LOAD
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import CONFIDENCE
 from pytest_energy.recording import recording_file
 from pytest_energy.report import release_ratio, release_steps, release_weights
@@ -63,6 +63,8 @@ class Figures:
             reference, and if no GPU has launched both.
         ratio_gpus: how many GPUs have launched both.
         of_blocks: whether the intervals of ratios are by how these scatter over GPUs.
+        by_ratio: whether `values` are the reference's times `ratios`, as it has other GPUs.
+        noise_assumed: whether the intervals of J/token rest on an assumption.
     """
 
     cell: CellKey
@@ -73,6 +75,8 @@ class Figures:
     ratios: Mapping[str, Interval]
     ratio_gpus: int
     of_blocks: bool
+    by_ratio: bool
+    noise_assumed: bool
 
     @property
     def shown(self) -> list[Measurement]:
@@ -250,7 +254,7 @@ def _table(machine: Machine, place: _Place, asked: str | None, stored: Stored) -
     for key, of_cell in cells.items():
         varies = {name: Varies.of(name, key, cells, stored) for name in QUANTITIES}
         figures += [
-            _figures(key, release, of_cell, of_cell.get(reference, {}), varies, together)
+            _figures(key, release, of_cell, reference, varies, together)
             for release in releases
             if release in of_cell
         ]
@@ -293,20 +297,29 @@ def _figures(
     key: CellKey,
     release: str,
     of_cell: Launches,
-    reference: Mapping[Gpus, Sequence[Measurement]],
+    reference: str,
     varies: Mapping[str, Varies],
     together: float,
 ) -> Figures:
     by_gpus, on = of_cell[release], _on(of_cell, release)
-    common = [gpus for gpus in by_gpus if gpus in reference]
+    of_reference = of_cell.get(reference, {}) if release != reference else {}
+    common = [gpus for gpus in by_gpus if gpus in of_reference]
+    by_ratio = bool(common) and on != _on(of_cell, reference)
     means, ratios = {}, {}
     for name, known in varies.items():
-        means[name] = release_ratio.mean(name, by_gpus, on, known).interval(CONFIDENCE)
-        if common and by_gpus is not reference:
-            found = release_ratio.ratio(name, by_gpus, reference, common, known)
+        mean = release_ratio.mean(name, by_gpus, on, known)
+        if common:
+            found = release_ratio.ratio(name, by_gpus, of_reference, common, known)
             ratios[name] = found.interval(together)
+            if by_ratio:
+                on_reference = _on(of_cell, reference)
+                mean = release_ratio.mean(name, of_reference, on_reference, known).plus(found)
+        means[name] = mean.interval(CONFIDENCE)
     of_blocks = bool(ratios) and all(known.blocks for known in varies.values())
-    return Figures(key, release, by_gpus, on, means, ratios, len(common), of_blocks)
+    assumed = varies[Metric.JOULES_PER_TOKEN.value].launches.assumed > 0
+    return Figures(
+        key, release, by_gpus, on, means, ratios, len(common), of_blocks, by_ratio, assumed
+    )
 
 
 def _on(of_cell: Launches, release: str) -> tuple[Gpus, ...]:

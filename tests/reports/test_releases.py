@@ -276,6 +276,17 @@ def test_a_gpu_that_lacks_the_release_before_has_no_step_from_it(folder: Path) -
     assert re.search(r"1\.2 +- +-20\.0 improved +as first\n", text)
 
 
+def test_gpus_do_not_pass_for_releases_if_none_launched_all(folder: Path) -> None:
+    made = launches(folder, {"1.0": 500.0, "1.1": 450.0}, {GPUS[0]: 1.0})
+    made += launches(folder, {"1.0": 500.0, "1.2": 450.0}, {GPUS[1]: 1.21})
+    table = only(releases.tables(made))
+    assert [f.values[ENERGY.value].value for f in table.figures] == pytest.approx(
+        [0.55, 0.495, 0.495], abs=1e-3
+    )
+    text = " ".join("\n".join(release_table.lines(table)).split())
+    assert "(of a release that others launched: 1.0's times its change)" in text
+
+
 def test_launches_of_the_store_tell_how_much_single_ones_vary(folder: Path, tmp_path: Path) -> None:
     store = NoiseStore(tmp_path / "baselines")
     made = launches(folder, {"1.0": 500.0, "1.1": 506.0}, {GPUS[0]: 1.0})

@@ -226,4 +226,4 @@ def test_every_field_is_documented() -> None:
             visit(argument)
 
     visit(results.Results)
-    assert len(seen) == 18
+    assert len(seen) == 19
