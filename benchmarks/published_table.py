@@ -45,8 +45,8 @@ def change_rows(published: Sequence[Row]) -> list[str]:
     """From 0.5.4 to 0.11.1, of what is published of both on as many GPUs in one precision."""
     new = {row.of: row for row in published if row.vllm == NEW}
     lines = [
-        "| model, GPUs | max_num_seqs | 0.5.4 by | J/token | change, % | tokens/s, times | W, % "
-        "| W ÷ tokens/s against J/token, % |",
+        "| model, GPUs | max_num_seqs | 0.5.4 by | J/token | change, % | tokens/s, ratio | W, % "
+        "| W ÷ tokens/s of 0.5.4 against its J/token, % |",
         "|---|---:|---|---|---:|---:|---:|---:|",
     ]
     for old in sorted(
@@ -85,7 +85,9 @@ def page() -> str:
             "Llama 3.1 on H100s: ML.ENERGY's leaderboards v2.0 (0.5.4) and v3.0 (0.11.1), and its "
             "longitudinal analysis, whose curves for 0.5.4 were read off its plots "
             "(`recordings/published.csv`, where the leaderboard's W of 0.5.4 is J/token times "
-            "tokens/s). 405B is left out: it is published in two precisions.",
+            "tokens/s). Changes are from 0.5.4 to 0.11.1. The analysis has W over the whole run, "
+            "and J/token of its steady part: so the last column is above 0. 405B is left out: it "
+            "is published in two precisions.",
             "",
             *change_rows(read()),
             "",
