@@ -160,6 +160,14 @@ def _write(
     for path in release_report.publish(tables, options.output, points):
         if path.suffix != ".svg":
             print(path)
+    drawn = any(
+        point.is_of(of.cell, table.machine.gpu_name, table.machine.gpus)
+        for table in tables
+        for of in table.figures
+        for point in points
+    )
+    if points and not drawn:
+        print(f"none of {options.published} is drawn: it is of other GPUs, models or batch sizes")
 
 
 def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:

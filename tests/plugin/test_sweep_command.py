@@ -226,6 +226,9 @@ def test_a_table_of_recordings_measures_nothing(
     assert main(["sweep", "--table", KEPT, "-o", "table", "--reference", "0.10.2"]) == 0
     assert sweep.made == []
     assert "Releases, against vLLM 0.10.2\n" in capsys.readouterr().out
+    published = str(ROOT / "recordings" / "published.csv")
+    assert main(["sweep", "--table", KEPT, "-o", "table", "--published", published]) == 0
+    assert f"none of {published} is drawn: it is of other GPUs" in capsys.readouterr().out
     assert main(["sweep", "--table", KEPT, "-o", "table", "--reference", "0.11"]) == 1
     assert "--reference 0.9.1 (of 0.9.1, 0.10.2)" in capsys.readouterr().err
 
