@@ -80,7 +80,9 @@ def test_a_worker_extension_of_the_suite_is_kept(python: str, mixture: str) -> N
     assert found == ExpertRouting(experts=EXPERTS)
 
 
-@pytest.mark.parametrize("config", [{}, {"num_experts": None}, {"num_local_experts": 1}])
+@pytest.mark.parametrize(
+    "config", [{}, {"num_experts": None}, {"num_local_experts": 1}, {"num_experts": "many"}]
+)
 def test_models_without_experts_have_no_routing(
     python: str, tmp_path: Path, config: dict[str, Any]
 ) -> None:

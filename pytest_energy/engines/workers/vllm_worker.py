@@ -280,16 +280,16 @@ def has_experts(engine_args):
 
         trusted = bool(engine_args.get("trust_remote_code"))
         config = get_config(engine_args["model"], trusted, engine_args.get("revision"))
+        return experts_in(getattr(config, "get_text_config", lambda: config)()) > 0
     except Exception:
         return False  # the load itself says what is wrong
-    return experts_in(getattr(config, "get_text_config", lambda: config)()) > 0
 
 
 def experts_in(config):
     """How many experts a layer has, by a model's config; 0 if it is no mixture."""
     found = next(filter(None, (getattr(config, name, None) for name in EXPERTS)), 0)
     experts = found[0] if isinstance(found, list) else found
-    return experts if experts > 1 else 0
+    return experts if isinstance(experts, int) and experts > 1 else 0
 
 
 def refuse_vanishing_dummies(load_format, quantization):
