@@ -235,3 +235,10 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
 def slugify(name: str) -> str:
     """`name` in lower case; anything but letters, digits and dots becomes a single dash."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "unnamed"
+
+
+def distinct_slug(name: str) -> str:
+    """The same, with a digest unless it is the name itself, so that no two names share one."""
+    slug = slugify(name)[:80]
+    digest = "" if slug == name else f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return f"{slug}{digest}"

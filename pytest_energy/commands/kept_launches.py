@@ -1,11 +1,10 @@
 """Launches of one cell on the same GPUs in a folder, so that a command can go on with them."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_energy.cell.key import slugify
+from pytest_energy.cell.key import distinct_slug
 from pytest_energy.commands import one_launch
 from pytest_energy.commands.one_launch import Suite
 from pytest_energy.errors import UsageError
@@ -85,9 +84,7 @@ class KeptLaunches:
         return None
 
     def _place(self, name: str) -> Path:
-        slug = slugify(name)
-        digest = "" if slug == name else f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-        return self.folder / f"{slug}{digest}"
+        return self.folder / distinct_slug(name)
 
     def _refuse_other(
         self, found: Measurement, what: str, name: str, engine_args: Sequence[str]

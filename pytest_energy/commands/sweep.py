@@ -16,7 +16,7 @@ from pytest_energy.commands.releases import Release
 from pytest_energy.commands.report import NOT_WRITTEN, add_output
 from pytest_energy.commands.sweep_plan import Planned, Progress, plan
 from pytest_energy.errors import UsageError
-from pytest_energy.settings import MIN_LAUNCHES
+from pytest_energy.settings import MIN_LAUNCHES, parse_engine_args
 
 if TYPE_CHECKING:
     from pytest_energy.recording.fingerprint import Fingerprint
@@ -194,13 +194,13 @@ def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
 
 def _folder(kept: Path, gpus: Sequence[str], arguments: Sequence[str]) -> Path:
     """Where launches on some GPUs are kept; of each setting under test in a folder of its own."""
-    from pytest_energy.cell.key import slugify
+    from pytest_energy.cell.key import canonical, distinct_slug
 
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--energy-engine-arg", action="append", default=[])
-    settings = parser.parse_known_args(arguments)[0].energy_engine_arg
+    settings = parse_engine_args(parser.parse_known_args(arguments)[0].energy_engine_arg)
     folder = kept / "+".join(uuid[:12] for uuid in gpus)
-    return folder / slugify(" ".join(sorted(settings))) if settings else folder
+    return folder / distinct_slug(canonical(settings)) if settings else folder
 
 
 def _launch(

@@ -183,11 +183,18 @@ def test_a_setting_under_test_is_launched_beside_what_is_recorded_without_it(swe
     eager = ("--", "--energy-engine-arg", "enforce_eager=true")
     assert sweep.run(*eager) == 0
     assert len(sweep.made) == 4
-    assert {path.name for path in Path(KEPT).iterdir()} == {
+    names = sorted(path.name for path in Path(KEPT).iterdir())
+    assert [re.sub("-[0-9a-f]{6}$", "", name) for name in names] == [
         "block-1", "block-2", "enforce-eager-true"
-    }  # fmt: skip
-    assert sweep.run("--", "--energy-engine-arg=enforce_eager=true", "-v") == 0
+    ]  # fmt: skip
+    assert sweep.run("--", "--energy-engine-arg=enforce-eager=True", "-v") == 0
     assert sweep.made == []
+
+
+def test_settings_that_differ_in_signs_alone_are_kept_apart(sweep: Sweep) -> None:
+    for value in ("1", "-1"):
+        assert sweep.run("--", "--energy-engine-arg", f"long_prefill_token_threshold={value}") == 0
+        assert len(sweep.made) == 4
 
 
 def test_gpus_are_kept_apart_and_averaged(
