@@ -21,10 +21,12 @@ class Varies:
     Attributes:
         launches: from launch to launch.
         blocks: beside GPU and release, if three or more GPUs have launched all releases.
+        assumed: whether neither is measured.
     """
 
     launches: Moderated
     blocks: Moderated | None
+    assumed: bool
 
     @classmethod
     def of(
@@ -32,7 +34,9 @@ class Varies:
     ) -> "Varies":
         """By all launches of the table and the store."""
         of_launches = release_noise.noise(name, key, cells, stored)
-        return cls(of_launches, release_noise.of_blocks(name, key, cells))
+        blocks = release_noise.of_blocks(name, key, cells)
+        measured = blocks or release_noise.floor(name, key, cells, stored).measured
+        return cls(of_launches, blocks, not measured)
 
 
 @dataclass(frozen=True)

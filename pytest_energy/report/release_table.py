@@ -111,12 +111,28 @@ def _figures(table: Table) -> Part:
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
         f"GPU, ± 95 % over {_over(table)}, for all cells and releases together."
     )
-    sizes = {str(of.cell.batch_size): None for of in table.figures if of.noise_assumed}
-    if sizes and not all(of.noise_assumed for of in table.figures):
-        legend += f" Noise is assumed at batch size {', '.join(sizes)}, measured at the others."
     return Part(
-        f"Releases, against vLLM {table.reference}", _FIGURES, _once(rows, table.name), legend
+        f"Releases, against vLLM {table.reference}",
+        _FIGURES,
+        _once(rows, table.name),
+        legend + _assumed(table),
     )
+
+
+def _assumed(table: Table) -> str:
+    """Which intervals of ratios rest on an assumption."""
+    cells = {of.cell: of.noise_assumed for of in table.figures if of.ratios}
+    sizes, measured = (
+        list(dict.fromkeys(key.batch_size for key, found in cells.items() if found is assumed))
+        for assumed in (True, False)
+    )
+    if not sizes:
+        return ""
+    if not measured:
+        return " Noise is assumed."
+    if {*sizes} & {*measured}:
+        return f" Noise is assumed in {sum(cells.values())} of {len(cells)} cells."
+    return f" Noise is assumed at batch size {', '.join(map(str, sizes))}, measured at the others."
 
 
 def _over(table: Table) -> str:

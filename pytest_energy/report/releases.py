@@ -56,7 +56,7 @@ class Figures:
     Attributes:
         by_gpus: its valid launches.
         on: GPUs that `values` are of: those that have launched all releases, if there are any, so
-            that GPUs do not pass for releases.
+            that GPUs do not pass for releases; if `by_ratio`, those that have launched both.
         values: by quantity, geometric means over the launches of a GPU, then over GPUs, with 95 %
             intervals.
         ratios: by quantity, release ÷ reference with intervals that hold together; empty for the
@@ -304,7 +304,10 @@ def _figures(
     by_gpus, on = of_cell[release], _on(of_cell, release)
     of_reference = of_cell.get(reference, {}) if release != reference else {}
     common = [gpus for gpus in by_gpus if gpus in of_reference]
-    by_ratio = bool(common) and on != _on(of_cell, reference)
+    on_reference = _on(of_cell, reference) if common else ()
+    by_ratio = bool(common) and on != on_reference
+    if by_ratio:
+        on = tuple(sorted(common))
     means, ratios = {}, {}
     for name, known in varies.items():
         mean = release_ratio.mean(name, by_gpus, on, known)
@@ -312,11 +315,10 @@ def _figures(
             found = release_ratio.ratio(name, by_gpus, of_reference, common, known)
             ratios[name] = found.interval(together)
             if by_ratio:
-                on_reference = _on(of_cell, reference)
                 mean = release_ratio.mean(name, of_reference, on_reference, known).plus(found)
         means[name] = mean.interval(CONFIDENCE)
     of_blocks = bool(ratios) and all(known.blocks for known in varies.values())
-    assumed = varies[Metric.JOULES_PER_TOKEN.value].launches.assumed > 0
+    assumed = varies[Metric.JOULES_PER_TOKEN.value].assumed
     return Figures(
         key, release, by_gpus, on, means, ratios, len(common), of_blocks, by_ratio, assumed
     )

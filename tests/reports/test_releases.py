@@ -285,6 +285,10 @@ def test_gpus_do_not_pass_for_releases_if_none_launched_all(folder: Path) -> Non
     )
     text = " ".join("\n".join(release_table.lines(table)).split())
     assert "(of a release that others launched: 1.0's times its change)" in text
+    made += launches(folder, {"1.2": 450.0}, {GPUS[2]: 1.0})
+    of = only(releases.tables(made)).figures[2]
+    assert of.values[ENERGY.value].value == pytest.approx(0.495, abs=1e-3)
+    assert (of.on, len(of.shown)) == (((GPUS[1],),), 3)  # the third GPU tells no ratio
 
 
 def test_launches_of_the_store_tell_how_much_single_ones_vary(folder: Path, tmp_path: Path) -> None:
@@ -306,6 +310,26 @@ def test_launches_of_the_store_tell_how_much_single_ones_vary(folder: Path, tmp_
     measured, verdict = after()
     assert measured < assumed / 3
     assert verdict == "pass"
+
+
+def test_assumed_noise_is_said(folder: Path) -> None:
+    """Of single launches, too; and if cells of one batch size differ in it, how many rest on it."""
+    power_w, on = {"1.0": 500.0, "1.1": 506.0}, {GPUS[0]: 1.0}
+
+    def says(made: list[Measurement]) -> str:
+        text = " ".join("\n".join(release_table.lines(only(releases.tables(made)))).split())
+        return text.partition("releases together.")[2].partition("Steps")[0].strip()
+
+    measured = [m for size in (2, 4, 8) for m in launches(folder, power_w, on, size)]
+    single = launches(folder, power_w, on, 16)[::3]
+    assert says(single) == "Noise is assumed."
+    measured += launches(folder, {"1.2": 500.0}, {GPUS[0]: 1.0, GPUS[1]: 1.0}, 8)
+    assert says(measured) == "Noise is assumed at batch size 2, 4, measured at the others."
+    longer = [
+        dataclasses.replace(m, key=dataclasses.replace(m.key, engine="server")) for m in single
+    ]
+    alike = [dataclasses.replace(m, key=dataclasses.replace(m.key, batch_size=8)) for m in longer]
+    assert says(measured + alike) == "Noise is assumed in 3 of 4 cells."
 
 
 def test_settings_are_compared_with_the_reference_and_are_no_step(folder: Path) -> None:
