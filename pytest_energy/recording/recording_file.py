@@ -124,10 +124,12 @@ def read_launches(paths: Sequence[Path]) -> Iterator[tuple[Recording, ...]]:
         for file in find(path):
             recorded = read(file)
             launch = recorded.key.canonical, recorded.launch_id
-            first = seen.setdefault((*launch, recorded.period), file)
-            if first != file:
-                _refuse_another(recorded, file, first)
+            period = (*launch, recorded.period)
+            if period in seen:
+                if seen[period] != file:
+                    _refuse_another(recorded, file, seen[period])
                 continue
+            seen[period] = file
             if recorded.co_resident is None and recorded.period == 0:
                 yield (recorded,)
             else:

@@ -70,6 +70,11 @@ def test_a_launch_behind_a_link_counts_once(file: Path, tmp_path: Path) -> None:
     assert path.samefile(elsewhere / file.name)
 
 
+def test_a_launch_that_is_named_twice_counts_once(file: Path) -> None:
+    for paths in ([file, file], [file.parent, file], [file.parent, file.parent]):
+        assert len([*recording_file.read_launches(paths)]) == 1
+
+
 def test_links_that_lead_up_or_back_are_not_followed(file: Path) -> None:
     (file.parent / "up").symlink_to("..")
     (file.parent / "top").symlink_to("/")
