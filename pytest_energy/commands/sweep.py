@@ -259,12 +259,12 @@ def _gpus() -> tuple[str, ...]:
 
 
 class OtherCellsError(UsageError):
-    """A launch is not of the cells of the launches before it."""
+    """A launch is not of the cells and settings of the launches before it."""
 
 
 @dataclass
 class _Launched:
-    """The launches of a sweep on some GPUs, which must be of the same cells.
+    """The launches of a sweep on some GPUs, which must be of the same cells and settings.
 
     Attributes:
         folder: that holds them.
@@ -273,14 +273,14 @@ class _Launched:
 
     folder: Path
     gpus: tuple[str, ...]
-    _first: tuple[Path, frozenset[str]] | None = None
+    _first: tuple[Path, frozenset[tuple[str, tuple[str, ...]]]] | None = None
 
     def check(self, launch: Planned, release: Release) -> None:
         """Refuse a launch that is not what its place says.
 
         Raises:
             UsageError: it is of another vLLM, or of other GPUs.
-            OtherCellsError: it is of other cells than those before.
+            OtherCellsError: it is of other cells or settings than those before.
             RecordingError: a recording is damaged.
         """
         from pytest_energy.recording import recording_file
@@ -289,12 +289,16 @@ class _Launched:
         recordings = [first for first, *_ in recording_file.read_launches([place])]
         for recorded in recordings:
             self._refuse_environment(place, release, recorded.environment)
-        cells = frozenset(recorded.key.canonical for recorded in recordings)
+        cells = frozenset(
+            (recorded.key.canonical, recorded.environment.settings_under_test)
+            for recorded in recordings
+        )
         self._first = self._first or (place, cells)
         if cells != self._first[1]:
             raise OtherCellsError(
-                f"{place} and {self._first[0]} hold launches of different cells, so the tests have "
-                "changed.\nSweep these tests into another folder: --output DIR"
+                f"{place} and {self._first[0]} hold launches of different cells or settings, so "
+                "the tests or their configuration have changed.\n"
+                "Sweep these tests into another folder: --output DIR"
             )
 
     def check_new(self, launch: Planned, release: Release) -> None:

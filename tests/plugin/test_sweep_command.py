@@ -35,12 +35,14 @@ class Sweep:
         made: the releases that were launched, in order.
         fails: says whether a launch fails, by release and number of launches so far.
         loads: what is loaded in place of a release.
+        settings: under test, of the tests' own configuration.
     """
 
     def __init__(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path, self.made = project.path, list[str]()
         self.fails: Callable[[str, int], bool] = lambda version, number: False
         self.loads: dict[str, str] = {}
+        self.settings: dict[str, bool] = {}
         self.gpus = UUIDS[:1]
         self.pythons = [release(project.path, version) for version in ("0.9.1", "0.10.2")]
         self.cells = [Marked.from_arguments((), MARKER).cell(size, project.path) for size in (2, 8)]
@@ -73,7 +75,7 @@ class Sweep:
                 launch,
                 500.0 if version == "0.9.1" else 480.0,
                 cycles=12.5,
-                environment={"vllm": version},
+                environment={"vllm": version, "engine_args_under_test": self.settings},
                 power_shares={gpu: 1.0 / len(self.gpus) for gpu in self.gpus},
             )
             recording_file.write(made, folder / launch / f"{cell.key.slug}.json.gz")
@@ -171,7 +173,7 @@ def test_launches_of_other_tests_are_not_mixed_with_those_before(
     assert sweep.run() == 2
     assert len(sweep.made) == 1
     said = capsys.readouterr().err
-    assert "hold launches of different cells, so the tests have changed.\n" in said
+    assert "different cells or settings, so the tests or their configuration have changed" in said
     sweep.cells = cells
     assert sweep.run() == 0
     assert len(sweep.made) == 2
@@ -189,6 +191,16 @@ def test_a_setting_under_test_is_launched_beside_what_is_recorded_without_it(swe
     ]  # fmt: skip
     assert sweep.run("--", "--energy-engine-arg=enforce-eager=True", "-v") == 0
     assert sweep.made == []
+
+
+def test_launches_under_settings_that_have_changed_are_not_mixed(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.run("--launches", "1") == 0
+    sweep.settings = {"enforce_eager": True}
+    assert sweep.run() == 2
+    assert len(sweep.made) == 1
+    assert "hold launches of different cells or settings" in capsys.readouterr().err
 
 
 def test_settings_that_differ_in_signs_alone_are_kept_apart(sweep: Sweep) -> None:
