@@ -64,7 +64,12 @@ def mixture(folder: Path, architecture: dict[str, Any], load_format: str) -> Off
 
 
 @pytest.mark.parametrize(
-    ("architecture", "load_format"), [(QWEN, "random"), (MIXTRAL, "random"), (QWEN, "dummy")]
+    ("architecture", "load_format"),
+    [
+        (QWEN, "random"),
+        pytest.param(MIXTRAL, "random", marks=pytest.mark.nightly),
+        pytest.param(QWEN, "dummy", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_router_that_spreads_tokens_is_recorded(
     tmp_path: Path,
