@@ -100,6 +100,7 @@ def test_a_router_that_spreads_tokens_is_recorded(
     assert "experts" not in without.plain
 
 
+@pytest.mark.nightly
 def test_a_degenerate_router_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one_row.py").write_text(textwrap.dedent(ONE_ROW))
     package = tmp_path / "one_row-1.0.dist-info"

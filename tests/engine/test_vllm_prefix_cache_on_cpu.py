@@ -18,7 +18,7 @@ ENGINES: dict[str, type[OfflineEngine] | type[ServerEngine]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("kind", ["offline", pytest.param("server", marks=pytest.mark.nightly)])
 def test_the_shared_prefix_is_served_and_nothing_else(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
