@@ -494,7 +494,7 @@ class Runner:
         self, workflow: Path, job: str, step: str, **env: str
     ) -> subprocess.CompletedProcess[str]:
         started = self.start(workflow, job, step, **env)
-        out, err = started.communicate(timeout=60)
+        out, err = started.communicate(timeout=300)
         return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 
     def start(self, workflow: Path, job: str, step: str, **env: str) -> subprocess.Popen[str]:
