@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_energy.commands import one_launch, releases
-from pytest_energy.commands.report import add_output
+from pytest_energy.commands.report import add_noise_store, add_output
 from pytest_energy.errors import UsageError
 from pytest_energy.measure.metric import UNDER_LOAD, Metric
 
@@ -68,10 +68,7 @@ def add(commands: Any) -> None:
         "--tolerance", type=_tolerance, metavar="SHARE",
         help="smallest loss that matters (default: the gate's, 0.03 or, of tokens/s, 0.10)",
     )  # fmt: skip
-    parser.add_argument(
-        "--baselines", default=Path("baselines"), type=Path, metavar="DIR",
-        help="the store that holds the runner's noise (default: baselines)",
-    )  # fmt: skip
+    add_noise_store(parser)
     parser.add_argument(
         "--minutes", type=releases.positive(float), default=math.inf, metavar="M",
         help="minutes that this call may use: no launch is begun that would pass them",

@@ -40,13 +40,7 @@ def add(commands: Any) -> None:
         metavar="SOURCE",
         help="a folder of recordings, a recording, or a results.json",
     )
-    parser.add_argument(
-        "--baselines",
-        type=Path,
-        default=Path("baselines"),
-        metavar="DIR",
-        help="the store that holds the noise (default: baselines)",
-    )
+    add_noise_store(parser)
     add_output(parser)
     parser.set_defaults(run=run, failure=NOT_WRITTEN)
 
@@ -55,6 +49,17 @@ def add_output(parser: argparse.ArgumentParser, what: str = "the report") -> Non
     """Add the option for the folder of a report, or of what else a command writes."""
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help=f"folder for {what}"
+    )
+
+
+def add_noise_store(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the store that says how much launches vary."""
+    parser.add_argument(
+        "--baselines",
+        type=Path,
+        default=Path("baselines"),
+        metavar="DIR",
+        help="the store that holds the runner's noise (default: baselines)",
     )
 
 

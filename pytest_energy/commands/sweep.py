@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_energy.commands import one_launch, releases
 from pytest_energy.commands.one_launch import Suite
 from pytest_energy.commands.releases import Release
-from pytest_energy.commands.report import NOT_WRITTEN, add_output
+from pytest_energy.commands.report import NOT_WRITTEN, add_noise_store, add_output
 from pytest_energy.commands.sweep_plan import Planned, Progress, plan
 from pytest_energy.errors import UsageError
 from pytest_energy.settings import MIN_LAUNCHES, parse_engine_args
@@ -98,13 +98,7 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="CSV of published figures to draw beside the measured ones",
     )
-    parser.add_argument(
-        "--baselines",
-        type=Path,
-        default=Path("baselines"),
-        metavar="DIR",
-        help="the store that holds the runner's noise (default: baselines)",
-    )
+    add_noise_store(parser)
     parser.add_argument(
         "pytest_arguments",
         nargs="*",
