@@ -1,11 +1,11 @@
 """What the GPU was like under load, and what it draws while hot and without load. Pure."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_energy.measure.spread import mean_of_known
 from pytest_energy.measure.window import Window, samples_in
 from pytest_energy.recording.counters import energy_j, span_ns, update_times_ns
 from pytest_energy.recording.recording import SW_POWER_CAP, GpuTrace, Recording
@@ -57,10 +57,7 @@ def static_power_w(periods: Sequence[Recording], under_load: Conditions) -> floa
     clock_mhz = under_load.sm_clock_mhz
     if clock_mhz is None:
         return None
-    known = [
-        power for period in periods if (power := _hot_idle_power_w(period, clock_mhz)) is not None
-    ]
-    return math.fsum(known) / len(known) if known else None
+    return mean_of_known(_hot_idle_power_w(period, clock_mhz) for period in periods)
 
 
 def _hot_idle_power_w(recording: Recording, clock_mhz: float) -> float | None:

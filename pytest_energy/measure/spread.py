@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,12 @@ def log_moments(values: Sequence[float]) -> tuple[float, float, int]:
     logs = [math.log(value) for value in values]
     mean = math.fsum(logs) / len(logs)
     return mean, math.fsum((x - mean) ** 2 for x in logs), len(logs) - 1
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pytest_energy.measure.measurement import Measurement
+from pytest_energy.measure.spread import mean_of_known
 from pytest_energy.report.results import ReportedSide, ReportedSlowdown, Results
 from pytest_energy.report.words import count
 from pytest_energy.verdict.attribution import CachedShares
@@ -83,12 +84,7 @@ def _told(share: float, before: float | None, other: str) -> str:
 
 def _share(side: ReportedSide | None) -> float | None:
     """Mean over a side's launches; None if it is unknown."""
-    known = [
-        launch.cached_share
-        for launch in (side.launches if side else ())
-        if launch.cached_share is not None
-    ]
-    return sum(known) / len(known) if known else None
+    return mean_of_known(launch.cached_share for launch in (side.launches if side else ()))
 
 
 def _percent(share: float) -> str:

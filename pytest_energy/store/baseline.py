@@ -234,8 +234,7 @@ class Baseline:
     @property
     def cached_share(self) -> float | None:
         """Of the prompts' tokens from the prefix cache, mean over launches; None if unknown."""
-        known = [kept.cached_share for kept in self.launches if kept.cached_share is not None]
-        return math.fsum(known) / len(known) if known else None
+        return spread.mean_of_known(launch.cached_share for launch in self.launches)
 
     @property
     def is_host_bound(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric, metrics_of
-from pytest_energy.measure.spread import NoiseFloor
+from pytest_energy.measure.spread import NoiseFloor, mean_of_known
 from pytest_energy.store.baseline import Baseline, ReferenceFrom
 from pytest_energy.verdict.attribution import CachedShares, Split
 from pytest_energy.verdict.comparison import Comparison, Estimate, estimate
@@ -83,8 +83,7 @@ class Sample:
     @property
     def cached_share(self) -> float | None:
         """Of the prompts' tokens from the prefix cache, mean over launches; None if unknown."""
-        known = [m.cached_share for m in self.launches if m.cached_share is not None]
-        return math.fsum(known) / len(known) if known else None
+        return mean_of_known(m.cached_share for m in self.launches)
 
     @property
     def is_idle(self) -> bool:
@@ -94,9 +93,7 @@ class Sample:
     @property
     def without_engine_w(self) -> float | None:
         """Power of the same GPUs without the engine, mean over launches; None if unknown."""
-        known = [m.idle.without_engine_w for m in self.launches if m.idle]
-        found = [power_w for power_w in known if power_w is not None]
-        return math.fsum(found) / len(found) if found else None
+        return mean_of_known(m.idle.without_engine_w for m in self.launches if m.idle)
 
     @property
     def cpu_cores(self) -> float | None:
