@@ -139,7 +139,7 @@ class NoiseStore:
         values = [getattr(launch, metric.value) for launch in launches]
         return Noise(
             launches=len(launches),
-            between=_between(launches, metric),
+            between=spread.pooled(_groups(launches, metric)),
             within=spread.pooled(values),
             gpus=_gpu_range(launches, metric),
         )
@@ -154,7 +154,7 @@ class NoiseStore:
             without: ids of launches that are left out.
         """
         return {
-            key: _groups([k for k in launches if k.launch_id not in without], metric)
+            key: _groups(launches, metric, without)
             for key, launches in self._launches(gpu_name).items()
             if metric in metrics_of(key)
         }
@@ -173,10 +173,11 @@ class NoiseStore:
         """
         known = {
             name: between
-            for name, groups in self.groups(gpu_name, metric, judged).items()
+            for name, launches in self._launches(gpu_name).items()
             # On another number of GPUs they also wait for each other, which is another noise.
             if (name.model, name.spread_over) == (key.model, key.spread_over)
-            and (between := spread.pooled(groups))
+            and metric in metrics_of(name)
+            and (between := spread.pooled(_groups(launches, metric, judged)))
         }
         return floor_of(metric, known.pop(key, None), list(known.values()))
 
@@ -222,15 +223,12 @@ def _assumed(metric: Metric, cells: Sequence[Spread]) -> NoiseFloor:
     return replace(default, kind=ASSUMED, detail=so_far)
 
 
-def _between(launches: Sequence[NoiseLaunch], metric: Metric) -> Spread | None:
-    """Deviation between launches of one group."""
-    return spread.pooled(_groups(launches, metric))
-
-
-def _groups(launches: Sequence[NoiseLaunch], metric: Metric) -> list[list[float]]:
-    """Means of launches that differ in nothing known."""
+def _groups(
+    launches: Sequence[NoiseLaunch], metric: Metric, without: Container[str] = ()
+) -> list[list[float]]:
+    """Means of launches that differ in nothing known, but for some launch ids."""
     groups: dict[tuple[Any, ...], list[float]] = {}
-    for launch in launches:
+    for launch in (launch for launch in launches if launch.launch_id not in without):
         groups.setdefault((launch.engine, launch.gpu_uuids, launch.power_limit_w), []).append(
             launch.mean(metric)
         )
