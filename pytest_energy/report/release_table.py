@@ -154,7 +154,7 @@ def _points(ratio: float) -> str:
 def _steps(table: Table) -> Part:
     judged, alone = table.judged(ROLES[0]), table.in_role(ROLES[0])
     rows = [
-        (key, [release, *(_step(alone[key, release], judged[key, release]))])
+        (key, [release, *_step(alone[key, release], judged[key, release])])
         if (key, release) in judged
         else (key, [release, *["-"] * (len(_STEPS) - 2)])
         for key, release in table.judged(ROLES[2])

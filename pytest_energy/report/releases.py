@@ -6,9 +6,9 @@ of a launch is pooled over all releases and GPUs of a cell, the store's launches
 moderated by the other cells (store/noise_pooling.py). Where three or more GPUs have launched all
 releases, what counts instead is how ratios scatter over these GPUs, launches included: the residual
 of complete blocks, log figure = GPU + release (Fisher 1935, The Design of Experiments). The
-intervals of all ratios of one quantity in a table hold together with 95 % (Šidák 1967, J. Am. Stat.
-Assoc. 62:626, whose inequality allows for a reference that they share). Those of launches alone say
-nothing of other GPUs.
+intervals of all ratios of one quantity in a table hold together with 95 % (Šidák 1967, J. Am.
+Stat. Assoc. 62:626, whose inequality allows for a reference that they share). Those of launches
+alone say nothing of other GPUs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

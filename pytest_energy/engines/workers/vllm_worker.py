@@ -634,7 +634,8 @@ def effective_experts(counts):
     The sum of squares would count the few experts that are used most, but a step reads the weights
     of an expert whether one token chose it or ten.
     """
-    shares = [count / sum(counts) for count in counts if count]
+    total = sum(counts)
+    shares = [count / total for count in counts if count]
     return math.exp(-sum(share * math.log(share) for share in shares))
 
 
