@@ -24,6 +24,7 @@ from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import CONFIDENCE
 from pytest_energy.recording import recording_file
+from pytest_energy.recording.fingerprint import Fingerprint
 from pytest_energy.report import release_ratio, release_steps, release_weights
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.release_noise import QUANTITIES, Gpus, Launches, Stored
@@ -38,15 +39,29 @@ from pytest_energy.store.noise import NoiseStore
 
 @dataclass(frozen=True)
 class Machine:
-    """What launches of one table have in common: GPU model, number and power limit of the GPUs."""
+    """What launches of one table have in common: the GPUs, and what their energy is of.
+
+    Attributes:
+        gpu_name: their model.
+        gpus: how many.
+        power_limit: of each.
+        energy_scope: as in `Fingerprint`.
+    """
 
     gpu_name: str
     gpus: int
     power_limit: str
+    energy_scope: str | None
+
+    @classmethod
+    def of(cls, on: Fingerprint) -> "Machine":
+        """That of a launch."""
+        return cls(on.gpu_name, len(on.gpus), on.power_limit, on.energy_scope)
 
     def __str__(self) -> str:
         number = f"{self.gpus} × " if self.gpus > 1 else ""
-        return f"{number}{self.gpu_name}, {self.power_limit}"
+        scope = f", energy of the whole {self.energy_scope}" if self.energy_scope else ""
+        return f"{number}{self.gpu_name}, {self.power_limit}{scope}"
 
 
 @dataclass(frozen=True)
@@ -190,7 +205,7 @@ def tables(
     places: dict[Machine, _Place] = {}
     for m in launches:
         on = m.environment
-        place = places.setdefault(Machine(on.gpu_name, len(on.gpus), on.power_limit), _Place())
+        place = places.setdefault(Machine.of(on), _Place())
         label = engine_name(on.vllm or "?", on.settings_under_test).removeprefix("vLLM ")
         if m.co_resident:
             place.interleaved.add(m.launch_id)

@@ -370,6 +370,17 @@ def test_other_gpu_models_and_power_limits_have_tables_of_their_own(folder: Path
     assert [len(release_table.parts(t)) for t in found] == [1, 4]
 
 
+def test_energies_of_a_gpu_and_of_a_whole_module_are_not_compared(folder: Path) -> None:
+    """As on one that tells them apart since its driver was changed."""
+    made = launches(folder, {"1.0": 500.0}, {GPUS[0]: 1.0})
+    made += launches(folder, {"1.1": 700.0}, {GPUS[0]: 1.0}, energy_scope="module")
+    found = releases.tables(made)
+    assert [(str(t.machine), t.releases) for t in found] == [
+        ("simulated GPU, 700.0 W", ("1.0",)),
+        ("simulated GPU, 700.0 W, energy of the whole module", ("1.1",)),
+    ]
+
+
 def test_invalid_launches_are_left_out_and_said(folder: Path) -> None:
     made = launches(folder, {"1.0": 500.0, "1.1": 510.0}, {GPUS[0]: 1.0})
     made[5] = dataclasses.replace(made[5], faults=("unsteady: J/token rose",))
