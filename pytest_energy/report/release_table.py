@@ -24,6 +24,7 @@ _FIGURES = (
 )
 _WEIGHTS = "cell", "vLLM", "under", "change, %", "under", "change, %", "apart, %"
 _STEPS = "cell", "vLLM", "J/token", "W", "tokens/s", "static", "dynamic", "detects"
+_BEYOND_USE = 10.0  # relative: by three launches, two of which are of one release
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,13 @@ def _over(table: Table) -> str:
 
 
 def _with_half(ratio: Interval) -> str:
-    return f"{_points(ratio.value)} ±{50 * (ratio.high - ratio.low):.1f}"
+    half = (ratio.high - ratio.low) / 2
+    return f"{_points(ratio.value)} ±{_at_most(half, f'{100 * half:.1f}')}"
+
+
+def _at_most(share: float, points: str) -> str:
+    """A share of many digits tells no more than that next to nothing is known."""
+    return points if share < _BEYOND_USE else f">{100 * _BEYOND_USE:,.0f}"
 
 
 def _points(ratio: float) -> str:
@@ -185,7 +192,10 @@ def _step(steps: Sequence[Step], judged: Sequence[Step]) -> list[str]:
     else:
         middle, half = (math.fsum(part) / len(static) for part in zip(*static, strict=True))
         texts += [f"{100 * middle:+.1f} ±{100 * half:.1f}", f"{100 * (energy - 1 - middle):+.1f}"]
-    return [*texts, f"{100 * max(detected):+.1f}" if len(detected) == len(judged) else "-"]
+    if len(detected) < len(judged):
+        return [*texts, "-"]
+    most = max(detected)
+    return [*texts, _at_most(most, f"{100 * most:+.1f}")]
 
 
 def static_share(step: Step) -> tuple[float, float] | None:

@@ -312,6 +312,17 @@ def test_launches_of_the_store_tell_how_much_single_ones_vary(folder: Path, tmp_
     assert verdict == "pass"
 
 
+def test_what_three_launches_hardly_know_stays_in_its_columns(folder: Path) -> None:
+    """As after an interruption: one degree of freedom at the level of many comparisons."""
+    releases_of = {"1.0": 500.0, **{f"1.{number}": 600.0 for number in range(1, 6)}}
+    made = [m for m in launches(folder, releases_of, {GPUS[0]: 1.0}) if m.launch_id.endswith("0")]
+    made += launches(folder, {"1.0": 600.0}, {GPUS[0]: 1.0})[2:]
+    text = release_table.lines(only(releases.tables(made)))
+    assert max(map(len, "\n".join(text).splitlines())) <= 80
+    assert re.search(r"1\.1 .* ±>1,000 ", "\n".join(text))
+    assert re.search(r"1\.1 .* >1,000$", "\n".join(text), flags=re.M)
+
+
 def test_assumed_noise_is_said(folder: Path) -> None:
     """Of single launches, too; and if cells of one batch size differ in it, how many rest on it."""
     power_w, on = {"1.0": 500.0, "1.1": 506.0}, {GPUS[0]: 1.0}
