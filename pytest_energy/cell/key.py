@@ -179,14 +179,15 @@ class CellKey:
     @property
     def name(self) -> str:
         """For tables and messages: model, what is unusual about its engine, batch, workload."""
-        return self._named()
+        return self.named()
 
     @property
     def name_with_weights(self) -> str:
         """The same beside cells of other weights: "llama weights=dummy bs=8 512/256"."""
-        return self._named(*([f"weights={self.weights}"] if self.weights else []))
+        return self.named(*([f"weights={self.weights}"] if self.weights else []))
 
-    def _named(self, *more: str) -> str:
+    def named(self, *more: str) -> str:
+        """The same with further words before the batch size."""
         parts = [self.model, *([self.engine] if self.engine != "offline" else [])]
         quantization = self.engine_args.get("quantization")
         parts += [str(quantization)] if quantization else []

@@ -16,6 +16,7 @@ from pytest_energy.report.release_noise import POWER
 from pytest_energy.report.release_steps import chains
 from pytest_energy.report.releases import Figures, Table
 from pytest_energy.report.results import Interval, ReportedSide
+from pytest_energy.report.table import split_name
 
 
 def pictures(tables: Sequence[Table], published: Sequence[Published] = ()) -> list[Picture]:
@@ -69,8 +70,7 @@ def _of_workload(
         for name in drawn
     )
     key = figures[0].cell
-    weights = f" weights={key.weights}" * (len(table.weights) > 1)
-    title = f"{key.model}{weights} {key.workload.short} on {table.machine.gpu_name}"
+    title = f"{split_name(table.name(key))[0]} on {table.machine.gpu_name}"
     group = Group(key, title, str(table.machine), series)
     to_reference, in_a_row = _moves(table, found, drawn)
     left = len(releases) - len(drawn)

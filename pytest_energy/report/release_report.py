@@ -1,6 +1,7 @@
 """The files of a table of releases: Markdown, pictures, and CSV for pandas."""
 
 import csv
+import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def _page(tables: Sequence[Table], drawn: Sequence[Picture]) -> str:
     for picture in drawn:
         blocks += [
             f"### {escape(picture.title)}",
-            _PICTURE.format(name=f"pictures/{picture.name}", title=escape(picture.title)),
+            _PICTURE.format(name=f"pictures/{picture.name}", title=html.escape(picture.title)),
             escape(picture.caption),
         ]
     return "\n\n".join(blocks) + "\n"

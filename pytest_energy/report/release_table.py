@@ -271,7 +271,7 @@ def _weights(table: Table, metric: Metric) -> Part:
         f"together. {_carries_over(table.under_weights, metric)}"
     )
     title = f"Does a change of {UNIT[metric]} carry over between weights?"
-    return Part(title, _WEIGHTS, _once(rows, lambda key: key.name), legend)
+    return Part(title, _WEIGHTS, _once(rows, table.name_without_weights), legend)
 
 
 def _under_both(of: UnderWeights, metric: Metric) -> list[str]:

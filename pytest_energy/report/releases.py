@@ -13,6 +13,7 @@ alone say nothing of other GPUs.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
@@ -25,7 +26,7 @@ from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import CONFIDENCE
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.report import release_ratio, release_steps, release_weights
+from pytest_energy.report import release_names, release_ratio, release_steps, release_weights
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.release_noise import QUANTITIES, Gpus, Launches, Stored
 from pytest_energy.report.release_ratio import Varies
@@ -133,9 +134,20 @@ class Table:
         """The kinds that its cells are of."""
         return {figures.cell.weights for figures in self.figures}
 
+    @cached_property
+    def _apart(self) -> Mapping[CellKey, tuple[str, ...]]:
+        return release_names.apart(dict.fromkeys(figures.cell for figures in self.figures))
+
     def name(self, cell: CellKey) -> str:
-        """Of one of its cells, with its weights if others are of other ones."""
-        return cell.name_with_weights if len(self.weights) > 1 else cell.name
+        """Of one of its cells, with its weights if others are of other ones, and with what else
+        tells it apart.
+        """
+        weights = [f"weights={cell.weights}"] if cell.weights and len(self.weights) > 1 else []
+        return cell.named(*weights, *self._apart[cell])
+
+    def name_without_weights(self, cell: CellKey) -> str:
+        """The same beside cells that differ in their weights alone."""
+        return cell.named(*self._apart[cell])
 
     def in_role(self, role: str) -> dict[tuple[CellKey, str], list[Step]]:
         """By cell and release the steps from the release with this role, one per GPU."""
@@ -255,7 +267,8 @@ def in_order(releases: Iterable[str]) -> list[str]:
 
 
 def _table(machine: Machine, place: _Place, asked: str | None, stored: Stored) -> Table:
-    cells = dict(sorted(place.cells.items(), key=lambda item: _order(item[0])))
+    apart = release_names.apart(place.cells)
+    cells = {key: place.cells[key] for key in sorted(apart, key=lambda k: _order(k, apart[k]))}
     releases = in_order({release for of in cells.values() for release in of})
     reference = asked or releases[0]
     if reference not in releases:
@@ -303,9 +316,11 @@ def _changes(cells: Mapping[CellKey, Launches]) -> Iterator[str]:
             )
 
 
-def _order(key: CellKey) -> tuple[str, tuple[bool, str], int, str]:
+def _order(
+    key: CellKey, apart: Sequence[str]
+) -> tuple[str, tuple[bool, str], Sequence[str], int, str]:
     name = key.name.replace(f" bs={key.batch_size} ", " ")
-    return name, release_weights.order(key), key.batch_size, key.canonical
+    return name, release_weights.order(key), apart, key.batch_size, key.canonical
 
 
 def _figures(

@@ -36,6 +36,7 @@ H200 = ROOT / "recordings" / "h200-sxm-141gb"
 INTERLEAVED = ROOT / "recordings" / "h100-sxm-80gb" / "vllm-0.20.2-to-0.25.1"
 RECORDED = [H200 / "vllm-0.20.2", H200 / "vllm-0.25.1"]
 GPUS = [f"GPU-{n}" + simulated.UUID[5:] for n in range(1, 4)]
+ONE = {GPUS[0]: 1.0}
 ENERGY = Metric.JOULES_PER_TOKEN
 SPREAD = (0.997, 1.0, 1.003)  # of launches
 
@@ -341,6 +342,26 @@ def test_assumed_noise_is_said(folder: Path) -> None:
     ]
     alike = [dataclasses.replace(m, key=dataclasses.replace(m.key, batch_size=8)) for m in longer]
     assert says(measured + alike) == "Noise is assumed in 3 of 4 cells."
+
+
+def test_cells_of_one_name_say_what_tells_them_apart(folder: Path) -> None:
+    """As those of suites/published, whose engines differ."""
+    made = [m for s in (2, 8) for m in launches(folder, {"1.0": 500.0, "1.1": 500.0}, ONE, s)]
+    engine_args = {**made[0].key.engine_args, "max_num_batched_tokens": 64}
+    key = dataclasses.replace(made[0].key, engine_args=engine_args)
+    worse = launches(folder, {"1.0": 500.0, "1.1": 550.0}, ONE)
+    table = only(releases.tables(made + [dataclasses.replace(m, key=key) for m in worse]))
+    figures, *_ = "\n".join(release_table.lines(table)).partition("Geometric means")
+    rows = re.findall(r"^tiny .*|^  bs=\d|[+-]\d+\.\d(?= ±\S+ +\d+ )", figures, flags=re.M)
+    assert rows == [
+        "tiny 64/250", "  bs=2", "+0.0", "  bs=8", "+0.0",
+        "tiny max_num_batched_tokens=64 64/250", "  bs=2", "+10.0",
+    ]  # fmt: skip
+    named = r"| tiny max\_num\_batched\_tokens=64 bs=2 64/250 | 1.0 |"
+    assert named in release_table.markdown(table)
+    drawn = release_pictures.pictures([table])
+    titles = {picture.title.partition(": ")[2].partition(" on ")[0] for picture in drawn}
+    assert titles == {"tiny 64/250", "tiny max_num_batched_tokens=64 64/250"}
 
 
 def test_settings_are_compared_with_the_reference_and_are_no_step(folder: Path) -> None:
