@@ -66,8 +66,8 @@ def _row(metric: Metric, candidate: Sequence[Measurement], reference: Sequence[M
         f"{found.pairs.deviation:.2%}",
         f"{found.by_periods:.2%}",
         f"{math.sqrt(2) * apart.spread.deviation:.2%}",
-        f"±{paired.relative_half_width:.1%}",
-        f"±{apart.relative_half_width:.1%}",
+        f"±{paired.half_width:.1%}",
+        f"±{apart.half_width:.1%}",
     )
     return f"| {' | '.join(figures)} |"
 

@@ -69,7 +69,7 @@ def rows(paired: dict[int, list[Pair]]) -> list[str]:
             means = [spread.geometric_mean(values) for values in (old, new)]
             columns += [
                 *(format(mean, form) for mean in means),
-                f"{added.value - 1:+.1%} ± {added.relative_half_width:.1%}",
+                f"{added.value - 1:+.1%} ± {added.half_width:.1%}",
             ]
         for name in ("ttft", "itl"):
             latency = [server.latencies_ms[name] for server, _ in cells]

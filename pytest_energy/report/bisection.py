@@ -121,7 +121,7 @@ def _at(of: Bisection, step: Step) -> str:
 def _costs(of: Bisection, change: Comparison | None) -> str:
     """As in "takes 7.1 ± 0.6 % more J/token", or gives fewer tokens/s."""
     assert change is not None
-    value, half = 100 * (change.value - 1), 100 * change.value * change.relative_half_width
+    value, half = 100 * (change.value - 1), 100 * change.half_width
     if of.question.metric is Metric.JOULES_PER_TOKEN:
         return f"takes {abs(value):.1f} ± {half:.1f} % {'more' if value > 0 else 'less'} J/token"
     return f"gives {abs(value):.1f} ± {half:.1f} % {'more' if value > 0 else 'fewer'} tokens/s"
@@ -202,7 +202,7 @@ def _arm(part: Part) -> str:
 def _change(ratio: Comparison | None) -> str:
     if ratio is None:
         return "-"
-    half = 100 * ratio.value * ratio.relative_half_width
+    half = 100 * ratio.half_width
     return f"{100 * (ratio.value - 1):+.1f} ±{half:.1f}"
 
 

@@ -148,7 +148,7 @@ def row(
         wh_per_1000_requests=quoted.wh_per_1000_requests if quoted else None,
         baseline=getattr(reference.summary, judgement.metric.value) if reference else None,
         change=ratio.value - 1 if ratio else None,
-        change_half_width=ratio.relative_half_width if ratio else None,
+        change_half_width=ratio.half_width if ratio else None,
         detects=judgement.smallest_detected if update is None and judgement.verdict.green else None,
         noise=noise.source if noise else "",
         noise_deviation=noise.deviation if noise else 0.0,

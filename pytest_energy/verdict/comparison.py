@@ -80,9 +80,9 @@ class Comparison:
         return self.value * exp(self.bound(0.5 + CONFIDENCE / 2))
 
     @property
-    def relative_half_width(self) -> float:
-        """Half of the interval's width over the value."""
-        return (self.high - self.low) / (2 * self.value)
+    def half_width(self) -> float:
+        """Half of the interval's width."""
+        return (self.high - self.low) / 2
 
 
 def estimate(values: Sequence[float], floor: NoiseFloor) -> Estimate:

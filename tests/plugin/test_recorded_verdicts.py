@@ -631,3 +631,12 @@ def test_every_shipped_recording_is_small_and_holds_no_path_or_variable(folder: 
         text = str(schema.to_json(recording_file.read(file))["environment"])
         assert "/tmp" not in text
         assert "/home" not in text
+
+
+def test_the_table_shows_half_of_the_interval_that_a_message_names(suite: Suite) -> None:
+    """Of a large change half of the ratio's relative interval would be another figure."""
+    eager = H100 / "gpu-6ac11e84/eager"
+    result = suite("-k", "test_energy and bs8", "--energy-replay", eager, tests="suites")
+    low, high = re.findall(r"95 % interval \+([\d.]+) % to \+([\d.]+) %", result.stdout.str())[0]
+    (half,) = re.findall(r"^  bs=8 .* \+57\.0 ±([\d.]+) ", result.stdout.str(), re.M)
+    assert float(half) == pytest.approx((float(high) - float(low)) / 2, abs=0.06)

@@ -77,7 +77,7 @@ def test_equal_launches_are_not_taken_for_exact(candidate: int, reference: int) 
     """However alike a few launches happen to be, the floor keeps a part of the width."""
     r = compare([1.0] * candidate, [1.0] * reference, FLOOR)
     assert r.value == 1.0
-    assert r.relative_half_width > FLOOR.deviation * math.sqrt(1 / candidate + 1 / reference)
+    assert r.half_width > FLOOR.deviation * math.sqrt(1 / candidate + 1 / reference)
 
 
 @given(sides, sides)
@@ -266,7 +266,7 @@ def test_a_sample_is_moderated_by_the_noise() -> None:
     assert (found.low, found.high) == pytest.approx(
         (found.value * math.exp(-half), found.value * math.exp(half))
     )
-    assert found.relative_half_width == pytest.approx(math.sinh(half))
+    assert found.half_width == pytest.approx(found.value * math.sinh(half))
 
 
 def test_an_assumption_speaks_alone_if_launches_cannot() -> None:
