@@ -15,7 +15,7 @@ from pytest_energy.report.release_steps import ROLES, Step, first_verdict, mean_
 from pytest_energy.report.release_weights import OWN, UnderWeights
 from pytest_energy.report.releases import Table
 from pytest_energy.report.results import Interval
-from pytest_energy.report.table import fitted, split_name, wrapped
+from pytest_energy.report.table import WIDTH, fitted, split_name, wrapped
 from pytest_energy.report.words import UNIT, count, percent
 
 _ENERGY, _RATE = Metric.JOULES_PER_TOKEN, Metric.TOKENS_PER_S
@@ -51,15 +51,31 @@ def lines(table: Table) -> list[str]:
     """The table in 80 columns."""
     shown = [wrapped(f"{table.machine}: {_gpus(table)}")]
     for part in parts(table):
-        heading, *rows = fitted([part.columns, *(row for _, row in part.rows)])
-        shown += ["", part.title, heading]
+        heading, *rows = _in_width([part.columns, *(row for _, row in part.rows)])
+        shown += ["", part.title, *heading]
         above = ""
         for (name, _), row in zip(part.rows, rows, strict=True):
             if above != (above := split_name(name)[0]):
                 shown.append(above)
-            shown.append(row)
+            shown += row
         shown.append(wrapped(part.legend))
     return [*shown, *map(wrapped, table.notes)]
+
+
+def _in_width(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The lines of each row; where the table were too wide, settings have one below the figures."""
+    aligned = fitted(texts)
+    if max(map(len, aligned)) <= WIDTH:
+        return [[line] for line in aligned]
+    parted = [text[1].partition(" ")[::2] for text in texts]
+    figures = fitted(
+        [(row[0], release, *row[2:]) for row, (release, _) in zip(texts, parted, strict=True)]
+    )
+    indent = " " * (figures[0].index(texts[0][1]) + 2)
+    return [
+        [line, *([indent + settings] if settings else [])]
+        for line, (_, settings) in zip(figures, parted, strict=True)
+    ]
 
 
 def markdown(table: Table) -> str:

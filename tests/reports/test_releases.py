@@ -545,3 +545,16 @@ def test_releases_have_the_dates_of_the_file_that_says_where_they_are_from() -> 
     dates = release_chart.release_dates()
     assert (dates["0.5.4"], dates["0.25.1"]) == ("2024-08-05", "2026-07-14")
     assert list(dates.values()) == sorted(dates.values())
+
+
+def test_long_settings_stand_below_their_figures() -> None:
+    h100 = ROOT / "recordings" / "h100-sxm-80gb" / "gpu-6ac11e84"
+    table = only(releases.tables(releases.read([h100 / "baseline", h100 / "piecewise"])))
+    text = "\n".join(release_table.lines(table))
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(
+        r"^  bs=8 +0\.25\.1 .*\n +0\.25\.1 +0\.4330 .*\n"
+        r" {12}compilation_config=\{'cudagraph_mode': 'PIECEWISE'\}\n  bs=64 ",
+        text,
+        re.M,
+    )
