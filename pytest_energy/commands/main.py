@@ -1,6 +1,8 @@
 """The command `pytest-energy`; each of its commands has a file of its own."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 with a message on stderr if the command failed, 2 for a wrong command
-        line, or what the command itself returns.
+        line, 141 if its output has no reader, or what the command itself returns.
     """
     plainly.show(sys.stdout, sys.stderr)
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -51,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refusing.error(f"unrecognized arguments: {' '.join(unknown)}{instead}")
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
         return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+        print("pytest-energy: not all of its output was read", file=sys.stderr)
+        return 128 + signal.SIGPIPE
     except UsageError as error:
         print(f"pytest-energy: {error}", file=sys.stderr)
         return 2

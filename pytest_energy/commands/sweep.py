@@ -3,9 +3,10 @@
 import argparse
 import math
 import os
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from pytest_energy.commands.one_launch import Suite
 from pytest_energy.commands.releases import Release
 from pytest_energy.commands.report import NOT_WRITTEN, add_noise_store, add_output
 from pytest_energy.commands.sweep_plan import Planned, Progress, plan
-from pytest_energy.errors import UsageError
+from pytest_energy.errors import RecordingError, UsageError
 from pytest_energy.settings import MIN_LAUNCHES, parse_engine_args
 
 if TYPE_CHECKING:
@@ -148,10 +149,11 @@ def _write(
     from pytest_energy.report import releases as compared
 
     tables = compared.tables(compared.read(recordings), options.reference, noise)
+    written = release_report.publish(tables, options.output, points)
     for table in tables:
         print("\n".join(["", *release_table.lines(table)]))
     print()
-    for path in release_report.publish(tables, options.output, points):
+    for path in written:
         if path.suffix != ".svg":
             print(path)
     drawn = any(
@@ -172,6 +174,8 @@ def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
     suite = Suite(options.suites, tuple(options.pytest_arguments))
     one_launch.refuse_uncollected(suite)
     found = {release.version: release for release in releases.chosen(options)}
+    if options.reference is not None:
+        _refuse_reference(options.reference, found, kept)
     folder = _folder(kept, gpus, suite.arguments)
     with exclusively(folder):
         launched = _Launched(folder, gpus)
@@ -184,6 +188,16 @@ def _measure(kept: Path, options: argparse.Namespace) -> list[Planned]:
             print(f"pytest-energy: {len(recorded)} of {len(planned)} launches are recorded already")
         _launch(progress, suite, found, launched, options.minutes)
     return progress.open
+
+
+def _refuse_reference(reference: str, found: Collection[str], kept: Path) -> None:
+    """Refuse a reference that is neither launched nor recorded, while that has cost nothing."""
+    known = {*found, *(folder.name for folder in kept.glob("**/block-*/*"))}
+    if reference.partition(" ")[0].partition("+")[0] not in {v.partition("+")[0] for v in known}:
+        raise UsageError(
+            f"--reference {reference} is neither to be launched nor recorded.\n"
+            f"Name one of {', '.join(found)}, or add it: --versions A,B"
+        )
 
 
 def _folder(kept: Path, gpus: Sequence[str], arguments: Sequence[str]) -> Path:
@@ -280,7 +294,18 @@ class _Launched:
         from pytest_energy.recording import recording_file
 
         place = launch.folder(self.folder)
-        recordings = [first for first, *_ in recording_file.read_launches([place])]
+        try:
+            recordings = [first for first, *_ in recording_file.read_launches([place])]
+        except RecordingError as error:
+            again = (
+                f"Or remove this launch, which is then made again: rm -r {shlex.quote(str(place))}"
+            )
+            raise RecordingError(f"{error}\n{again}") from None
+        if all(recorded.key.is_idle for recorded in recordings):
+            raise OtherCellsError(
+                f"{place} is of an engine at idle, and releases are compared under load.\n"
+                "Select a cell with a batch size: -- -k bs8"
+            )
         for recorded in recordings:
             self._refuse_environment(place, release, recorded.environment)
         cells = frozenset(
@@ -291,7 +316,7 @@ class _Launched:
         if cells != self._first[1]:
             raise OtherCellsError(
                 f"{place} and {self._first[0]} hold launches of different cells or settings, so "
-                "the tests or their configuration have changed.\n"
+                "the tests or their configuration have changed, or files are missing.\n"
                 "Sweep these tests into another folder: --output DIR"
             )
 

@@ -11,6 +11,7 @@ Stat. Assoc. 62:626, whose inequality allows for a reference that they share). T
 alone say nothing of other GPUs.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -172,6 +173,7 @@ class _Place:
     cells: dict[CellKey, Launches] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     interleaved: set[str] = field(default_factory=set)
+    idle: set[str] = field(default_factory=set)
 
     @property
     def notes(self) -> Iterator[str]:
@@ -180,6 +182,11 @@ class _Place:
             yield (
                 f"left out: {count(len(self.interleaved), 'launch', 'launches')} with another "
                 "engine co-resident on the GPUs, which pairs alone judge"
+            )
+        if self.idle:
+            yield (
+                f"left out: {count(len(self.idle), 'launch', 'launches')} at idle, as releases are "
+                "compared under load"
             )
 
 
@@ -214,6 +221,11 @@ def tables(
             "GPUs.\nJudge them in pairs: pytest SUITE --energy-replay DIR/candidate "
             "--energy-reference-replay DIR/reference"
         )
+    if all(m.key.is_idle for m in launches):
+        raise ResultsError(
+            "nothing to compare: all of this is of engines at idle, and releases are compared "
+            "under load.\nSelect a cell with a batch size: -- -k bs8"
+        )
     places: dict[Machine, _Place] = {}
     for m in launches:
         on = m.environment
@@ -223,8 +235,7 @@ def tables(
             place.interleaved.add(m.launch_id)
             continue
         if m.key.is_idle:
-            only = "releases are compared under load"
-            place.left_out.append(f"left out: vLLM {label}, {m.key.name}: {only}")
+            place.idle.add(m.launch_id)
             continue
         if not m.valid:
             place.left_out += [
@@ -240,7 +251,7 @@ def tables(
         if place.cells
     ]
     if not found:
-        why = next(line for place in places.values() for line in place.left_out)
+        why = next(line for place in places.values() for line in place.notes)
         raise ResultsError(f"no launch is valid, so there is nothing to compare: {why}.")
     return tuple(found)
 
@@ -274,7 +285,8 @@ def _table(machine: Machine, place: _Place, asked: str | None, stored: Stored) -
     if reference not in releases:
         raise ResultsError(
             f"there is no launch of vLLM {reference} on {machine}, to compare others with.\n"
-            f"Name one that there is: --reference {releases[0]} (of {', '.join(releases)})"
+            f"Name one that there is: --reference {shlex.quote(releases[0])} "
+            f"(of {', '.join(releases)})"
         )
     shared = sum(reference in of for of in cells.values()) * (len(releases) - 1)
     together = CONFIDENCE ** (1 / max(1, shared))

@@ -1,6 +1,9 @@
 """What the commands say fits a terminal of 80 columns, and what was asked for."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,24 @@ def test_all_commands_are_among_these(capsys: pytest.CaptureFixture[str]) -> Non
     assert [line.split()[0] for line in listed if line.startswith("    ") and line[4] != " "] == (
         COMMANDS
     )
+
+
+def test_output_that_is_read_in_part_is_no_report_that_was_not_written(tmp_path: Path) -> None:
+    """As that of `| head`: what was to be written is there."""
+    recordings = ROOT / "recordings" / "h200-sxm-141gb" / "gpu-8bb286c2"
+    command = ["sweep", "--table", str(recordings), "-o", str(tmp_path / "table")]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_energy.commands.main", *command],
+        stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (
+        141,
+        "pytest-energy: not all of its output was read\n",
+    )
+    assert (tmp_path / "table" / "releases.md").exists()
 
 
 @pytest.mark.parametrize("columns", ["80", "60"])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,13 +71,18 @@ class Sweep:
 
     def _write(self, cells: Sequence[Cell], version: str, launch: str, folder: Path) -> None:
         for cell in cells:
-            made = simulated.recording(
-                cell,
-                launch,
-                500.0 if version == "0.9.1" else 480.0,
-                cycles=12.5,
-                environment={"vllm": version, "engine_args_under_test": self.settings},
-                power_shares={gpu: 1.0 / len(self.gpus) for gpu in self.gpus},
+            environment = {"vllm": version, "engine_args_under_test": self.settings}
+            made = (
+                simulated.idle_recording(cell, launch, environment=environment)
+                if cell.key.is_idle
+                else simulated.recording(
+                    cell,
+                    launch,
+                    500.0 if version == "0.9.1" else 480.0,
+                    cycles=12.5,
+                    environment=environment,
+                    power_shares={gpu: 1.0 / len(self.gpus) for gpu in self.gpus},
+                )
             )
             recording_file.write(made, folder / launch / f"{cell.key.slug}.json.gz")
 
@@ -222,6 +228,61 @@ def test_gpus_are_kept_apart_and_averaged(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert sweep.run() == 2
     assert f"export CUDA_VISIBLE_DEVICES={UUIDS[0]}" in capsys.readouterr().err
+
+
+def test_a_launch_that_is_damaged_or_empty_may_be_made_again(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.run() == 0
+    place = Path(KEPT, "block-1", "0.9.1")
+    one, *others = place.rglob("*.gz")
+    one.write_bytes(one.read_bytes()[:100])
+    for damage in ("is truncated", "holds no recordings"):
+        assert sweep.run() == 1
+        said = capsys.readouterr().err
+        assert damage in said
+        assert said.endswith(f"Or remove this launch, which is then made again: rm -r {place}\n")
+        for path in (one, *others):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(place)
+    assert sweep.run() == 0
+    assert sweep.made == ["0.9.1"]
+
+
+def test_a_sweep_of_engines_at_idle_ends_after_a_launch(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load, sweep.cells = sweep.cells, [Marked.from_arguments((), MARKER).cell(0, sweep.path)]
+    assert sweep.run() == 2
+    assert len(sweep.made) == 1
+    assert (
+        "at idle, and releases are compared under load.\nSelect a cell" in capsys.readouterr().err
+    )
+    (kept,) = Path(KEPT, "block-1").glob(".*")
+    assert main(["sweep", "--table", str(kept), "-o", "table"]) == 1
+    assert "nothing to compare: all of this is of engines at idle" in capsys.readouterr().err
+    sweep.cells += load
+    assert sweep.run() == 0
+    said = capsys.readouterr().out
+    assert said.count("left out") == 1
+    assert "left out: 4 launches at idle, as releases are compared under load\n" in said
+
+
+def test_a_reference_that_there_will_not_be_is_refused_before_a_launch(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.run("--reference", "0.9.0") == 2
+    assert sweep.made == []
+    assert "Name one of 0.9.1, 0.10.2, or add it: --versions A,B\n" in capsys.readouterr().err
+    assert sweep.run("--reference", "0.10.2") == 0
+    sweep.pythons = sweep.pythons[1:]
+    sweep.settings = {"enforce_eager": True}
+    eager = ("--reference", "0.9.1", "--", "--energy-engine-arg", "enforce_eager=true")
+    assert sweep.run(*eager) == 0
+    capsys.readouterr()
+    (kept,) = Path(KEPT).glob("enforce-eager*")
+    assert main(["sweep", "--table", str(kept), "-o", "table", "--reference", "0.9.1"]) == 1
+    assert "--reference '0.10.2 enforce_eager=True' (of 0.10.2 enforce" in capsys.readouterr().err
 
 
 def test_minutes_end_a_sweep_before_a_launch_that_would_pass_them(
