@@ -131,8 +131,19 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZERS)
 
 
+def has_experts(folder: Path) -> bool:
+    """Whether a folder's config.json, readable, is that of a mixture of experts."""
+    of_text = _of_text(model_config(folder)[0])  # num_experts, num_local_experts, n_routed_experts
+    return any("experts" in name and type(n) is int and n > 1 for name, n in of_text.items())
+
+
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
     """Number of token ids by the content of a config.json; None if it says nothing credible."""
-    of_text = config.get("text_config")
-    size = {**config, **(of_text if isinstance(of_text, Mapping) else {})}.get("vocab_size")
+    size = _of_text(config).get("vocab_size")
     return size if type(size) is int and 0 < size <= _MAX_VOCABULARY else None
+
+
+def _of_text(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with that of the text model among others."""
+    of_text = config.get("text_config")
+    return {**config, **(of_text if isinstance(of_text, Mapping) else {})}

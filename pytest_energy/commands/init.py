@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_energy.cell.key import slugify
-from pytest_energy.cell.model import Model
+from pytest_energy.cell.model import Model, has_experts
 from pytest_energy.commands import checkout, needs
 from pytest_energy.commands.checkout import (
     GITLAB,
@@ -140,7 +140,10 @@ def _found(folder: Path, model: str | None, vllm: str | None, label: str | None)
     print(needs.said("model", of))
     print(needs.said("vLLM", f"{version}{pinned}"))
     print(needs.said("label", f"{runner}{why}"))
-    return Found(name, "dummy" if synthetic else "auto", version, runner)
+    weights = "auto"
+    if synthetic:  # random ones spread tokens over experts
+        weights = "random" if has_experts(Path(taken.location)) else "dummy"
+    return Found(name, weights, version, runner)
 
 
 def _unknown(folder: Path, model: str | None, version: str | None) -> str:

@@ -78,8 +78,7 @@ def _needs(folder: Path, repository: bool) -> Iterator[Need]:
     yield Need("a git repository", repository, "git init")
     yield from _requirements(folder, gate)
     yield Need(f"a suite in {gate.suites}", bool(marked), _INIT)
-    models = list(_models(folder, marked))
-    yield from models
+    yield from dict.fromkeys(_models(folder, marked))
     yield from _workflow(folder, gate)
     if repository:
         yield _in_git(folder, gate, marked)

@@ -119,6 +119,24 @@ def test_a_downloaded_model_and_options_serve(here: Path, tmp_path: Path) -> Non
     assert '"big"]' in (here / ".github" / "workflows" / "energy.yml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("config", "weights"),
+    [
+        ({}, "dummy"),
+        ({"num_experts": 0}, "dummy"),
+        ({"num_experts": None}, "dummy"),
+        ({"num_local_experts": 8}, "random"),
+        ({"text_config": {"n_routed_experts": 64}}, "random"),
+    ],
+)
+def test_a_mixture_of_experts_gets_weights_that_spread_tokens(
+    here: Path, config: dict[str, Any], weights: str
+) -> None:
+    save(here / "tiny" / "config.json", json.dumps({**json.loads(CONFIG), **config}))
+    assert main(["init", "--vllm", "0.20.2"]) == 0
+    assert f'weights="{weights}"' in (here / "suites" / "test_tiny.py").read_text()
+
+
 def test_a_gitlab_gets_its_job(here: Path) -> None:
     git(here, "remote", "add", "origin", "git@gitlab.example:team/serving.git")
     save(here / "tiny" / "config.json", CONFIG)
@@ -248,6 +266,15 @@ def test_a_model_that_git_ignores(gated: Path, capsys: pytest.CaptureFixture[str
         "the weights of tiny in git, or on the runner": "in suites/test_tiny.py, name its Hugging "
         "Face id or the runner's own folder (a whole path)"
     }
+
+
+def test_a_model_of_several_suites_is_listed_once(
+    gated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = (gated / "suites" / "test_tiny.py").read_text()
+    save(gated / "suites" / "test_other.py", first)
+    main(["init", "--check"])
+    assert capsys.readouterr().out.count("ok       the model tiny, a folder\n") == 1
 
 
 def test_a_model_that_is_not_there(gated: Path, capsys: pytest.CaptureFixture[str]) -> None:
