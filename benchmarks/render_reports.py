@@ -9,6 +9,8 @@ For another GPU's recordings edit EXAMPLES and PICTURES, run it, and look at the
 import argparse
 import html
 import html.parser
+import json
+import math
 import os
 import re
 import shutil
@@ -18,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pytest_energy.measure import measurement
 from pytest_energy.recording import recording_file
@@ -279,7 +282,8 @@ def differences(
 ) -> list[str]:
     """Files below `places` that are missing, left over, or differ in their words.
 
-    Lines and shapes may differ: they are another matplotlib's.
+    Lines and shapes may differ: they are another matplotlib's. So may the last digits of JSON's
+    numbers: another processor adds in another order.
     """
     names = {
         path.relative_to(folder).as_posix()
@@ -294,10 +298,26 @@ def differences(
         if not (old.is_file() and new.is_file()):
             differing.append(f"{name} is {'missing' if new.is_file() else 'left over'}")
             continue
-        read = words if old.suffix in (".html", ".svg") else str.splitlines
-        if read(old.read_text()) != read(new.read_text()):
+        both = old.read_text(), new.read_text()
+        if old.suffix == ".json":
+            same = _close(*map(json.loads, both))
+        else:
+            read = words if old.suffix in (".html", ".svg") else str.splitlines
+            same = read(both[0]) == read(both[1])
+        if not same:
             differing.append(f"{name} says something else")
     return differing
+
+
+def _close(old: Any, new: Any) -> bool:
+    """Whether two JSON values differ in the last digits of numbers alone."""
+    if isinstance(old, float) and isinstance(new, float):
+        return math.isclose(old, new, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_close(old[key], new[key]) for key in old)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_close, old, new))
+    return type(old) is type(new) and bool(old == new)
 
 
 def main() -> None:

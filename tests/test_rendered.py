@@ -119,6 +119,23 @@ def test_the_comparison_finds_another_figure_and_no_other_drawing(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ('{"J": [0.10000000000000003, null]}', True),
+        ('{"J": [0.1000001, null]}', False),
+        ('{"J": [0.1]}', False),
+        ('{"J": [0.1, 0]}', False),
+        ('{"W": [0.1, null]}', False),
+    ],
+)
+def test_figures_may_differ_in_their_last_digits(tmp_path: Path, other: str, same: bool) -> None:
+    for folder, text in (("a", '{"J": [0.1, null]}'), ("b", other)):
+        (tmp_path / folder / "examples").mkdir(parents=True)
+        (tmp_path / folder / "examples" / "results.json").write_text(text)
+    assert (render_reports.differences(tmp_path / "a", tmp_path / "b") == []) is same
+
+
 def test_labels_that_overlap_or_leave_the_canvas_are_found(
     drawn: list[tuple[Picture, str]],
 ) -> None:
