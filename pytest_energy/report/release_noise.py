@@ -1,6 +1,7 @@
 """How much a release's figures vary in a cell: from launch to launch, and from GPU to GPU. Pure."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
@@ -18,7 +19,7 @@ from pytest_energy.verdict.comparison import Moderated
 
 POWER = "power_w"
 QUANTITIES = (Metric.JOULES_PER_TOKEN.value, POWER, Metric.TOKENS_PER_S.value)
-MIN_BLOCKS = 3  # GPUs that have launched all releases
+MIN_BLOCKS = 3  # GPUs, to tell how releases vary over them
 
 Gpus = tuple[str, ...]
 Launches = dict[str, dict[Gpus, list[Measurement]]]  # of a cell, by release
@@ -44,7 +45,8 @@ def noise(name: str, key: CellKey, cells: Mapping[CellKey, Launches], stored: St
 def of_blocks(name: str, key: CellKey, cells: Mapping[CellKey, Launches]) -> Moderated | None:
     """How much what a GPU's launches of a release give varies beside GPU and release.
 
-    Moderated by the model's other cells; None if fewer than three GPUs have launched all releases.
+    Moderated by the model's other cells; None if fewer than three GPUs have launched two releases
+    of this one or more, or too little is left to tell.
     """
     known = {
         other: scatter
@@ -64,15 +66,20 @@ def complete_blocks(of_cell: Launches) -> tuple[Gpus, ...]:
 
 
 def _residual(name: str, of_cell: Launches) -> Spread | None:
-    """What GPU and release leave of a cell's means, if its blocks are complete."""
-    complete = complete_blocks(of_cell)
-    if not complete:
+    """What GPU and release leave of a cell's means, by least squares: blocks may be incomplete."""
+    made = [(gpus, release) for release, by_gpus in of_cell.items() for gpus in by_gpus]
+    of_gpus = Counter(gpus for gpus, _ in made)
+    if sum(releases > 1 for releases in of_gpus.values()) < MIN_BLOCKS:
         return None
-    degrees = (len(complete) - 1) * (len(of_cell) - 1)
-    logs = np.array(
-        [[log_moments(values(name, by[gpus]))[0] for gpus in complete] for by in of_cell.values()]
-    )
-    left = logs - logs.mean(axis=0) - logs.mean(axis=1, keepdims=True) + logs.mean()
+    logs = np.array([log_moments(values(name, of_cell[release][on]))[0] for on, release in made])
+    design = np.array(
+        [[on == gpus for gpus in of_gpus] + [release == r for r in of_cell] for on, release in made]
+    ).astype(float)
+    fitted, _, rank, _ = np.linalg.lstsq(design, logs)
+    degrees = len(made) - int(rank)
+    if degrees < MIN_BLOCKS - 1:
+        return None
+    left = logs - design @ fitted
     return Spread(math.sqrt(float((left**2).sum()) / degrees), degrees)
 
 

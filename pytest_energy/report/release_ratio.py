@@ -20,7 +20,7 @@ class Varies:
 
     Attributes:
         launches: from launch to launch.
-        blocks: beside GPU and release, if three or more GPUs have launched all releases.
+        blocks: beside GPU and release, if three or more GPUs have launched several releases.
         assumed: whether neither is measured.
     """
 

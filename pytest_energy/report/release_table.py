@@ -157,7 +157,7 @@ def _over(table: Table) -> str:
     kinds = {of.of_blocks for of in table.figures if of.ratios}
     if kinds == {True}:
         return "GPUs and launches"
-    return "launches (over GPUs, too, if three launched all)" if True in kinds else "launches"
+    return "launches (over GPUs, too, where that is known)" if True in kinds else "launches"
 
 
 def _with_half(ratio: Interval) -> str:

@@ -3,9 +3,9 @@
 GPUs of one model differ by more than releases do, so a release is compared with the reference on
 the same GPU, and the log ratios are averaged over the GPUs that have launched both. The deviation
 of a launch is pooled over all releases and GPUs of a cell, the store's launches among them, and
-moderated by the other cells (store/noise_pooling.py). Where three or more GPUs have launched all
-releases, what counts instead is how ratios scatter over these GPUs, launches included: the residual
-of complete blocks, log figure = GPU + release (Fisher 1935, The Design of Experiments). The
+moderated by the other cells (store/noise_pooling.py). Where three or more GPUs have launched
+several releases, what counts instead is how ratios scatter over GPUs, launches included: what log
+figure = GPU + release leaves, be the blocks complete or not (Yates 1936, Ann. Eugen. 7:121). The
 intervals of all ratios of one quantity in a table hold together with 95 % (Šidák 1967, J. Am.
 Stat. Assoc. 62:626, whose inequality allows for a reference that they share). Those of launches
 alone say nothing of other GPUs.

@@ -151,6 +151,28 @@ def test_of_three_gpus_intervals_are_by_how_ratios_scatter_over_them(folder: Pat
     assert "± 95 % over GPUs and launches, for all" in " ".join(release_table.lines(table))
 
 
+def test_blocks_that_lack_releases_tell_how_ratios_scatter_too(folder: Path) -> None:
+    """As what is left when means of GPUs and of releases are taken off in turn, until none is."""
+    made = one_launch_each(folder, dict.fromkeys("abcd", 1.0), 0.01, np.random.default_rng(3))
+    made = [m for number, m in enumerate(made) if number not in {1, 2, 7, 8}]
+    logs = np.log([m.joules_per_token for m in made])
+    sides = [m.environment.gpus for m in made], [m.environment.vllm for m in made]
+    for _ in range(500):
+        for side in sides:
+            for one in set(side):
+                alike = [of == one for of in side]
+                logs[alike] -= logs[alike].mean()
+    degrees = 12 - (4 + 4 - 1)
+    level = 0.95 ** (1 / 3)
+    error = math.sqrt(2 * (logs**2).sum() / degrees)
+    half = stats.t.ppf((1 + level) / 2, degrees) * error
+    for figures in only(releases.tables(made)).figures[1:]:
+        ratio = figures.ratios[ENERGY.value]
+        assert figures.of_blocks
+        expected = half / math.sqrt(figures.ratio_gpus)
+        assert math.log(ratio.high / ratio.value) == pytest.approx(expected, rel=1e-4)
+
+
 def one_launch_each(
     folder: Path, times: dict[str, float], deviation: float, random: np.random.Generator
 ) -> list[Measurement]:
