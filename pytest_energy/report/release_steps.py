@@ -2,7 +2,8 @@
 
 The best is the one with the least J/token so far on the GPU, all under the same settings. As the
 data choose it, the error level is shared by all pairs of releases. A GPU that has not launched the
-release before, or the first, has no step from it. Verdicts are the rule's (verdict/rule.py):
+release before, or the first, has no step from it; nor one from the best if others know more of the
+earlier releases. Verdicts are the rule's (verdict/rule.py):
 over the GPUs, if three or more have launched all releases, by how ratios scatter over them
 (release_noise.py), and on each GPU for itself.
 """
@@ -117,20 +118,30 @@ def _pairs(of: Iterable[Sequence[str]]) -> int:
     return len(UNDER_LOAD) * sum(math.comb(len(chain), 2) for chain in of)
 
 
+def _most_earlier(chain: Sequence[str], of_cell: Launches) -> list[int]:
+    """How many of the releases before each the GPU has launched that has launched most of them."""
+    return [
+        max(sum(gpus in of_cell[name] for name in chain[:number]) for gpus in of_cell[release])
+        for number, release in enumerate(chain)
+    ]
+
+
 def _against(
-    chain: Sequence[str], energy: Mapping[str, float]
+    chain: Sequence[str], energy: Mapping[str, float], most: Sequence[int]
 ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Each release with the earlier ones that it is compared with, and their roles.
 
     Args:
         chain: all releases.
         energy: J/token of those that were launched.
+        most: of each, as many of the earlier ones must have been launched to know the best.
     """
     for number, release in enumerate(chain[1:], 1):
         earlier = [name for name in chain[:number] if name in energy]
         if release not in energy or not earlier:
             continue
-        in_roles = chain[number - 1], chain[0], min(earlier, key=energy.__getitem__)
+        best = min(earlier, key=energy.__getitem__) if len(earlier) == most[number] else None
+        in_roles = chain[number - 1], chain[0], best
         for against in dict.fromkeys(name for name in in_roles if name in earlier):
             roles = (role for role, of in zip(ROLES, in_roles, strict=True) if of == against)
             yield release, against, tuple(roles)
@@ -147,7 +158,7 @@ def _on_gpu(
 ) -> Iterator[Step]:
     made = {release: cells[key][release][gpus] for release in launched}
     energy = {name: geometric_mean(values(_ENERGY.value, of)) for name, of in made.items()}
-    for release, against, roles in _against(chain, energy):
+    for release, against, roles in _against(chain, energy, _most_earlier(chain, cells[key])):
         judged = (release, gpus), (against, gpus)
         noise = {m: release_noise.floor(m.value, key, cells, stored, judged) for m in UNDER_LOAD}
         candidate, baseline = made[release], Baseline.of(made[against])
@@ -182,7 +193,7 @@ def _over(
         for release in chain
     }
     for release, against, roles in _against(
-        chain, {r: of[_ENERGY.value] for r, of in logs.items()}
+        chain, {r: of[_ENERGY.value] for r, of in logs.items()}, range(len(chain))
     ):
         change = {name: exp(logs[release][name] - logs[against][name]) for name in names}
         judgements = {
