@@ -87,6 +87,7 @@ class Steadiness:
         unsteady: what changed, when and by how much, one line a change; empty if the launch was
             steady.
         reported: drifts that are significant and do no harm, one line each.
+        doubtful: those that change J/token by more than `MATTERS` at the least.
     """
 
     dropped: int
@@ -95,6 +96,7 @@ class Steadiness:
     pace_drift: Drift
     unsteady: tuple[str, ...]
     reported: tuple[str, ...]
+    doubtful: tuple[str, ...]
 
 
 def parts(windows: Sequence[Window]) -> Parts | None:
@@ -179,21 +181,26 @@ def _tested(launch: Parts, dropped: int) -> Steadiness | None:
         and change.p < LEVEL
     )
     series = (
-        ("power at equal pace", power_shift, power_drift, _REPORTED_LEVELS[0]),
-        ("tokens/s", pace_shift, pace_drift, _REPORTED_LEVELS[1]),
+        ("power at equal pace", power_shift, power_drift, _REPORTED_LEVELS[0], 1.0),
+        ("tokens/s", pace_shift, pace_drift, _REPORTED_LEVELS[1], of_j),
     )
+    drifted = [
+        (
+            f"{name} drifted by {_percent(line.size)} ± {200 * line.error:.1f} % "
+            f"over {seconds:.0f} s",
+            (abs(line.size) - 2 * line.error) * of_line > MATTERS,
+        )
+        for name, shift, line, level, of_line in series
+        if shift.p >= LEVEL and abs(line.size) >= _REPORTED_DRIFT and line.p < level
+    ]
     return Steadiness(
         dropped=dropped,
         changes=changes,
         power_drift=power_drift,
         pace_drift=pace_drift,
         unsteady=_changes(launch, changes),
-        reported=tuple(
-            f"{name} drifted by {_percent(line.size)} ± {200 * line.error:.1f} % "
-            f"over {seconds:.0f} s"
-            for name, shift, line, level in series
-            if shift.p >= LEVEL and abs(line.size) >= _REPORTED_DRIFT and line.p < level
-        ),
+        reported=tuple(line for line, matters in drifted if not matters),
+        doubtful=tuple(line for line, matters in drifted if matters),
     )
 
 

@@ -30,6 +30,7 @@ _UNSIZED_CACHE = (
 
 
 _HARMLESS = "(harmless: nothing to do)"
+_DOUBTFUL = "and its J/token with it: another launch tells whether it stays so (--energy-launches)"
 _MOST_NAMED = 3
 _OF_MODULE = "energy and power are of the whole module: GPU, CPU and memory"
 
@@ -48,7 +49,9 @@ def remarks(kept: Sequence[Measurement], left_out: Sequence[Measurement]) -> lis
     lines = left_out_lines(left_out)
     for m in kept:
         found = [f"its first cycle after the warm-up is left out {_HARMLESS}"] * m.dropped_cycles
-        found += [f"{line} {_HARMLESS}" for line in (m.steadiness.reported if m.steadiness else ())]
+        if m.steadiness:
+            found += [f"{line} {_HARMLESS}" for line in m.steadiness.reported]
+            found += [f"{line}, {_DOUBTFUL}" for line in m.steadiness.doubtful]
         found += [_OF_MODULE] * (m.environment.energy_scope == "module")
         found += [_UNSIZED_CACHE] * (m.environment.engine_settings.get("block_size") == "unknown")
         lines += [f"launch {m.launch_id}: {line}" for line in found]

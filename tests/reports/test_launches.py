@@ -7,9 +7,11 @@ from pytest_energy.cell.model import Model
 from pytest_energy.cell.workload import Workload
 from pytest_energy.measure.measurement import measure
 from pytest_energy.measure.spread import ASSUMED_NOISE
+from pytest_energy.recording import recording_file
 from pytest_energy.report import launches
 from pytest_energy.report.sides import side_of_baseline, side_of_launches
 from pytest_energy.store.baseline import Baseline
+from tests.conftest import ROOT
 from tests.disturbed import slowed, with_ramp_in_power, with_step_in_power
 from tests.reports import made
 from tests.simulated import recording
@@ -46,6 +48,16 @@ def test_a_dropped_cycle_is_shown() -> None:
         "launch launch-1: its first cycle after the warm-up is left out (harmless: nothing to do)"
         in launches.remarks([m], [])
     )
+
+
+def test_a_drift_that_makes_a_launch_doubtful_is_not_called_harmless() -> None:
+    """vLLM 0.5.4, at batch size 256 bound by its host, whose pace rose by a third."""
+    place = "recordings/h200-sxm-141gb/gpu-1b5d3c5f/releases/0.5.4"
+    found = recording_file.read_launches([ROOT / place])
+    (m,) = (measure(*periods) for periods in found if periods[0].key.batch_size == 256)
+    (remark,) = launches.remarks([m], [])
+    assert "tokens/s drifted by +56.5 % ± 19.5 % over 55 s, and its J/token with it" in remark
+    assert remark.endswith(": another launch tells whether it stays so (--energy-launches)")
 
 
 def test_only_what_is_to_be_known_is_remarked() -> None:
