@@ -52,14 +52,14 @@ def gpu_rows(cells: Cells) -> list[str]:
 
 
 def launch_rows(cells: Cells) -> list[str]:
-    """One row per launch."""
+    """One row per launch under load."""
     rows = [
         "| recording | tokens in | batch size | launch (UTC) | J/token | W | tokens/s | cycles "
         "| W, hot and idle | °C | SM MHz | power cap | drift of W | of tokens/s | faults |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (label, tokens_in, batch_size), launches in cells.items():
-        for m in launches:
+        for m in launches if batch_size else ():
             assert m.cycles is not None
             assert m.conditions.power_cap_share is not None
             assert m.steadiness is not None
@@ -73,6 +73,23 @@ def launch_rows(cells: Cells) -> list[str]:
                 f"| {', '.join(fault.partition(':')[0] for fault in m.faults)} |"
             )
     return rows
+
+
+def idle_rows(cells: Cells) -> list[str]:
+    """One row per engine left idle; empty if there is none."""
+    rows = [
+        f"| {label} | {m.launch_id[9:13]} | {m.environment.vllm} | {m.idle_power_w:.1f} "
+        f"| {m.idle.without_engine_w:.1f} | {m.idle.cpu_cores:.3f} "
+        f"| {m.conditions.temperature_c:.0f} |"
+        for (label, _, batch_size), launches in cells.items()
+        for m in launches
+        if not batch_size and m.idle is not None
+    ]
+    heading = [
+        "| idle | launch (UTC) | vLLM | W | W without the engine | CPU cores | °C |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return heading * bool(rows) + rows
 
 
 def _drift(found: Drift) -> str:

@@ -160,7 +160,8 @@ def _launches() -> str:
     for title, folder in (("H200", H200), ("H100", H100)):
         cells = launch_table.measured(ROOT / folder)
         lines += [f"## {title}", "", f"Below `{folder}`.", "", *launch_table.gpu_rows(cells), ""]
-        lines += [*launch_table.launch_rows(cells), ""]
+        for rows in (launch_table.launch_rows(cells), launch_table.idle_rows(cells)):
+            lines += [*rows, ""] if rows else []
     return "\n".join(lines)
 
 
@@ -192,7 +193,7 @@ def _comparisons() -> str:
 def _releases() -> str:
     blocks = ["# Releases side by side"]
     for folders in (
-        [f"{H200}/{gpu}/releases" for gpu in ("gpu-3c745cfa", "gpu-5a42a730")],
+        [f"{H200}/{gpu}/releases" for gpu in ("gpu-1b5d3c5f", "gpu-3c745cfa", "gpu-5a42a730")],
         [f"{H200}/vllm-0.20.2", f"{H200}/vllm-0.25.1"],
     ):
         launches = releases.read(ROOT / folder for folder in folders)

