@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import (
@@ -24,7 +25,15 @@ from benchmarks import (
     second_gpu_table,
     server_table,
 )
-from pytest_energy.report import collect, prefill_decode, release_table, releases
+from pytest_energy.report import (
+    collect,
+    prefill_decode,
+    release_pictures,
+    release_report,
+    release_table,
+    releases,
+)
+from pytest_energy.report.pictures import Picture
 from pytest_energy.store.noise import NoiseStore
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +47,9 @@ INTERLEAVED = (
     ("the 1B against itself", "vllm-0.25.1-against-itself-1b"),
 )
 CANDIDATE = "candidate"
+RELEASES = tuple(
+    f"{H200}/{gpu}/releases" for gpu in ("gpu-1b5d3c5f", "gpu-3c745cfa", "gpu-5a42a730")
+)
 
 
 def _interleaved(tests: str, folder: str) -> str:
@@ -190,16 +202,26 @@ def _comparisons() -> str:
     return "\n".join(lines)
 
 
+def release_tables(folders: Sequence[str]) -> tuple[releases.Table, ...]:
+    """What the sweep's command makes of these recordings."""
+    launches = releases.read(ROOT / folder for folder in folders)
+    return releases.tables(launches, noise_store=NoiseStore(ROOT / "baselines"))
+
+
+def sweep_pictures() -> list[Picture]:
+    """The sweep's, under names of their own."""
+    drawn = release_pictures.pictures(release_tables(RELEASES))
+    return [replace(picture, name=f"sweep-{picture.name}") for picture in drawn]
+
+
 def _releases() -> str:
     blocks = ["# Releases side by side"]
-    for folders in (
-        [f"{H200}/{gpu}/releases" for gpu in ("gpu-1b5d3c5f", "gpu-3c745cfa", "gpu-5a42a730")],
-        [f"{H200}/vllm-0.20.2", f"{H200}/vllm-0.25.1"],
-    ):
-        launches = releases.read(ROOT / folder for folder in folders)
-        tables = releases.tables(launches, noise_store=NoiseStore(ROOT / "baselines"))
+    for folders in (RELEASES, (f"{H200}/vllm-0.20.2", f"{H200}/vllm-0.25.1")):
         blocks.append(f"    $ pytest-energy sweep --table {' '.join(folders)} -o table")
-        blocks += map(release_table.markdown, tables)
+        blocks += map(release_table.markdown, release_tables(folders))
+        if folders == RELEASES:
+            for picture in sweep_pictures():
+                blocks += release_report.shown(picture, "../images")
     return "\n\n".join(blocks) + "\n"
 
 

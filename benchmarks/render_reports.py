@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import recorded_pages
 from pytest_energy.measure import measurement
 from pytest_energy.recording import recording_file
 from pytest_energy.report import (
@@ -90,7 +91,7 @@ _NAMESPACES = ("http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink")
 
 
 def render(into: Path, examples: Sequence[Example] = EXAMPLES) -> list[str]:
-    """Render the examples, the history and the README's pictures below `into`.
+    """Render the examples, the history, the README's pictures and the sweep's below `into`.
 
     Returns:
         What is wrong with them.
@@ -106,14 +107,14 @@ def render(into: Path, examples: Sequence[Example] = EXAMPLES) -> list[str]:
         _store(project, HISTORY)
         history = str(into / "examples" / "history")
         _run(project, "-m", "pytest_energy.commands.main", "history", "baselines", "-o", history)
-    drawn = pictures()
+    drawn = [*(picture for picture, _ in pictures()), *recorded_pages.sweep_pictures()]
     (into / "images").mkdir(parents=True, exist_ok=True)
-    for picture, _ in drawn:
+    for picture in drawn:
         for theme in THEMES:
             (into / "images" / f"{picture.name}-{theme}.svg").write_text(picture.svg(theme))
     return [
         *faults(into),
-        *(f"images/{picture.name}: {fault}" for picture, _ in drawn for fault in picture.faults()),
+        *(f"images/{picture.name}: {fault}" for picture in drawn for fault in picture.faults()),
         *example_faults(into),
     ]
 

@@ -17,7 +17,7 @@ from pytest_energy.report.pictures import SERIES, WIDTH_PX, printable
 from pytest_energy.report.results import Interval
 
 MAX_SERIES = 8
-MAX_PANELS = 6
+MAX_PANELS = 8
 _MARKERS = "osD^vPX*"
 _LINES = ("-", "--")
 _MAX_LABEL = 48

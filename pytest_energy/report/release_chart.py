@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure.metric import Metric
 from pytest_energy.report.drawing import (
+    MAX_PANELS,
     Mark,
     error_bars,
     in_words,
@@ -44,7 +45,6 @@ from pytest_energy.report.words import percent
 _ENERGY = Metric.JOULES_PER_TOKEN
 _COLOURS = {"regressed": BAD, "improved": GOOD, "pass": GOOD, "inconclusive": OPEN}
 _MARKERS = "sD^vP*"  # of published points
-_MAX_PANELS = 8
 _NARROW = 7  # releases that a phone's width has room for
 _LABEL_PX = 56
 
@@ -72,7 +72,7 @@ def over_releases(
         figures: those of one workload.
         published: points to draw beside them, if they are of the same model and batch size.
     """
-    cells = list(dict.fromkeys(of.cell for of in figures))[:_MAX_PANELS]
+    cells = list(dict.fromkeys(of.cell for of in figures))[:MAX_PANELS]
     beside = {
         key: [p for p in published if p.is_of(key, table.machine.gpu_name, table.machine.gpus)]
         for key in cells

@@ -55,12 +55,17 @@ def _page(tables: Sequence[Table], drawn: Sequence[Picture]) -> str:
     blocks = ["# Energy per token over vLLM releases"]
     blocks += [release_table.markdown(table) for table in tables]
     for picture in drawn:
-        blocks += [
-            f"### {escape(picture.title)}",
-            _PICTURE.format(name=f"pictures/{picture.name}", title=html.escape(picture.title)),
-            escape(picture.caption),
-        ]
+        blocks += shown(picture, "pictures")
     return "\n\n".join(blocks) + "\n"
+
+
+def shown(picture: Picture, folder: str) -> list[str]:
+    """Blocks of Markdown: a picture that lies in `folder`, with its title and caption."""
+    return [
+        f"### {escape(picture.title)}",
+        _PICTURE.format(name=f"{folder}/{picture.name}", title=html.escape(picture.title)),
+        escape(picture.caption),
+    ]
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:

@@ -347,7 +347,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert "55 more groups of cells are in the table but not drawn" in page
     assert "more are explained in report.html and results.json" in markdown_text
     captions = " ".join(picture.caption for picture in drawn(RESULTS["sixty batch sizes"]))
-    assert "6 of 60 batch sizes are drawn" in captions
+    assert "8 of 60 batch sizes are drawn" in captions
 
 
 def test_several_runs_are_distinguished(tmp_path: Path) -> None:
