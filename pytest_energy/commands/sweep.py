@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_energy.commands import one_launch, releases
 from pytest_energy.commands.one_launch import Suite
 from pytest_energy.commands.releases import Release
-from pytest_energy.commands.report import NOT_WRITTEN, add_noise_store, add_output
+from pytest_energy.commands.report import add_noise_store, add_output
 from pytest_energy.commands.sweep_plan import Planned, Progress, plan
 from pytest_energy.errors import RecordingError, UsageError
 from pytest_energy.settings import MIN_LAUNCHES, parse_engine_args
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from pytest_energy.store.noise import NoiseStore
 
 _RECORDINGS = "recordings"
+
+_NOT_WRITTEN = """\
+the report was not written: {}.
+Free some space, and call it again. Or write it elsewhere, of what is recorded:
+pytest-energy sweep --table RECORDINGS -o DIR"""
 
 _DESCRIPTION = """\
 Launch vLLM releases on one GPU with one workload, and compare them: J/token, W
@@ -106,7 +111,7 @@ def add(commands: Any) -> None:
         metavar="PYTEST ARGUMENT",
         help='further ones, after --: -- -k "bs8 or bs64"',
     )
-    parser.set_defaults(run=run, failure=NOT_WRITTEN)
+    parser.set_defaults(run=run, failure=_NOT_WRITTEN)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -149,9 +154,11 @@ def _write(
     from pytest_energy.report import releases as compared
 
     tables = compared.tables(compared.read(recordings), options.reference, noise)
-    written = release_report.publish(tables, options.output, points)
-    for table in tables:
-        print("\n".join(["", *release_table.lines(table)]))
+    try:
+        written = release_report.publish(tables, options.output, points)
+    finally:  # it is shown even if it cannot be written
+        for table in tables:
+            print("\n".join(["", *release_table.lines(table)]))
     print()
     for path in written:
         if path.suffix != ".svg":

@@ -1,5 +1,6 @@
 """`pytest-energy sweep`: which launches are made, kept and made again, and the table of them."""
 
+import errno
 import os
 import re
 import shutil
@@ -283,6 +284,22 @@ def test_a_reference_that_there_will_not_be_is_refused_before_a_launch(
     (kept,) = Path(KEPT).glob("enforce-eager*")
     assert main(["sweep", "--table", str(kept), "-o", "table", "--reference", "0.9.1"]) == 1
     assert "--reference '0.10.2 enforce_eager=True' (of 0.10.2 enforce" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_written_is_shown(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder would be another sweep."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pytest_energy.report.release_report.publish", full)
+    assert sweep.run("--launches", "1") == 1
+    said = capsys.readouterr()
+    assert "  bs=2  0.9.1 " in said.out
+    assert "No space left on device.\nFree some space, and call it again." in said.err
+    assert "pytest-energy sweep --table RECORDINGS -o DIR\n" in said.err
 
 
 def test_minutes_end_a_sweep_before_a_launch_that_would_pass_them(
