@@ -49,10 +49,12 @@ class _Shown:
 
 
 def recorded() -> list[Launch]:
-    """All launches in recordings/ that can be tested."""
+    """All launches in recordings/ that can be tested: those under load."""
     found = []
     for folder in sorted({file.parent.parent for file in recording_file.find(RECORDINGS)}):
         for periods in recording_file.read_launches([folder]):
+            if periods[0].key.is_idle:
+                continue
             windows = [window for period in periods if (window := window_of(period))]
             launch = parts(windows)
             assert launch is not None
