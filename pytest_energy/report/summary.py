@@ -341,7 +341,7 @@ def noise(results: Results) -> list[str]:
         if entry.noise:
             of_metric = cells.setdefault(UNIT[Metric(entry.metric)], {})
             of_metric.setdefault(entry.noise, []).append(entry.cell.name)
-    for state in results.history:
+    for state in history(results):
         unit = "J/token" if state.joules_per_token else "W at idle"
         of_metric = cells.setdefault(f"{unit}, in the history", {})
         of_metric.setdefault(state.noise, []).append(state.cell.name)

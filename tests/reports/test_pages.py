@@ -591,8 +591,16 @@ def test_each_of_several_noises_comes_with_its_cells() -> None:
         + " and 2 more)",
         "J/token: 1.00 % assumed (tiny bs=1,8,16,64,256 512/256)",
     ]
-    stored = made.of(alike[0], history=[made.state(1)])
-    assert summary.noise(stored)[1] == "J/token, in the history: 1.00 % assumed"
+
+
+def test_the_noise_of_a_history_is_listed_if_the_history_is() -> None:
+    entry = made.entry(1, noise="0.50 % measured")
+    one = made.of(entry, history=[made.state(1)])
+    assert "History" not in markdown.page(one)
+    assert summary.noise(one) == ["J/token: 0.50 % measured"]
+    two = made.of(entry, history=[made.state(1), made.state(1)])
+    assert "History" in markdown.page(two)
+    assert summary.noise(two)[1:] == ["J/token, in the history: 1.00 % assumed"]
 
 
 def test_no_noise_is_left_out_without_a_word() -> None:
