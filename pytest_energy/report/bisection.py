@@ -8,11 +8,12 @@ from typing import Any
 from pytest_energy.measure.measurement import Measurement
 from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import geometric_mean
+from pytest_energy.report import prefix_cache
 from pytest_energy.report.table import fitted, wrapped
 from pytest_energy.report.words import count
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.ablation import Ablation, Part
-from pytest_energy.verdict.attribution import what_changed
+from pytest_energy.verdict.attribution import cached_shares, what_changed
 from pytest_energy.verdict.bisection import Answer, Next, Outcome, Question, Step
 from pytest_energy.verdict.comparison import Comparison
 from pytest_energy.verdict.contrasts import Share
@@ -131,14 +132,17 @@ def _notes(of: Bisection, step: Step) -> Iterator[str]:
     """How much of the change a step holds, and what else differs there."""
     if step.confidence is None:
         return
-    at, before = of.launches[step.at][-1], of.launches[step.before][-1]
+    made, made_before = of.launches[step.at], of.launches[step.before]
     at_it = f"at {_at(of, step)}"
     if isinstance(of.found, Answer) and of.found.outcome is Outcome.FOUND:
         rest = "; the rest is at other releases" if step.share.high < 1 else ""
         ends = f"from {of.names[0]} to {of.names[-1]}"
         yield f"{at_it}: {_share(step.share)} of the change {ends}{rest}"
-    changed = what_changed(before.environment, at.environment)
+    changed = what_changed(made_before[-1].environment, made[-1].environment)
     changed = [line for line in changed if not line.startswith("vllm: ")]
+    served = cached_shares(made, Baseline.of(made_before))
+    if served is not None:
+        changed += [f"{name}: {values}" for name, values in prefix_cache.change(served).items()]
     yield f"{at_it} what changed: {'; '.join(changed) or 'nothing that is recorded'}"
 
 

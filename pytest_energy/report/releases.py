@@ -27,7 +27,13 @@ from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.measure.spread import CONFIDENCE
 from pytest_energy.recording import recording_file
 from pytest_energy.recording.fingerprint import Fingerprint
-from pytest_energy.report import release_names, release_ratio, release_steps, release_weights
+from pytest_energy.report import (
+    prefix_cache,
+    release_names,
+    release_ratio,
+    release_steps,
+    release_weights,
+)
 from pytest_energy.report.gpu_chart import named
 from pytest_energy.report.release_noise import QUANTITIES, Gpus, Launches, Stored
 from pytest_energy.report.release_ratio import Varies
@@ -112,7 +118,8 @@ class Table:
         over_gpus: the same over the GPUs of complete blocks, of cells that have them.
         comparisons: verdicts that share the error level; over GPUs, where there are such.
         under_weights: whether ratios carry over, of cells that differ in their weights alone.
-        notes: invalid launches that are left out, and GPUs whose machine changed.
+        notes: invalid launches that are left out, GPUs whose machine changed, and prefix caches
+            that served nothing.
     """
 
     machine: Machine
@@ -302,8 +309,17 @@ def _table(machine: Machine, place: _Place, asked: str | None, stored: Stored) -
     return Table(
         machine, reference, tuple(releases), tuple(figures), steps, over_gpus, comparisons,
         release_weights.under_weights(cells, releases, reference, stored),
-        (*place.notes, *_changes(cells)),
+        (*place.notes, *_changes(cells), *_unserved(cells)),
     )  # fmt: skip
+
+
+def _unserved(cells: Mapping[CellKey, Launches]) -> Iterator[str]:
+    """Prefix caches that served nothing of what a cell's prompts share."""
+    for key, of_cell in cells.items():
+        for release, by_gpus in of_cell.items():
+            launches = [m for on_gpus in by_gpus.values() for m in on_gpus]
+            for line in prefix_cache.unserved(launches):
+                yield f"vLLM {release}, {key.name}: {line}"
 
 
 def _changes(cells: Mapping[CellKey, Launches]) -> Iterator[str]:

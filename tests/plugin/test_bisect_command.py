@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pytest_energy.errors import UsageError
 from pytest_energy.measure import checks
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.recording import recording_file
+from pytest_energy.recording.recording import PrefixCache
 from tests import simulated
 from tests.engine.conftest import release
 from tests.plugin.project import MARKER, Project
@@ -36,6 +38,7 @@ class Engines:
         power_w, tokens_per_s: of a version.
         settings: of a version, and how much power each costs unless it is set back.
         failing: versions whose launches fail, and why.
+        prefix_caches: what they served, by version.
         launched: versions and engine arguments, in order.
     """
 
@@ -46,6 +49,7 @@ class Engines:
         self.saved_w: Mapping[str, float] = {}
         self.failing: dict[str, str] = {}
         self.cells, self.environment = (8,), dict[str, Any]()
+        self.prefix_caches: Mapping[str, PrefixCache] = {}
         self.launched: list[tuple[str, ...]] = []
         self._path = project.path
 
@@ -72,6 +76,7 @@ class Engines:
                     **self.environment,
                 },
             )
+            made = replace(made, prefix_cache=self.prefix_caches.get(version))
             recording_file.write(made, folder / launch_id / f"{size}.json.gz")
         return None
 
@@ -139,6 +144,14 @@ def test_the_release_is_found_and_said_first(
     (step,) = answer()["steps"]
     assert (step["before"], step["at"]) == ("1.2", "1.3")
     assert step["change"]["low"] < 0.07 < step["change"]["high"]
+
+
+def test_a_prefix_cache_that_serves_less_is_what_changed(
+    engines: Engines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines.prefix_caches = {v: PrefixCache(100, 75 if v < WORSE else 0) for v in VERSIONS}
+    assert bisect() == 0
+    assert "at 1.3 what changed: cached_prompt_percent: 75 → 0\n" in capsys.readouterr().out
 
 
 def test_throughput_that_fell(engines: Engines, capsys: pytest.CaptureFixture[str]) -> None:

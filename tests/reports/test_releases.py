@@ -460,6 +460,24 @@ def test_a_machine_that_changed_between_launches_is_said(folder: Path) -> None:
     )
 
 
+def test_a_shared_prefix_that_no_cache_served_is_said(folder: Path) -> None:
+    """What a release then computes is other work."""
+    made = launches(folder, {"1.0": 500.0, "1.1": 400.0}, ONE)
+    workload = dataclasses.replace(made[0].key.workload, shared_prefix_tokens=48)
+    key = dataclasses.replace(
+        made[0].key,
+        workload=workload,
+        engine_args={**made[0].key.engine_args, "enable_prefix_caching": True},
+    )
+    made = [
+        dataclasses.replace(m, key=key, cached_share=0.75 * (m.environment.vllm == "1.1"))
+        for m in made
+    ]
+    (note,) = only(releases.tables(made)).notes
+    assert note.startswith("vLLM 1.0, tiny bs=2 48+16/250: the prefix cache served none of the 48")
+    assert note.endswith(" (3 launches)")
+
+
 def test_interleaved_launches_alone_are_judged_in_pairs_instead() -> None:
     with pytest.raises(ResultsError, match=r"co-resident on its GPUs.\nJudge them in pairs: "):
         releases.tables(releases.read([INTERLEAVED]))
