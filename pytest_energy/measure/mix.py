@@ -170,8 +170,8 @@ def _told(inputs: Figure, outputs: Figure) -> PrefillDecode | str:
     for figure, name in ((inputs, "input"), (outputs, "output")):
         if figure.low <= 0 or figure.high - figure.value > _WIDEST * figure.value:
             return (
-                f"J per {name} token is not told: {figure.value:.3g}, "
-                f"95 % interval {figure.low:.3g} to {figure.high:.3g}"
+                f"J per {name} token is not told: {figure.value:.3g}, 95 % interval "
+                f"{figure.low:.3g} to {figure.high:.3g}, more than half of it either way"
             )
     return PrefillDecode(inputs, outputs)
 
