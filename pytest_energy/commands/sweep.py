@@ -131,6 +131,11 @@ def run(options: argparse.Namespace) -> int:
     noise.check()
     points = published.read(options.published) if options.published else ()
     if options.table:
+        if options.python or options.versions or options.pytest_arguments:
+            raise UsageError(
+                "--table measures nothing, and shows all cells of these recordings.\n"
+                "Leave releases and arguments of pytest out, or leave out --table."
+            )
         _write(options.table, options, points, noise)
         return 0
     kept = options.output / _RECORDINGS

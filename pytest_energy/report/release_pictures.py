@@ -20,7 +20,9 @@ from pytest_energy.report.table import split_name
 
 
 def pictures(tables: Sequence[Table], published: Sequence[Published] = ()) -> list[Picture]:
-    """Those of each table, model and workload; without a second release one of them."""
+    """Those of each table, model and workload; without a second release, measured or published,
+    one of them.
+    """
     lines = [(table, figures) for table in tables for figures in _by_workload(table)]
     found = []
     for number, (table, figures) in enumerate(lines, 1):
@@ -81,8 +83,9 @@ def _of_workload(
     if against is not None:
         together = "Those of changes hold for all cells and releases together."
         yield replace(against, caption=f"{against.caption} {together}{note}")
-    longest = max(chains(releases), key=len)
-    if len(longest) < 2:
+    longest, on = max(chains(releases), key=len), table.machine
+    beside = any(p.is_of(of.cell, on.gpu_name, on.gpus) for p in published for of in figures)
+    if len(longest) < 2 and not beside:
         return
     in_it = [of for of in figures if of.release in longest]
     yield release_chart.over_releases(f"{prefix}releases", title, table, in_it, published)

@@ -326,6 +326,8 @@ def test_a_table_of_recordings_measures_nothing(
     published = str(ROOT / "recordings" / "published.csv")
     assert main(["sweep", "--table", KEPT, "-o", "table", "--published", published]) == 0
     assert f"none of {published} is drawn: it is of other GPUs" in capsys.readouterr().out
+    assert main(["sweep", "--table", KEPT, "-o", "table", "--", "-k", "bs2"]) == 2
+    assert "--table measures nothing, and shows all cells" in capsys.readouterr().err
     assert main(["sweep", "--table", KEPT, "-o", "table", "--reference", "0.11"]) == 1
     assert "--reference 0.9.1 (of 0.9.1, 0.10.2)" in capsys.readouterr().err
 

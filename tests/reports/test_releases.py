@@ -561,6 +561,10 @@ def test_published_points_are_drawn_beside_cells_like_theirs(folder: Path) -> No
     _, picture, _ = release_pictures.pictures(releases.tables(on_h100), points)
     assert "A study, vLLM 0.5.4: 0.6000 J/token." in picture.words
     assert picture.words.count("A study") == 1
+    single = launches(folder, {"1.0": 500.0}, {GPUS[0]: 1.0}, gpu_name="NVIDIA H100 80GB HBM3")
+    _, picture = release_pictures.pictures(releases.tables(single), points)
+    assert "vLLM 1.0 0.500" in picture.words
+    assert "A study, vLLM 0.5.4: 0.6000 J/token." in picture.words
     elsewhere = launches(folder, {"1.0": 500.0, "1.1": 510.0}, {GPUS[0]: 1.0})
     assert "A study" not in release_pictures.pictures(releases.tables(elsewhere), points)[1].words
 
