@@ -191,6 +191,9 @@ class CellKey:
         parts = [self.model, *([self.engine] if self.engine != "offline" else [])]
         quantization = self.engine_args.get("quantization")
         parts += [str(quantization)] if quantization else []
+        speculative = self.engine_args.get("speculative_config")
+        if isinstance(speculative, Mapping):
+            parts.append(str(speculative.get("method", "speculative")))
         parts += [f"{short}={size}" for short, size in self.spread_over.items()]
         asked = ["idle"] if self.is_idle else [f"bs={self.batch_size}", self.workload.short]
         return " ".join([*parts, *more, *asked])

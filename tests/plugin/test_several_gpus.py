@@ -102,6 +102,7 @@ def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
         "suites/host_bound/test_llama_3_1_8b_512_in.py",
         "suites/regimes/test_llama_3_1_8b_agentic.py",
         "suites/regimes/test_llama_3_1_8b_decode.py",
+        "suites/regimes/test_llama_3_1_8b_eagle3.py",
         "suites/regimes/test_llama_3_1_8b_fp8.py",
         "suites/regimes/test_llama_3_1_8b_long_prompts.py",
         "suites/regimes/test_llama_3_1_8b_prefill.py",

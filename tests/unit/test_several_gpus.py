@@ -166,13 +166,15 @@ def test_the_static_power_of_each_gpu_is_uncertain(cell: Cell) -> None:
     assert one == pytest.approx(2 * STATIC_POWER_UNCERTAINTY_W * (1 / 701 - 1 / 1001), rel=1e-2)
 
 
-def test_a_cells_name_tells_how_it_is_spread() -> None:
+def test_a_cells_name_tells_how_it_is_spread_and_what_drafts_its_tokens() -> None:
     key = CellKey("m", None, "offline", {}, WorkloadKey(512, 256, 0), 8)
     assert key.name == "m bs=8 512/256"
     one = replace(key, engine="server", engine_args={"tensor_parallel_size": 1})
     assert one.name == "m server bs=8 512/256"
     arguments = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "quantization": "fp8"}
     assert replace(key, engine_args=arguments).name == "m fp8 tp=4 pp=2 bs=8 512/256"
+    arguments = {"speculative_config": {"method": "eagle3", "num_speculative_tokens": 3}}
+    assert replace(key, engine_args=arguments).name == "m eagle3 bs=8 512/256"
 
 
 def test_a_report_shows_each_gpus_share(cell: Cell) -> None:
