@@ -128,6 +128,8 @@ def _figures(table: Table) -> Part:
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
         f"GPU, ± 95 % over {_over(table)}, for all cells and releases together."
     )
+    if any(not of.ratios for of in table.figures if of.release != table.reference):
+        legend += " -: no GPU launched both, and figures of different GPUs do not compare."
     return Part(
         f"Releases, against vLLM {table.reference}",
         _FIGURES,

@@ -231,7 +231,7 @@ def tables(
     if all(m.key.is_idle for m in launches):
         raise ResultsError(
             "nothing to compare: all of this is of engines at idle, and releases are compared "
-            "under load.\nSelect a cell with a batch size: -- -k bs8"
+            "under load.\nGive recordings of cells with a batch size: --table DIR"
         )
     places: dict[Machine, _Place] = {}
     for m in launches:

@@ -313,6 +313,14 @@ def test_gpus_do_not_pass_for_releases_if_none_launched_all(folder: Path) -> Non
     assert (of.on, len(of.shown)) == (((GPUS[1],),), 3)  # the third GPU tells no ratio
 
 
+def test_a_release_that_no_gpu_compares_is_said_to_be_of_others(folder: Path) -> None:
+    made = launches(folder, {"1.0": 500.0, "1.1": 450.0}, ONE)
+    assert "do not compare" not in " ".join(release_table.lines(only(releases.tables(made))))
+    made += launches(folder, {"1.2": 400.0}, {GPUS[1]: 1.21})
+    text = " ".join("\n".join(release_table.lines(only(releases.tables(made)))).split())
+    assert "-: no GPU launched both, and figures of different GPUs do not compare." in text
+
+
 def test_launches_of_the_store_tell_how_much_single_ones_vary(folder: Path, tmp_path: Path) -> None:
     store = NoiseStore(tmp_path / "baselines")
     made = launches(folder, {"1.0": 500.0, "1.1": 506.0}, {GPUS[0]: 1.0})
