@@ -124,9 +124,10 @@ def _figures(table: Table) -> Part:
     over = " of the GPUs that launched all, then over these" if len(table.gpus) > 1 else ""
     if any(of.by_ratio for of in table.figures):
         over += f" (of a release that others launched: {table.reference}'s times its change)"
+    both = " (mean of those that launched both)" if len(table.gpus) > 1 else ""
     legend = (
         f"Geometric means over n launches{over}. change: from vLLM {table.reference} on the same "
-        f"GPU, ± 95 % over {_over(table)}, for all cells and releases together."
+        f"GPU{both}, ± 95 % over {_over(table)}, for all cells and releases together."
     )
     if any(not of.ratios for of in table.figures if of.release != table.reference):
         legend += " -: no GPU launched both, and figures of different GPUs do not compare."
@@ -156,10 +157,13 @@ def _assumed(table: Table) -> str:
 
 def _over(table: Table) -> str:
     """What the intervals of ratios are of."""
-    kinds = {of.of_blocks for of in table.figures if of.ratios}
-    if kinds == {True}:
+    cells = {of.cell: of.of_blocks for of in table.figures if of.ratios}
+    if cells and all(cells.values()):
         return "GPUs and launches"
-    return "launches (over GPUs, too, where that is known)" if True in kinds else "launches"
+    sizes = dict.fromkeys(str(key.batch_size) for key, known in cells.items() if known)
+    if not sizes:
+        return "launches"
+    return f"launches (over GPUs, too, at batch size {', '.join(sizes)})"
 
 
 def _with_half(ratio: Interval) -> str:
