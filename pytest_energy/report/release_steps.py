@@ -39,6 +39,7 @@ class Step:
         judgements: by metric.
         power: release ÷ earlier one, of mean power.
         comparisons: verdicts that share the error level.
+        assumed: metrics of which neither these launches nor others tell the noise.
     """
 
     cell: CellKey
@@ -49,6 +50,7 @@ class Step:
     judgements: Mapping[Metric, Judgement]
     power: float
     comparisons: int
+    assumed: frozenset[Metric] = frozenset()
 
 
 def mean_ratio(steps: Sequence[Step], metric: Metric) -> float:
@@ -163,6 +165,7 @@ def _on_gpu(
         noise = {m: release_noise.floor(m.value, key, cells, stored, judged) for m in UNDER_LOAD}
         candidate, baseline = made[release], Baseline.of(made[against])
         power = [geometric_mean(values(POWER, side)) for side in (candidate, made[against])]
+        alone = len(candidate) == len(made[against]) == 1
         judgements = {m: judge(m, candidate, baseline, NO_LIMITS, terms, noise) for m in UNDER_LOAD}
         yield Step(
             key,
@@ -173,6 +176,7 @@ def _on_gpu(
             judgements,
             power[0] / power[1],
             terms.comparisons,
+            frozenset(m for m, found in noise.items() if alone and not found.measured),
         )
 
 

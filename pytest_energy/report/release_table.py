@@ -135,13 +135,12 @@ def _figures(table: Table) -> Part:
         f"Releases, against vLLM {table.reference}",
         _FIGURES,
         _once(rows, table.name),
-        legend + _assumed(table),
+        legend + _assumed({of.cell: of.noise_assumed for of in table.figures if of.ratios}),
     )
 
 
-def _assumed(table: Table) -> str:
-    """Which intervals of ratios rest on an assumption."""
-    cells = {of.cell: of.noise_assumed for of in table.figures if of.ratios}
+def _assumed(cells: Mapping[CellKey, bool]) -> str:
+    """In which cells the noise is assumed, by whether it is."""
     sizes, measured = (
         list(dict.fromkeys(key.batch_size for key, found in cells.items() if found is assumed))
         for assumed in (True, False)
@@ -251,6 +250,10 @@ def _verdicts(table: Table, metric: Metric) -> Part:
         )
         + " best so far: on its GPU." * (len(table.gpus) > 1 and not table.over_gpus)
     )
+    judged = [step for of in by_role[-1].values() for step in of]
+    assumed = {step.cell: metric in step.assumed for step in judged}
+    if any(assumed.values()):
+        legend += f"{_assumed(assumed)} Launches that vary more raise more alarms."
     title = f"Verdicts on {UNIT[metric]}, against an earlier release"
     columns = ("cell", "vLLM", *(f"{role}, %" for role in ROLES))
     return Part(title, columns, _once(rows, table.name), legend)

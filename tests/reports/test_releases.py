@@ -14,7 +14,7 @@ from scipy import stats
 
 from pytest_energy.errors import ResultsError, UsageError
 from pytest_energy.measure.measurement import Measurement, measure
-from pytest_energy.measure.metric import Metric
+from pytest_energy.measure.metric import UNDER_LOAD, Metric
 from pytest_energy.plugin.marker import Marked
 from pytest_energy.report import (
     published,
@@ -372,6 +372,18 @@ def test_assumed_noise_is_said(folder: Path) -> None:
     ]
     alike = [dataclasses.replace(m, key=dataclasses.replace(m.key, batch_size=8)) for m in longer]
     assert says(measured + alike) == "Noise is assumed in 3 of 4 cells."
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_verdict_by_assumed_noise_alone_says_what_its_risk_rests_on(
+    folder: Path, number: int
+) -> None:
+    """With two launches each their own spread decides, however wrong the assumption is."""
+    made = launches(folder, {"1.0": 500.0, "1.1": 500.0}, {GPUS[0]: 1.0})
+    made = [m for m in made if int(m.launch_id.rpartition("-")[2]) < number]
+    text = " ".join("\n".join(release_table.lines(only(releases.tables(made)))).split())
+    said = "comparisons of releases. Noise is assumed. Launches that vary more raise more alarms."
+    assert text.count(said) == (len(UNDER_LOAD) if number == 1 else 0)
 
 
 def test_cells_of_one_name_say_what_tells_them_apart(folder: Path) -> None:
