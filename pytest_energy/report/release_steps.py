@@ -3,9 +3,9 @@
 The best is the one with the least J/token so far on the GPU, all under the same settings. As the
 data choose it, the error level is shared by all pairs of releases. A GPU that has not launched the
 release before, or the first, has no step from it; nor one from the best if others know more of the
-earlier releases. Verdicts are the rule's (verdict/rule.py):
-over the GPUs, if three or more have launched all releases, by how ratios scatter over them
-(release_noise.py), and on each GPU for itself.
+earlier releases. Verdicts are the rule's (verdict/rule.py): over the GPUs, if three or more have
+launched all releases, by how ratios scatter over them (release_noise.py), and on each GPU for
+itself.
 """
 
 import math
