@@ -96,6 +96,8 @@ def test_suites_for_several_gpus_are_collected_when_they_are_named() -> None:
     assert collected("suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py") == {
         "suites/eight_gpus/test_llama_3_1_405b_fp8_tp8.py"
     }
+    together = {f"suites/{folder}/test_llama_3_1_8b.py" for folder in ("idle", "releases")}
+    assert collected(*together) == together  # files of one name
     on_disk = {str(path.relative_to(ROOT)) for path in (ROOT / "suites").rglob("test_*.py")}
     assert on_disk == several | {
         "suites/test_llama_3_1_8b.py",
