@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pytest_energy.measure.metric import Metric
 from pytest_energy.report import prefix_cache, summary
 from pytest_energy.report.results import Entry, ReportedSlowdown, Results
-from pytest_energy.report.words import UNIT, count, listed, percent
+from pytest_energy.report.words import UNIT, count, listed, percent, without_size
 from pytest_energy.verdict.attribution import TEMPERATURE
 
 Fact = tuple[str, str]  # name and text
@@ -176,7 +176,7 @@ def _where(entries: Sequence[Entry]) -> str:
     names = list(dict.fromkeys(entry.cell.name for entry in entries))
     if len(names) == 1:
         return names[0]
-    kinds = {e.cell.name.replace(f" bs={e.cell.batch_size} ", " ") for e in entries}
+    kinds = {without_size(e.cell.name, e.cell.batch_size) for e in entries}
     if len(kinds) > 1:
         return f"{len(names)} cells"
     sizes = sorted({entry.cell.batch_size for entry in entries})

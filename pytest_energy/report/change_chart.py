@@ -21,7 +21,7 @@ from pytest_energy.report.pictures import (
     style,
 )
 from pytest_energy.report.results import Entry, Results
-from pytest_energy.report.words import UNIT, change_in_words, percent
+from pytest_energy.report.words import UNIT, change_in_words, percent, without_size
 
 _ROW_PX = 24
 _MARKS = {"bad": (BAD, "s"), "open": (OPEN, "D"), "good": (GOOD, "o"), "none": (SERIES[0], "o")}
@@ -73,7 +73,7 @@ def picture(results: Results) -> Picture | None:
 
 def _labels(entries: Sequence[Entry]) -> dict[int, str]:
     """What distinguishes a row from the others, by the entry's id."""
-    kinds = {(e.cell.name.replace(f" bs={e.cell.batch_size} ", " "), e.gpu) for e in entries}
+    kinds = {(without_size(e.cell.name, e.cell.batch_size), e.gpu) for e in entries}
     engines = {e.engines[1] for e in entries if e.engines[1]}
     runs = {e.run for e in entries}
     found = {}

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_energy.cell.key import CellKey
+from pytest_energy.report.words import without_size
 
 # Told by the name, or follows from the lengths of requests.
 _NOT_TOLD = "load_format", "requests"
@@ -18,7 +19,7 @@ def apart(cells: Iterable[CellKey]) -> dict[CellKey, tuple[str, ...]]:
     """
     by_heading: dict[str, list[CellKey]] = {}
     for key in cells:
-        heading = key.name_with_weights.replace(f" bs={key.batch_size} ", " ")
+        heading = without_size(key.name_with_weights, key.batch_size)
         by_heading.setdefault(heading, []).append(key)
     return {key: words for keys in by_heading.values() for key, words in _apart(keys).items()}
 

@@ -40,7 +40,7 @@ from pytest_energy.report.release_ratio import Varies
 from pytest_energy.report.release_steps import Step, chains
 from pytest_energy.report.release_weights import UnderWeights
 from pytest_energy.report.results import Interval, engine_name
-from pytest_energy.report.words import count
+from pytest_energy.report.words import count, without_size
 from pytest_energy.store import gpu_launches
 from pytest_energy.store.noise import NoiseStore
 
@@ -347,7 +347,7 @@ def _changes(cells: Mapping[CellKey, Launches]) -> Iterator[str]:
 def _order(
     key: CellKey, apart: Sequence[str]
 ) -> tuple[str, tuple[bool, str], Sequence[str], int, str]:
-    name = key.name.replace(f" bs={key.batch_size} ", " ")
+    name = without_size(key.name, key.batch_size)
     return name, release_weights.order(key), apart, key.batch_size, key.canonical
 
 

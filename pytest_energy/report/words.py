@@ -57,6 +57,11 @@ def at_idle(power_w: float, without_engine_w: float | None, cpu_cores: float | N
     return ", ".join(words)
 
 
+def without_size(cell: str, batch_size: int) -> str:
+    """A cell's name without its batch size, which cells alike in all else share."""
+    return cell.replace(f" bs={batch_size} ", " ")
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """A number of things, 1 cell or 2 cells; `many` is an irregular plural."""
     return f"{number} {one if number == 1 else many or one + 's'}"
