@@ -208,9 +208,9 @@ def release_tables(folders: Sequence[str]) -> tuple[releases.Table, ...]:
     return releases.tables(launches, noise_store=NoiseStore(ROOT / "baselines"))
 
 
-def sweep_pictures() -> list[Picture]:
+def sweep_pictures(tables: Sequence[releases.Table]) -> list[Picture]:
     """The sweep's, under names of their own."""
-    drawn = release_pictures.pictures(release_tables(RELEASES))
+    drawn = release_pictures.pictures(tables)
     return [replace(picture, name=f"sweep-{picture.name}") for picture in drawn]
 
 
@@ -218,9 +218,10 @@ def _releases() -> str:
     blocks = ["# Releases side by side"]
     for folders in (RELEASES, (f"{H200}/vllm-0.20.2", f"{H200}/vllm-0.25.1")):
         blocks.append(f"    $ pytest-energy sweep --table {' '.join(folders)} -o table")
-        blocks += map(release_table.markdown, release_tables(folders))
+        tables = release_tables(folders)
+        blocks += map(release_table.markdown, tables)
         if folders == RELEASES:
-            for picture in sweep_pictures():
+            for picture in sweep_pictures(tables):
                 blocks += release_report.shown(picture, "../images")
     return "\n\n".join(blocks) + "\n"
 

@@ -107,7 +107,8 @@ def render(into: Path, examples: Sequence[Example] = EXAMPLES) -> list[str]:
         _store(project, HISTORY)
         history = str(into / "examples" / "history")
         _run(project, "-m", "pytest_energy.commands.main", "history", "baselines", "-o", history)
-    drawn = [*(picture for picture, _ in pictures()), *recorded_pages.sweep_pictures()]
+    swept = recorded_pages.release_tables(recorded_pages.RELEASES)
+    drawn = [*(picture for picture, _ in pictures()), *recorded_pages.sweep_pictures(swept)]
     (into / "images").mkdir(parents=True, exist_ok=True)
     for picture in drawn:
         for theme in THEMES:

@@ -21,13 +21,15 @@ def test_drafts_of_synthetic_weights_cost_time_and_bring_hardly_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = vllm_cpu.save_project(tmp_path)
-    # EAGLE-3 reads the target's layers 2, n/2 and n - 3.
-    model, drafter = folder / "tiny", tmp_path / "drafter"
-    drafter.mkdir()
     drafts = {"architectures": ["LlamaForCausalLMEagle3"], "draft_vocab_size": 512}
-    for path, own in ((model, {"num_hidden_layers": 8}), (drafter, {"num_hidden_layers": 1})):
-        more = drafts if path == drafter else {}
-        (path / "config.json").write_text(json.dumps({**vllm_cpu.CONFIG, **more, **own}))
+    # EAGLE-3 reads the target's layers 2, n/2 and n - 3.
+    for name, own in (
+        ("tiny", {"num_hidden_layers": 8}),
+        ("drafter", {"num_hidden_layers": 1, **drafts}),
+    ):
+        config = vllm_cpu.save_config(folder / name) / "config.json"
+        config.write_text(json.dumps({**vllm_cpu.CONFIG, **own}))
+    model, drafter = folder / "tiny", folder / "drafter"
     cell = vllm_cpu.cell(folder, "offline", input_tokens=32, output_tokens=64)
     speculative = {"method": "eagle3", "model": str(drafter), "num_speculative_tokens": 3}
     arguments = {**cell.launch_args, "model": str(model), "speculative_config": speculative}
