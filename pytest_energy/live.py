@@ -267,6 +267,9 @@ class _Launches:
 
     def add(self, cells: Sequence[Cell], number: int) -> str | None:
         """Launch the engine, or both sides, once more; returns why that failed, else None."""
+        if number > self.settings.launches:
+            disturbed = "a cell was" if len(cells) == 1 else f"{len(cells)} cells were"
+            self.progress(f"launching once more, because {disturbed} disturbed")
         sides = [Side(CANDIDATE, self.settings.launch)]
         if self.settings.paired:
             assert self.settings.reference is not None

@@ -11,6 +11,7 @@ from pytest_energy.engines.engine import Engine, Steps
 from pytest_energy.recording.recording import TokenCounter
 
 _COUNTED_S = 0.65  # until the meter, which reads twice a second, has seen the next counter update
+_READ_S = 0.5  # between two reads, which looks at shorter cycles wait for
 _BRIEF_S = 1.0  # the load of a cell with a fault before it
 _FIRST_LOOK = 2  # whole cycles, the warm-up among them
 
@@ -65,10 +66,12 @@ class Load:
     def drive(self, is_enough: Callable[[int], bool], looks_per_cycle: int) -> None:
         """Count steps until `is_enough(whole cycles)` says so.
 
-        It is asked `looks_per_cycle` times a cycle, from the second whole one on, and as soon as
-        the energy of each further cycle must have been counted.
+        It is asked `looks_per_cycle` times a cycle, from the second whole one on, but not more
+        often than the meter reads, and as soon as the energy of each further cycle must have been
+        counted.
         """
         next_look, reported, whole, counted_s = float(_FIRST_LOOK), 0.0, _FIRST_LOOK, math.inf
+        looked_s = -math.inf
         while True:
             self.add(self.engine.take_steps())
             cycles = self.plan.cycles(self._total, self._ended)
@@ -77,16 +80,19 @@ class Load:
             if time.monotonic() - reported > 1.0:
                 reported = time.monotonic()
                 self._report(cycles)
-            counted_now = time.monotonic() >= counted_s
-            if counted_now or cycles >= next_look:
+            now_s = time.monotonic()
+            counted_now = now_s >= counted_s
+            if counted_now or (cycles >= next_look and now_s >= looked_s + _READ_S):
                 if is_enough(int(cycles)):
                     return
-                next_look = cycles + 1 / looks_per_cycle
+                next_look, looked_s = cycles + 1 / looks_per_cycle, now_s
                 counted_s = math.inf if counted_now else counted_s
 
     def _report(self, cycles: float) -> None:
         elapsed_s = (self._time_ns[-1] - self._time_ns[0]) / 1e9
         phase = "warming up" if cycles < 1 else "measuring"
         unit = "blocks" if self.cell.workload.varies else "cycles"
-        rate = self._total / max(elapsed_s, 1e-9)
-        self.progress(f"{self.cell.name}: {phase}, {cycles:.1f} {unit}, {rate:,.0f} tokens/s")
+        # The first step's tokens took a time that is not known.
+        tokens = self._total - self._tokens[0]
+        pace = f", {tokens / elapsed_s:,.0f} tokens/s" if elapsed_s else ""
+        self.progress(f"{self.cell.name}: {phase}, {cycles:.1f} {unit}{pace}")

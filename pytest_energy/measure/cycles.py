@@ -23,8 +23,8 @@ import numpy as np
 
 from pytest_energy.cell import cell
 from pytest_energy.measure.metric import Metric
-from pytest_energy.recording.counters import span_ns
-from pytest_energy.recording.recording import Recording
+from pytest_energy.recording.counters import span_ns, update_times_ns
+from pytest_energy.recording.recording import GpuTrace, Recording
 
 IDLE_PARTS = 10
 FIGURES = 1e-9, 1e12  # the J/token, W and tokens/s of any engine lie within
@@ -102,10 +102,24 @@ def boundaries(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     ends_ns, tokens = ends(recording, time_ns, total)
     for gpu in recording.gpus:
         if gpu.counter.changed_ns:
-            first, last = span_ns(gpu)
+            first, last = _counted_ns(recording, gpu)
             inside = (ends_ns >= first) & (ends_ns <= last)
             ends_ns, tokens = ends_ns[inside], tokens[inside]
     return ends_ns, tokens
+
+
+def _counted_ns(recording: Recording, gpu: GpuTrace) -> tuple[int, int]:
+    """The time whose energy can be interpolated.
+
+    Not between two updates of which one lies outside the load: power is not even there.
+    """
+    if recording.key.is_idle:
+        return span_ns(gpu)
+    updates = update_times_ns(gpu)
+    under_load = updates[
+        (updates >= recording.tokens.time_ns[0]) & (updates <= recording.load_stopped_ns)
+    ]
+    return (int(under_load[0]), int(under_load[-1])) if len(under_load) else (1, 0)
 
 
 def _cycle_ends(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_energy.plugin.state import Run
 
 _LOG_EVERY_S = 30.0
+_LAUNCH = re.compile(r"(?:launch|pair) \d+")
 _INTERLEAVED = {
     "auto": "periods, or by launches if the engines do not fit on the GPU together",
     "periods": "periods",
@@ -90,7 +92,7 @@ def _engine(launch: LaunchSettings) -> str:
 class ProgressLine:
     """Shows what a cell is doing: one line in place on a terminal, a line each 30 s elsewhere.
 
-    Elsewhere what a run does for the first time is shown at once.
+    Elsewhere what a launch does for the first time is shown at once.
 
     Args:
         config: of the run.
@@ -99,7 +101,7 @@ class ProgressLine:
 
     def __init__(self, config: pytest.Config, clock: Callable[[], float] = time.monotonic) -> None:
         self._config, self._clock, self._begun_s = config, clock, clock()
-        self._shown_s, self._shown = -math.inf, set[str]()
+        self._shown_s, self._shown = -math.inf, set[tuple[str, ...]]()
 
     def __call__(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -118,7 +120,8 @@ class ProgressLine:
             width = shutil.get_terminal_size().columns - 1
             reporter.rewrite(line[:width], erase=True)  # a longer one could not be rewritten
             return
-        doing = text.partition(",")[0].rpartition(": ")[2]
+        what = text.partition(",")[0]
+        doing = what.rpartition(": ")[2], *_LAUNCH.findall(what)
         if doing not in self._shown or now_s >= self._shown_s + _LOG_EVERY_S:
             reporter.ensure_newline()
             reporter.write_line(line)

@@ -212,6 +212,7 @@ def test_in_a_log_progress_is_a_line_when_something_is_new_and_every_30_s(
     line("3 min left: launch 1 of up to 5: tiny: loading (python)")
     for now_s[0] in range(1, 100):
         line(f"3 min left: launch 1 of up to 5: tiny bs=8 64/250: measuring, {now_s[0]} cycles")
+    line("3 min left: launch 2 of up to 5: tiny: loading (python)")
     line("launches alternate: the two engines do not fit")
     shown = [re.sub(r" +", " ", text).split(": ")[0] for text in reporter.written]
     assert shown == [
@@ -220,6 +221,7 @@ def test_in_a_log_progress_is_a_line_when_something_is_new_and_every_30_s(
         "energy 31 s 3 min left",
         "energy 61 s 3 min left",
         "energy 91 s 3 min left",
+        "energy 99 s 3 min left",
         "energy 99 s launches alternate",
     ]
     assert reporter.written[2].endswith(": tiny bs=8 64/250: measuring, 31 cycles\n")

@@ -11,6 +11,7 @@ from pytest_energy import live
 from pytest_energy.cell.cell import Cell
 from pytest_energy.evidence import Evidence
 from pytest_energy.launch import gpu_locks
+from pytest_energy.launch.load import Progress
 from pytest_energy.live import LiveSource
 from pytest_energy.measure.measurement import measure
 from pytest_energy.recording import recording_file
@@ -39,6 +40,7 @@ def launched(
     url: str | None = None,
     visible: tuple[str, ...] = (),
     record_launch: Any = None,
+    progress: Progress = lambda text: None,
 ) -> Evidence:
     """What a live source makes of launches of these kinds, and that it makes no further one."""
     made: list[str] = []
@@ -63,7 +65,7 @@ def launched(
         settings,
         [cell],
         lambda *_: None,  # type: ignore[arg-type,return-value]
-        lambda text: None,
+        progress,
         lambda _, found: len(found.measurements) >= decided_after,
         lambda: None,
     )
@@ -89,8 +91,14 @@ def test_a_disturbed_launch_is_made_again_and_left_out(
     launches: int,
     decided_after: int,
 ) -> None:
-    found = launched(cell, monkeypatch, tmp_path, kinds, launches, decided_after)
+    told = list[str]()
+    found = launched(
+        cell, monkeypatch, tmp_path, kinds, launches, decided_after, progress=told.append
+    )
     assert found.failure is None
+    # Where as many launches as asked for would have been made anyway, there is nothing to tell.
+    said = [text for text in told if "launching once more, because a cell was disturbed" in text]
+    assert len(said) == (len(kinds) > launches)
     assert [m.valid for m in found.measurements] == [True] * kinds.count(STEADY)
     (out,) = found.left_out
     assert out.launch_id == f"launch-{kinds.index(DISTURBED) + 1}"

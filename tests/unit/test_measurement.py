@@ -124,6 +124,26 @@ def test_the_first_cycle_is_warm_up() -> None:
     assert len(m.cycles.time_s) == 5
 
 
+@given(
+    tokens_per_s=st.floats(15, 100), idle_power_w=st.floats(60, 490), start_s=st.integers(0, 10**6)
+)
+def test_short_cycles_hold_no_energy_of_the_time_around_the_load(
+    tokens_per_s: float, idle_power_w: float, start_s: int
+) -> None:
+    """Of requests for one token, a cycle is shorter than the time between the counter's updates."""
+    recorded = recording(
+        make_cell(1, output_tokens=1),
+        tokens_per_s=tokens_per_s,
+        cycles=6 * tokens_per_s,
+        idle_power_w=idle_power_w,
+        start_s=start_s,
+    )
+    measured = measure(recorded)
+    assert measured.valid, measured.faults
+    assert measured.cycles is not None
+    assert measured.cycles.power_w == pytest.approx([500.0] * len(measured.cycles.tokens), rel=0.02)
+
+
 def test_the_hot_idle_power_is_the_static_power() -> None:
     assert measure(recording(make_cell(), idle_power_w=123.0)).static_power_w == pytest.approx(
         123.0, rel=0.01
