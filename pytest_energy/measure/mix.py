@@ -4,8 +4,9 @@
 
 Static power × time is no third term: time is such a sum, too, so that no mix tells it from the two
 others; each figure holds its share. The batch size is one, because decoding reads the weights once
-a step for all requests. There are two ways to mixes that differ:
+a step for all requests. There are three ways to tell them:
 
+- *Prompts alone*: a request for one token ends with its prompt's last step, so that all is prefill.
 - *Cells* of one engine, GPU and batch size whose requests differ in length: J/token is a straight
   line over the input tokens per output token, with launches as its points.
 - *Windows* between the energy counter's updates (half a second) within each launch: one may hold
@@ -64,10 +65,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class PrefillDecode:
-    """Energy per input token that is computed, and per output token, at one batch size, J."""
+    """Energy per input token that is computed, and per output token, at one batch size, J.
+
+    That per output token is None for prompts alone.
+    """
 
     joules_per_input_token: Figure
-    joules_per_output_token: Figure
+    joules_per_output_token: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -166,8 +170,18 @@ def _figure(value: float, error: float, degrees: float) -> Figure:
     return Figure(value, value - half, value + half)
 
 
-def _told(inputs: Figure, outputs: Figure) -> PrefillDecode | str:
+def of_prompts(cell: CellLaunches) -> PrefillDecode | str:
+    """The energy of a cell of requests for one token, or why it is not told."""
+    launches = cell.joules_per_token
+    if len(launches) < MIN_LAUNCHES:
+        return f"{MIN_LAUNCHES} launches needed, {len(launches)} found"
+    return _told(_mean([joules / cell.mix for joules in launches]), None)
+
+
+def _told(inputs: Figure, outputs: Figure | None) -> PrefillDecode | str:
     for figure, name in ((inputs, "input"), (outputs, "output")):
+        if figure is None:
+            continue
         if figure.low <= 0 or figure.high - figure.value > _WIDEST * figure.value:
             return (
                 f"J per {name} token is not told: {figure.value:.3g}, 95 % interval "

@@ -19,8 +19,8 @@ from pytest_energy.report.results import (
 
 TITLE = "Energy of prefill and decode"
 NOTE = (
-    "Of each prompt token computed and each token generated, static power included. From cells "
-    "whose lengths differ, or from windows within the launches of one cell."
+    "Of each prompt token computed and each token generated, static power included. From prompts "
+    "alone, from cells whose lengths differ, or from windows within the launches of one cell."
 )
 COLUMNS = (
     "model and GPU", "engine", "batch size", "tokens in/out", "launches",
@@ -73,10 +73,18 @@ def found(engines: Sequence[Sequence[Sequence[Measurement]]]) -> tuple[ReportedP
     told = []
     for together in cells.values():
         together.sort(key=lambda cell: cell.lengths)
-        told += [_reported([cell], mix.of_windows(m)) for cell in together if (m := _mixes(cell))]
+        told += [_reported([cell], of) for cell in together if (of := _alone(cell))]
         if len(together) > 1:
             told.append(_reported(together, mix.of_cells(list(map(_of_cell, together)))))
     return tuple(sorted(told, key=lambda row: (row.model, row.gpu.uuids, row.batch_size)))
+
+
+def _alone(cell: _Cell) -> PrefillDecode | str:
+    """What a cell tells by itself, or why nothing; empty where too few of its launches can."""
+    if cell.lengths[1] == 1:
+        return mix.of_prompts(_of_cell(cell))
+    mixes = _mixes(cell)
+    return mix.of_windows(mixes) if mixes else ""
 
 
 def _mixes(cell: _Cell) -> list[Mix]:
@@ -104,7 +112,11 @@ def _reported(cells: Sequence[_Cell], told: PrefillDecode | str) -> ReportedPref
         lengths=tuple(cell.in_short for cell in cells),
         launches=sum(len(cell.launches) for cell in cells),
         joules_per_input_token=_interval(known.joules_per_input_token) if known else None,
-        joules_per_output_token=_interval(known.joules_per_output_token) if known else None,
+        joules_per_output_token=(
+            _interval(known.joules_per_output_token)
+            if known and known.joules_per_output_token
+            else None
+        ),
         why_not="" if isinstance(told, PrefillDecode) else told,
     )
 

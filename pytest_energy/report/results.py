@@ -357,7 +357,8 @@ class ReportedPrefillDecode:
         engine: what was measured, as tables call it.
         lengths: tokens in and out of each cell that it rests on, "256/256".
         launches: of all these cells.
-        joules_per_input_token, joules_per_output_token: both or neither is known.
+        joules_per_input_token, joules_per_output_token: both or neither is known; of prompts
+            alone, the first.
         why_not: empty if they are.
     """
 

@@ -4,6 +4,7 @@ Launches are simulated as vLLM makes them: a prompt shares a step with what othe
 differ in time, and the energy counter was updated at an unknown time between two reads.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +123,7 @@ def test_cells_on_a_line_give_the_line(
         assert "not told" in found
         return
     assert found.joules_per_input_token.value == pytest.approx(per_input, rel=1e-3)
+    assert found.joules_per_output_token is not None
     assert found.joules_per_output_token.value == pytest.approx(per_output, rel=1e-2)
 
 
@@ -163,6 +165,17 @@ def test_what_cells_do_not_tell_is_refused(cells: list[CellLaunches], why: str) 
     found = mix.of_cells(cells)
     assert isinstance(found, str)
     assert why in found
+
+
+def test_prompts_alone_tell_what_a_prompt_token_takes() -> None:
+    found = mix.of_prompts(CellLaunches(2048, 1, (36.0, 36.4, 36.8), host_bound=False))
+    assert isinstance(found, PrefillDecode)
+    half = 4.303 * 0.4 / math.sqrt(3) / 2048  # Student's t with two degrees of freedom
+    assert found.joules_per_input_token.value == pytest.approx(36.4 / 2048)
+    assert found.joules_per_input_token.high == pytest.approx(36.4 / 2048 + half, rel=1e-4)
+    assert found.joules_per_output_token is None
+    two = mix.of_prompts(CellLaunches(2048, 1, (36.0, 36.4), host_bound=False))
+    assert two == "3 launches needed, 2 found"
 
 
 def test_windows_that_hold_as_many_prompts_and_few_launches_are_refused() -> None:
