@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -58,29 +59,54 @@ def of_blocks(name: str, key: CellKey, cells: Mapping[CellKey, Launches]) -> Mod
     return Moderated(moderated(own, list(known.values()))) if own else None
 
 
-def complete_blocks(of_cell: Launches) -> tuple[Gpus, ...]:
-    """The GPUs that have launched all releases of a cell; empty if fewer than three have."""
-    complete = sorted(set.intersection(*map(set, of_cell.values())))
-    enough = len(complete) >= MIN_BLOCKS and len(of_cell) > 1
-    return tuple(complete) if enough else ()
+def effects(name: str, of_cell: Launches) -> tuple[dict[str, float], bool]:
+    """The log figure of each release beside its GPUs, and whether all can be compared.
+
+    They cannot if some releases share no GPU, nor a chain of GPUs and releases, with others.
+    """
+    fit = _Fit.of(name, of_cell)
+    return fit.releases, fit.connected
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Log figure = GPU + release, by least squares over a cell's means: blocks may be incomplete.
+
+    Attributes:
+        releases: what each adds.
+        connected: whether their differences are known.
+        left: the deviation of what is left, and its degrees of freedom.
+    """
+
+    releases: dict[str, float]
+    connected: bool
+    left: Spread
+
+    @classmethod
+    def of(cls, name: str, of_cell: Launches) -> "_Fit":
+        made = [(gpus, release) for release, by_gpus in of_cell.items() for gpus in by_gpus]
+        of_gpus = dict.fromkeys(gpus for gpus, _ in made)
+        logs = [log_moments(values(name, of_cell[release][on]))[0] for on, release in made]
+        design = np.array(
+            [[on == g for g in of_gpus] + [release == r for r in of_cell] for on, release in made]
+        ).astype(float)
+        fitted, _, rank, _ = np.linalg.lstsq(design, np.array(logs))
+        degrees = len(made) - int(rank)
+        squares = float(((np.array(logs) - design @ fitted) ** 2).sum())
+        return cls(
+            dict(zip(of_cell, fitted[len(of_gpus) :].tolist(), strict=True)),
+            int(rank) == len(of_gpus) + len(of_cell) - 1,
+            Spread(math.sqrt(squares / degrees) if degrees else 0.0, degrees),
+        )
 
 
 def _residual(name: str, of_cell: Launches) -> Spread | None:
-    """What GPU and release leave of a cell's means, by least squares: blocks may be incomplete."""
-    made = [(gpus, release) for release, by_gpus in of_cell.items() for gpus in by_gpus]
-    of_gpus = Counter(gpus for gpus, _ in made)
+    """What GPU and release leave of a cell's means."""
+    of_gpus = Counter(gpus for by_gpus in of_cell.values() for gpus in by_gpus)
     if sum(releases > 1 for releases in of_gpus.values()) < MIN_BLOCKS:
         return None
-    logs = np.array([log_moments(values(name, of_cell[release][on]))[0] for on, release in made])
-    design = np.array(
-        [[on == gpus for gpus in of_gpus] + [release == r for r in of_cell] for on, release in made]
-    ).astype(float)
-    fitted, _, rank, _ = np.linalg.lstsq(design, logs)
-    degrees = len(made) - int(rank)
-    if degrees < MIN_BLOCKS - 1:
-        return None
-    left = logs - design @ fitted
-    return Spread(math.sqrt(float((left**2).sum()) / degrees), degrees)
+    left = _Fit.of(name, of_cell).left
+    return left if left.degrees_of_freedom >= MIN_BLOCKS - 1 else None
 
 
 def floor(

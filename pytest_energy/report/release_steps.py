@@ -4,20 +4,28 @@ The best is the one with the least J/token so far on the GPU, all under the same
 data choose it, the error level is shared by all pairs of releases. A GPU that has not launched the
 release before, or the first, has no step from it; nor one from the best if others know more of the
 earlier releases. Verdicts are the rule's (verdict/rule.py): over the GPUs, if three or more have
-launched all releases, by how ratios scatter over them (release_noise.py), and on each GPU for
+launched both releases, by how ratios scatter over them (release_noise.py), and on each GPU for
 itself.
 """
 
+import itertools
 import math
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_energy.cell.key import CellKey
 from pytest_energy.measure.metric import UNDER_LOAD, Metric
-from pytest_energy.measure.spread import exp, geometric_mean, log_moments
+from pytest_energy.measure.spread import geometric_mean
 from pytest_energy.report import release_noise
-from pytest_energy.report.release_noise import POWER, Gpus, Launches, Stored, values
+from pytest_energy.report.release_noise import (
+    MIN_BLOCKS,
+    POWER,
+    QUANTITIES,
+    Gpus,
+    Launches,
+    Stored,
+    values,
+)
 from pytest_energy.report.words import PRECEDENCE
 from pytest_energy.store.baseline import Baseline
 from pytest_energy.verdict.comparison import Comparison
@@ -85,8 +93,8 @@ def steps(
         stored: further launches that the noise follows from.
 
     Returns:
-        Those on each GPU; those over the GPUs of complete blocks; and how many verdicts share the
-        error level if each cell is judged over GPUs where it can be.
+        Those on each GPU; those over the GPUs; and how many verdicts share the error level if
+        releases are compared over GPUs where they can be.
     """
     found = [
         (key, chain)
@@ -98,26 +106,28 @@ def steps(
         for key, chain in found
         for gpus in sorted({gpus for by_gpus in cells[key].values() for gpus in by_gpus})
     ]
-    over = [
-        (key, on, chain)
+    alone = len(UNDER_LOAD) * sum(math.comb(len(made), 2) for _, _, made, _ in on_gpus)
+    shown = len(UNDER_LOAD) * sum(
+        1 if len(on) >= MIN_BLOCKS else len(on)
         for key, chain in found
-        if (on := release_noise.complete_blocks(cells[key]))
-    ]
-    pooled = {key for key, _, _ in over}
-    alone = _pairs(made for _, _, made, _ in on_gpus)
-    shown = _pairs(
-        [made for key, _, made, _ in on_gpus if key not in pooled] + [chain for _, _, chain in over]
+        for on in _pairs(chain, cells[key])
     )
     return (
         tuple(step for of in on_gpus for step in _on_gpu(*of, cells, stored, Terms(max(1, alone)))),
-        tuple(step for of in over for step in _over(*of, cells, Terms(max(1, shown)))),
+        tuple(step for of in found for step in _over(*of, cells, Terms(max(1, shown)))),
         shown,
     )
 
 
-def _pairs(of: Iterable[Sequence[str]]) -> int:
-    """How many verdicts there may be, as the data choose the best."""
-    return len(UNDER_LOAD) * sum(math.comb(len(chain), 2) for chain in of)
+def _pairs(chain: Sequence[str], of_cell: Launches) -> Iterator[list[Gpus]]:
+    """Of each two releases, as the data choose the best, the GPUs that have launched both."""
+    for release, other in itertools.combinations(chain, 2):
+        yield _both(of_cell[release], of_cell[other])
+
+
+def _both(release: Collection[Gpus], other: Collection[Gpus]) -> list[Gpus]:
+    """The GPUs that have launched both."""
+    return sorted(set(release) & set(other))
 
 
 def _most_earlier(chain: Sequence[str], of_cell: Launches) -> list[int]:
@@ -129,7 +139,7 @@ def _most_earlier(chain: Sequence[str], of_cell: Launches) -> list[int]:
 
 
 def _against(
-    chain: Sequence[str], energy: Mapping[str, float], most: Sequence[int]
+    chain: Sequence[str], energy: Mapping[str, float], most: Sequence[float]
 ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Each release with the earlier ones that it is compared with, and their roles.
 
@@ -181,29 +191,31 @@ def _on_gpu(
 
 
 def _over(
-    key: CellKey,
-    on: tuple[Gpus, ...],
-    chain: Sequence[str],
-    cells: Mapping[CellKey, Launches],
-    terms: Terms,
+    key: CellKey, chain: Sequence[str], cells: Mapping[CellKey, Launches], terms: Terms
 ) -> Iterator[Step]:
     of_cell = cells[key]
-    names = [*(metric.value for metric in UNDER_LOAD), POWER]
-    logs = {
-        release: {
-            name: statistics.fmean(log_moments(values(name, of_cell[release][g]))[0] for g in on)
-            for name in names
+    energy, comparable = release_noise.effects(_ENERGY.value, of_cell)
+    most = range(len(chain)) if comparable else [math.inf] * len(chain)  # then none is the best
+    for release, against, roles in _against(chain, energy, most):
+        on = _both(of_cell[release], of_cell[against])
+        if len(on) < MIN_BLOCKS:
+            continue
+        change = {
+            name: geometric_mean(
+                [
+                    geometric_mean(values(name, of_cell[release][gpus]))
+                    / geometric_mean(values(name, of_cell[against][gpus]))
+                    for gpus in on
+                ]
+            )
+            for name in QUANTITIES
         }
-        for release in chain
-    }
-    for release, against, roles in _against(
-        chain, {r: of[_ENERGY.value] for r, of in logs.items()}, range(len(chain))
-    ):
-        change = {name: exp(logs[release][name] - logs[against][name]) for name in names}
         judgements = {
             m: _judged(m, change[m.value], key, cells, len(on), terms) for m in UNDER_LOAD
         }
-        yield Step(key, release, against, on, roles, judgements, change[POWER], terms.comparisons)
+        yield Step(
+            key, release, against, tuple(on), roles, judgements, change[POWER], terms.comparisons
+        )
 
 
 def _judged(
@@ -216,7 +228,7 @@ def _judged(
 ) -> Judgement:
     """The rule on a change over GPUs, each of which stands for a launch of both releases."""
     scatter = release_noise.of_blocks(metric.value, key, cells)
-    assert scatter is not None  # of complete blocks
+    assert scatter is not None  # with three GPUs that have launched both
     ratio = Comparison(change, gpus, math.sqrt(2 / gpus), scatter.spread, scatter.assumed)
     tolerance = terms.tolerance(metric, None)
     decision = of_ratio(metric, ratio, tolerance, terms, gpus)

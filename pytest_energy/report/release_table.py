@@ -260,11 +260,12 @@ def _verdicts(table: Table, metric: Metric) -> Part:
 
 
 def _judged_on(table: Table) -> str:
-    pooled = {step.cell for step in table.over_gpus}
-    if not pooled:
+    if not table.over_gpus:
         return "each GPU for itself"
-    over = "over the GPUs that launched all releases"
-    others = any(step.cell not in pooled for step in table.steps)
+    over = "over the GPUs that launched both releases"
+    others = any(
+        len(step.over) == 1 for role in ROLES for of in table.judged(role).values() for step in of
+    )
     return f"{over}, if three did, else each GPU for itself" if others else over
 
 

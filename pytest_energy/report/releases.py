@@ -115,7 +115,7 @@ class Table:
         releases: in the order of their versions.
         figures: by cell, and in the order of releases.
         steps: by cell and GPU, in the order of releases.
-        over_gpus: the same over the GPUs of complete blocks, of cells that have them.
+        over_gpus: the same over the GPUs that launched both, where three or more did.
         comparisons: verdicts that share the error level; over GPUs, where there are such.
         under_weights: whether ratios carry over, of cells that differ in their weights alone.
         notes: invalid launches that are left out, GPUs whose machine changed, and prefix caches
