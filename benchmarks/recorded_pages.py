@@ -48,7 +48,14 @@ INTERLEAVED = (
 )
 CANDIDATE = "candidate"
 RELEASES = tuple(
-    f"{H200}/{gpu}/releases" for gpu in ("gpu-1b5d3c5f", "gpu-3c745cfa", "gpu-5a42a730")
+    f"{H200}/{gpu}/releases"
+    for gpu in (
+        "gpu-1b5d3c5f",
+        "gpu-2c1899fc",
+        "gpu-3c745cfa",
+        "gpu-5a42a730",
+        "gpu-5b58ce94",
+    )
 )
 
 
