@@ -235,7 +235,7 @@ class Search:
         made = self.kept.of(name, arm.arguments)
 
         def not_taken() -> str:
-            return "; ".join(arm.not_taken(made[-1].environment.engine_settings)) if made else ""
+            return "; ".join(arm.not_taken(made[-1].environment)) if made else ""
 
         if not not_taken():
             if not self._has_time():

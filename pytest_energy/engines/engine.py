@@ -29,7 +29,7 @@ class EngineReady:
     """What the worker reports once the engine is loaded.
 
     Attributes:
-        versions: "vllm", "torch", "cuda", "python" and "packages" by name.
+        versions: "vllm", "torch", "cuda", "python", "packages" and "kernels" by name.
         settings: engine settings as vLLM resolved them.
         gpu_uuids: the GPUs that the engine runs on, in rank order; empty if it runs on none.
         kv_cache_tokens: tokens that the KV cache holds; 0 if unknown.

@@ -25,7 +25,7 @@ from pytest_energy.safety.untrusted import Malformed
 
 _MAX_SETTINGS = 5_000  # characters
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-_VERSIONS = ("vllm", "torch", "cuda", "python", "packages", "vllm_variables")
+_VERSIONS = ("vllm", "torch", "cuda", "python", "packages", "vllm_variables", "kernels")
 # Variables that move or log something, and leave the engine as it is.
 _INERT = re.compile(
     r"VLLM_((.*_)?(LOG|LOGGING|USAGE)(_.*)?|DO_NOT_TRACK|(.*_)?(HOST|IP|PORT|URL)"
@@ -83,6 +83,8 @@ class Fingerprint:
         vllm_variables: environment variables of vLLM's that may change the engine; None in older
             recordings, and for a server that ran already.
         engine_settings: as the engine resolved them.
+        kernels: what the model's layers run, by the argument of vLLM's that chooses it; None in
+            older recordings, for servers, and if vLLM's workers were not asked.
         engine_args_under_test: those given on the command line.
         synthetic_weights: what was seen of them at work.
         experts: how its routers spread tokens over them; None if it has none, in older recordings
@@ -108,6 +110,7 @@ class Fingerprint:
     packages: Mapping[str, str] = field(default_factory=dict)
     vllm_variables: Mapping[str, str] | None = None
     engine_settings: Mapping[str, Any] = field(default_factory=dict)
+    kernels: Annotated[Mapping[Name, Name], MaxLen(16)] | None = None
     engine_args_under_test: Annotated[Mapping[str, Any], AfterValidator(_short)] = field(
         default_factory=dict
     )

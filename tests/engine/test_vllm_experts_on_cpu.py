@@ -79,6 +79,7 @@ def test_a_router_that_spreads_tokens_is_recorded(
 ) -> None:
     with mixture(tmp_path, architecture, load_format) as engine:
         assert engine.ready is not None
+        assert engine.ready.versions["kernels"].keys() == {"attention_backend", "moe_backend"}
         seen = engine.ready.experts
         assert seen is not None
         assert (seen.experts, seen.per_token, seen.layers) == (EXPERTS, 2, LAYERS)

@@ -48,6 +48,7 @@ def test_what_it_reports(engine: OfflineEngine) -> None:
     assert ready.versions["vllm"]
     assert ready.vocabulary_size == 2048
     assert ready.settings["max_num_seqs"] == 8
+    assert ready.versions["kernels"] == {"attention_backend": "CPU_ATTN"}
     assert ready.kv_cache_tokens > 8 * 256
     assert ready.gpu_uuids == ()
 

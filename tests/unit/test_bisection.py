@@ -16,7 +16,7 @@ from pytest_energy.measure.metric import Metric
 from pytest_energy.measure.spread import ASSUMED_NOISE, NoiseFloor
 from pytest_energy.recording import recording_file
 from pytest_energy.store.noise import NoiseStore
-from pytest_energy.verdict.ablation import Arm, ablation
+from pytest_energy.verdict.ablation import Arm, ablation, arms
 from pytest_energy.verdict.bisection import (
     MOST,
     Answer,
@@ -28,6 +28,7 @@ from pytest_energy.verdict.bisection import (
 )
 from pytest_energy.verdict.contrasts import difference, losses
 from pytest_energy.verdict.rule import Verdict
+from tests import simulated as recordings
 from tests.conftest import ROOT
 from tests.unit.test_error_rates import at_least, at_most
 
@@ -246,6 +247,20 @@ def test_a_share_of_what_may_be_nothing_has_no_interval() -> None:
     found = losses(Metric.JOULES_PER_TOKEN, {0: [1.0], 1: [1.001], 2: [1.02]}, QUIET)
     share = found.share(difference(2, 0), difference(1, 0))
     assert (share.low, share.high) == (-math.inf, math.inf)
+
+
+def test_kernels_that_the_engine_chose_are_set_back_by_vllms_arguments() -> None:
+    before, at = (
+        recordings.fingerprint(kernels={"moe_backend": backend, "flash_attn_version": version})
+        for backend, version in (("triton", "2"), ("flashinfer_cutlass", "3"))
+    )
+    (arm,), cannot = arms(before, at)
+    assert arm.arguments == ('moe_backend="triton"',)
+    assert cannot == ("flash_attn_version: 2 → 3",)
+    assert arm.not_taken(before) == []
+    assert arm.not_taken(at) == ["moe_backend is flashinfer_cutlass"]
+    unknown = recordings.fingerprint(kernels=None)
+    assert arms(unknown, at) == ((), ())
 
 
 def test_settings_that_depend_on_each_other_do_not_add_up() -> None:

@@ -625,6 +625,22 @@ def test_what_changed_tells_what_matters_first() -> None:
     ]
 
 
+def test_kernels_that_the_engine_chose_are_told_where_both_sides_know_theirs() -> None:
+    """As vLLM 0.20 chose FlashInfer's for experts, which is slower on Hopper (vllm#41306)."""
+    before, after = (
+        simulated.fingerprint(
+            vllm=vllm, kernels={"attention_backend": "FLASH_ATTN", "moe_backend": kernel}
+        )
+        for vllm, kernel in (("0.19.0", "triton"), ("0.20.0", "flashinfer_cutlass"))
+    )
+    assert Fingerprint.from_plain(before.plain) == before
+    assert what_changed(before, after) == [
+        "moe_backend: triton → flashinfer_cutlass",
+        "vllm: 0.19.0 → 0.20.0",
+    ]
+    assert what_changed(replace(before, kernels=None), after) == ["vllm: 0.19.0 → 0.20.0"]
+
+
 def test_an_argument_is_told_once_as_the_setting_that_it_gave() -> None:
     def started(arguments: dict[str, Any], settings: dict[str, Any]) -> Fingerprint:
         return simulated.fingerprint(engine_args_under_test=arguments, engine_settings=settings)

@@ -66,7 +66,7 @@ def test_a_host_that_is_slow_for_a_while_is_caught(
 
 
 def test_what_others_show_makes_the_disturbed_launches_unsteady() -> None:
-    """Estimated from all launches but the one that is tested; two more are near the limit."""
+    """Estimated from all launches but the one that is tested; few others are near the limit."""
     launches = recorded()
     found = dict(unsteady_by_others(launches))
     certain = {name for name, p in found.items() if p < 1e-5}
@@ -75,5 +75,5 @@ def test_what_others_show_makes_the_disturbed_launches_unsteady() -> None:
         "h200-sxm-141gb/gpu-739044fb/unchanged 20261129T030030Z-b66954 64",
         "h200-sxm-141gb/gpu-b314284d/reference 20261130T051258Z-39074e 64",
     }
-    assert len(found) <= 5
+    assert len(found) - len(certain) <= len(launches) / 100
     assert len(launches) >= 424

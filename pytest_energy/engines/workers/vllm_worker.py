@@ -181,7 +181,7 @@ def load(engine_args):
     if engine_args.get("load_format") == "random":
         refuse_quantized_config(engine_args["model"])
         engine_args |= {"load_format": "dummy", EXTENSION: "pytest_energy_weights.SyntheticWeights"}
-    elif EXTENSION in inspect.signature(EngineArgs).parameters and has_experts(engine_args):
+    elif EXTENSION in inspect.signature(EngineArgs).parameters:
         engine_args.setdefault(EXTENSION, "pytest_energy_routing.RoutedExperts")
     if (engine_args.get(EXTENSION) or "").startswith("pytest_energy_"):
         sys.path.append(INSIDE)  # vLLM's workers inherit it, forked or spawned
@@ -271,18 +271,6 @@ def refuse_quantized_config(model):
             "Remove it from config.json and let vLLM quantize: "
             "engine_args={'quantization': 'fp8'}"
         )
-
-
-def has_experts(engine_args):
-    """Whether the model is a mixture of experts, as far as is known before the load."""
-    try:
-        from vllm.transformers_utils.config import get_config
-
-        trusted = bool(engine_args.get("trust_remote_code"))
-        config = get_config(engine_args["model"], trusted, engine_args.get("revision"))
-        return experts_in(getattr(config, "get_text_config", lambda: config)()) > 0
-    except Exception:
-        return False  # the load itself says what is wrong
 
 
 def experts_in(config):
@@ -639,14 +627,30 @@ def effective_experts(counts):
     return math.exp(-sum(share * math.log(share) for share in shares))
 
 
+def has_extension(engine):
+    """Whether vLLM's workers have our methods: it may take none, or the suite has its own."""
+    extension = getattr(config_of(engine).parallel_config, EXTENSION, None) or ""
+    return extension.startswith("pytest_energy_")
+
+
+def kernels(engine):
+    """What the loaded model runs, by the argument of vLLM's that chooses it; None if unknown."""
+    if not has_extension(engine):
+        return None
+    found = {}
+    for text in engine.collective_rpc("pytest_energy_kernels"):
+        for name, chosen in json.loads(text).items():
+            found.setdefault(name, set()).update(chosen)
+    return {name: " + ".join(sorted(chosen)) for name, chosen in sorted(found.items())}
+
+
 def routed(engine, experts):
     """What each layer's router chose for a few random prompts; empty if vLLM does not tell."""
     from vllm import SamplingParams
 
+    if not has_extension(engine):
+        return []
     config = config_of(engine)
-    extension = getattr(config.parallel_config, EXTENSION, None) or ""
-    if not extension.startswith("pytest_energy_"):
-        return []  # none is taken, or the suite has its own
     model, budget = config.model_config, config.scheduler_config.max_num_batched_tokens
     compilation = getattr(config, "compilation_config", None)
     captured = getattr(compilation, "cudagraph_capture_sizes", None) or [0]
@@ -884,9 +888,11 @@ def serve(channel):
             elif name == "load":
                 stage, load_format = "load", command["engine_args"].get("load_format")
                 engine = load(command["engine_args"])
+                facts = describe(engine, load_format)
+                facts["versions"]["kernels"] = kernels(engine)
                 channel.send(
                     event="ready",
-                    **describe(engine, load_format),
+                    **facts,
                     synthetic_weights=check_synthetic_weights(engine, load_format),
                     experts=expert_routing(engine, load_format),
                 )

@@ -1,10 +1,11 @@
 """How a mixture's routers spread tokens over its experts: runs inside vLLM's own workers.
 
 Each of vLLM's workers imports it before loading its model, as the worker_extension_cls that
-vllm_worker.py sets. It imports torch and the standard library only. It asks the routers themselves,
-by the hook that vLLM has for returning routed experts, and takes the hook off again: what is
-measured has none. The hook is Python, so steps that replay a CUDA graph pass it by. Compiled code
-calls it on CUDA, where a layer of experts is one opaque operator; on a CPU only eager code does.
+vllm_worker.py sets. It imports torch, the standard library and its neighbour only. It asks the
+routers themselves, by the hook that vLLM has for returning routed experts, and takes the hook off
+again: what is measured has none. The hook is Python, so steps that replay a CUDA graph pass it by.
+Compiled code calls it on CUDA, where a layer of experts is one opaque operator; on a CPU only eager
+code does.
 """
 
 import json
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pytest_energy_kernels import Kernels
 
 
-class RoutedExperts:
+class RoutedExperts(Kernels):
     """Mixed into vLLM's worker; its methods are called by name, on all workers at once."""
 
     def pytest_energy_watch_experts(self, experts: int) -> None:

@@ -273,6 +273,8 @@ class LLMEngine:
         if method == "pytest_energy_weight_statistics":
             return [self._weight_statistics()] * 2
         assert self.vllm_config.parallel_config.worker_extension_cls in EXTENSIONS
+        if method == "pytest_energy_kernels":
+            return ['{"attention_backend": ["FAKE_ATTN"]}', '{"attention_backend": ["FAKE_ATTN"]}']
         if method == "pytest_energy_routed_experts":
             return [self._routed_experts()] * 2
         assert method in ("pytest_energy_spread_tokens", "pytest_energy_watch_experts")
