@@ -237,7 +237,7 @@ def test_a_change_in_the_middle_makes_the_measurement_invalid_and_stays_in_the_r
     recorded = record(cell, python, lambda: CHANGES[code](on_gpu))
     assert [fault.split(":")[0] for fault in recorded.faults] == [code]
     measured = measure(recorded)
-    assert measured.faults == recorded.faults
+    assert set(recorded.faults) <= set(measured.faults)
     assert not measured.valid
 
 
