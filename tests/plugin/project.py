@@ -53,6 +53,7 @@ class Project:
         self.pytester, self.path = pytester, pytester.path
         (self.path / "tiny").mkdir()
         (self.path / "tiny" / "config.json").write_text('{"vocab_size": 2048}')
+        pytester.makeini("[pytest]\nnorecursedirs = tiny baselines cache noise old")
         pytester.makepyfile(test_tiny=TESTS)
 
     def record(
