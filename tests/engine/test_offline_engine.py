@@ -80,6 +80,19 @@ def test_keeps_the_batch_full_and_counts_every_token(open_engine: Open) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fault", "kernels"),
+    [(None, {"attention_backend": "FAKE_ATTN"}), ("layers_do_not_tell", None)],
+)
+def test_a_model_whose_layers_do_not_tell_their_kernels_is_measured_all_the_same(
+    open_engine: Open, fault: str | None, kernels: dict[str, str] | None
+) -> None:
+    with open_engine(fault) as engine:
+        assert engine.ready is not None
+        assert engine.ready.versions["kernels"] == kernels
+        drive(engine, 2, 100)
+
+
+@pytest.mark.parametrize(
     ("fault", "stage", "message"),
     [
         ("crash_on_load", "load", "ValueError: the weights are missing"),

@@ -637,8 +637,12 @@ def kernels(engine):
     """What the loaded model runs, by the argument of vLLM's that chooses it; None if unknown."""
     if not has_extension(engine):
         return None
+    try:
+        answers = engine.collective_rpc("pytest_energy_kernels")
+    except Exception:
+        return None  # a model of unusual layers can be measured all the same
     found = {}
-    for text in engine.collective_rpc("pytest_energy_kernels"):
+    for text in answers:
         for name, chosen in json.loads(text).items():
             found.setdefault(name, set()).update(chosen)
     return {name: " + ".join(sorted(chosen)) for name, chosen in sorted(found.items())}

@@ -274,6 +274,8 @@ class LLMEngine:
             return [self._weight_statistics()] * 2
         assert self.vllm_config.parallel_config.worker_extension_cls in EXTENSIONS
         if method == "pytest_energy_kernels":
+            if self.fault == "layers_do_not_tell":
+                raise RuntimeError("Call to collective_rpc method failed")
             return ['{"attention_backend": ["FAKE_ATTN"]}', '{"attention_backend": ["FAKE_ATTN"]}']
         if method == "pytest_energy_routed_experts":
             return [self._routed_experts()] * 2
