@@ -34,7 +34,7 @@ class Engines:
         self.variables: dict[str, str] = {}
         self._folder = folder
         # Two launches within a second would have one date, of which an alarm tells the older ones.
-        self._now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=3)
+        self.now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=3)
 
     def python(self, name: str, from_folder: bool = False) -> str:
         """An interpreter that says what is installed, and does no more."""
@@ -53,8 +53,8 @@ class Engines:
         progress("tiny: loading (python)")
         if (name, launch) in self.fails:
             raise EngineError("load", "CUDA error: an illegal memory access")
-        self._now += datetime.timedelta(minutes=1)
-        now = self._now
+        self.now += datetime.timedelta(minutes=1)
+        now = self.now
         for cell in cells:
             yield (
                 cell,
@@ -122,12 +122,12 @@ def test_an_unchanged_engine_passes_after_one_launch_and_two_of_the_reference(
 
 def test_the_next_run_needs_no_launch_of_the_reference(project: Project, engines: Engines) -> None:
     run(project, engines)
-    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
+    today = f"{engines.now:%Y-%m-%d}"
     result = run(project, engines, "--energy-record", "kept")
     result.assert_outcomes(passed=4)
     assert engines.launched == ["new"]
     summary(result).fnmatch_lines(
-        [f"*against the reference's vLLM 0.0.1, made here by {today}-*: 1 launch against 2, *"]
+        [f"*against the reference's vLLM 0.0.1, made here by {today}: 1 launch against 2, *"]
     )
     replayed = project.run(
         "--energy-replay", "kept/candidate", "--energy-reference-replay", "kept/reference",
